@@ -1,0 +1,51 @@
+"""Residual networks in Keras: any of the family, anybody's weights, real pictures (He et al. 2015, arXiv:1512.03385)."""
+
+from keras_resnet import models as _models
+from keras_resnet.architecture.complexity import complexity
+from keras_resnet.architecture.network import ResNet, build, endpoints
+from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.data.labels import decode_predictions
+from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
+from keras_resnet.models import *  # noqa: F403
+from keras_resnet.models import create, load_model, preprocessing
+from keras_resnet.prediction import predict
+from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.variants import get_spec, list_models
+from keras_resnet.weights.catalog import list_weights
+from keras_resnet.weights.loading import load_weights
+from keras_resnet.weights.saving import save_weights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Preprocessing",
+    "Recipe",
+    "ResNet",
+    "ResNetSpec",
+    "build",
+    "complexity",
+    "create",
+    "decode_predictions",
+    "endpoints",
+    "get_recipe",
+    "get_spec",
+    "list_models",
+    "list_weights",
+    "load_model",
+    "load_weights",
+    "predict",
+    "preprocess_input",
+    "preprocessing",
+    "save_weights",
+    "train",
+    *_models.__all__,
+]
+
+
+def __getattr__(name):
+    """`train` is built on tf.data: it is imported when it is used, so that the rest needs no TensorFlow."""
+    if name == "train":
+        from keras_resnet.training.fit import train
+
+        return train
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

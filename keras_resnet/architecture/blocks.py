@@ -1,0 +1,167 @@
+"""The residual function F, and the block around it: relu(x + F(x)), or x + F(relu(bn(x)))."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from keras import layers
+
+from keras_resnet.architecture.layers import (
+    Convolution,
+    batch_norm,
+    bn_relu_conv,
+    chain,
+    conv,
+    conv_bn,
+    drop_path,
+    relu,
+    squeeze_excite,
+)
+from keras_resnet.architecture.shortcuts import shortcut
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where one block stands in its network; `ResNetSpec.stages` holds one for each."""
+
+    name: str
+    in_channels: int
+    width: int
+    """The stage's width: 64, 128, 256, 512 in the paper's networks."""
+    filters: int
+    """Channels that F returns: `width`, four times that out of a bottleneck."""
+    out_channels: int
+    """Channels that the block returns: `filters`, or more where the paths are concatenated."""
+    changes_channels: bool
+    """Whether x lacks the channels that F returns (never where the paths are concatenated)."""
+    downsamples: bool
+    """Whether the resolution halves here, or would if `output_stride` had not made it dilation."""
+    stride: int
+    dilation_in: int
+    """Dilation of the maps that come in; `dilation_out` of those that leave."""
+    dilation_out: int
+    drop_path: float
+
+
+def basic(block, spec):
+    """F: 3x3, 3x3 (He et al. 2015, fig. 5 left)."""
+    return (
+        Convolution(block.filters, 3, block.stride, block.dilation_in),
+        Convolution(block.filters, 3, 1, block.dilation_out),
+    )
+
+
+def bottleneck(block, spec):
+    """F: 1x1 reduce, 3x3, 1x1 expand by 4 (He et al. 2015, fig. 5 right); grouped, it is ResNeXt's (1611.05431)."""
+    width = int(block.width * spec.group_width / 64) * spec.groups
+    early = spec.stride_on == "1x1"  # v1; otherwise v1.5, which strides where the kernel sees every pixel
+    first, middle = (block.stride, 1) if early else (1, block.stride)
+    dilation = block.dilation_out if early else block.dilation_in
+    return (
+        Convolution(width, 1, first),
+        Convolution(width, 3, middle, dilation, spec.groups),
+        Convolution(block.filters, 1),
+    )
+
+
+@dataclass(frozen=True)
+class Transform:
+    """F as data."""
+
+    convolutions: Callable[..., tuple[Convolution, ...]]
+    layers: int
+    """How many convolutions these are."""
+    expansion: int
+    """How many times wider than the stage it leaves the maps."""
+
+
+TRANSFORMS = {"basic": Transform(basic, layers=2, expansion=1), "bottleneck": Transform(bottleneck, layers=3, expansion=4)}
+
+
+def residual_block(block, *, spec):
+    """(B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), filters), or C + filters where the paths concatenate."""
+    return (_preactivation if spec.preactivation else _postactivation)(block, spec)
+
+
+def _postactivation(block, spec):
+    """x -> relu(x + F(x)) (He et al. 2015, eq. 1)."""
+    rows = TRANSFORMS[spec.block].convolutions(block, spec)
+    last = len(rows)
+    transform = chain(
+        *(
+            chain(
+                _dropout(block, spec) if i == last else None,
+                conv_bn(
+                    row,
+                    spec=spec,
+                    name=f"{block.name}_{i}",
+                    activation=i < last,
+                    gamma_initializer="zeros" if spec.zero_init_residual and i == last else "ones",
+                ),
+            )
+            for i, row in enumerate(rows, 1)
+        ),
+        *_extras(block, spec),
+    )
+    merge = _merge(block, spec, name=f"{block.name}_{'concat' if spec.merge == 'concat' else 'add'}")
+    out = layers.Activation("relu", name=f"{block.name}_out")
+    return lambda x: out(merge(x, x, transform))
+
+
+def _preactivation(block, spec):
+    """x -> x + F(relu(bn(x))) (He et al. 2016, arXiv:1603.05027, eq. 3)."""
+    first, *rows = TRANSFORMS[spec.block].convolutions(block, spec)
+    name, last = block.name, len(rows) + 1
+    preact = chain(batch_norm(spec=spec, name=f"{name}_preact"), relu(f"{name}_preact"))
+    transform = chain(
+        conv(first, spec=spec, name=f"{name}_1"),
+        *(
+            bn_relu_conv(
+                row,
+                spec=spec,
+                name=f"{name}_{i}",
+                bn_name=f"{name}_{i - 1}",
+                bn_follows=i < last,
+                dropout=spec.block_dropout if i == last else 0.0,
+                kernel_initializer="zeros" if spec.zero_init_residual and i == last else None,
+            )
+            for i, row in enumerate(rows, 2)
+        ),
+        *_extras(block, spec),
+    )
+    merge = _merge(block, spec, name=f"{name}_out")
+
+    def apply(x):
+        activated = preact(x)
+        return merge(x, activated, transform)
+
+    return apply
+
+
+def _dropout(block, spec):
+    """Dropout inside F, before its last convolution (Zagoruyko and Komodakis 2016, arXiv:1605.07146, sec. 2.4)."""
+    return layers.Dropout(spec.block_dropout, name=f"{block.name}_drop") if spec.block_dropout else None
+
+
+def _extras(block, spec):
+    """What may follow F's last convolution."""
+    if spec.se_ratio:
+        yield squeeze_excite(block.filters, spec=spec, name=block.name)
+    if block.drop_path:
+        yield drop_path(block.drop_path, name=block.name)
+
+
+def _merge(block, spec, *, name):
+    """(x, preact, F) -> the two paths joined; a plain net has one path."""
+    if spec.shortcut is None:
+        return lambda x, preact, transform: transform(preact)
+    around = shortcut(block, spec=spec)
+    if spec.merge == "concat":
+        join = layers.Concatenate(axis=spec.channel_axis, name=name)
+    else:
+        join = layers.Add(name=name)
+    return lambda x, preact, transform: join([around(x, preact), transform(preact)])
+
+
+def stage(blocks, *, spec):
+    """One residual stage: its blocks, one after the other."""
+    return chain(*(residual_block(block, spec=spec) for block in blocks))

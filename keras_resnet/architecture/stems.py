@@ -1,0 +1,78 @@
+"""The first layers, in front of the residual stages."""
+
+from dataclasses import dataclass
+from math import prod
+
+from keras import layers
+
+from keras_resnet.architecture.layers import Convolution, chain, conv, conv_bn
+
+
+@dataclass(frozen=True)
+class Stem:
+    """A stem as data."""
+
+    convolutions: tuple[tuple[int, int, float], ...]
+    """(kernel size, stride, width as a share of `spec.stem_width`), one a convolution."""
+    pool: str | None = None
+    """What halves the resolution after the convolutions: a name in POOLS."""
+
+    @property
+    def stride(self):
+        """Input pixels for one pixel of the stem's output, along each side."""
+        return prod(stride for _, stride, _ in self.convolutions) * (2 if self.pool else 1)
+
+    def rows(self, spec):
+        """The convolutions of this stem in `spec`: a tuple of (name, Convolution), the pooling one included."""
+        names = ["conv1"] if len(self.convolutions) == 1 else [f"conv1_{i + 1}" for i in range(len(self.convolutions))]
+        rows = [
+            (name, Convolution(int(spec.stem_width * share), kernel, stride))
+            for name, (kernel, stride, share) in zip(names, self.convolutions, strict=True)
+        ]
+        if self.pool == "conv":
+            rows.append(("pool1", Convolution(spec.stem_width, 3, 2)))
+        return tuple(rows)
+
+
+STEMS = {
+    "imagenet": Stem(((7, 2, 1.0),), pool="max"),  # He et al. 2015, table 1
+    "imagenet_torch": Stem(((7, 2, 1.0),), pool="max_unpadded"),  # timm/models/resnetv2.py
+    "deep": Stem(((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1.0)), pool="max"),  # arXiv:1812.01187, fig. 2 b (ResNet-C)
+    "deep_conv": Stem(((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1.0)), pool="conv"),  # arXiv:2103.07579, sec. 4.2 (ResNet-RS)
+    "cifar": Stem(((3, 1, 1.0),)),  # He et al. 2015, sec. 4.2
+}
+
+
+def _max_pool(spec):
+    """3x3/2 max pool of zero-padded maps: after a ReLU, zero is as good as minus infinity."""
+    return chain(
+        layers.ZeroPadding2D(1, data_format=spec.data_format, name="pool1_pad"),
+        layers.MaxPooling2D(3, strides=2, data_format=spec.data_format, name="pool1_pool"),
+    )
+
+
+def _max_pool_unpadded(spec):
+    """3x3/2 max pool whose windows end at the border, as torch's do: maps without a ReLU may be negative throughout.
+
+    "same" pads a stride of 1 symmetrically, a stride of 2 not; hence the pool at stride 1, then every other pixel.
+    """
+    return chain(
+        layers.MaxPooling2D(3, strides=1, padding="same", data_format=spec.data_format, name="pool1_pool"),
+        layers.MaxPooling2D(1, strides=2, data_format=spec.data_format, name="pool1_stride"),
+    )
+
+
+POOLS = {"max": _max_pool, "max_unpadded": _max_pool_unpadded, "conv": None, None: None}
+
+
+def stem(spec):
+    """x -> (B, ceil(H / stride), ceil(W / stride), stem_width); a pre-activation net leaves its last norm to block 1."""
+    kind = STEMS[spec.stem]
+    *rows, (last_name, last) = kind.rows(spec)
+    return chain(
+        *(conv_bn(row, spec=spec, name=name) for name, row in rows),
+        conv(last, spec=spec, name=last_name, bn_follows=False)
+        if spec.preactivation
+        else conv_bn(last, spec=spec, name=last_name),
+        POOLS[kind.pool](spec) if POOLS[kind.pool] else None,
+    )

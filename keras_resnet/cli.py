@@ -1,0 +1,198 @@
+"""keras-resnet: one command, one call each."""
+
+import json
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    help="Residual networks in Keras: build, load anybody's weights, train, look at pictures.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out, err = Console(), Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Weights = Annotated[str | None, typer.Option(help="A tag (see `keras-resnet models`) or the path of a weights file.")]
+
+
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(help='Which networks, as in a shell: "*cifar*".')] = "*",
+    as_json: AsJson = False,
+):
+    """List the networks: depth, parameters, multiply-adds, known weights (all tags, if only one network matches)."""
+    keras_resnet = _package()
+    names = keras_resnet.list_models(pattern)
+    if not names:
+        raise ValueError(f"`pattern` should match a name of `keras-resnet models`. Received: pattern={pattern!r}")
+    rows = [_model_row(keras_resnet, name) for name in names]
+    if as_json:
+        return _print_json(rows)
+    table = Table("network", "depth", "parameters", "multiply-adds", "at", "weights", box=None, header_style="bold")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            str(row["depth"]),
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['multiply_adds'] / 1e9:.2f} G",
+            f"{row['input_size']} px",
+            "\n".join(row["weights"]) if len(rows) == 1 else _in_short(row["weights"]),
+        )
+    out.print(table)
+
+
+def _in_short(tags):
+    """["imagenet", "hf://timm/a", "hf://timm/b"] -> "imagenet, hf://timm (2)"."""
+    groups = Counter("hf://timm" if tag.startswith("hf:") else tag.split(":")[0] for tag in tags)
+    return ", ".join(f"{group} ({count})" if group != "imagenet" else group for group, count in groups.items())
+
+
+def _model_row(keras_resnet, name):
+    spec = keras_resnet.get_spec(name)
+    cost = keras_resnet.complexity(spec)
+    return {
+        "name": name,
+        "depth": spec.layers,
+        "parameters": cost.parameters,
+        "multiply_adds": cost.multiply_adds,
+        "input_size": spec.default_size,
+        "weights": keras_resnet.list_weights(name),
+    }
+
+
+@app.command()
+def summary(
+    name: Annotated[str, typer.Argument(help="A network of `keras-resnet models`, or a .keras file.")],
+    weights: Weights = None,
+):
+    """Show a network layer by layer."""
+    model = _model(_package(), name, weights)
+    model.summary(line_length=min(out.width, 120), print_fn=lambda line: out.print(line, highlight=False, markup=False))
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.", metavar="IMAGE...")],
+    model: Annotated[str, typer.Option(help="A network of `keras-resnet models`, or a .keras file.")] = "resnet50",
+    weights: Weights = None,
+    top: Annotated[int, typer.Option(help="Classes a picture.", min=1)] = 5,
+    as_json: AsJson = False,
+):
+    """Say what is in pictures. Files that are no pictures are listed, and make the exit status 1."""
+    keras_resnet = _package()
+    from keras_resnet.data.preprocessing import find_pictures
+
+    paths = find_pictures(images)  # before any weights are fetched
+    network = _model(keras_resnet, model, weights, default_weights="imagenet")
+    answers = list(keras_resnet.predict(network, paths, top=top))
+    if as_json:
+        _print_json([_as_json(answer) for answer in answers])
+    else:
+        _print_predictions(answers)
+    bad = [answer for answer in answers if answer.error]
+    for answer in bad:
+        err.print(f"[red]not read:[/] {answer.path}: {answer.error}", highlight=False, soft_wrap=True)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _as_json(answer):
+    classes = [{"id": i, "name": name, "probability": float(share)} for i, name, share in answer.classes]
+    return {"path": str(answer.path), "error": answer.error, "classes": classes}
+
+
+def _print_predictions(answers):
+    table = Table("picture", "class", "probability", box=None, header_style="bold")
+    for answer in answers:
+        for rank, (_, name, share) in enumerate(answer.classes):
+            table.add_row(str(answer.path) if rank == 0 else "", name, f"{100 * share:.1f} %")
+    if table.row_count:
+        out.print(table)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Option(help="A row of RECIPES.")] = "quickstart",
+    model: Annotated[str, typer.Option(help="A network of `keras-resnet models`.")] = "resnet20",
+    dataset: Annotated[str, typer.Option(help="The pictures.")] = "digits",
+    workdir: Annotated[Path, typer.Option(help="Folder for the model, logs, curves and report.")] = Path("runs/quickstart"),
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field of the recipe: --set epochs=2.", metavar="FIELD=VALUE")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in the folder.")] = False,
+):
+    """Train a network, and leave model, log, curves, settings and report in a folder."""
+    fields = dict(map(_assignment, changes or ()))
+    report = _package().train(model, dataset, recipe, workdir, seed, overwrite, **fields).report
+    out.print(
+        f"top-1 accuracy {100 * report['top1_accuracy']:.2f} % on {report['test_images']} test pictures, "
+        f"{report['wall_time_s']:.0f} s, everything in {workdir}/",
+        highlight=False,
+    )
+
+
+def _assignment(text):
+    """"epochs=2" -> ("epochs", 2)."""
+    field, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"`--set` should be FIELD=VALUE, such as epochs=2. Received: --set {text}")
+    try:
+        return field, json.loads(value)
+    except json.JSONDecodeError:
+        return field, value
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="A weights file, or a tag.", metavar="IN")],
+    target: Annotated[Path, typer.Argument(help=".safetensors, .pth, .h5, .weights.h5 or .keras.", metavar="OUT")],
+    model: Annotated[str, typer.Option(help="The network the weights are of.")],
+    layout: Annotated[str, typer.Option(help="Names to write: keras, torchvision, timm, cifar.")] = "keras",
+):
+    """Convert weights from one library's file to another's."""
+    keras_resnet = _package()
+    network = _model(keras_resnet, model, source)
+    keras_resnet.save_weights(network, target, layout=layout)
+    out.print(f"{target}: {network.name}, {network.count_params():,} numbers in the {layout} layout", highlight=False)
+
+
+def _model(keras_resnet, name, weights, default_weights=None):
+    """A network by its name, or the model in a .keras file."""
+    if name.endswith(".keras"):
+        if weights is not None:
+            raise ValueError(f"`--weights` should be left out: a .keras file has its own. Received: --weights {weights}")
+        return keras_resnet.load_model(name)
+    return keras_resnet.create(name, weights=weights or default_weights)
+
+
+def _print_json(value):
+    print(json.dumps(value, indent=2))
+
+
+def _package():
+    """keras_resnet, imported when a command runs, so that `--help` does not wait for TensorFlow."""
+    import keras_resnet
+
+    return keras_resnet
+
+
+def main():
+    """The entry point: an error is one message and an exit status of 1, never a traceback."""
+    warnings.showwarning = lambda message, *_: err.print(f"[yellow]note:[/] {message}", highlight=False, soft_wrap=True)
+    try:
+        app()
+    except (ValueError, OSError, ImportError) as error:
+        err.print("[red]error:[/]", str(error), highlight=False, soft_wrap=True, markup=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("[red]stopped[/]")
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""Pictures in, names out: reading, preparing, augmenting, batching, and the names of classes."""

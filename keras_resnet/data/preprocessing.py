@@ -1,0 +1,440 @@
+"""Pictures as networks want them: found, read, resized, cropped, normalised. Works on every Keras backend."""
+
+import contextlib
+import difflib
+import io
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+FORMATS = {
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+"""Format -> suffixes. Pillow reads more, some by running other programs (EPS), so it is asked for these alone."""
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """RGB pixels in 0..255 -> (pixels / divisor - mean) / std, channel by channel; a single value serves them all.
+
+    Raises:
+        ValueError: on construction, for lengths that do not go together or a division by zero.
+    """
+
+    divisor: float = 255.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    bgr: bool = False
+    """Whether the channels are put in the order blue, green, red first; `mean` and `std` are in that order then."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if not self.mean or not self.std or {len(self.mean), len(self.std)} - {1, self.channels}:
+            raise ValueError(
+                "`mean` and `std` should have a value for each channel, or a single one. "
+                f"Received: mean={self.mean}, std={self.std}"
+            )
+        if not self.divisor > 0 or not min(self.std) > 0:
+            raise ValueError(
+                f"`divisor` and every `std` should be positive. Received: divisor={self.divisor}, std={self.std}"
+            )
+
+    @property
+    def channels(self):
+        """How many channels a picture must have; 1 if any number will do."""
+        return max(len(self.mean), len(self.std), 3 if self.bgr else 1)
+
+
+MODES = {
+    # keras/src/applications/imagenet_utils.py; "caffe" is what He et al. 2015 trained with
+    "caffe": Normalization(divisor=1.0, mean=(103.939, 116.779, 123.68), bgr=True),
+    "torch": Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    "tf": Normalization(divisor=127.5, mean=(1.0,)),
+    # mean and deviation of all pixels of CIFAR-10's 50,000 training pictures
+    "cifar": Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+}
+
+
+def preprocess_input(images, mode, data_format=None):
+    """Pixels -> network input; the argument stays as it is (keras.applications overwrites a float NumPy array).
+
+    Args:
+        images: (B, H, W, C) or (H, W, C), integers or floats in 0..255, RGB: a NumPy array, a tensor of the Keras
+            backend, or a KerasTensor. Channels come before H for "channels_first".
+        mode: a name in MODES, or a Normalization.
+        data_format: "channels_last", "channels_first", or None for Keras's configured one.
+
+    Returns:
+        The same kind and shape: float32, or the dtype of `images` if that is a float. A float16 or bfloat16 one is
+        computed in float32 and rounded once.
+
+    Raises:
+        ValueError: for an unknown mode or data format, another rank, or channels that the mode has no values for.
+    """
+    row = _normalization(mode)
+    if not (keras.ops.is_tensor(images) or isinstance(images, keras.KerasTensor)):
+        images = np.asarray(images)
+    ops = np if isinstance(images, np.ndarray) else keras.ops
+    axis = _channel_axis(images.shape, row, mode, data_format)
+    given = keras.backend.standardize_dtype(images.dtype)
+    result = given if keras.backend.is_float_dtype(given) else "float32"
+    dtype = "float64" if result == "float64" else "float32"
+    mean, std = (np.asarray(values, dtype).reshape(-1, *[1] * (-1 - axis)) for values in (row.mean, row.std))
+    pixels = _cast(images, dtype)
+    if row.bgr:
+        pixels = ops.flip(pixels, axis)
+    scaled = ops.divide(pixels, np.asarray(row.divisor, dtype))
+    return _cast(ops.divide(ops.subtract(scaled, mean), std), result)
+
+
+def _cast(images, dtype):
+    return images.astype(dtype) if isinstance(images, np.ndarray) else keras.ops.cast(images, dtype)
+
+
+def _normalization(mode):
+    if isinstance(mode, Normalization):
+        return mode
+    _check_choice("mode", mode, tuple(MODES))
+    return MODES[mode]
+
+
+def _check_choice(name, value, choices):
+    if not isinstance(value, str) or value not in choices:
+        near = difflib.get_close_matches(str(value).lower(), choices, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"`{name}` should be one of {choices}.{hint} Received: {name}={value!r}")
+
+
+def _channel_axis(shape, row, mode, data_format):
+    """-1 or -3, after a check that the pictures have the channels that the mode has values for."""
+    data_format = data_format or keras.config.image_data_format()
+    _check_choice("data_format", data_format, ("channels_last", "channels_first"))
+    if len(shape) not in (3, 4):
+        raise ValueError(f"`images` should be (B, H, W, C) or (H, W, C). Received: images of shape {tuple(shape)}")
+    axis = -1 if data_format == "channels_last" else -3
+    if row.channels > 1 and shape[axis] not in (row.channels, None):
+        raise ValueError(
+            f"`images` should have {row.channels} channels on axis {axis} ({data_format}) for mode={mode!r}. "
+            f"Received: images of shape {tuple(shape)}"
+        )
+    return axis
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network's weights want their pictures to look like: values only; calling it makes them so.
+
+    Raises:
+        ValueError: on construction, for an unknown mode or interpolation, or values that do not go together.
+    """
+
+    mode: str | Normalization
+    """A name in MODES, or a Normalization of one's own."""
+    size: int = 224
+    """Side of the square that the network sees, in pixels."""
+    resize: int | None = 256
+    """What the shorter side is resized to before the middle is cropped, in pixels; None: the whole picture is resized
+    to (size, size), whatever its proportions."""
+    interpolation: str = "bilinear"
+    """A name in INTERPOLATIONS; antialiased, as Pillow does it."""
+    channels: int = 3
+    """3 for RGB, 1 for grey."""
+
+    def __post_init__(self):
+        _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        for name in ("size", "resize"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value > 0) and (name, value) != ("resize", None):
+                raise ValueError(f"`{name}` should be a positive number of pixels. Received: {name}={value!r}")
+        _check_channels(self.channels)
+        if _normalization(self.mode).channels not in (1, self.channels):
+            raise ValueError(
+                f"`channels` should be {_normalization(self.mode).channels}, as many as mode={self.mode!r} has values "
+                f"for. Received: channels={self.channels}"
+            )
+
+    @classmethod
+    def from_timm(cls, pretrained_cfg):
+        """From the `pretrained_cfg` of a timm model or of its config.json, at the size it is tested at.
+
+        Follows timm/data/config.py and transforms_imagenet_eval of timm/data/transforms_factory.py.
+
+        Args:
+            pretrained_cfg: dict with `input_size` (C, H, W), `mean` and `std`, and what timm has defaults for.
+
+        Raises:
+            ValueError: if these are missing, or for what a Preprocessing cannot say: sides that differ, and crops from
+            padded or squashed pictures.
+        """
+        given = {name: value for name, value in pretrained_cfg.items() if value is not None}
+        if missing := {"input_size", "mean", "std"} - given.keys():
+            raise ValueError(f"`pretrained_cfg` should have {sorted(missing)}. Received: {sorted(given)}")
+        channels, height, width = given.get("test_input_size", given["input_size"])
+        crop_share = given.get("test_crop_pct", given.get("crop_pct", 0.875))
+        crop_mode = given.get("crop_mode", "center")
+        whole = crop_mode == "squash" and crop_share == 1
+        if height != width or not (whole or crop_mode == "center"):
+            raise ValueError(
+                "`pretrained_cfg` should ask for a square from the centre, or for the whole picture. Received: "
+                f"input_size={(channels, height, width)}, crop_mode={crop_mode!r}, crop_pct={crop_share}"
+            )
+        row = Normalization(mean=given["mean"], std=given["std"])
+        return cls(
+            mode="torch" if row == MODES["torch"] else row,
+            size=height,
+            resize=None if whole else math.floor(height / crop_share),
+            interpolation=given.get("interpolation", "bicubic"),
+            channels=channels,
+        )
+
+    @classmethod
+    def from_config(cls, config):
+        """The way back from `to_config()`, also through JSON."""
+        mode = config["mode"]
+        return cls(**{**config, "mode": Normalization(**mode) if isinstance(mode, Mapping) else mode})
+
+    def to_config(self):
+        """The values as JSON can hold them."""
+        config = asdict(self)
+        if isinstance(self.mode, Normalization):
+            config["mode"] |= {"mean": list(self.mode.mean), "std": list(self.mode.std)}
+        return config
+
+    def __call__(self, pictures):
+        """Pictures -> network input, resized and cropped as torchvision.transforms.Resize and CenterCrop do it.
+
+        Args:
+            pictures: a path, a PIL image or a uint8 array (H, W) or (H, W, C); or a sequence of such, as is an array
+                (B, H, W, C). They may differ in size and in kind.
+
+        Returns:
+            (B, size, size, channels) float32, channels last.
+
+        Raises:
+            ValueError: for a file that is no picture and an array that is none.
+            OSError: for a file that cannot be opened.
+        """
+        pictures = [pictures] if _is_one_picture(pictures) else list(pictures)
+        pixels = np.empty((len(pictures), self.size, self.size, self.channels), "uint8")
+        for row, picture in zip(pixels, pictures, strict=True):
+            row[:] = np.asarray(self._square(_as_picture(picture, self.channels))).reshape(row.shape)
+        return preprocess_input(pixels, self.mode, data_format="channels_last")
+
+    def _square(self, picture):
+        from PIL import Image
+
+        interpolation = Image.Resampling[self.interpolation.upper()]
+        if self.resize is None:
+            return picture.resize((self.size, self.size), interpolation)
+        sides = _resized(picture.size, self.resize)
+        if max(sides) > 16 * max(self.size, self.resize):
+            return _square_of_strip(picture, sides, self.size, interpolation)
+        return _center_crop(picture.resize(sides, interpolation), self.size)
+
+
+def _is_one_picture(pictures):
+    from PIL import Image
+
+    return isinstance(pictures, (str, bytes, os.PathLike, io.IOBase, Image.Image)) or getattr(pictures, "ndim", 4) < 4
+
+
+def _resized(size, shorter):
+    """(W, H) -> (W, H) with the given shorter side: _compute_resized_output_size of torchvision/transforms."""
+    width, height = size
+    longer = int(shorter * max(size) / min(size))
+    return (shorter, longer) if width <= height else (longer, shorter)
+
+
+def _center_crop(picture, size):
+    """The middle size x size; where the picture is smaller, black around it (torchvision's center_crop)."""
+    left, top = (round((side - size) / 2) if side > size else -((size - side) // 2) for side in picture.size)
+    return picture.crop((left, top, left + size, top + size))
+
+
+def _square_of_strip(picture, sides, size, interpolation):
+    """As resizing to `sides` and cropping, but of the crop alone: 1 x 100,000 pixels resized whole take gigabytes.
+
+    It may differ from that by the rounding of a pixel's value, which is why other pictures are not cropped so.
+    """
+    starts = [max(0, round((side - size) / 2)) for side in sides]
+    stops = [min(side, start + size) for side, start in zip(sides, starts, strict=True)]
+    scales = [given / side for given, side in zip(picture.size, sides, strict=True)]
+    box = [edge * scale for edges in (starts, stops) for edge, scale in zip(edges, scales, strict=True)]
+    visible = [stop - start for start, stop in zip(starts, stops, strict=True)]
+    return _center_crop(picture.resize(visible, interpolation, box), size)
+
+
+def load_picture(source, channels=3):
+    """Reads a picture, upright, in eight bits.
+
+    The orientation in EXIF is applied, what is transparent becomes white, of an animation the first frame is taken,
+    and 16-bit grey is scaled down.
+
+    Args:
+        source: path, bytes, or a file open for reading bytes.
+        channels: 3 for RGB, 1 for grey.
+
+    Returns:
+        A PIL image of mode "RGB" or "L".
+
+    Raises:
+        ValueError: for what is no picture of FORMATS, is truncated or empty, or larger than PIL.Image.MAX_IMAGE_PIXELS.
+        OSError: for a file that is not there or may not be read.
+    """
+    from PIL import Image
+
+    _check_channels(channels)
+    with _opened(source) as file:
+        try:
+            with Image.open(file, formats=tuple(FORMATS)) as image:
+                _refuse_bomb(image)
+                return _converted(image, channels)
+        except Exception as error:  # on damaged files Pillow's readers raise nearly anything
+            received = f"{len(source)} bytes" if isinstance(source, bytes) else f"path={_name(source)!r}"
+            raise ValueError(
+                f"Expected a picture ({', '.join(FORMATS)}). Received: {received} ({_reason(error, file)})"
+            ) from error
+
+
+def _check_channels(channels):
+    if channels not in (1, 3):
+        raise ValueError(f"`channels` should be 3 for RGB or 1 for grey. Received: channels={channels!r}")
+
+
+def _opened(source):
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if isinstance(source, (str, os.PathLike)):
+        _refuse_url(source)
+        return open(source, "rb")
+    return contextlib.nullcontext(source)
+
+
+def _name(source):
+    return str(source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", source))
+
+
+def _reason(error, file):
+    from PIL import UnidentifiedImageError
+
+    if not isinstance(error, UnidentifiedImageError):
+        return str(error) or type(error).__name__
+    return "it holds something else" if file.seek(0, io.SEEK_END) else "it is empty"
+
+
+def _refuse_bomb(image):
+    """Pillow refuses what is twice as large as its limit, and only warns below that."""
+    from PIL import Image
+
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(
+            f"{image.width} x {image.height} is more than the {Image.MAX_IMAGE_PIXELS} pixels of "
+            "PIL.Image.MAX_IMAGE_PIXELS"
+        )
+
+
+def _as_picture(picture, channels):
+    """A path, PIL image or uint8 array -> PIL image of mode "RGB" or "L"."""
+    from PIL import Image
+
+    if isinstance(picture, Image.Image):
+        return _converted(picture, channels)
+    if not hasattr(picture, "__array__"):
+        return load_picture(picture, channels)
+    pixels = np.asarray(picture)
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    is_picture = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4))
+    if pixels.dtype != np.uint8 or not is_picture or not pixels.size:
+        raise ValueError(
+            "A picture should be a path, a PIL image, or a uint8 array (H, W) or (H, W, C) with 1, 3 or 4 channels. "
+            f"Received: an array of shape {np.shape(picture)}, {pixels.dtype}"
+        )
+    return _converted(Image.fromarray(pixels), channels)
+
+
+def _converted(image, channels):
+    """Any PIL image -> upright, opaque, mode "RGB" or "L"."""
+    from PIL import Image, ImageOps
+
+    image.load()
+    if 0 in image.size:
+        raise ValueError(f"A picture should have pixels. Received: one of {image.width} x {image.height}")
+    image = _eight_bits(ImageOps.exif_transpose(image))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB" if channels == 3 else "L")
+
+
+def _eight_bits(image):
+    """16-bit grey scaled to 8 bits (Pillow would clip it at 255); pixels of no known range are refused."""
+    from PIL import Image
+
+    if image.mode[0] not in "IF":
+        return image
+    pixels = np.asarray(image)
+    if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError(f"Pixels should have 8 bits, or 16 in grey. Received: pixels of Pillow's mode {image.mode!r}")
+    return Image.fromarray(np.round(pixels / 257).astype("uint8"))
+
+
+def find_pictures(paths):
+    """Picture files, by their names; they are not opened.
+
+    Args:
+        paths: a file, a folder, or a sequence of them. Files are taken as they are; folders are searched with all
+            their folders for the suffixes of FORMATS, hidden files and folders left out.
+
+    Returns:
+        List of Path in the order of `paths`, those of a folder sorted.
+
+    Raises:
+        FileNotFoundError: for a path where nothing is.
+        ValueError: for a folder without pictures, and for a URL.
+    """
+    paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    return [picture for path in paths for picture in _pictures_at(path)]
+
+
+def _pictures_at(path):
+    _refuse_url(path)
+    folder = Path(path)
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"Expected a picture or a folder of pictures; there is none. Received: path={str(path)!r}"
+        )
+    if not folder.is_dir():
+        return [folder]
+    files = (file for file in folder.rglob("*") if _looks_like_a_picture(file.relative_to(folder)))
+    found = sorted(file for file in files if file.is_file())
+    if not found:
+        suffixes = " ".join(suffix for row in FORMATS.values() for suffix in row)
+        raise ValueError(f"Expected a folder with pictures ({suffixes}). Received: path={str(path)!r}")
+    return found
+
+
+def _looks_like_a_picture(path):
+    hidden = any(part.startswith(".") for part in path.parts)
+    return not hidden and any(path.suffix.lower() in suffixes for suffixes in FORMATS.values())
+
+
+def _refuse_url(path):
+    """Also after Path has made one slash of two; a drive's single letter is no scheme."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) and not os.path.exists(path):
+        raise ValueError(
+            f"Expected a path: URLs are not fetched, download the picture first. Received: path={str(path)!r}"
+        )

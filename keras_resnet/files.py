@@ -1,0 +1,31 @@
+"""Files that are either whole or untouched."""
+
+import os
+import secrets
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path):
+    """Write beside, then rename: yields a temporary Path in the folder of `path`, named like it, suffix and all.
+
+    The file written there takes the place of `path` when the block ends; if the block fails, it is removed and what
+    was at `path` stays as it was. A link is followed: its target is replaced, not the link.
+
+    Raises:
+        OSError: if the folder of `path` does not exist or cannot be written to, or if `path` is itself a folder.
+    """
+    target = Path(path).resolve()
+    if target.is_dir():
+        raise IsADirectoryError(f"`path` should be a file, not a folder. Received: path={str(path)!r}")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"The folder of `path` should exist. Received: path={str(path)!r}")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"The folder of `path` should be writable. Received: path={str(path)!r}")
+    temporary = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

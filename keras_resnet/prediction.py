@@ -1,0 +1,72 @@
+"""Real pictures in, names out."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_resnet.data.labels import decode_predictions, imagenet_classes
+from keras_resnet.data.preprocessing import find_pictures, load_picture
+from keras_resnet.models import preprocessing
+
+
+@dataclass
+class Prediction:
+    """What a network says of one picture, or why it could not be asked."""
+
+    path: Path
+    classes: list = field(default_factory=list)
+    """[(id, name, probability)], the most probable first."""
+    error: str | None = None
+
+
+def predict(model, paths, top=5, batch_size=32):
+    """Classifies picture files, as the model's weights want them prepared.
+
+    Args:
+        model: a network whose preprocessing is known.
+        paths: a file, a folder (searched for pictures, with its folders), or a list of them.
+        top: how many classes a picture.
+        batch_size: pictures at a time; memory is taken for so many.
+
+    Yields:
+        A Prediction for each picture, in order. A file that is no picture, or half of one, yields its error.
+
+    Raises:
+        ValueError, FileNotFoundError: if there is no such file, or no picture in a folder.
+    """
+    prepare, names = preprocessing(model), class_names(model)
+    found = find_pictures([paths] if isinstance(paths, (str, Path)) else paths)
+    for start in range(0, len(found), batch_size):
+        pictures, answers = [], [Prediction(path) for path in found[start : start + batch_size]]
+        for answer in answers:
+            try:
+                pictures.append(load_picture(answer.path, prepare.channels))
+            except (ValueError, OSError) as error:
+                answer.error = str(error)
+        readable = [answer for answer in answers if answer.error is None]
+        if readable:
+            decoded = decode_predictions(_probabilities(model, prepare(pictures)), top=top, classes=names)
+            for answer, classes in zip(readable, decoded, strict=True):
+                answer.classes = classes
+        yield from answers
+
+
+def class_names(model):
+    """Names of a model's classes: those stored in it, ImageNet's for a thousand (None), else "class 0", "class 1", ..."""
+    stored, count = (getattr(model, "info", None) or {}).get("class_names"), model.output_shape[-1]
+    if stored and len(stored) == count:
+        return stored
+    return None if count == len(imagenet_classes()) else [f"class {i}" for i in range(count)]
+
+
+def _probabilities(model, inputs):
+    """(B, H, W, C) -> (B, classes) probabilities, whether the model ends in a softmax or in logits."""
+    if getattr(model, "spec", None) and model.spec.channel_axis == 1:
+        inputs = np.moveaxis(inputs, -1, 1)
+    outputs = np.asarray(keras.ops.convert_to_numpy(model.predict_on_batch(inputs)), "float32")
+    if outputs.ndim != 2:
+        raise ValueError(f"`model` should be a classifier. Received: a model with outputs {model.output_shape}")
+    softmax = getattr(model.layers[-1], "activation", None) is keras.activations.softmax
+    return outputs if softmax else keras.ops.convert_to_numpy(keras.ops.softmax(outputs))

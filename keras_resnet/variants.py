@@ -1,0 +1,125 @@
+"""The networks: one row each, with its source. A name is timm's or keras.applications' where they have the network."""
+
+import difflib
+import fnmatch
+from dataclasses import replace
+
+from keras_resnet.architecture.spec import ResNetSpec
+
+# The paper's networks as torchvision and timm have them: no biases, and (v1.5) the stride on the 3x3.
+_18 = ResNetSpec("basic", depths=(2, 2, 2, 2))
+_34 = replace(_18, depths=(3, 4, 6, 3))
+_26 = ResNetSpec("bottleneck", depths=(2, 2, 2, 2))
+_50 = replace(_26, depths=(3, 4, 6, 3))
+_101 = replace(_26, depths=(3, 4, 23, 3))
+_152 = replace(_26, depths=(3, 8, 36, 3))
+
+_KERAS = {"conv_bias": True, "bn_epsilon": 1.001e-5, "bn_momentum": 0.99}
+_V1 = {"stride_on": "1x1", **_KERAS}
+_V2 = {"preactivation": True, "downsample_at": "last", "explicit_padding": True, **_KERAS}
+_V2_TIMM = {"preactivation": True, "stem": "imagenet_torch"}
+_D = {"stem": "deep", "shortcut": "pooled"}
+_SE = {"se_ratio": 1 / 16}
+_RS = {**_D, "stem": "deep_conv", "se_ratio": 1 / 4}
+
+
+def _cifar(blocks, block="basic", widen=1, **changes):
+    """A CIFAR net: three stages of `blocks` on 32x32, 16x16 and 8x8 maps (sec. 4.2: 6n + 2 layers)."""
+    widths = (16 * widen, 32 * widen, 64 * widen)
+    return ResNetSpec(block, (blocks,) * 3, widths, **{"stem": "cifar", "stem_width": 16, "shortcut": "A", **changes})
+
+
+_PREACTIVATION = {"preactivation": True}
+
+VARIANTS = {
+    # He et al. 2015, arXiv:1512.03385, table 1; the option in a name is its shortcut (sec. 4.1), B where none is
+    "resnet18": _18,
+    "resnet18_a": replace(_18, shortcut="A"),
+    "resnet34": _34,
+    "resnet34_a": replace(_34, shortcut="A"),
+    "resnet34_c": replace(_34, shortcut="C"),
+    "resnet50": replace(_50, **_V1),  # stride on the first 1x1, biases: keras/src/applications/resnet.py
+    "resnet101": replace(_101, **_V1),
+    "resnet152": replace(_152, **_V1),
+    "plain18": replace(_18, shortcut=None),
+    "plain34": replace(_34, shortcut=None),
+    # v1.5: torchvision/models/resnet.py, timm/models/resnet.py
+    "resnet26": _26,
+    "resnet50_v1_5": _50,
+    "resnet101_v1_5": _101,
+    "resnet152_v1_5": _152,
+    # He et al. 2016, arXiv:1603.05027: as in keras.applications, as in timm/models/resnetv2.py
+    "resnet50v2": replace(_50, **_V2),
+    "resnet101v2": replace(_101, **_V2),
+    "resnet152v2": replace(_152, **_V2),
+    "resnetv2_50": replace(_50, **_V2_TIMM),
+    "resnetv2_101": replace(_101, **_V2_TIMM),
+    "resnetv2_152": replace(_152, **_V2_TIMM),
+    # He et al. 2018 (bag of tricks), arXiv:1812.01187
+    "resnet18d": replace(_18, **_D),
+    "resnet34d": replace(_34, **_D),
+    "resnet26d": replace(_26, **_D),
+    "resnet50d": replace(_50, **_D),
+    "resnet101d": replace(_101, **_D),
+    "resnet152d": replace(_152, **_D),
+    # Xie et al. 2017, arXiv:1611.05431
+    "resnext50_32x4d": replace(_50, groups=32, group_width=4),
+    "resnext101_32x8d": replace(_101, groups=32, group_width=8),
+    "resnext101_64x4d": replace(_101, groups=64, group_width=4),
+    # Zagoruyko and Komodakis 2016, arXiv:1605.07146
+    "wide_resnet50_2": replace(_50, group_width=128),
+    "wide_resnet101_2": replace(_101, group_width=128),
+    # Hu et al. 2018, arXiv:1709.01507
+    "seresnet18": replace(_18, **_SE),
+    "seresnet34": replace(_34, **_SE),
+    "seresnet50": replace(_50, **_SE),
+    "seresnet101": replace(_101, **_SE),
+    "seresnet152": replace(_152, **_SE),
+    # Bello et al. 2021, arXiv:2103.07579
+    "resnetrs50": replace(_50, **_RS),
+    # He et al. 2015, sec. 4.2
+    "resnet20_cifar": _cifar(3),
+    "resnet32_cifar": _cifar(5),
+    "resnet44_cifar": _cifar(7),
+    "resnet56_cifar": _cifar(9),
+    "resnet110_cifar": _cifar(18),
+    "resnet1202_cifar": _cifar(200),
+    "plain20_cifar": _cifar(3, shortcut=None),
+    "plain32_cifar": _cifar(5, shortcut=None),
+    "plain44_cifar": _cifar(7, shortcut=None),
+    "plain56_cifar": _cifar(9, shortcut=None),
+    # He et al. 2016, arXiv:1603.05027, sec. 3 and table 4
+    "preact_resnet110_cifar": _cifar(18, **_PREACTIVATION),
+    "preact_resnet164_cifar": _cifar(18, "bottleneck", shortcut="B", **_PREACTIVATION),
+    "preact_resnet1001_cifar": _cifar(111, "bottleneck", shortcut="B", **_PREACTIVATION),
+    # arXiv:1605.07146: 28 counts the three projections too
+    "wrn28_10_cifar": _cifar(4, widen=10, shortcut="B", **_PREACTIVATION),
+}
+
+
+def list_models(pattern="*"):
+    """Names of the networks that match `pattern` (as in a shell: "*cifar*"), in the order of VARIANTS."""
+    return fnmatch.filter(VARIANTS, pattern)
+
+
+def canonical_name(name):
+    """The key of VARIANTS that `name` means: itself, in any case, or short for a CIFAR net ("resnet20").
+
+    Raises:
+        ValueError: for an unknown name, with the nearest known ones.
+    """
+    lower = str(name).lower()
+    for known in (lower, f"{lower}_cifar"):
+        if known in VARIANTS:
+            return known
+    names = {key.removesuffix("_cifar"): key for key in VARIANTS}
+    longer = [key for key in VARIANTS if lower and key.startswith(lower)]
+    near = (longer + [names[key] for key in difflib.get_close_matches(lower, names, n=3, cutoff=0.5)])[:3]
+    raise ValueError(
+        f"The name of a network should be one of `list_models()`. Nearest names: {near}. Received: name={name!r}"
+    )
+
+
+def get_spec(name):
+    """The ResNetSpec of a network of VARIANTS, such as "resnet50" or "resnet20"."""
+    return VARIANTS[canonical_name(name)]

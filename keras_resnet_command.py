@@ -1,0 +1,34 @@
+"""The `keras-resnet` command: keras_resnet.cli without the start-up chatter of TensorFlow.
+
+It stands beside the package because importing anything inside it imports Keras, which is when TensorFlow writes its
+notes to standard error, below Python and whatever its log level.
+"""
+
+import os
+import tempfile
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet_stderr():
+    """Keeps what the block writes to standard error to itself, unless it fails."""
+    with tempfile.TemporaryFile() as kept:
+        saved = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(saved, kept.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def main():
+    """Runs the command line of keras_resnet.cli."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with quiet_stderr():
+        from keras_resnet.cli import main
+    main()

@@ -1,0 +1,90 @@
+"""The layering: a module imports only from the rooms above it, and the package stays as cheap as Keras."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keras_resnet
+
+PACKAGE = Path(keras_resnet.__file__).parent
+ORDER = [  # docs/ARCHITECTURE.md: the order in which to read the code
+    "files",
+    "architecture.layers",
+    "architecture.stems",
+    "architecture.shortcuts",
+    "architecture.blocks",
+    "architecture.spec",
+    "architecture.complexity",
+    "architecture.network",
+    "variants",
+    "data.preprocessing",
+    "data.labels",
+    "data.augmentation",
+    "data.datasets",
+    "weights.catalog",
+    "weights.readers",
+    "weights.writers",
+    "weights.mappings",
+    "weights.fetching",
+    "weights.loading",
+    "weights.saving",
+    "models",
+    "prediction",
+    "training.schedules",
+    "training.recipes",
+    "training.curves",
+    "training.fit",
+    "cli",
+]
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in PACKAGE.rglob("*.py")
+    if path.name != "__init__.py"
+}
+LAZY = {"tensorflow_datasets", "keras_tuner", "sklearn", "matplotlib", "onnx", "huggingface_hub", "safetensors", "h5py", "PIL"}
+
+
+def imports(path, top_level_only=False):
+    """Names of the modules that a file imports."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+
+
+def test_every_module_has_its_place():
+    assert sorted(MODULES) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_a_module_imports_only_from_above(name):
+    above = {f"keras_resnet.{other}" for other in ORDER[: ORDER.index(name)]}
+    inside = {module for module in imports(MODULES[name]) if module.startswith("keras_resnet.")}
+    assert inside <= above
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_heavy_libraries_are_imported_where_they_are_used(name):
+    assert not {module.split(".")[0] for module in imports(MODULES[name], top_level_only=True)} & LAZY
+
+
+def test_architecture_imports_keras_alone():
+    for name in ORDER:
+        if name.startswith("architecture."):
+            roots = {module.split(".")[0] for module in imports(MODULES[name])}
+            assert roots - set(sys.stdlib_module_names) <= {"keras", "keras_resnet", "tensorflow"}
+
+
+def test_importing_the_package_imports_little_more_than_keras():
+    script = "import sys, json, {}; print(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    loaded = [
+        set(json.loads(subprocess.run([sys.executable, "-c", script.format(name)], capture_output=True).stdout))
+        for name in ("keras", "keras_resnet")
+    ]
+    assert not (loaded[1] - loaded[0]) & LAZY

@@ -1,0 +1,100 @@
+"""The fused batch norm against Keras's own: outputs, gradients, moving averages, files."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import pictures, randomise
+
+from keras_resnet.architecture.layers import BatchNormalization, squeeze_excite_width
+
+
+def pair(shape, policy="float32", **kwargs):
+    """(ours, Keras's) with the same random weights."""
+    layers = [make(dtype=policy, **kwargs) for make in (BatchNormalization, keras.layers.BatchNormalization)]
+    for layer in layers:
+        layer.build(shape)
+    generator = np.random.default_rng(0)
+    values = [generator.uniform(0.5, 1.5, weight.shape).astype("float32") for weight in layers[0].weights]
+    for layer in layers:
+        layer.set_weights(values)
+    return layers
+
+
+CASES = [
+    ((8, 5, 7, 6), {"axis": 3}),
+    ((8, 5, 7, 6), {}),
+    ((8, 6, 5, 7), {"axis": 1}),
+    ((1, 1, 1, 4), {}),
+    ((8, 5, 7, 6), {"epsilon": 0.3, "momentum": 0.4}),
+    ((16, 6), {}),
+    ((8, 5, 7, 6), {"scale": False}),
+    ((8, 5, 7, 6), {"center": False}),
+]
+TOLERANCE = {"float32": 2e-5, "mixed_bfloat16": 2e-2, "mixed_float16": 3e-3, "float64": 1e-6}
+
+
+@pytest.mark.parametrize("policy", TOLERANCE)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("shape", "kwargs"), CASES)
+def test_same_outputs_and_moving_averages_as_keras(shape, kwargs, training, policy):
+    ours, theirs = pair(shape, policy, **kwargs)
+    x = 3 * pictures(*shape) + 1
+    outputs = [np.asarray(keras.ops.cast(layer(x, training=training), "float32")) for layer in (ours, theirs)]
+    np.testing.assert_allclose(*outputs, rtol=TOLERANCE[policy], atol=TOLERANCE[policy])
+    for mine, keras_own in zip(ours.weights, theirs.weights, strict=True):
+        np.testing.assert_allclose(mine, keras_own, rtol=1e-4 if policy in ("float32", "float64") else 1e-2, atol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="gradients through TensorFlow's tape")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("axis", [1, 3])
+def test_same_gradients_as_keras(training, axis):
+    import tensorflow as tf
+
+    x = tf.constant(pictures(4, 6, 5, 6))
+    gradients = []
+    for layer in pair(x.shape, axis=axis):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(layer(x, training=training) ** 3)
+        gradients.append(tape.gradient(loss, [x, layer.gamma.value, layer.beta.value]))
+    for ours, theirs in zip(*gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)
+
+
+def test_a_frozen_layer_keeps_its_statistics():
+    ours, _ = pair((8, 5, 7, 6))
+    before = [np.array(weight) for weight in ours.weights]
+    ours.trainable = False
+    frozen, inference = ours(pictures(8, 5, 7, 6), training=True), ours(pictures(8, 5, 7, 6), training=False)
+    np.testing.assert_array_equal(frozen, inference)
+    for weight, value in zip(ours.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+def test_weights_files_of_keras_load_and_the_other_way_round(tmp_path):
+    def model(make):
+        return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), make(), make()])
+
+    ours, theirs = randomise(model(BatchNormalization)), model(keras.layers.BatchNormalization)
+    ours.save_weights(tmp_path / "ours.weights.h5")
+    theirs.load_weights(tmp_path / "ours.weights.h5")
+    x = pictures(2, 8, 8, 3)
+    np.testing.assert_allclose(ours(x), theirs(x), atol=1e-5)
+    randomise(theirs, seed=5).save_weights(tmp_path / "theirs.weights.h5")
+    ours.load_weights(tmp_path / "theirs.weights.h5")
+    np.testing.assert_allclose(ours(x), theirs(x), atol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the fused kernel is TensorFlow's")
+def test_the_kernel_is_the_fused_one():
+    import tensorflow as tf
+
+    ours, _ = pair((8, 5, 7, 6))
+    graph = tf.function(lambda x: ours(x, training=True)).get_concrete_function(tf.TensorSpec((8, 5, 7, 6))).graph
+    assert "FusedBatchNormV3" in {operation.type for operation in graph.get_operations()}
+
+
+@pytest.mark.parametrize(("channels", "ratio", "width"), [(64, 1 / 16, 8), (192, 1 / 16, 16), (2048, 1 / 4, 512)])
+def test_squeeze_excite_widths_are_timms(channels, ratio, width):
+    assert squeeze_excite_width(channels, ratio) == width  # timm.layers.make_divisible(channels * ratio, 8, 0.0)

@@ -1,0 +1,222 @@
+"""Networks: every variant and random specifications build, train, keep their promises and survive `.keras`."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from conftest import pictures, randomise
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from keras_resnet import ResNet, ResNetSpec, build, endpoints, get_spec, list_models
+
+SMALL = [name for name in list_models() if get_spec(name).layers < 60]
+
+
+def predict(model, x):
+    return keras.ops.convert_to_numpy(model(x, training=False))
+
+
+def narrow(spec):
+    """A spec with at most one block a stage fewer channels, to be built in no time."""
+    expansion = 8 if spec.groups > 1 else 1
+    return replace(
+        spec,
+        depths=tuple(min(2, depth) for depth in spec.depths),
+        widths=tuple(8 * expansion * 2**i for i in range(len(spec.widths))),
+        stem_width=8,
+        groups=min(spec.groups, 4),
+        group_width=64 if spec.groups == 1 else 16,
+    )
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_variant_builds_trains_one_step_and_round_trips(name, tmp_path):
+    spec = narrow(get_spec(name))
+    model = build(spec, classes=5, input_shape=(32, 40, 3), name=name)
+    x, y = pictures(4, 32, 40, 3), np.array([0, 1, 2, 3])
+    before = [np.array(weight) for weight in model.weights]
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(x, y, verbose=0)
+    assert all(np.isfinite(weight).all() for weight in model.weights)
+    assert sum(not np.array_equal(old, new) for old, new in zip(before, model.weights, strict=True)) > 0.8 * len(before)
+
+    randomise(model).save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded, ResNet) and loaded.spec == model.spec and loaded.spec == replace(
+        spec, data_format="channels_last"
+    )
+    np.testing.assert_array_equal(predict(loaded, x), predict(model, x))
+
+
+@st.composite
+def specs(draw):
+    """Possible specifications of small networks."""
+    stages = draw(st.integers(1, 4))
+    block = draw(st.sampled_from(["basic", "bottleneck"]))
+    shortcut = draw(st.sampled_from(["A", "B", "C", "pooled", None]))
+    stem = draw(st.sampled_from(["imagenet", "imagenet_torch", "deep", "deep_conv", "cifar"]))
+    widths = st.lists(st.sampled_from([4, 8, 12, 16]), min_size=stages, max_size=stages)
+    widths = tuple(sorted(draw(widths)) if shortcut == "A" else draw(widths))
+    grouped = block == "bottleneck" and draw(st.booleans())
+    return ResNetSpec(
+        block=block,
+        depths=tuple(draw(st.lists(st.integers(1, 2), min_size=stages, max_size=stages))),
+        widths=widths,
+        stem=stem,
+        stem_width=draw(st.sampled_from([2, 4])),
+        shortcut=shortcut,
+        preactivation=draw(st.booleans()),
+        stride_on=draw(st.sampled_from(["1x1", "3x3"])),
+        downsample_at=draw(st.sampled_from(["first", "last"])),
+        groups=2 if grouped else 1,
+        group_width=48 if grouped else 64,
+        se_ratio=draw(st.sampled_from([0.0, 0.25])),
+        conv_bias=draw(st.booleans()),
+        zero_init_residual=draw(st.booleans()),
+        drop_path=draw(st.sampled_from([0.0, 0.3])),
+        dropout=draw(st.sampled_from([0.0, 0.3])),
+        block_dropout=draw(st.sampled_from([0.0, 0.3])),
+        merge="add" if shortcut is None else draw(st.sampled_from(["add", "concat"])),
+        output_stride=draw(st.sampled_from([4, 8, 16, 32])),
+        explicit_padding=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    spec=specs(),
+    size=st.tuples(st.integers(32, 50), st.integers(32, 50)),
+    channels=st.integers(1, 5),
+    known=st.booleans(),
+)
+def test_random_specifications_keep_their_promises(spec, size, channels, known, tmp_path_factory):
+    shape = (*(size if known else (None, None)), channels)
+    model = build(spec, classes=3, input_shape=shape)
+    _, *stages = endpoints(spec, keras.Input((*size, channels))).values()
+    assert [maps.shape[-1] for maps in stages] == [blocks[-1].out_channels for blocks in spec.stages]
+    assert stages[-1].shape[1:3] == tuple(-(-side // spec.stride) for side in size)
+    assert spec.stride <= spec.output_stride
+
+    x = pictures(2, *size, channels)
+    answer = predict(randomise(model), x)
+    assert answer.shape == (2, 3)
+    np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-4)
+    path = tmp_path_factory.mktemp("specs") / "model.keras"
+    model.save(path)
+    np.testing.assert_array_equal(predict(keras.saving.load_model(path), x), answer)
+
+
+DENSE = ["resnet18", "resnet50", "resnet50_v1_5", "resnet50v2", "resnetv2_50"]
+
+
+@pytest.mark.parametrize(  # a dilated pooled shortcut counts zeros at odd borders, as timm's does: 64 only
+    ("name", "size"), [(name, size) for name in DENSE for size in ((64, 64), (97, 65))] + [("resnet50d", (64, 64))]
+)
+def test_a_dilated_network_is_the_dense_form_of_the_strided_one(name, size):
+    """At output stride 16, every other pixel of the last maps is a pixel of the strided network's."""
+    spec = narrow(get_spec(name))
+    strided, dense = (
+        build(replace(spec, output_stride=stride), include_top=False, input_shape=(*size, 3)) for stride in (32, 16)
+    )
+    dense.set_weights(randomise(strided).get_weights())
+    x = pictures(1, *size, 3)
+    np.testing.assert_allclose(predict(dense, x)[:, ::2, ::2], predict(strided, x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize("name", ["resnet50", "resnet50v2", "resnext50_32x4d"])
+def test_output_stride_is_the_resolution_of_the_last_maps(name, output_stride):
+    model = build(replace(narrow(get_spec(name)), output_stride=output_stride), False, input_shape=(64, 96, 3))
+    assert model.output_shape[1:3] == (64 // output_stride, 96 // output_stride)
+
+
+def test_zero_init_makes_every_block_the_identity():
+    for name in ("resnet50", "resnet18", "resnet50v2"):
+        spec = replace(narrow(get_spec(name)), zero_init_residual=True)
+        model = build(spec, include_top=False, input_shape=(32, 32, 3))
+        last, first = (model.get_layer(f"conv5_block{i}_out").output for i in (2, 1))
+        probe = keras.Model(model.input, [first, last])
+        first, last = (keras.ops.convert_to_numpy(y) for y in probe(pictures(2, 32, 32, 3)))
+        if name != "resnet50v2":
+            np.testing.assert_allclose(np.maximum(first, 0), last, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(first, last)
+
+
+def test_shortcut_a_subsamples_and_pads_with_zeros():
+    spec = replace(get_spec("resnet20"), depths=(1, 1, 1))
+    model = randomise(build(spec, classes=10))
+    block = model.get_layer("conv3_block1_add")
+    around = keras.Model(model.input, [block.input[0], model.get_layer("conv2_block1_out").output])
+    shortcut, x = (keras.ops.convert_to_numpy(y) for y in around(pictures(2, 32, 32, 3)))
+    np.testing.assert_array_equal(shortcut[..., 8:24], x[:, ::2, ::2])
+    assert not shortcut[..., :8].any() and not shortcut[..., 24:].any()
+
+
+def test_he_initialisation():
+    """Standard deviation sqrt(2 / fan_in) for every kernel large enough to tell (He et al. 2015, arXiv:1502.01852)."""
+    for layer in build(get_spec("resnext50_32x4d"), input_shape=(32, 32, 3)).layers:
+        kernel = getattr(layer, "kernel", None)
+        if kernel is not None and np.prod(kernel.shape) > 1e5:
+            assert np.std(kernel) == pytest.approx((2 / np.prod(kernel.shape[:-1])) ** 0.5, rel=0.02)
+
+
+def test_without_initialisation_kernels_are_zero_but_the_layers_remember():
+    model = build(get_spec("resnet20"), classes=10, initialize=False)
+    kernels = [layer for layer in model.layers if hasattr(layer, "kernel")]
+    assert all(not np.any(layer.kernel) for layer in kernels)
+    clone = keras.models.clone_model(model)
+    assert all(np.any(clone.get_layer(layer.name).kernel) for layer in kernels)
+
+
+def test_drop_path_drops_whole_pictures():
+    spec = replace(get_spec("resnet20"), drop_path=0.5)
+    layer = build(spec, classes=10).get_layer("conv4_block3_drop_path")
+    y = keras.ops.convert_to_numpy(layer(np.ones((200, 4, 4, 3), "float32"), training=True)).reshape(200, -1)
+    assert set(np.unique(y)) == {0.0, 2.0} and (y == y[:, :1]).all() and 60 < (y[:, 0] == 0).sum() < 140
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50d", "seresnet50", "resnet20", "resnet50v2"])
+def test_channels_first_computes_the_same(name):
+    """Where the backend can: TensorFlow's processors transpose."""
+    spec = narrow(get_spec(name))
+    last = randomise(build(spec, classes=4, input_shape=(33, 40, 3)))
+    first = build(replace(spec, data_format="channels_first"), classes=4, input_shape=(3, 33, 40))
+    first.set_weights(last.get_weights())
+    x = pictures(2, 33, 40, 3)
+    np.testing.assert_allclose(predict(first, np.moveaxis(x, -1, 1)), predict(last, x), rtol=1e-4, atol=1e-5)
+
+
+def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = build(narrow(get_spec("resnet50")), classes=4, input_shape=(32, 32, 3))
+    assert model.get_layer("conv5_block1_out").output.dtype == "bfloat16"
+    assert model.output.dtype == "float32"
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(pictures(4, 32, 32, 3), np.arange(4), verbose=0)
+    assert all(np.isfinite(weight).all() for weight in model.weights)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_shape": (32, 32)}, "tuple of three"),
+        ({"input_shape": (31, 32, 3)}, "at least 32x32"),
+        ({"input_shape": (32, 32, 0)}, "channels"),
+        ({"pooling": "mean"}, "pooling"),
+        ({"classes": 0}, "classes"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build(get_spec("resnet18"), **arguments)
+
+
+def test_one_model_of_any_size():
+    model = randomise(build(get_spec("resnet20"), classes=10, input_shape=(None, None, 3)))
+    fixed = build(get_spec("resnet20"), classes=10, input_shape=(48, 33, 3))
+    fixed.set_weights(model.get_weights())
+    x = pictures(1, 48, 33, 3)
+    np.testing.assert_allclose(predict(model, x), predict(fixed, x), rtol=1e-5)

@@ -1,0 +1,81 @@
+"""Logits of torchvision and timm, reproduced from their weights (tests/references/make_networks.py made the files)."""
+
+import json
+import os
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import REFERENCES
+
+from keras_resnet import get_spec, save_weights
+from keras_resnet.weights.loading import build_from_file
+from keras_resnet.weights.readers import open_weights
+
+NARROW = REFERENCES / "networks"
+INDEX = json.loads((NARROW / "index.json").read_text())["networks"]
+
+
+def logits(model, x):
+    return keras.ops.convert_to_numpy(model(x.astype("float32"), training=False))
+
+
+def assert_close(ours, theirs, relative=1e-5):
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= relative * np.abs(theirs).max()
+
+
+def reference(name):
+    """(spec, path of the weights, pictures and logits)."""
+    row = INDEX[name]
+    return replace(get_spec(row["variant"]), **row["spec"]), NARROW / f"{row['weights']}.safetensors", row
+
+
+@pytest.mark.parametrize("name", INDEX)
+@pytest.mark.parametrize("size", [64, 97])
+def test_narrow_networks_give_their_logits(name, size):
+    spec, path, row = reference(name)
+    expected = np.load(NARROW / f"{name}.npz")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of adapted input channels
+        model = build_from_file(
+            spec, path, input_shape=(None, None, row["input_channels"]), classifier_activation=None
+        )
+    assert_close(logits(model, expected[f"x{size}"]), expected[f"logits{size}"])
+
+
+@pytest.mark.parametrize("name", [name for name, row in INDEX.items() if "output_stride" in row["spec"]])
+def test_dilated_feature_maps_are_timms(name):
+    spec, path, _ = reference(name)
+    expected = np.load(NARROW / f"{name}.npz")
+    model = build_from_file(spec, path, include_top=False)
+    assert_close(logits(model, expected["x64"]), expected["features64"])
+
+
+@pytest.mark.parametrize("name", [name for name, row in INDEX.items() if row["weights"] == name])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_what_we_write_is_what_they_wrote(name, suffix, tmp_path):
+    """Into our network and out again: the same names, the same numbers."""
+    spec, path, row = reference(name)
+    model = build_from_file(spec, path)
+    save_weights(model, tmp_path / f"out{suffix}", layout=row["layout"])
+    with open_weights(path) as theirs, open_weights(tmp_path / f"out{suffix}") as ours:
+        assert set(ours.entries) == set(theirs.entries)
+        for key, entry in theirs.entries.items():
+            np.testing.assert_array_equal(ours.entries[key].read(), entry.read())
+
+
+FULL = sorted(Path(os.environ.get("KERAS_RESNET_FULL_REFERENCES", "-")).glob("*.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FULL, reason="KERAS_RESNET_FULL_REFERENCES names no folder of `make_networks.py --full`")
+@pytest.mark.parametrize("path", FULL, ids=lambda path: path.stem)
+def test_full_size_networks_give_their_logits(path):
+    expected = np.load(path.with_suffix(".npz"))
+    model = build_from_file(get_spec(path.stem), path, input_shape=(None, None, 3), classifier_activation=None)
+    for size in (64, 97):
+        assert_close(logits(model, expected[f"x{size}"]), expected[f"logits{size}"], relative=1e-4)
