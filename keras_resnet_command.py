@@ -28,7 +28,7 @@ def quiet_stderr():
 
 def main():
     """Runs the command line of keras_resnet.cli."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet_stderr():
         from keras_resnet.cli import main
     main()

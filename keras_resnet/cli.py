@@ -36,7 +36,8 @@ def models(
     rows = [_model_row(keras_resnet, name) for name in names]
     if as_json:
         return _print_json(rows)
-    table = Table("network", "depth", "parameters", "multiply-adds", "at", "weights", box=None, header_style="bold")
+    table = Table("network", "depth", "parameters", "multiply-adds", "at", box=None, header_style="bold")
+    table.add_column("weights", overflow="fold")
     for row in rows:
         table.add_row(
             row["name"],
@@ -110,7 +111,10 @@ def _as_json(answer):
 
 
 def _print_predictions(answers):
-    table = Table("picture", "class", "probability", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    table.add_column("picture", overflow="fold")
+    table.add_column("class", no_wrap=True)
+    table.add_column("probability", no_wrap=True, justify="right")
     for answer in answers:
         for rank, (_, name, share) in enumerate(answer.classes):
             table.add_row(str(answer.path) if rank == 0 else "", name, f"{100 * share:.1f} %")

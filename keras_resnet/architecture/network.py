@@ -105,8 +105,8 @@ def build(
     *_, x = endpoints(drawn, inputs).values()
     head = _head(drawn, classes, classifier_activation) if include_top else _POOLINGS[pooling]
     x = chain(head if include_top else head(data_format=spec.data_format))(x)
-    sources = inputs if input_tensor is None else keras.utils.get_source_inputs(input_tensor)
-    model = ResNet(sources, x, name=name)
+    sources = [inputs] if input_tensor is None else keras.utils.get_source_inputs(inputs)
+    model = ResNet(sources[0] if len(sources) == 1 else sources, x, name=name)
     for layer in model.layers:
         if getattr(layer, "kernel_initializer", None) is placeholder:
             layer.kernel_initializer = keras.initializers.get(spec.kernel_initializer)

@@ -85,7 +85,7 @@ def training_pipeline(dataset, batch_size, padding=0, seed=0):
     return _normalised(pipeline.batch(batch_size, drop_remainder=True), dataset.preprocessing)
 
 
-def test_pipeline(dataset, batch_size):
+def evaluation_pipeline(dataset, batch_size):
     """All test pictures in order, normalised: tf.data.Dataset of (B, H, W, C) float32 and (B,) int32."""
     import tensorflow as tf
 

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import keras
@@ -177,7 +177,7 @@ class Preprocessing:
 
         Raises:
             ValueError: if these are missing, or for what a Preprocessing cannot say: sides that differ, and crops from
-            padded or squashed pictures.
+                padded or squashed pictures.
         """
         given = {name: value for name, value in pretrained_cfg.items() if value is not None}
         if missing := {"input_size", "mean", "std"} - given.keys():
@@ -212,6 +212,23 @@ class Preprocessing:
         if isinstance(self.mode, Normalization):
             config["mode"] |= {"mean": list(self.mode.mean), "std": list(self.mode.std)}
         return config
+
+    def for_channels(self, channels):
+        """The same for a network whose first kernels were adapted to another number of input channels.
+
+        Args:
+            channels: 3, or 1 for grey pictures, which get the mean of the three channels' values, as in timm.
+
+        Returns:
+            A Preprocessing, or None for another number: what these channels hold is not known here.
+        """
+        if channels not in (1, self.channels):
+            return None
+        if channels == self.channels:
+            return self
+        row = _normalization(self.mode)
+        grey = Normalization(row.divisor, (sum(row.mean) / len(row.mean),), (sum(row.std) / len(row.std),))
+        return replace(self, mode=self.mode if row.channels == 1 else grey, channels=1)
 
     def __call__(self, pictures):
         """Pictures -> network input, resized and cropped as torchvision.transforms.Resize and CenterCrop do it.
@@ -267,14 +284,22 @@ def _center_crop(picture, size):
 def _square_of_strip(picture, sides, size, interpolation):
     """As resizing to `sides` and cropping, but of the crop alone: 1 x 100,000 pixels resized whole take gigabytes.
 
-    It may differ from that by the rounding of a pixel's value, which is why other pictures are not cropped so.
+    It may differ from that by what Pillow rounds and clips between its two passes, whose order depends on the sizes;
+    hence other pictures are not cropped so.
     """
-    starts = [max(0, round((side - size) / 2)) for side in sides]
-    stops = [min(side, start + size) for side, start in zip(sides, starts, strict=True)]
-    scales = [given / side for given, side in zip(picture.size, sides, strict=True)]
-    box = [edge * scale for edges in (starts, stops) for edge, scale in zip(edges, scales, strict=True)]
-    visible = [stop - start for start, stop in zip(starts, stops, strict=True)]
-    return _center_crop(picture.resize(visible, interpolation, box), size)
+    windows = [_window(given, side, size, min(picture.size)) for given, side in zip(picture.size, sides, strict=True)]
+    visible, part, box = zip(*windows, strict=True)
+    around = picture.crop(np.ravel(part, order="F").tolist())
+    return _center_crop(around.resize(visible, interpolation, np.ravel(box, order="F").tolist()), size)
+
+
+def _window(given, side, size, short):
+    """Along one axis: pixels of the crop, the part of the picture it is computed from, and where in that it lies."""
+    scale, start = given / side, max(0, round((side - size) / 2))
+    stop = min(side, start + size)
+    margin = 4 * short  # further than any interpolation reaches
+    first, last = max(0, int(start * scale) - margin), min(given, int(stop * scale) + margin + 1)
+    return stop - start, (first, last), (start * scale - first, min(given, stop * scale) - first)
 
 
 def load_picture(source, channels=3):

@@ -4,16 +4,16 @@ import json
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
 
-from keras_resnet.data.datasets import Dataset, load_dataset, test_pipeline, training_pipeline
+from keras_resnet.data.datasets import Dataset, load_dataset, evaluation_pipeline, training_pipeline
 from keras_resnet.files import replacing
 from keras_resnet.models import create
 from keras_resnet.training.curves import draw_curves
-from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.training.recipes import get_recipe
 from keras_resnet.training.schedules import SCHEDULES
 
 MODEL, HISTORY, CURVES, SETTINGS, REPORT = "model.keras", "history.csv", "curves.png", "settings.json", "report.json"
@@ -50,7 +50,7 @@ def train(model="resnet20", dataset="digits", recipe="quickstart", workdir=None,
         FileExistsError: if `workdir` holds another run. OSError: if it cannot be written; before training either way.
     """
     keras.utils.set_random_seed(seed)
-    recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else Recipe(**{**asdict(recipe), **changes})
+    recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else replace(recipe, **changes)
     dataset = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
     if isinstance(model, str):
         model = create(model, input_shape=dataset.input_shape, classes=len(dataset.class_names))
@@ -62,7 +62,7 @@ def train(model="resnet20", dataset="digits", recipe="quickstart", workdir=None,
     started = time.perf_counter()
     history = model.fit(
         training_pipeline(dataset, recipe.batch_size, recipe.padding, seed),
-        validation_data=test_pipeline(dataset, recipe.batch_size),
+        validation_data=evaluation_pipeline(dataset, recipe.batch_size),
         epochs=recipe.epochs,
         callbacks=_callbacks(folder, steps, title=f"{model.name} on {dataset.name}"),
         verbose=1 if sys.stdout.isatty() else 2,
@@ -100,7 +100,7 @@ def _settings(model, dataset, recipe, seed):
         "training_images": len(dataset.train[1]),
         "test_images": len(dataset.test[1]),
         "classes": list(dataset.class_names),
-        "recipe": asdict(recipe),
+        "recipe": recipe.to_config(),
         "seed": seed,
         "precision": keras.config.dtype_policy().name,
         "versions": {"python": platform.python_version(), "keras": keras.__version__, "tensorflow": tf.__version__},
@@ -118,10 +118,14 @@ def _prepare(workdir, overwrite, settings):
             f"`workdir` should be a new or empty folder, or `overwrite` be True: it holds another run ({earlier[0]}). "
             f"Received: workdir={str(workdir)!r}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in earlier:
-        (folder / name).unlink()
-    _write_json(settings, folder / SETTINGS)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in earlier:
+            (folder / name).unlink()
+        _write_json(settings, folder / SETTINGS)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"`workdir` should be a folder that can be written ({reason}). Received: {workdir}") from error
     return folder
 
 
@@ -177,7 +181,7 @@ def _info(dataset):
 
 def _measure(model, dataset, recipe):
     """Accuracies on the test pictures, shares of 1."""
-    measured = model.evaluate(test_pipeline(dataset, recipe.batch_size), verbose=0, return_dict=True)
+    measured = model.evaluate(evaluation_pipeline(dataset, recipe.batch_size), verbose=0, return_dict=True)
     return {"top1_accuracy": measured["accuracy"], "top5_accuracy": measured["top5_accuracy"], "loss": measured["loss"]}
 
 

@@ -1,7 +1,8 @@
 """RECIPES: name -> Recipe. One row a way to train, with its source."""
 
 import difflib
-from dataclasses import dataclass, fields, replace
+import math
+from dataclasses import asdict, dataclass, fields, replace
 
 from keras_resnet.training.schedules import SCHEDULES
 
@@ -34,7 +35,7 @@ class Recipe:
     """Augmentation: pixels of `pad_and_crop`."""
 
     def __post_init__(self):
-        object.__setattr__(self, "milestones", tuple(self.milestones))
+        object.__setattr__(self, "milestones", _tuple(self.milestones))
         if self.schedule not in SCHEDULES:
             self._refuse("schedule", f"one of {sorted(SCHEDULES)}")
         for name in ("epochs", "batch_size"):
@@ -43,13 +44,27 @@ class Recipe:
         if not isinstance(self.padding, int) or self.padding < 0:
             self._refuse("padding", "an integer, 0 or more")
         for name in ("learning_rate", "weight_decay", "warmup_epochs"):
-            if not 0 <= getattr(self, name) < float("inf"):
+            if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) < math.inf):
                 self._refuse(name, "a number, 0 or more")
-        if not 0 <= self.momentum < 1:
+        if not (_is_number(self.momentum) and 0 <= self.momentum < 1):
             self._refuse("momentum", "a number in [0, 1)")
+        if not all(map(_is_number, self.milestones)):
+            self._refuse("milestones", "numbers of epochs")
+
+    def to_config(self):
+        """The values as JSON can hold them; `Recipe(**config)` is the way back."""
+        return asdict(self) | {"milestones": list(self.milestones)}
 
     def _refuse(self, name, expected):
         raise ValueError(f"`{name}` of a recipe should be {expected}. Received: {name}={getattr(self, name)!r}")
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _tuple(values):
+    return tuple(values) if isinstance(values, (list, tuple)) else (values,)
 
 
 RECIPES = {

@@ -189,19 +189,29 @@ def _info(path, layout, about, model, preprocessing, same_classes=True):
     """What belongs to the weights: where they came from, their Preprocessing, names of the classes."""
     info = {name: value for name, value in (about.get("info") or {}).items() if same_classes or name != "class_names"}
     info.setdefault("weights", Path(path).name)
-    preprocessing = preprocessing or _published_preprocessing(path, layout, model)
-    if preprocessing and "preprocessing" not in info:
-        info["preprocessing"] = preprocessing.to_config()
-    return info
+    stored = info.pop("preprocessing", None)
+    preprocessing = preprocessing or (stored and _stored(stored, path)) or _published(path, layout, model.spec)
+    channels = model.input_shape[model.spec.channel_axis]
+    preprocessing = preprocessing and preprocessing.for_channels(channels)
+    return {**info, "preprocessing": preprocessing.to_config()} if preprocessing else info
 
 
-def _published_preprocessing(path, layout, model):
+def _stored(config, path):
+    """The Preprocessing that a file of ours carries."""
+    try:
+        return Preprocessing.from_config(config)
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"`{path}` should carry a Preprocessing. Received: {config!r} ({error})") from error
+
+
+def _published(path, layout, spec):
     """The Preprocessing of published files by their layout, or from timm's config.json beside the file; None if unsure."""
     config = Path(path).with_name("config.json")
     if layout.kinds and config.exists():
         return timm_preprocessing(config)
-    if model.spec.default_size == 32:
-        return Preprocessing(mode="torch", size=32, resize=None) if layout.kinds else None
     if layout.kinds:
-        return Preprocessing(mode="torch")
-    return Preprocessing(mode="tf" if model.spec.preactivation else "caffe") if model.spec.conv_bias else None
+        small = {"size": 32, "resize": None} if spec.default_size == 32 else {}
+        return Preprocessing("torch", **small)
+    if spec.default_size == 32 or not spec.conv_bias:
+        return None
+    return Preprocessing("tf" if spec.preactivation else "caffe")

@@ -1,0 +1,156 @@
+"""The command line as a person uses it: real processes for what matters, the runner for the rest."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import REFERENCES, randomise
+from PIL import Image
+from typer.testing import CliRunner
+
+from keras_resnet import create, load_weights, save_weights
+from keras_resnet.cli import app
+from keras_resnet.data.datasets import digits
+
+
+def command(*words, **kwargs):
+    """keras-resnet in a process of its own."""
+    start = "from keras_resnet_command import main; main()"
+    return subprocess.run([sys.executable, "-c", start, *map(str, words)], capture_output=True, text=True, **kwargs)
+
+
+def run(*words):
+    """keras-resnet in this process."""
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    """A small untrained network that knows its preprocessing and classes, as a .keras file."""
+    path = tmp_path_factory.mktemp("model") / "my.keras"
+    model = create("resnet20", depths=(1, 1, 1), classes=3)
+    model.info = {
+        "preprocessing": {"mode": "cifar", "size": 32, "resize": 32, "interpolation": "bilinear", "channels": 3},
+        "class_names": ["ant", "bee", "wasp"],
+    }
+    randomise(model).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with two pictures, one of them in a folder."""
+    (tmp_path / "pictures" / "more").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name, size in (("a.png", (50, 40)), ("more/b.jpg", (33, 64))):
+        Image.fromarray(generator.integers(0, 255, (*size, 3), "uint8")).save(tmp_path / "pictures" / name)
+    return tmp_path / "pictures"
+
+
+@pytest.mark.slow
+def test_the_quickstart(tmp_path):
+    """The README's main command: about a minute to at least 98 %."""
+    done = command("train", "--recipe", "quickstart", "--workdir", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["top1_accuracy"] >= 0.98
+    assert "Epoch 40/40" in done.stdout and "top-1 accuracy" in done.stdout
+
+
+def test_train_and_predict_end_to_end(tmp_path):
+    settings = ("--set", "epochs=8", "--set", "batch_size=32", "--workdir", "run")
+    done = command("train", *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "port.cc" not in done.stderr  # TensorFlow's chatter
+    pictures, labels = digits().test
+    for i in range(3):
+        Image.fromarray(pictures[i, ..., 0]).save(tmp_path / f"{i}.png")
+    names = [tmp_path / f"{i}.png" for i in range(3)]
+    done = command("predict", *names, "--model", "run/model.keras", "--json", "--top", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    assert [answer["classes"][0]["name"] for answer in answers] == [str(label) for label in labels[:3]]
+    again = command("train", *settings, cwd=tmp_path)
+    assert again.returncode == 1 and "overwrite" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_models_lists_every_network_with_numbers():
+    rows = json.loads(run("models", "--json").stdout)
+    resnet50 = next(row for row in rows if row["name"] == "resnet50")
+    assert (resnet50["depth"], resnet50["parameters"]) == (50, 25_583_592)
+    assert resnet50["multiply_adds"] == pytest.approx(3.86e9, rel=1e-2) and "imagenet" in resnet50["weights"]
+    assert len(rows) > 45
+    table = run("models", "*cifar*").stdout
+    assert "resnet1202_cifar" in table and "19.42 M" in table and "resnet50" not in table
+    assert "hf://timm/resnet50d.a1_in1k" in re.sub(r"\s", "", run("models", "resnet50d").stdout)
+
+
+def test_summary_shows_layers():
+    shown = run("summary", "resnet20").stdout
+    assert "conv4_block3_out" in shown and "270,810" not in shown and "269,722" in shown
+
+
+def test_predict_prints_a_table(folder, model_file):
+    done = run("predict", folder, "--model", model_file)
+    assert done.exit_code == 0
+    assert all(name in done.stdout for name in ("ant", "bee", "wasp", "%"))
+    assert "a.png" in re.sub(r"\s|ant|bee|wasp|[\d.]+ %", "", done.stdout)
+
+
+def test_bad_pictures_are_listed_the_good_ones_predicted(folder, model_file):
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("this is no picture")
+    done = command("predict", folder, "--model", model_file, "--json")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    answers = {answer["path"].rsplit("/", 1)[-1]: answer for answer in json.loads(done.stdout)}
+    assert len(answers["a.png"]["classes"]) == len(answers["b.jpg"]["classes"]) == 3
+    for name in ("empty.png", "text.jpg"):
+        assert not answers[name]["classes"] and name in answers[name]["error"] and name in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("summary", "resnet51"), "resnet50"),
+        (("summary", "missing.keras"), "missing.keras"),
+        (("models", "vgg*"), "vgg"),
+        (("predict", "nowhere.jpg", "--model", "resnet20"), "nowhere.jpg"),
+        (("predict", "https://example.com/cat.jpg"), "download"),
+        (("predict", REFERENCES, "--model", "resnet20"), "folder with pictures"),
+        (("train", "--recipe", "slow"), "quickstart"),
+        (("train", "--set", "epoch=2", "--workdir", "w"), "epochs"),
+        (("train", "--set", "epochs", "--workdir", "w"), "FIELD=VALUE"),
+        (("train", "--workdir", "/proc/none/w", "--set", "epochs=1"), "/proc"),
+        (("convert", "missing.pth", "out.h5", "--model", "resnet20"), "missing.pth"),
+        (("convert", REFERENCES / "torch_malicious.pth", "out.h5", "--model", "resnet20"), "system"),
+    ],
+)
+def test_bad_input_is_one_message_and_status_1(words, message, tmp_path):
+    done = command(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr and done.stderr.startswith("error:")
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_empty_folder(tmp_path, model_file):
+    done = command("predict", tmp_path, "--model", model_file)
+    assert done.returncode == 1 and "Expected a folder with pictures" in done.stderr
+
+
+def test_convert_there_and_back(tmp_path):
+    model = randomise(create("resnet20"))
+    save_weights(model, tmp_path / "a.weights.h5")
+    for source, target, layout in (("a.weights.h5", "b.pth", "torchvision"), ("b.pth", "c.safetensors", "keras")):
+        done = run("convert", tmp_path / source, tmp_path / target, "--model", "resnet20", "--layout", layout)
+        assert done.exit_code == 0, done.output
+    back = create("resnet20")
+    load_weights(back, tmp_path / "c.safetensors")
+    for ours, theirs in zip(back.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_help_names_every_command():
+    shown = run("--help").stdout
+    assert all(name in shown for name in ("models", "summary", "predict", "train", "convert"))

@@ -1,0 +1,248 @@
+"""Weights into a network: fetched from a server of our own, adapted, refused; nothing is ever half loaded."""
+
+import functools
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from dataclasses import replace
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import REFERENCES, pictures, randomise
+
+from keras_resnet import build, create, get_spec, load_weights, preprocessing, save_weights
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.weights.catalog import WEIGHTS, Source
+
+KEY = ("resnet20_cifar", "imagenet")
+
+
+def predict(model, x):
+    return keras.ops.convert_to_numpy(model(x, training=False))
+
+
+def logits(model):
+    return predict(model, pictures(2, 32, 32, 3))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A ResNet-20 with random weights, and the folder with its files in torch's layout."""
+    folder = tmp_path_factory.mktemp("served")
+    model = randomise(create("resnet20"))
+    save_weights(model, folder / "model.safetensors", layout="torchvision")
+    save_weights(model, folder / "weights.pth", layout="torchvision")
+    config = {"architecture": "resnet20_cifar", "num_classes": 10}
+    config["pretrained_cfg"] = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 1.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return model, folder
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; as the hub does it, /timm/<name>/resolve/main/<file>, with the headers its client wants."""
+
+    def translate_path(self, path):
+        return super().translate_path("/" + path.rsplit("/", 1)[-1])
+
+    def end_headers(self):
+        self.send_header("ETag", f'"{hashlib.md5(self.path.encode()).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        super().end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(trained, tmp_path, monkeypatch):
+    """A server on 127.0.0.1 and an empty cache: its address."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=trained[1])) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def digest(path):
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def publish(monkeypatch, url, digest):
+    monkeypatch.setitem(WEIGHTS, KEY, Source(url, digest, Preprocessing("cifar", 32, None), "MIT", 0.0, classes=10))
+
+
+def test_a_tag_is_fetched_verified_and_kept(trained, server, monkeypatch, tmp_path):
+    model, folder = trained
+    publish(monkeypatch, f"{server}/weights.pth", digest(folder / "weights.pth")[:15])
+    loaded = create("resnet20", weights="imagenet", classes=None)
+    np.testing.assert_array_equal(logits(loaded), logits(model))
+    assert preprocessing(loaded) == Preprocessing("cifar", 32, None)
+    assert loaded.info["weights"] == "imagenet"
+    assert [path.name for path in (tmp_path / "keras" / "models").iterdir()] == ["weights.pth"]
+    publish(monkeypatch, "http://127.0.0.1:9/weights.pth", digest(folder / "weights.pth"))  # nobody answers there
+    np.testing.assert_array_equal(logits(create("resnet20", weights="imagenet")), logits(model))
+
+
+def test_a_download_with_another_hash_is_removed(server, monkeypatch, tmp_path):
+    publish(monkeypatch, f"{server}/weights.pth", "md5:" + "0" * 32)
+    with pytest.raises(ValueError, match="hash"):
+        create("resnet20", weights="imagenet")
+    assert not any((tmp_path / "keras" / "models").iterdir())
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/weights.pth", "/missing.pth"])
+def test_without_a_network_the_error_says_what_to_do(url, server, monkeypatch, tmp_path):
+    publish(monkeypatch, url if url.startswith("http") else server + url, "md5:" + "0" * 32)
+    with pytest.raises(ConnectionError, match="pass its path as `weights`"):
+        create("resnet20", weights="imagenet")
+    assert not any((tmp_path / "keras" / "models").iterdir())
+
+
+def test_a_model_of_the_hub_brings_its_preprocessing(trained, server, tmp_path):
+    """In a process of its own: the hub's client reads HF_ENDPOINT once."""
+    script = (
+        "import sys, numpy, keras_resnet as k; m = k.create('resnet20', weights='hf://timm/resnet20_cifar.test');"
+        "print(k.preprocessing(m)); numpy.save(sys.argv[1], m(numpy.load(sys.argv[2]), training=False))"
+    )
+    np.save(tmp_path / "x.npy", pictures(2, 32, 32, 3))
+    environment = {**os.environ, "HF_ENDPOINT": server, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "y.npy", tmp_path / "x.npy"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mean=(0.5, 0.5, 0.5)" in done.stdout and "size=32" in done.stdout
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), logits(trained[0]), rtol=1e-5, atol=1e-6)
+
+
+def test_another_networks_repository_on_the_hub_is_refused():
+    with pytest.raises(ValueError, match="hf://timm/resnet50"):
+        create("resnet50", weights="hf://timm/resnet101.a1_in1k")
+
+
+def test_another_number_of_classes_keeps_the_body_and_starts_a_fresh_head(trained):
+    model, folder = trained
+    with pytest.warns(UserWarning, match="10 classes") as caught:
+        fresh = create("resnet20", weights=folder / "weights.pth", classes=3)
+    assert len(caught) == 1
+    features = [keras.Model(m.input, m.get_layer("avg_pool").output) for m in (model, fresh)]
+    np.testing.assert_array_equal(*map(logits, features))
+    kernel = np.asarray(fresh.get_layer("predictions").kernel)
+    assert kernel.shape == (64, 3) and kernel.std() == pytest.approx((2 / 64) ** 0.5, rel=0.2)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_other_input_channels_adapt_the_first_kernel(channels, trained):
+    model, folder = trained
+    with pytest.warns(UserWarning, match=f"for {channels}") as caught:
+        adapted = create("resnet20", weights=folder / "weights.pth", input_shape=(32, 32, channels))
+    assert len(caught) == 1
+    grey = pictures(2, 32, 32, 1)
+    expected = predict(model, np.repeat(grey, 3, axis=-1))
+    answer = predict(adapted, np.repeat(grey, channels, axis=-1))
+    if channels in (1, 6):  # 2 and 4 do not weigh the colours evenly, as in timm (test_parity.py)
+        np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-5)
+    if channels == 1:
+        assert preprocessing(adapted).channels == 1
+    elif channels != 3:
+        with pytest.raises(ValueError, match="mode"):
+            preprocessing(adapted)
+
+
+def test_the_plain_case_warns_of_nothing(trained):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        create("resnet20", weights=trained[1] / "weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("resnet32", {}, r"60 missing: conv2_block4_1_conv/kernel"),
+        ("resnet20", {"depths": (2, 2, 2)}, r"30 left over: layer1\.2\.conv1\.weight"),
+        ("resnet20", {"widths": (16, 32, 48)}, r"of another shape: conv4_block1_1_conv/kernel \(3, 3, 32, 64\), not"),
+        ("resnetv2_50", {}, "pre-activation"),
+    ],
+)
+def test_the_weights_of_another_network_are_refused_with_a_list(name, arguments, message, trained):
+    with pytest.raises(ValueError, match=message):
+        create(name, weights=trained[1] / "weights.pth", **arguments)
+
+
+def test_a_failed_load_leaves_the_model_as_it_was(trained, tmp_path):
+    model = randomise(create("resnet20"), seed=3)
+    before = logits(model)
+    whole = (trained[1] / "weights.pth").read_bytes()
+    for name, content in (("half.pth", whole[: len(whole) // 2]), ("empty.pth", b""), ("text.pth", b"<html>")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=name):
+            load_weights(model, tmp_path / name)
+    np.testing.assert_array_equal(logits(model), before)
+    load_weights(model, trained[1] / "weights.pth")
+    np.testing.assert_array_equal(logits(model), logits(trained[0]))
+
+
+def test_code_in_a_checkpoint_is_named_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("torch_malicious.pth", "torch_malicious_legacy.pth"):
+        with pytest.raises(ValueError, match="system"):
+            create("resnet20", weights=REFERENCES / name)
+    assert not any(tmp_path.iterdir())
+
+
+def test_loading_into_another_arrangement_is_refused(tmp_path):
+    spec = replace(get_spec("resnet50_v1_5"), depths=(1, 1, 1, 1), widths=(4, 8, 8, 8), stem_width=4)
+    save_weights(randomise(build(spec, classes=4)), tmp_path / "v1_5.safetensors", layout="torchvision")
+    model = build(replace(spec, stride_on="1x1"), classes=4)
+    with pytest.raises(ValueError, match="stride_on='3x3'"):
+        load_weights(model, tmp_path / "v1_5.safetensors")
+    with pytest.raises(ValueError, match="stride_on='3x3'"):
+        save_weights(model, tmp_path / "wrong.safetensors", layout="torchvision")
+    assert not (tmp_path / "wrong.safetensors").exists()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".h5", ".weights.h5", ".keras"])
+@pytest.mark.parametrize("name", ["resnet50", "resnet50_v1_5", "resnet50v2", "resnetv2_50", "resnet50d", "seresnet18"])
+def test_our_own_files_say_how_the_network_was_arranged(name, suffix, tmp_path):
+    """Whatever of the two ResNet-50s one asks for, the file's is built."""
+    small = {"depths": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "stem_width": 8}
+    model = randomise(create(name, classes=4, input_shape=(64, 64, 3), **small))
+    save_weights(model, tmp_path / f"out{suffix}")
+    asked = {"resnet50": "resnet50_v1_5", "resnet50_v1_5": "resnet50", "resnetv2_50": "resnet50v2"}.get(name, name)
+    loaded = create(asked, weights=tmp_path / f"out{suffix}", input_shape=(64, 64, 3), **small)
+    x = pictures(2, 64, 64, 3)
+    np.testing.assert_allclose(predict(loaded, x), predict(model, x), rtol=1e-5, atol=1e-6)
+
+
+def test_files_of_older_keras_number_their_layers(tmp_path):
+    """Keras 3 before it wrote the layers' names: strip them and read by order."""
+    model = randomise(create("resnet20", depths=(1, 1, 1)))
+    model.save_weights(tmp_path / "old.weights.h5")
+    with h5py.File(tmp_path / "old.weights.h5", "r+") as file:
+        for group in file["layers"].values():
+            del group["vars"].attrs["name"]
+    loaded = create("resnet20", weights=tmp_path / "old.weights.h5", depths=(1, 1, 1))
+    np.testing.assert_array_equal(logits(loaded), logits(model))
+
+
+@pytest.mark.parametrize("layout", ["kreas", "timm", None])
+def test_an_unknown_or_unfit_layout(layout, trained, tmp_path):
+    with pytest.raises(ValueError, match="layout"):
+        save_weights(trained[0], tmp_path / "out.safetensors", layout=layout)
+    assert not any(tmp_path.iterdir())
+
+
+def test_torch_reads_what_we_write(trained, tmp_path):
+    torch = pytest.importorskip("torch")
+    state = torch.load(trained[1] / "weights.pth", weights_only=True)
+    kernel = np.asarray(trained[0].get_layer("conv3_block2_1_conv").kernel)
+    np.testing.assert_array_equal(state["layer2.1.conv1.weight"].numpy(), kernel.transpose(3, 2, 0, 1))
