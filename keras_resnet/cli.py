@@ -89,7 +89,7 @@ def predict(
 ):
     """Say what is in pictures. Files that are no pictures are listed, and make the exit status 1."""
     keras_resnet = _package()
-    from keras_resnet.data.preprocessing import find_pictures
+    from keras_resnet.data.pictures import find_pictures
 
     paths = find_pictures(images)  # before any weights are fetched
     network = _model(keras_resnet, model, weights, default_weights="imagenet")
@@ -127,9 +127,12 @@ def train(
     recipe: Annotated[str, typer.Option(help="A row of RECIPES.")] = "quickstart",
     model: Annotated[str, typer.Option(help="A network of `keras-resnet models`.")] = "resnet20",
     dataset: Annotated[str, typer.Option(help="The pictures.")] = "digits",
-    workdir: Annotated[Path, typer.Option(help="Folder for the model, logs, curves and report.")] = Path("runs/quickstart"),
+    workdir: Annotated[Path, typer.Option(help="Folder for the model, logs, curves and report.")] = Path(
+        "runs/quickstart"
+    ),
     changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a field of the recipe: --set epochs=2.", metavar="FIELD=VALUE")
+        list[str] | None,
+        typer.Option("--set", help="Change a field of the recipe: --set epochs=2.", metavar="FIELD=VALUE"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in the folder.")] = False,
@@ -145,7 +148,7 @@ def train(
 
 
 def _assignment(text):
-    """"epochs=2" -> ("epochs", 2)."""
+    """ "epochs=2" -> ("epochs", 2)."""
     field, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"`--set` should be FIELD=VALUE, such as epochs=2. Received: --set {text}")
@@ -173,7 +176,9 @@ def _model(keras_resnet, name, weights, default_weights=None):
     """A network by its name, or the model in a .keras file."""
     if name.endswith(".keras"):
         if weights is not None:
-            raise ValueError(f"`--weights` should be left out: a .keras file has its own. Received: --weights {weights}")
+            raise ValueError(
+                f"`--weights` should be left out: a .keras file has its own. Received: --weights {weights}"
+            )
         return keras_resnet.load_model(name)
     return keras_resnet.create(name, weights=weights or default_weights)
 

@@ -87,8 +87,7 @@ def create(
     _check_weights(variant, weights, include_top, classes, classifier_activation)
     if include_top and input_shape is not None and None in input_shape:
         raise ValueError(
-            "If `include_top` is True, you should specify a static `input_shape`. "
-            f"Received: input_shape={input_shape}"
+            f"If `include_top` is True, you should specify a static `input_shape`. Received: input_shape={input_shape}"
         )
     arguments = {
         "include_top": include_top,
@@ -187,8 +186,12 @@ def _preprocessing_of_tag(tag, variant):
         return found.pop()
     tags = sorted({tag for _, tag in WEIGHTS})
     if not found:
-        raise ValueError(f"`weights` should be a model or one of the tags {tags}. Received: {tag!r}, variant={variant!r}")
-    raise ValueError(f"The files of {tag!r} differ in their preprocessing; say which network: variant=... Received: None")
+        raise ValueError(
+            f"`weights` should be a model or one of the tags {tags}. Received: {tag!r}, variant={variant!r}"
+        )
+    raise ValueError(
+        f"The files of {tag!r} differ in their preprocessing; say which network: variant=... Received: None"
+    )
 
 
 def _constructor(class_name, variant, source):

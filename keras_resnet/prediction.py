@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_resnet.data.labels import decode_predictions, imagenet_classes
-from keras_resnet.data.preprocessing import find_pictures, load_picture
+from keras_resnet.data.pictures import find_pictures, load_picture
 from keras_resnet.models import preprocessing
 
 

@@ -12,7 +12,9 @@ def cifar10(test_data):
     if not (test_data / "tfds" / "cifar10").is_dir():
         pytest.skip("KERAS_RESNET_TEST_DATA has no tfds/cifar10")
     return tfds.as_numpy(
-        tfds.load("cifar10", split="test", data_dir=test_data / "tfds", download=False, batch_size=-1, as_supervised=True)
+        tfds.load(
+            "cifar10", split="test", data_dir=test_data / "tfds", download=False, batch_size=-1, as_supervised=True
+        )
     )
 
 

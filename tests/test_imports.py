@@ -21,6 +21,7 @@ ORDER = [  # docs/ARCHITECTURE.md: the order in which to read the code
     "architecture.complexity",
     "architecture.network",
     "variants",
+    "data.pictures",
     "data.preprocessing",
     "data.labels",
     "data.augmentation",
@@ -51,7 +52,17 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
     if path.name != "__init__.py"
 }
-LAZY = {"tensorflow_datasets", "keras_tuner", "sklearn", "matplotlib", "onnx", "huggingface_hub", "safetensors", "h5py", "PIL"}
+LAZY = {
+    "tensorflow_datasets",
+    "keras_tuner",
+    "sklearn",
+    "matplotlib",
+    "onnx",
+    "huggingface_hub",
+    "safetensors",
+    "h5py",
+    "PIL",
+}
 
 
 def imports(path, top_level_only=False):

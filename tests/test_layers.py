@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import pictures, randomise
+from keras.ops import convert_to_numpy as array
 
 from keras_resnet.architecture.layers import BatchNormalization, squeeze_excite_width
 
@@ -39,10 +40,12 @@ TOLERANCE = {"float32": 2e-5, "mixed_bfloat16": 2e-2, "mixed_float16": 3e-3, "fl
 def test_same_outputs_and_moving_averages_as_keras(shape, kwargs, training, policy):
     ours, theirs = pair(shape, policy, **kwargs)
     x = 3 * pictures(*shape) + 1
-    outputs = [np.asarray(keras.ops.cast(layer(x, training=training), "float32")) for layer in (ours, theirs)]
+    outputs = [array(keras.ops.cast(layer(x, training=training), "float32")) for layer in (ours, theirs)]
     np.testing.assert_allclose(*outputs, rtol=TOLERANCE[policy], atol=TOLERANCE[policy])
     for mine, keras_own in zip(ours.weights, theirs.weights, strict=True):
-        np.testing.assert_allclose(mine, keras_own, rtol=1e-4 if policy in ("float32", "float64") else 1e-2, atol=1e-5)
+        np.testing.assert_allclose(
+            array(mine), array(keras_own), rtol=1e-4 if policy in ("float32", "float64") else 1e-2, atol=1e-5
+        )
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="gradients through TensorFlow's tape")
@@ -64,11 +67,11 @@ def test_same_gradients_as_keras(training, axis):
 
 def test_a_frozen_layer_keeps_its_statistics():
     ours, _ = pair((8, 5, 7, 6))
-    before = [np.array(weight) for weight in ours.weights]
+    before = ours.get_weights()
     ours.trainable = False
     frozen, inference = ours(pictures(8, 5, 7, 6), training=True), ours(pictures(8, 5, 7, 6), training=False)
-    np.testing.assert_array_equal(frozen, inference)
-    for weight, value in zip(ours.weights, before, strict=True):
+    np.testing.assert_array_equal(array(frozen), array(inference))
+    for weight, value in zip(ours.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, value)
 
 
@@ -80,10 +83,10 @@ def test_weights_files_of_keras_load_and_the_other_way_round(tmp_path):
     ours.save_weights(tmp_path / "ours.weights.h5")
     theirs.load_weights(tmp_path / "ours.weights.h5")
     x = pictures(2, 8, 8, 3)
-    np.testing.assert_allclose(ours(x), theirs(x), atol=1e-5)
+    np.testing.assert_allclose(array(ours(x)), array(theirs(x)), atol=1e-5)
     randomise(theirs, seed=5).save_weights(tmp_path / "theirs.weights.h5")
     ours.load_weights(tmp_path / "theirs.weights.h5")
-    np.testing.assert_allclose(ours(x), theirs(x), atol=1e-5)
+    np.testing.assert_allclose(array(ours(x)), array(theirs(x)), atol=1e-5)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the fused kernel is TensorFlow's")

@@ -44,8 +44,10 @@ def test_every_variant_builds_trains_one_step_and_round_trips(name, tmp_path):
 
     randomise(model).save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert isinstance(loaded, ResNet) and loaded.spec == model.spec and loaded.spec == replace(
-        spec, data_format="channels_last"
+    assert (
+        isinstance(loaded, ResNet)
+        and loaded.spec == model.spec
+        and loaded.spec == replace(spec, data_format="channels_last")
     )
     np.testing.assert_array_equal(predict(loaded, x), predict(model, x))
 

@@ -41,9 +41,7 @@ def test_narrow_networks_give_their_logits(name, size):
     expected = np.load(NARROW / f"{name}.npz")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of adapted input channels
-        model = build_from_file(
-            spec, path, input_shape=(None, None, row["input_channels"]), classifier_activation=None
-        )
+        model = build_from_file(spec, path, input_shape=(None, None, row["input_channels"]), classifier_activation=None)
     assert_close(logits(model, expected[f"x{size}"]), expected[f"logits{size}"])
 
 

@@ -66,7 +66,9 @@ def test_drop_path_grows_linearly_from_zero():
     assert rates == pytest.approx([0.1 * i for i in range(8)])
 
 
-@pytest.mark.parametrize(("name", "message"), [("resnet51", "resnet50"), ("ResNext50", "resnext50_32x4d"), ("", "list_models")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("resnet51", "resnet50"), ("ResNext50", "resnext50_32x4d"), ("", "list_models")]
+)
 def test_an_unknown_network_names_its_neighbours(name, message):
     with pytest.raises(ValueError, match=message):
         get_spec(name)

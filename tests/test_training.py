@@ -61,8 +61,10 @@ def test_every_epoch_has_its_own_order_and_crops():
 
 def test_padding_moves_the_picture_and_no_more():
     data = digits()
-    plain, moved = (np.sort(np.concatenate([x for x, _ in training_pipeline(data, 479, p).as_numpy_iterator()]).sum((1, 2, 3)))
-                    for p in (0, 1))
+    plain, moved = (
+        np.sort(np.concatenate([x for x, _ in training_pipeline(data, 479, p).as_numpy_iterator()]).sum((1, 2, 3)))
+        for p in (0, 1)
+    )
     assert (moved <= plain + 1e-3).all() and not np.allclose(moved, plain)
 
 

@@ -1,13 +1,10 @@
 """Written files, read by the libraries that the formats belong to."""
 
-import os
-
 import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from keras_resnet.files import replacing
 from keras_resnet.weights.readers import open_weights
 from keras_resnet.weights.writers import write_arrays
 
@@ -120,41 +117,3 @@ def test_what_a_format_cannot_hold_is_refused_and_the_old_file_stays(tmp_path, a
     with pytest.raises(ValueError, match="should be.*Received: "):
         write_arrays(arrays, tmp_path / name)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
-
-
-def test_replacing_renames_when_the_block_ends_and_not_before(tmp_path):
-    path = tmp_path / "model.weights.h5"
-    path.write_text("old")
-    with replacing(path) as temporary:
-        assert temporary.parent == path.parent and temporary.name.endswith(".weights.h5")
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
-
-
-def test_replacing_leaves_nothing_behind_when_the_block_fails(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
-def test_replacing_follows_links(tmp_path):
-    target, link = tmp_path / "target.txt", tmp_path / "link.txt"
-    target.write_text("old")
-    link.symlink_to(target)
-    with replacing(link) as temporary:
-        temporary.write_text("new")
-    assert link.is_symlink() and target.read_text() == "new"
-
-
-def test_replacing_says_what_is_wrong_with_the_folder(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="should exist.*absent"), replacing(tmp_path / "absent/a"):
-        pass
-    with pytest.raises(IsADirectoryError, match="not a folder"), replacing(tmp_path):
-        pass
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
-    with pytest.raises(PermissionError, match="should be writable"), replacing(tmp_path / "a"):
-        pass

@@ -74,7 +74,10 @@ class Transform:
     """How many times wider than the stage it leaves the maps."""
 
 
-TRANSFORMS = {"basic": Transform(basic, layers=2, expansion=1), "bottleneck": Transform(bottleneck, layers=3, expansion=4)}
+TRANSFORMS = {
+    "basic": Transform(basic, layers=2, expansion=1),
+    "bottleneck": Transform(bottleneck, layers=3, expansion=4),
+}
 
 
 def residual_block(block, *, spec):

@@ -1,27 +1,15 @@
-"""Pictures as networks want them: found, read, resized, cropped, normalised. Works on every Keras backend."""
+"""Pictures as networks want them: resized, cropped, normalised. Works on every Keras backend."""
 
-import contextlib
 import difflib
-import io
 import math
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import keras
 import numpy as np
 
-FORMATS = {
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "JPEG": (".jpg", ".jpeg"),
-    "PNG": (".png",),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
-"""Format -> suffixes. Pillow reads more, some by running other programs (EPS), so it is asked for these alone."""
+from keras_resnet.data.pictures import as_picture, check_channels, is_one_picture
+
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
@@ -159,7 +147,7 @@ class Preprocessing:
             value = getattr(self, name)
             if not (isinstance(value, int) and value > 0) and (name, value) != ("resize", None):
                 raise ValueError(f"`{name}` should be a positive number of pixels. Received: {name}={value!r}")
-        _check_channels(self.channels)
+        check_channels(self.channels)
         if _normalization(self.mode).channels not in (1, self.channels):
             raise ValueError(
                 f"`channels` should be {_normalization(self.mode).channels}, as many as mode={self.mode!r} has values "
@@ -244,10 +232,10 @@ class Preprocessing:
             ValueError: for a file that is no picture and an array that is none.
             OSError: for a file that cannot be opened.
         """
-        pictures = [pictures] if _is_one_picture(pictures) else list(pictures)
+        pictures = [pictures] if is_one_picture(pictures) else list(pictures)
         pixels = np.empty((len(pictures), self.size, self.size, self.channels), "uint8")
         for row, picture in zip(pixels, pictures, strict=True):
-            row[:] = np.asarray(self._square(_as_picture(picture, self.channels))).reshape(row.shape)
+            row[:] = np.asarray(self._square(as_picture(picture, self.channels))).reshape(row.shape)
         return preprocess_input(pixels, self.mode, data_format="channels_last")
 
     def _square(self, picture):
@@ -260,12 +248,6 @@ class Preprocessing:
         if max(sides) > 16 * max(self.size, self.resize):
             return _square_of_strip(picture, sides, self.size, interpolation)
         return _center_crop(picture.resize(sides, interpolation), self.size)
-
-
-def _is_one_picture(pictures):
-    from PIL import Image
-
-    return isinstance(pictures, (str, bytes, os.PathLike, io.IOBase, Image.Image)) or getattr(pictures, "ndim", 4) < 4
 
 
 def _resized(size, shorter):
@@ -300,166 +282,3 @@ def _window(given, side, size, short):
     margin = 4 * short  # further than any interpolation reaches
     first, last = max(0, int(start * scale) - margin), min(given, int(stop * scale) + margin + 1)
     return stop - start, (first, last), (start * scale - first, min(given, stop * scale) - first)
-
-
-def load_picture(source, channels=3):
-    """Reads a picture, upright, in eight bits.
-
-    The orientation in EXIF is applied, what is transparent becomes white, of an animation the first frame is taken,
-    and 16-bit grey is scaled down.
-
-    Args:
-        source: path, bytes, or a file open for reading bytes.
-        channels: 3 for RGB, 1 for grey.
-
-    Returns:
-        A PIL image of mode "RGB" or "L".
-
-    Raises:
-        ValueError: for what is no picture of FORMATS, is truncated or empty, or larger than PIL.Image.MAX_IMAGE_PIXELS.
-        OSError: for a file that is not there or may not be read.
-    """
-    from PIL import Image
-
-    _check_channels(channels)
-    with _opened(source) as file:
-        try:
-            with Image.open(file, formats=tuple(FORMATS)) as image:
-                _refuse_bomb(image)
-                return _converted(image, channels)
-        except Exception as error:  # on damaged files Pillow's readers raise nearly anything
-            received = f"{len(source)} bytes" if isinstance(source, bytes) else f"path={_name(source)!r}"
-            raise ValueError(
-                f"Expected a picture ({', '.join(FORMATS)}). Received: {received} ({_reason(error, file)})"
-            ) from error
-
-
-def _check_channels(channels):
-    if channels not in (1, 3):
-        raise ValueError(f"`channels` should be 3 for RGB or 1 for grey. Received: channels={channels!r}")
-
-
-def _opened(source):
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    if isinstance(source, (str, os.PathLike)):
-        _refuse_url(source)
-        return open(source, "rb")
-    return contextlib.nullcontext(source)
-
-
-def _name(source):
-    return str(source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", source))
-
-
-def _reason(error, file):
-    from PIL import UnidentifiedImageError
-
-    if not isinstance(error, UnidentifiedImageError):
-        return str(error) or type(error).__name__
-    return "it holds something else" if file.seek(0, io.SEEK_END) else "it is empty"
-
-
-def _refuse_bomb(image):
-    """Pillow refuses what is twice as large as its limit, and only warns below that."""
-    from PIL import Image
-
-    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError(
-            f"{image.width} x {image.height} is more than the {Image.MAX_IMAGE_PIXELS} pixels of "
-            "PIL.Image.MAX_IMAGE_PIXELS"
-        )
-
-
-def _as_picture(picture, channels):
-    """A path, PIL image or uint8 array -> PIL image of mode "RGB" or "L"."""
-    from PIL import Image
-
-    if isinstance(picture, Image.Image):
-        return _converted(picture, channels)
-    if not hasattr(picture, "__array__"):
-        return load_picture(picture, channels)
-    pixels = np.asarray(picture)
-    if pixels.ndim == 3 and pixels.shape[-1] == 1:
-        pixels = pixels[..., 0]
-    is_picture = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4))
-    if pixels.dtype != np.uint8 or not is_picture or not pixels.size:
-        raise ValueError(
-            "A picture should be a path, a PIL image, or a uint8 array (H, W) or (H, W, C) with 1, 3 or 4 channels. "
-            f"Received: an array of shape {np.shape(picture)}, {pixels.dtype}"
-        )
-    return _converted(Image.fromarray(pixels), channels)
-
-
-def _converted(image, channels):
-    """Any PIL image -> upright, opaque, mode "RGB" or "L"."""
-    from PIL import Image, ImageOps
-
-    image.load()
-    if 0 in image.size:
-        raise ValueError(f"A picture should have pixels. Received: one of {image.width} x {image.height}")
-    image = _eight_bits(ImageOps.exif_transpose(image))
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB" if channels == 3 else "L")
-
-
-def _eight_bits(image):
-    """16-bit grey scaled to 8 bits (Pillow would clip it at 255); pixels of no known range are refused."""
-    from PIL import Image
-
-    if image.mode[0] not in "IF":
-        return image
-    pixels = np.asarray(image)
-    if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError(f"Pixels should have 8 bits, or 16 in grey. Received: pixels of Pillow's mode {image.mode!r}")
-    return Image.fromarray(np.round(pixels / 257).astype("uint8"))
-
-
-def find_pictures(paths):
-    """Picture files, by their names; they are not opened.
-
-    Args:
-        paths: a file, a folder, or a sequence of them. Files are taken as they are; folders are searched with all
-            their folders for the suffixes of FORMATS, hidden files and folders left out.
-
-    Returns:
-        List of Path in the order of `paths`, those of a folder sorted.
-
-    Raises:
-        FileNotFoundError: for a path where nothing is.
-        ValueError: for a folder without pictures, and for a URL.
-    """
-    paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
-    return [picture for path in paths for picture in _pictures_at(path)]
-
-
-def _pictures_at(path):
-    _refuse_url(path)
-    folder = Path(path)
-    if not folder.exists():
-        raise FileNotFoundError(
-            f"Expected a picture or a folder of pictures; there is none. Received: path={str(path)!r}"
-        )
-    if not folder.is_dir():
-        return [folder]
-    files = (file for file in folder.rglob("*") if _looks_like_a_picture(file.relative_to(folder)))
-    found = sorted(file for file in files if file.is_file())
-    if not found:
-        suffixes = " ".join(suffix for row in FORMATS.values() for suffix in row)
-        raise ValueError(f"Expected a folder with pictures ({suffixes}). Received: path={str(path)!r}")
-    return found
-
-
-def _looks_like_a_picture(path):
-    hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and any(path.suffix.lower() in suffixes for suffixes in FORMATS.values())
-
-
-def _refuse_url(path):
-    """Also after Path has made one slash of two; a drive's single letter is no scheme."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) and not os.path.exists(path):
-        raise ValueError(
-            f"Expected a path: URLs are not fetched, download the picture first. Received: path={str(path)!r}"
-        )

@@ -88,5 +88,7 @@ def get_recipe(name, **changes):
     for change in changes:
         if change not in known:
             near = difflib.get_close_matches(change, known, n=3, cutoff=0.3)
-            raise ValueError(f"A recipe has the fields {known}. Nearest: {near}. Received: {change}={changes[change]!r}")
+            raise ValueError(
+                f"A recipe has the fields {known}. Nearest: {near}. Received: {change}={changes[change]!r}"
+            )
     return replace(RECIPES[name], **changes)

@@ -27,7 +27,9 @@ class Source:
 
 _CAFFE = Preprocessing(mode="caffe")
 _TF = Preprocessing(mode="tf")
-_KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/{}_weights_tf_dim_ordering_tf_kernels{}.h5"
+_KERAS = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/resnet/{}_weights_tf_dim_ordering_tf_kernels{}.h5"
+)
 _TORCHVISION = "https://download.pytorch.org/models/{}-{}.pth"
 
 # (network, MD5 with top, MD5 without, preprocessing, top-1 %): keras/src/applications/resnet.py, keras.io/api/applications

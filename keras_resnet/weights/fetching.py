@@ -59,7 +59,9 @@ def fetch(url, digest):
         except Exception as error:  # what Keras raises, whatever the cause
             raise _unreachable(url, error) from error
         if not _matches(partial, digest):
-            raise ValueError(f"The file at {url} should have the hash {digest}; the download was removed, as it has not.")
+            raise ValueError(
+                f"The file at {url} should have the hash {digest}; the download was removed, as it has not."
+            )
     return path
 
 
@@ -98,4 +100,6 @@ def timm_preprocessing(path):
         config = json.loads(Path(path).read_text("utf-8"))
         return Preprocessing.from_timm(config.get("pretrained_cfg", config))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"`{path}` should be timm's config.json, with a `pretrained_cfg`. Received: {error}") from error
+        raise ValueError(
+            f"`{path}` should be timm's config.json, with a `pretrained_cfg`. Received: {error}"
+        ) from error
