@@ -1,13 +1,42 @@
-"""Residual networks in Keras: any of the family, anybody's weights, real pictures (He et al. 2015, arXiv:1512.03385)."""
+"""Residual networks in Keras: any of the family, anybody's weights, real pictures (He et al. 2015)."""
 
-from keras_resnet import models as _models
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.network import ResNet, build, endpoints
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.labels import decode_predictions
 from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
-from keras_resnet.models import *  # noqa: F403
-from keras_resnet.models import create, load_model, preprocessing
+from keras_resnet.models import (
+    PlainNet18,
+    PlainNet20,
+    PlainNet32,
+    PlainNet34,
+    PlainNet44,
+    PlainNet56,
+    ResNet18,
+    ResNet20,
+    ResNet32,
+    ResNet34,
+    ResNet44,
+    ResNet50,
+    ResNet50D,
+    ResNet50V2,
+    ResNet56,
+    ResNet101,
+    ResNet101V2,
+    ResNet110,
+    ResNet152,
+    ResNet152V2,
+    ResNet1202,
+    ResNeXt50,
+    ResNeXt101,
+    SEResNet50,
+    SEResNet101,
+    WideResNet50,
+    WideResNet101,
+    create,
+    load_model,
+    preprocessing,
+)
 from keras_resnet.prediction import predict
 from keras_resnet.training.recipes import Recipe, get_recipe
 from keras_resnet.variants import get_spec, list_models
@@ -38,7 +67,33 @@ __all__ = [
     "preprocessing",
     "save_weights",
     "train",
-    *_models.__all__,
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "ResNet101",
+    "ResNet152",
+    "ResNet50V2",
+    "ResNet101V2",
+    "ResNet152V2",
+    "ResNet50D",
+    "ResNeXt50",
+    "ResNeXt101",
+    "WideResNet50",
+    "WideResNet101",
+    "SEResNet50",
+    "SEResNet101",
+    "PlainNet18",
+    "PlainNet34",
+    "ResNet20",
+    "ResNet32",
+    "ResNet44",
+    "ResNet56",
+    "ResNet110",
+    "ResNet1202",
+    "PlainNet20",
+    "PlainNet32",
+    "PlainNet44",
+    "PlainNet56",
 ]
 
 

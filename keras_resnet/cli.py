@@ -10,10 +10,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 app = typer.Typer(
     help="Residual networks in Keras: build, load anybody's weights, train, look at pictures.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -100,7 +102,7 @@ def predict(
         _print_predictions(answers)
     bad = [answer for answer in answers if answer.error]
     for answer in bad:
-        err.print(f"[red]not read:[/] {answer.path}: {answer.error}", highlight=False, soft_wrap=True)
+        err.print("[red]not read:[/]", Text(f"{answer.path}: {answer.error}"), soft_wrap=True)
     if bad:
         raise typer.Exit(1)
 
@@ -194,13 +196,19 @@ def _package():
     return keras_resnet
 
 
+def _note(message, category, *_):
+    """A warning as a line for people; those for developers are left out."""
+    if issubclass(category, UserWarning):
+        err.print("[yellow]note:[/]", Text(str(message)), soft_wrap=True)
+
+
 def main():
     """The entry point: an error is one message and an exit status of 1, never a traceback."""
-    warnings.showwarning = lambda message, *_: err.print(f"[yellow]note:[/] {message}", highlight=False, soft_wrap=True)
+    warnings.showwarning = _note
     try:
         app()
     except (ValueError, OSError, ImportError) as error:
-        err.print("[red]error:[/]", str(error), highlight=False, soft_wrap=True, markup=True)
+        err.print("[red]error:[/]", Text(str(error)), soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("[red]stopped[/]")

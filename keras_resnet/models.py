@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 
@@ -12,37 +13,6 @@ from keras_resnet.variants import canonical_name, get_spec
 from keras_resnet.weights.catalog import WEIGHTS, unknown_weights
 from keras_resnet.weights.fetching import locate
 from keras_resnet.weights.loading import build_from_file
-
-
-__all__ = [
-    "ResNet18",
-    "ResNet34",
-    "ResNet50",
-    "ResNet101",
-    "ResNet152",
-    "ResNet50V2",
-    "ResNet101V2",
-    "ResNet152V2",
-    "ResNet50D",
-    "ResNeXt50",
-    "ResNeXt101",
-    "WideResNet50",
-    "WideResNet101",
-    "SEResNet50",
-    "SEResNet101",
-    "PlainNet18",
-    "PlainNet34",
-    "ResNet20",
-    "ResNet32",
-    "ResNet44",
-    "ResNet56",
-    "ResNet110",
-    "ResNet1202",
-    "PlainNet20",
-    "PlainNet32",
-    "PlainNet44",
-    "PlainNet56",
-]
 
 
 def create(
@@ -101,7 +71,8 @@ def create(
         return build(spec, classes=spec.default_classes if classes is None else classes, **arguments)
     path, preprocessing = locate(weights, variant, include_top)
     model = build_from_file(spec, path, classes=classes, preprocessing=preprocessing, **arguments)
-    model.info["weights"] = str(weights)
+    if path != Path(weights):
+        model.info["weights"] = weights
     return model
 
 

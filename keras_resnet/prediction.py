@@ -54,7 +54,7 @@ def predict(model, paths, top=5, batch_size=32):
 
 
 def class_names(model):
-    """Names of a model's classes: those stored in it, ImageNet's for a thousand (None), else "class 0", "class 1", ..."""
+    """Names of a model's classes: those stored in it, None for ImageNet's thousand, else "class 0", "class 1", ..."""
     stored, count = (getattr(model, "info", None) or {}).get("class_names"), model.output_shape[-1]
     if stored and len(stored) == count:
         return stored

@@ -10,8 +10,8 @@ import pytest
 
 PORTABLE = ("test_parity.py", "test_layers.py", "test_network.py", "test_loading.py")
 CHOSEN = (
-    "give_their_logits and 64 or feature_maps or what_we_write or same_outputs and float32 or weights_files_of_keras "
-    "or channels_first or say_how_the_network_was_arranged or fresh_head or failed_load"
+    "64 and (resnet50d or seresnet50 or resnetv2 or resnext) or same_outputs and float32 or weights_files_of_keras or channels_first or fresh_head "
+    "or failed_load"
 )
 
 

@@ -246,3 +246,23 @@ def test_torch_reads_what_we_write(trained, tmp_path):
     state = torch.load(trained[1] / "weights.pth", weights_only=True)
     kernel = np.asarray(trained[0].get_layer("conv3_block2_1_conv").kernel)
     np.testing.assert_array_equal(state["layer2.1.conv1.weight"].numpy(), kernel.transpose(3, 2, 0, 1))
+
+
+def test_layers_in_front_of_an_input_tensor_are_not_the_networks(trained):
+    inputs = keras.Input((32, 32, 5))
+    adapter = keras.layers.Conv2D(3, 1, name="adapter")
+    model = create("resnet20", weights=trained[1] / "weights.pth", input_tensor=adapter(inputs))
+    x = pictures(2, 32, 32, 5)
+    expected = predict(trained[0], keras.ops.convert_to_numpy(adapter(x)))
+    np.testing.assert_allclose(predict(model, x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "no JSON", '{"pretrained_cfg": {"mean": 3}}'])
+def test_a_stray_config_json_beside_the_weights_does_no_harm(content, trained, tmp_path):
+    (tmp_path / "weights.pth").write_bytes((trained[1] / "weights.pth").read_bytes())
+    (tmp_path / "config.json").write_text(content)
+    assert preprocessing(create("resnet20", weights=tmp_path / "weights.pth")) == Preprocessing("torch", 32, None)
+
+
+def test_timms_config_json_beside_the_weights_is_heard(trained):
+    assert preprocessing(create("resnet20", weights=trained[1] / "model.safetensors")).mode.mean == (0.5, 0.5, 0.5)

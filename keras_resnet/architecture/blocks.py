@@ -158,10 +158,8 @@ def _merge(block, spec, *, name):
     if spec.shortcut is None:
         return lambda x, preact, transform: transform(preact)
     around = shortcut(block, spec=spec)
-    if spec.merge == "concat":
-        join = layers.Concatenate(axis=spec.channel_axis, name=name)
-    else:
-        join = layers.Add(name=name)
+    concat = spec.merge == "concat"
+    join = layers.Concatenate(axis=spec.channel_axis, name=name) if concat else layers.Add(name=name)
     return lambda x, preact, transform: join([around(x, preact), transform(preact)])
 
 

@@ -50,7 +50,7 @@ def shortcut(block, *, spec):
 
 
 def _average_pool(block, spec):
-    """2x2 means: at the border, of what is there; where `output_stride` keeps the resolution, with zeros, as in timm."""
+    """2x2 means: at the border, of what is there; where `output_stride` keeps the resolution, of zeros too (timm)."""
     name, data_format = f"{block.name}_0_pool", spec.data_format
     if block.stride == 1:
         return chain(

@@ -66,7 +66,7 @@ POOLS = {"max": _max_pool, "max_unpadded": _max_pool_unpadded, "conv": None, Non
 
 
 def stem(spec):
-    """x -> (B, ceil(H / stride), ceil(W / stride), stem_width); a pre-activation net leaves its last norm to block 1."""
+    """x -> (B, ceil(H / stride), ceil(W / stride), stem_width); before pre-activation, without last norm and ReLU."""
     kind = STEMS[spec.stem]
     *rows, (last_name, last) = kind.rows(spec)
     return chain(

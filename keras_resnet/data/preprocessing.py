@@ -10,6 +10,8 @@ import numpy as np
 
 from keras_resnet.data.pictures import as_picture, check_channels, is_one_picture
 
+LARGEST = 8192
+"""Pixels of a side at most: a Preprocessing may come with somebody's file."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
@@ -145,8 +147,8 @@ class Preprocessing:
         _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         for name in ("size", "resize"):
             value = getattr(self, name)
-            if not (isinstance(value, int) and value > 0) and (name, value) != ("resize", None):
-                raise ValueError(f"`{name}` should be a positive number of pixels. Received: {name}={value!r}")
+            if not (isinstance(value, int) and 0 < value <= LARGEST) and (name, value) != ("resize", None):
+                raise ValueError(f"`{name}` should be from 1 to {LARGEST} pixels. Received: {name}={value!r}")
         check_channels(self.channels)
         if _normalization(self.mode).channels not in (1, self.channels):
             raise ValueError(

@@ -1,6 +1,7 @@
 """Recipe, network and pictures -> compile, model.fit, and a folder that says what happened."""
 
 import json
+import math
 import platform
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import keras
 
-from keras_resnet.data.datasets import Dataset, load_dataset, evaluation_pipeline, training_pipeline
+from keras_resnet.data.datasets import Dataset, evaluation_pipeline, load_dataset, training_pipeline
 from keras_resnet.files import replacing
 from keras_resnet.models import create
 from keras_resnet.training.curves import draw_curves
@@ -65,6 +66,7 @@ def train(model="resnet20", dataset="digits", recipe="quickstart", workdir=None,
         validation_data=evaluation_pipeline(dataset, recipe.batch_size),
         epochs=recipe.epochs,
         callbacks=_callbacks(folder, steps, title=f"{model.name} on {dataset.name}"),
+        shuffle=False,  # the pipeline does
         verbose=1 if sys.stdout.isatty() else 2,
     ).history
     seconds = time.perf_counter() - started
@@ -95,7 +97,7 @@ def _settings(model, dataset, recipe, seed):
     return {
         "model": model.name,
         "spec": spec and spec.to_config(),
-        "parameters": sum(int(weight.size) for weight in map(keras.ops.convert_to_numpy, model.trainable_weights)),
+        "parameters": sum(math.prod(weight.shape) for weight in model.trainable_weights),
         "dataset": dataset.name,
         "training_images": len(dataset.train[1]),
         "test_images": len(dataset.test[1]),

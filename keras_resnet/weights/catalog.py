@@ -32,7 +32,7 @@ _KERAS = (
 )
 _TORCHVISION = "https://download.pytorch.org/models/{}-{}.pth"
 
-# (network, MD5 with top, MD5 without, preprocessing, top-1 %): keras/src/applications/resnet.py, keras.io/api/applications
+# (network, MD5 with top, without, preprocessing, top-1 %): keras/src/applications/resnet.py, keras.io/api/applications
 _KERAS_ROWS = (
     ("resnet50", "2cb95161c43110f7111970584f804107", "4d473c1dd8becc155b73f8504c6f6626", _CAFFE, 74.9),
     ("resnet101", "f1aeb4b969a6efcfb50fad2f0c20cfc5", "88cf7a10940856eca736dc7b7e228a21", _CAFFE, 76.4),

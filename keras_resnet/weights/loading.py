@@ -2,12 +2,14 @@
 
 import json
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from keras_resnet.architecture.network import build
+from keras_resnet.data.labels import CIFAR10_CLASSES
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.weights.fetching import timm_preprocessing
 from keras_resnet.weights.mappings import HEAD, LAYOUTS, arrange, recognise, translate, variables
@@ -165,7 +167,7 @@ def _start_afresh(layer, held, path):
 
 def _adapt_channels(entries, model, path):
     """Replaces the entry of the first kernel by one for the model's number of input channels."""
-    name, kernel = next(iter(variables(model).items()))
+    name, kernel = _first_kernel(model)
     entry, (*window, want, filters) = entries.get(name), kernel.shape
     if entry is None or len(entry.shape) != 4:
         return
@@ -175,6 +177,11 @@ def _adapt_channels(entries, model, path):
     entries[name] = replace(entry, shape=tuple(kernel.shape), read=lambda: _over_channels(entry.read(), want))
     how = "summed over colour" if want == 1 else "repeated over the channels and scaled"
     warnings.warn(f"`{path}` expects {have} input channels: for {want}, its first kernels are {how}.", stacklevel=4)
+
+
+def _first_kernel(model):
+    """(our name, variable) of the kernel that sees the pictures."""
+    return next(item for item in variables(model).items() if item[0].endswith("/kernel"))
 
 
 def _over_channels(kernel, channels):
@@ -189,10 +196,11 @@ def _info(path, layout, about, model, preprocessing, same_classes=True):
     """What belongs to the weights: where they came from, their Preprocessing, names of the classes."""
     info = {name: value for name, value in (about.get("info") or {}).items() if same_classes or name != "class_names"}
     info.setdefault("weights", Path(path).name)
+    if layout.name == "cifar" and model.output_shape[-1] == len(CIFAR10_CLASSES) and same_classes:
+        info.setdefault("class_names", list(CIFAR10_CLASSES))
     stored = info.pop("preprocessing", None)
     preprocessing = preprocessing or (stored and _stored(stored, path)) or _published(path, layout, model.spec)
-    channels = model.input_shape[model.spec.channel_axis]
-    preprocessing = preprocessing and preprocessing.for_channels(channels)
+    preprocessing = preprocessing and preprocessing.for_channels(_first_kernel(model)[1].shape[2])
     return {**info, "preprocessing": preprocessing.to_config()} if preprocessing else info
 
 
@@ -205,10 +213,11 @@ def _stored(config, path):
 
 
 def _published(path, layout, spec):
-    """The Preprocessing of published files by their layout, or from timm's config.json beside the file; None if unsure."""
-    config = Path(path).with_name("config.json")
-    if layout.kinds and config.exists():
-        return timm_preprocessing(config)
+    """The Preprocessing of published files, by timm's config.json beside them or by their layout; None if unsure."""
+    beside = Path(path).with_name("config.json")
+    if layout.kinds and beside.exists():
+        with suppress(ValueError):  # another library's
+            return timm_preprocessing(beside)
     if layout.kinds:
         small = {"size": 32, "resize": None} if spec.default_size == 32 else {}
         return Preprocessing("torch", **small)

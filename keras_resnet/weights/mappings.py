@@ -189,8 +189,9 @@ def named(entries, layers):
 
 
 def variables(model):
-    """{our name: variable} of a model, in the order of its layers."""
-    return {f"{layer.name}/{weight.name}": weight for layer in model.layers for weight in layer.weights}
+    """{our name: variable} of a network, in the order of its layers; what comes before an `input_tensor` is not its."""
+    ours = (layer for layer in model.layers if re.match(r"conv\d+_|pool1_|post_|predictions$", layer.name))
+    return {f"{layer.name}/{weight.name}": weight for layer in ours for weight in layer.weights}
 
 
 def translate(entries, layout, model):

@@ -16,8 +16,8 @@ def save_weights(model, path, layout="keras"):
 
     Args:
         model: a network of this package.
-        path: `.safetensors`, `.pth` / `.pt` / `.th` (torch's zip format), `.h5` (as keras.applications has them), or, with
-            our names only, Keras's `.weights.h5` and `.keras`. The file appears whole or not at all.
+        path: `.safetensors`, `.pth` / `.pt` / `.th` (torch's zip format), `.h5` (as keras.applications has them), or,
+            with our names only, Keras's `.weights.h5` and `.keras`. The file appears whole or not at all.
         layout: "keras" (our names), "torchvision" (also timm's post-activation networks), "timm" (pre-activation ones),
             "cifar", or "auto" for "torchvision" or "timm", whichever has this kind of network.
 

@@ -123,19 +123,19 @@ def _adapted(name, channels):
 # timm's 7x7 stem is always 64 wide, its deep stems twice `stem_width`. Its squeezed widths are multiples of 8
 # (here of 192 channels 12 -> 16), and so are the middle ones of its ResNetV2, whose `channels` leave the bottlenecks.
 # Our resnet50 is keras.applications'; theirs is v1.5.
-_26 = dict(widths=(4, 8, 12, 16), stem_width=64)
+_26 = {"widths": (4, 8, 12, 16), "stem_width": 64}
 _50 = dict(_26, stride_on="3x3", conv_bias=False, bn_epsilon=1e-5)
-_50D = dict(widths=(4, 8, 12, 16), stem_width=8)
-_18D = dict(widths=(8, 16, 24, 32), stem_width=8)
-_SE18 = dict(widths=(8, 16, 24, 32), stem_width=64)
-_SE50 = dict(widths=(4, 8, 16, 48), stem_width=64, depths=(2, 2, 2, 1))
-_V2 = dict(widths=(8, 16, 24, 32), stem_width=8, depths=(2, 2, 2, 2))
+_50D = {"widths": (4, 8, 12, 16), "stem_width": 8}
+_18D = {"widths": (8, 16, 24, 32), "stem_width": 8}
+_SE18 = {"widths": (8, 16, 24, 32), "stem_width": 64}
+_SE50 = {"widths": (4, 8, 16, 48), "stem_width": 64, "depths": (2, 2, 2, 1)}
+_V2 = {"widths": (8, 16, 24, 32), "stem_width": 8, "depths": (2, 2, 2, 2)}
 
 ROWS = {
     "resnet18": _torchvision("resnet18", BasicBlock, (2, 2, 2, 2)),
     "resnet34": _torchvision("resnet34", BasicBlock, (3, 4, 6, 3)),
     "resnext50_32x4d": _torchvision(
-        "resnext50_32x4d", Bottleneck, (3, 4, 6, 3), dict(groups=4, group_width=32), groups=4, width_per_group=32
+        "resnext50_32x4d", Bottleneck, (3, 4, 6, 3), {"groups": 4, "group_width": 32}, groups=4, width_per_group=32
     ),
     "wide_resnet50_2": _torchvision("wide_resnet50_2", Bottleneck, (3, 4, 6, 3), width_per_group=128),
     "resnet26": _timm("resnet26", _26),
