@@ -60,7 +60,7 @@ def test_the_quickstart(tmp_path):
 
 
 def test_train_and_predict_end_to_end(tmp_path):
-    settings = ("--set", "epochs=8", "--set", "batch_size=32", "--workdir", "run")
+    settings = ("--set", "epochs=6", "--workdir", "run")
     done = command("train", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "port.cc" not in done.stderr  # TensorFlow's chatter
