@@ -9,8 +9,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
+
+import keras_resnet
+from keras_resnet.data.pictures import find_pictures
 
 app = typer.Typer(
     help="Residual networks in Keras: build, load anybody's weights, train, look at pictures.",
@@ -31,11 +35,10 @@ def models(
     as_json: AsJson = False,
 ):
     """List the networks: depth, parameters, multiply-adds, known weights (all tags, if only one network matches)."""
-    keras_resnet = _package()
     names = keras_resnet.list_models(pattern)
     if not names:
         raise ValueError(f"`pattern` should match a name of `keras-resnet models`. Received: pattern={pattern!r}")
-    rows = [_model_row(keras_resnet, name) for name in names]
+    rows = [_model_row(name) for name in names]
     if as_json:
         return _print_json(rows)
     table = Table("network", "depth", "parameters", "multiply-adds", "at", box=None, header_style="bold")
@@ -58,7 +61,7 @@ def _in_short(tags):
     return ", ".join(f"{group} ({count})" if group != "imagenet" else group for group, count in groups.items())
 
 
-def _model_row(keras_resnet, name):
+def _model_row(name):
     spec = keras_resnet.get_spec(name)
     cost = keras_resnet.complexity(spec)
     return {
@@ -77,7 +80,7 @@ def summary(
     weights: Weights = None,
 ):
     """Show a network layer by layer."""
-    model = _model(_package(), name, weights)
+    model = _model(name, weights)
     model.summary(line_length=min(out.width, 120), print_fn=lambda line: out.print(line, highlight=False, markup=False))
 
 
@@ -90,12 +93,10 @@ def predict(
     as_json: AsJson = False,
 ):
     """Say what is in pictures. Files that are no pictures are listed, and make the exit status 1."""
-    keras_resnet = _package()
-    from keras_resnet.data.pictures import find_pictures
-
     paths = find_pictures(images)  # before any weights are fetched
-    network = _model(keras_resnet, model, weights, default_weights="imagenet")
-    answers = list(keras_resnet.predict(network, paths, top=top))
+    network = _model(model, weights, default_weights="imagenet")
+    answers = keras_resnet.predict(network, paths, top=top)
+    answers = list(track(answers, "looking", len(paths), console=err, transient=True, disable=not err.is_terminal))
     if as_json:
         _print_json([_as_json(answer) for answer in answers])
     else:
@@ -140,8 +141,8 @@ def train(
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in the folder.")] = False,
 ):
     """Train a network, and leave model, log, curves, settings and report in a folder."""
-    fields = dict(map(_assignment, changes or ()))
-    report = _package().train(model, dataset, recipe, workdir, seed, overwrite, **fields).report
+    changed = keras_resnet.get_recipe(recipe, **dict(map(_assignment, changes or ())))
+    report = keras_resnet.train(model, dataset, changed, workdir, seed, overwrite).report
     out.print(
         f"top-1 accuracy {100 * report['top1_accuracy']:.2f} % on {report['test_images']} test pictures, "
         f"{report['wall_time_s']:.0f} s, everything in {workdir}/",
@@ -168,13 +169,12 @@ def convert(
     layout: Annotated[str, typer.Option(help="Names to write: keras, torchvision, timm, cifar.")] = "keras",
 ):
     """Convert weights from one library's file to another's."""
-    keras_resnet = _package()
-    network = _model(keras_resnet, model, source)
+    network = _model(model, source)
     keras_resnet.save_weights(network, target, layout=layout)
     out.print(f"{target}: {network.name}, {network.count_params():,} numbers in the {layout} layout", highlight=False)
 
 
-def _model(keras_resnet, name, weights, default_weights=None):
+def _model(name, weights, default_weights=None):
     """A network by its name, or the model in a .keras file."""
     if name.endswith(".keras"):
         if weights is not None:
@@ -187,13 +187,6 @@ def _model(keras_resnet, name, weights, default_weights=None):
 
 def _print_json(value):
     print(json.dumps(value, indent=2))
-
-
-def _package():
-    """keras_resnet, imported when a command runs, so that `--help` does not wait for TensorFlow."""
-    import keras_resnet
-
-    return keras_resnet
 
 
 def _note(message, category, *_):

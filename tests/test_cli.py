@@ -122,6 +122,7 @@ def test_bad_pictures_are_listed_the_good_ones_predicted(folder, model_file):
         (("train", "--recipe", "slow"), "quickstart"),
         (("train", "--set", "epoch=2", "--workdir", "w"), "epochs"),
         (("train", "--set", "epochs", "--workdir", "w"), "FIELD=VALUE"),
+        (("train", "--set", "name=x", "--workdir", "w"), "A recipe has the fields"),
         (("train", "--workdir", "/proc/none/w", "--set", "epochs=1"), "/proc"),
         (("convert", "missing.pth", "out.h5", "--model", "resnet20"), "missing.pth"),
         (("convert", REFERENCES / "torch_malicious.pth", "out.h5", "--model", "resnet20"), "system"),

@@ -5,17 +5,7 @@ from dataclasses import dataclass
 
 from keras import layers
 
-from keras_resnet.architecture.layers import (
-    Convolution,
-    batch_norm,
-    bn_relu_conv,
-    chain,
-    conv,
-    conv_bn,
-    drop_path,
-    relu,
-    squeeze_excite,
-)
+from keras_resnet.architecture.layers import Convolution, bn_relu, chain, conv, conv_bn, drop_path, squeeze_excite
 from keras_resnet.architecture.shortcuts import shortcut
 
 
@@ -87,47 +77,44 @@ def residual_block(block, *, spec):
 
 def _postactivation(block, spec):
     """x -> relu(x + F(x)) (He et al. 2015, eq. 1)."""
-    rows = TRANSFORMS[spec.block].convolutions(block, spec)
-    last = len(rows)
+    *rows, last = TRANSFORMS[spec.block].convolutions(block, spec)
+    name, number = block.name, len(rows) + 1
     transform = chain(
-        *(
-            chain(
-                _dropout(block, spec) if i == last else None,
-                conv_bn(
-                    row,
-                    spec=spec,
-                    name=f"{block.name}_{i}",
-                    activation=i < last,
-                    gamma_initializer="zeros" if spec.zero_init_residual and i == last else "ones",
-                ),
-            )
-            for i, row in enumerate(rows, 1)
+        *(conv_bn(row, spec=spec, name=f"{name}_{i}") for i, row in enumerate(rows, 1)),
+        _dropout(block, spec),
+        conv_bn(
+            last,
+            spec=spec,
+            name=f"{name}_{number}",
+            activation=False,
+            gamma_initializer="zeros" if spec.zero_init_residual else "ones",
         ),
         *_extras(block, spec),
     )
-    merge = _merge(block, spec, name=f"{block.name}_{'concat' if spec.merge == 'concat' else 'add'}")
-    out = layers.Activation("relu", name=f"{block.name}_out")
-    return lambda x: out(merge(x, x, transform))
+    merge = _merge(block, spec, name=f"{name}_{spec.merge}")
+    out = layers.Activation("relu", name=f"{name}_out")
+    return lambda x: out(merge(x, x, transform(x)))
 
 
 def _preactivation(block, spec):
     """x -> x + F(relu(bn(x))) (He et al. 2016, arXiv:1603.05027, eq. 3)."""
-    first, *rows = TRANSFORMS[spec.block].convolutions(block, spec)
-    name, last = block.name, len(rows) + 1
-    preact = chain(batch_norm(spec=spec, name=f"{name}_preact"), relu(f"{name}_preact"))
+    first, *rows, last = TRANSFORMS[spec.block].convolutions(block, spec)
+    name, number = block.name, len(rows) + 2
+    preact = bn_relu(spec=spec, name=f"{name}_preact")
     transform = chain(
         conv(first, spec=spec, name=f"{name}_1"),
         *(
-            bn_relu_conv(
-                row,
-                spec=spec,
-                name=f"{name}_{i}",
-                bn_name=f"{name}_{i - 1}",
-                bn_follows=i < last,
-                dropout=spec.block_dropout if i == last else 0.0,
-                kernel_initializer="zeros" if spec.zero_init_residual and i == last else None,
-            )
+            chain(bn_relu(spec=spec, name=f"{name}_{i - 1}"), conv(row, spec=spec, name=f"{name}_{i}"))
             for i, row in enumerate(rows, 2)
+        ),
+        bn_relu(spec=spec, name=f"{name}_{number - 1}"),
+        _dropout(block, spec),
+        conv(
+            last,
+            spec=spec,
+            name=f"{name}_{number}",
+            bn_follows=False,
+            kernel_initializer="zeros" if spec.zero_init_residual else spec.kernel_initializer,
         ),
         *_extras(block, spec),
     )
@@ -135,7 +122,7 @@ def _preactivation(block, spec):
 
     def apply(x):
         activated = preact(x)
-        return merge(x, activated, transform)
+        return merge(x, activated, transform(activated))
 
     return apply
 
@@ -154,13 +141,13 @@ def _extras(block, spec):
 
 
 def _merge(block, spec, *, name):
-    """(x, preact, F) -> the two paths joined; a plain net has one path."""
+    """(x, preact, F) -> both paths, added or side by side; a plain net has but one."""
     if spec.shortcut is None:
-        return lambda x, preact, transform: transform(preact)
+        return lambda x, preact, y: y
     around = shortcut(block, spec=spec)
     concat = spec.merge == "concat"
     join = layers.Concatenate(axis=spec.channel_axis, name=name) if concat else layers.Add(name=name)
-    return lambda x, preact, transform: join([around(x, preact), transform(preact)])
+    return lambda x, preact, y: join([around(x, preact), y])
 
 
 def stage(blocks, *, spec):

@@ -80,14 +80,9 @@ def conv_bn(row, *, spec, name, activation=True, gamma_initializer="ones"):
     )
 
 
-def bn_relu_conv(row, *, spec, name, bn_name, bn_follows=True, dropout=0.0, kernel_initializer=None):
-    """x -> conv(relu(bn(x))), the pre-activation unit (He et al. 2016, arXiv:1603.05027, fig. 4 e)."""
-    return chain(
-        batch_norm(spec=spec, name=bn_name),
-        relu(bn_name),
-        layers.Dropout(dropout, name=f"{name}_drop") if dropout else None,
-        conv(row, spec=spec, name=name, bn_follows=bn_follows, kernel_initializer=kernel_initializer),
-    )
+def bn_relu(*, spec, name):
+    """x -> relu(bn(x)), what pre-activation nets put before a convolution (He et al. 2016, arXiv:1603.05027)."""
+    return chain(batch_norm(spec=spec, name=name), relu(name))
 
 
 def squeeze_excite_width(channels, ratio):

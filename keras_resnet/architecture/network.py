@@ -6,15 +6,11 @@ import keras
 from keras import layers
 
 from keras_resnet.architecture.blocks import stage
-from keras_resnet.architecture.layers import batch_norm, chain, relu
+from keras_resnet.architecture.layers import bn_relu, chain
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import stem
 
-_POOLINGS = {
-    None: lambda **kwargs: None,
-    "avg": lambda **kwargs: layers.GlobalAveragePooling2D(name="avg_pool", **kwargs),
-    "max": lambda **kwargs: layers.GlobalMaxPooling2D(name="max_pool", **kwargs),
-}
+_POOLINGS = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
@@ -58,7 +54,7 @@ def endpoints(spec, inputs):
     for number, blocks in enumerate(spec.stages, 1):
         x = outputs[f"stage{number}"] = stage(blocks, spec=spec)(x)
     if spec.preactivation:
-        outputs[f"stage{number}"] = chain(batch_norm(spec=spec, name="post"), relu("post"))(x)
+        outputs[f"stage{number}"] = bn_relu(spec=spec, name="post")(x)
     return outputs
 
 
@@ -93,7 +89,7 @@ def build(
     Raises:
         ValueError: for an input shape of another rank, smaller than `spec.minimum_size`, or an unknown pooling.
     """
-    if pooling not in _POOLINGS:
+    if pooling not in (None, *_POOLINGS):
         raise ValueError(f"`pooling` should be None, 'avg' or 'max'. Received: pooling={pooling!r}")
     if include_top and not (isinstance(classes, int) and classes > 0):
         raise ValueError(f"`classes` should be a positive integer. Received: classes={classes!r}")
@@ -103,29 +99,33 @@ def build(
     drawn = spec if initialize else replace(spec, kernel_initializer=placeholder)
 
     *_, x = endpoints(drawn, inputs).values()
-    head = _head(drawn, classes, classifier_activation) if include_top else _POOLINGS[pooling]
-    x = chain(head if include_top else head(data_format=spec.data_format))(x)
+    tail = _head(drawn, classes, classifier_activation) if include_top else (_pool(pooling, spec),)
+    x = chain(*tail)(x)
     sources = [inputs] if input_tensor is None else keras.utils.get_source_inputs(inputs)
     model = ResNet(sources[0] if len(sources) == 1 else sources, x, name=name)
-    for layer in model.layers:
+    for layer in model.layers:  # clones and saved configurations are initialised as the spec says
         if getattr(layer, "kernel_initializer", None) is placeholder:
             layer.kernel_initializer = keras.initializers.get(spec.kernel_initializer)
     model.spec, model.info = spec, {}
     return model
 
 
+def _pool(pooling, spec):
+    """(B, H, W, C) -> (B, C), or nothing."""
+    return pooling and _POOLINGS[pooling](data_format=spec.data_format, name=f"{pooling}_pool")
+
+
 def _head(spec, classes, activation):
-    """x -> classifier(mean(x)); under mixed precision the classifier computes in float32, as its loss should."""
-    return chain(
-        _POOLINGS["avg"](data_format=spec.data_format),
-        layers.Dropout(spec.dropout, name="head_drop") if spec.dropout else None,
-        layers.Dense(
-            classes,
-            activation=activation,
-            kernel_initializer=spec.kernel_initializer,
-            dtype=keras.config.dtype_policy().variable_dtype,
-            name="predictions",
-        ),
+    """Average pooling and the classifier, which under mixed precision computes in float32, as its loss should."""
+    yield _pool("avg", spec)
+    if spec.dropout:
+        yield layers.Dropout(spec.dropout, name="head_drop")
+    yield layers.Dense(
+        classes,
+        activation=activation,
+        kernel_initializer=spec.kernel_initializer,
+        dtype=keras.config.dtype_policy().variable_dtype,
+        name="predictions",
     )
 
 

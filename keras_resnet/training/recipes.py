@@ -75,7 +75,7 @@ RECIPES = {
 }
 
 
-def get_recipe(name, **changes):
+def get_recipe(name, /, **changes):
     """A Recipe of RECIPES, some of its fields changed.
 
     Raises:
