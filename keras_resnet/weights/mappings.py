@@ -163,8 +163,11 @@ def arrange(spec, layout, names, saved=None):
         layout = _KERAS if biased else _TIMM if spec.preactivation else _TORCHVISION
     changes = layout.preactivation if spec.preactivation else layout.postactivation
     if changes is None:
-        kind = "pre-activation" if spec.preactivation else "post-activation"
-        raise ValueError(f"The layout {layout.name!r} should have {kind} networks, but it has none. Received: {spec}")
+        kind = "post-activation" if spec.preactivation else "pre-activation"
+        raise ValueError(
+            f"The network should be a {kind} one: there are no others in the layout {layout.name!r}. "
+            f"Received: preactivation={spec.preactivation}"
+        )
     return replace(spec, **changes)
 
 
