@@ -62,12 +62,12 @@ def _open(path, source, image, stack):
 
     _check_heaps(image)
     root = stack.enter_context(h5py.File(source, "r"))
-    root.visititems_links(_check_link)
+    paths = _paths(root)
     group = root.get("model_weights", root)
     if layers := _read_names(group, "layer_names"):
         config = json_object(_read_text(root, "model_config", "{}"))
         return WeightsFile(path, "h5", _distinct(_legacy_entries(group, layers)), config)
-    return WeightsFile(path, "weights.h5", _distinct(_keras_entries(root)), {})
+    return WeightsFile(path, "weights.h5", _distinct(_keras_entries(root, paths)), {})
 
 
 def _check_heaps(image):
@@ -85,11 +85,21 @@ def _check_heaps(image):
         begin = image.find(_HEAP_MAGIC, begin + 1)
 
 
-def _check_link(name, link):
+def _paths(root):
+    """Paths of everything in the file; links that lead anywhere else are refused."""
     import h5py
 
-    if not isinstance(link, h5py.HardLink):
-        raise Refusal(f"An HDF5 weights file should hold its own arrays; `{name}` is an HDF5 {type(link).__name__}.")
+    paths = []
+
+    def visit(path, link):
+        path = path.decode("utf-8")
+        if link.type != h5py.h5l.TYPE_HARD:
+            kind = "ExternalLink" if link.type == h5py.h5l.TYPE_EXTERNAL else "SoftLink"
+            raise Refusal(f"An HDF5 weights file should hold its own arrays; `{path}` is an HDF5 {kind}.")
+        paths.append(path)
+
+    root.id.links.visit(visit, info=True)
+    return paths
 
 
 def _distinct(entries):
@@ -114,13 +124,13 @@ def _legacy_entries(group, layers):
             yield f"{owner}/{kind}", _entry(group[layer][name])
 
 
-def _keras_entries(root):
+def _keras_entries(root, paths):
     """Pairs ("<layer>/<kind>", Entry) from `layers/<class>_<n>/vars/<i>` (keras saving_lib.py), numbers in order.
 
     Old Keras versions write `_layer_checkpoint_dependencies/` for `layers/` and do not store the layer's name; the
     group's stands in for it.
     """
-    for owner, variables in _variables_by_owner(root).items():
+    for owner, variables in _variables_by_owner(paths).items():
         group = root[owner]["vars"]
         own_name = owner.rpartition("/")[2]
         layer = _read_text(group, "name", own_name)
@@ -128,12 +138,9 @@ def _keras_entries(root):
             yield f"{layer}/{kind}", _entry(group[variable])
 
 
-def _variables_by_owner(root):
-    """{"layers/conv2d_2": ["0", "1"], ...}: the datasets of layers, in the order in which Keras numbers them."""
-    import h5py
-
-    paths, owners = [], {}
-    root.visititems(lambda name, item: paths.append(name) if isinstance(item, h5py.Dataset) else None)
+def _variables_by_owner(paths):
+    """{"layers/conv2d_2": ["0", "1"], ...}: the variables of layers, in the order in which Keras numbers them."""
+    owners = {}
     for path in sorted(paths, key=_natural_order):
         owner, _, variable = path.rpartition("/vars/")
         if owner and not _NO_LAYER.search(owner):

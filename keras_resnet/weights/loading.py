@@ -31,8 +31,10 @@ def load_weights(model, path, layout="auto"):
     with open_weights(path) as file:
         layout, about = _layout(layout, file, path), _about(file)
         check_arrangement(model.spec, arrange(model.spec, layout, file.entries, about.get("spec")), path)
-        arrays = _read(model, translate(file.entries, layout, model), path)
-    _assign(model, arrays)
+        pairs = _pair(model, translate(file.entries, layout, model), path)
+        arrays = [(variable, entry.read()) for variable, entry in pairs]  # all of them, before the first is overwritten
+    for variable, array in arrays:
+        variable.assign(array)
     model.info = _info(path, layout, about, model, preprocessing=None)
 
 
@@ -65,8 +67,8 @@ def build_from_file(spec, path, include_top=True, classes=None, preprocessing=No
         if fresh or not include_top:
             entries = {name: entry for name, entry in entries.items() if name not in HEAD}
         _adapt_channels(entries, model, path)
-        arrays = _read(model, entries, path, fresh=HEAD if fresh else ())
-    _assign(model, arrays)
+        for variable, entry in _pair(model, entries, path, fresh=HEAD if fresh else ()):
+            variable.assign(entry.read())
     if fresh:
         _start_afresh(model.get_layer("predictions"), held, path)
     model.info = _info(path, layout, about, model, preprocessing, same_classes=not fresh)
@@ -117,9 +119,10 @@ def check_arrangement(spec, wanted, path):
         )
 
 
-def _read(model, entries, path, fresh=()):
-    """{our name: array} for all variables of a model but those in `fresh`, shapes checked before anything is read."""
-    wanted = {name: tuple(variable.shape) for name, variable in variables(model).items() if name not in fresh}
+def _pair(model, entries, path, fresh=()):
+    """[(variable, Entry)] of a model, without those in `fresh`: none is missing, left over or of another shape."""
+    ours = {name: variable for name, variable in variables(model).items() if name not in fresh}
+    wanted = {name: tuple(variable.shape) for name, variable in ours.items()}
     problems = {
         "missing": [name for name in wanted if name not in entries],
         "left over": [name for name in entries if name not in wanted],
@@ -131,7 +134,7 @@ def _read(model, entries, path, fresh=()):
     }
     if any(problems.values()):
         raise ValueError(_misfit(model, path, problems))
-    return {name: entries[name].read() for name in wanted}
+    return [(variable, entries[name]) for name, variable in ours.items()]
 
 
 def _misfit(model, path, problems):
@@ -142,12 +145,6 @@ def _misfit(model, path, problems):
     )
     hint = " (the file has no classifier: include_top=False)" if set(problems["missing"]) == set(HEAD) else ""
     return f"`{path}` should hold the weights of {model.name}, no more and no less. Received: {'; '.join(lists)}{hint}"
-
-
-def _assign(model, arrays):
-    for name, variable in variables(model).items():
-        if name in arrays:
-            variable.assign(arrays[name])
 
 
 def _classes(entries, layout, spec):
