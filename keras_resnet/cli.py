@@ -15,6 +15,7 @@ from rich.text import Text
 
 import keras_resnet
 from keras_resnet.data.pictures import find_pictures
+from keras_resnet.weights.catalog import WEIGHTS
 
 app = typer.Typer(
     help="Residual networks in Keras: build, load anybody's weights, train, look at pictures.",
@@ -50,9 +51,16 @@ def models(
             f"{row['parameters'] / 1e6:.2f} M",
             f"{row['multiply_adds'] / 1e9:.2f} G",
             f"{row['input_size']} px",
-            "\n".join(row["weights"]) if len(rows) == 1 else _in_short(row["weights"]),
+            _in_full(row["name"], row["weights"]) if len(rows) == 1 else _in_short(row["weights"]),
         )
     out.print(table)
+
+
+def _in_full(name, tags):
+    """One tag a line, with its published ImageNet top-1 accuracy and its licence where the catalog has them."""
+    sources = {tag: WEIGHTS.get((name, tag)) for tag in tags}
+    facts = {tag: f" (top-1 {source.top1} %, {source.licence})" for tag, source in sources.items() if source}
+    return "\n".join(tag + facts.get(tag, "") for tag in tags)
 
 
 def _in_short(tags):
@@ -166,10 +174,10 @@ def convert(
     source: Annotated[str, typer.Argument(help="A weights file, or a tag.", metavar="IN")],
     target: Annotated[Path, typer.Argument(help=".safetensors, .pth, .h5, .weights.h5 or .keras.", metavar="OUT")],
     model: Annotated[str, typer.Option(help="The network the weights are of.")],
-    layout: Annotated[str, typer.Option(help="Names to write: keras, torchvision, timm, cifar.")] = "keras",
+    layout: Annotated[str, typer.Option(help="Names to write: keras, torchvision, timm, cifar, auto.")] = "keras",
 ):
     """Convert weights from one library's file to another's."""
-    network = _model(model, source)
+    network = keras_resnet.create(model, include_top=None, weights=source)
     keras_resnet.save_weights(network, target, layout=layout)
     out.print(f"{target}: {network.name}, {network.count_params():,} numbers in the {layout} layout", highlight=False)
 

@@ -1,14 +1,16 @@
 """ResNet18(...), ResNet50(...), ...: the signature of keras.applications, for every network of VARIANTS."""
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import keras
 
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.network import build
+from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.errors import unknown
 from keras_resnet.variants import canonical_name, get_spec
 from keras_resnet.weights.catalog import WEIGHTS, unknown_weights
 from keras_resnet.weights.fetching import locate
@@ -31,12 +33,12 @@ def create(
 
     Args:
         variant: name of a network, such as "resnet50d"; see `list_models()`.
-        include_top: whether average pooling and the classifier follow the last stage.
+        include_top: whether average pooling and the classifier follow the last stage; None: if the weights have one.
         weights: None (He initialisation), a tag of `list_weights(variant)`, or the path of a weights file.
         input_tensor: Keras tensor to build upon, instead of `input_shape`.
-        input_shape: (H, W, C), or (C, H, W) for channels-first; without the top, H and W may be None. Default:
-            (224, 224, 3), (32, 32, 3) for the CIFAR nets, sides None without the top. Inputs are floats, prepared by
-            `preprocessing(model)`.
+        input_shape: (H, W, C), or (C, H, W) for channels-first; without the top, H and W may be None. Default: the
+            size and channels of the weights, else (224, 224, 3), (32, 32, 3) for the CIFAR nets; sides None without
+            the top. Inputs are floats, prepared by `preprocessing(model)`.
         pooling: without the top: None for feature maps, "avg" or "max" for one vector a picture.
         classes: number of classes; None for the weights' own, else 1000 (10 for the CIFAR nets). Another number than
             the weights' keeps the body and starts a fresh classifier.
@@ -51,11 +53,12 @@ def create(
         ValueError: in the cases in which keras.applications raises it, for an unknown name or tag (with the nearest
             known ones), and for a file that does not fit (with the list of what does not).
         ConnectionError: if a tag's file cannot be fetched.
+        TypeError: for a change of what is no field of ResNetSpec.
     """
     variant = canonical_name(variant)
     spec = replace(get_spec(variant), **_known(changes))
     _check_weights(variant, weights, include_top, classes, classifier_activation)
-    if include_top and input_shape is not None and None in input_shape:
+    if include_top and isinstance(input_shape, (tuple, list)) and None in input_shape:
         raise ValueError(
             f"If `include_top` is True, you should specify a static `input_shape`. Received: input_shape={input_shape}"
         )
@@ -68,28 +71,36 @@ def create(
         "name": name or variant.removesuffix("_cifar"),
     }
     if weights is None:
-        return build(spec, classes=spec.default_classes if classes is None else classes, **arguments)
+        return build(spec, classes=classes, **arguments)
     path, preprocessing = locate(weights, variant, include_top)
     model = build_from_file(spec, path, classes=classes, preprocessing=preprocessing, **arguments)
     if path != Path(weights):
         model.info["weights"] = weights
+    for field, value in changes.items():
+        if getattr(model.spec, field) != getattr(spec, field):
+            raise ValueError(
+                f"`{field}` should be {getattr(model.spec, field)!r} for these weights. Received: {field}={value!r}"
+            )
     return model
 
 
 def _known(changes):
-    unknown = changes.keys() - get_spec("resnet50").to_config().keys()
-    if unknown:
-        raise TypeError(
-            f"`create` takes its own arguments and the fields of ResNetSpec: {list(get_spec('resnet50').to_config())}. "
-            f"Received: {sorted(unknown)}"
-        )
+    """The changes, if they are of fields that a ResNetSpec has."""
+    known = [field.name for field in fields(ResNetSpec)]
+    for name in changes:
+        if name not in known:
+            raise TypeError(str(unknown("changes", name, known, "fields of ResNetSpec")))
     return changes
 
 
 def _check_weights(variant, weights, include_top, classes, classifier_activation):
     """The errors of keras.applications."""
     if weights is None:
+        if include_top is None:
+            raise ValueError("`include_top` should be True or False without weights. Received: include_top=None")
         return
+    if weights == "imagenet" and (variant, weights) not in WEIGHTS:
+        raise unknown_weights(variant, weights)
     if not isinstance(weights, (str, os.PathLike)):
         raise unknown_weights(variant, weights)
     if include_top and weights == "imagenet" and classes not in (None, 1000):
@@ -113,6 +124,7 @@ def load_model(path):
 
     Raises:
         ValueError: if it is no such file, or wants code that Keras's safe mode refuses.
+        FileNotFoundError: if there is none.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"`path` should be a .keras file; there is none. Received: path={str(path)!r}")
@@ -155,19 +167,21 @@ def _preprocessing_of_tag(tag, variant):
     found = {source.preprocessing for (name, t), source in WEIGHTS.items() if t == tag and wanted in (None, name)}
     if len(found) == 1:
         return found.pop()
-    tags = sorted({tag for _, tag in WEIGHTS})
     if not found:
-        raise ValueError(
-            f"`weights` should be a model or one of the tags {tags}. Received: {tag!r}, variant={variant!r}"
-        )
+        raise unknown("model_or_weights", tag, sorted({tag for _, tag in WEIGHTS}))
     raise ValueError(
-        f"The files of {tag!r} differ in their preprocessing; say which network: variant=... Received: None"
+        f"`variant` should say which network: the files of {tag!r} want different preprocessing. Received: variant=None"
     )
+
+
+class _Usual(int):
+    """A default that can be told from the same number given by the caller."""
 
 
 def _constructor(class_name, variant, source):
     """A function with the signature of keras.applications for one network."""
     spec, default_name = get_spec(variant), variant
+    usual_classes = _Usual(spec.default_classes)
     default_weights = "imagenet" if (canonical_name(variant), "imagenet") in WEIGHTS else None
 
     def constructor(
@@ -176,10 +190,11 @@ def _constructor(class_name, variant, source):
         input_tensor=None,
         input_shape=None,
         pooling=None,
-        classes=spec.default_classes,
+        classes=usual_classes,
         classifier_activation="softmax",
         name=default_name,
     ):
+        classes = None if classes is usual_classes else classes
         return create(
             variant, include_top, weights, input_tensor, input_shape, pooling, classes, classifier_activation, name
         )
@@ -188,7 +203,8 @@ def _constructor(class_name, variant, source):
     constructor.__name__ = constructor.__qualname__ = class_name
     constructor.__doc__ = (
         f"{class_name}: {cost.parameters / 1e6:.2f} M parameters, {cost.multiply_adds / 1e9:.2f} G multiply-adds at "
-        f"{size}x{size} ({source}).\n\n    Arguments, result and errors are those of `create({variant!r}, ...)`."
+        f"{size}x{size} ({source}).\n\n    Arguments, result and errors are those of `create({variant!r}, ...)`; "
+        "`classes` left\n    alone is the weights' own number."
     )
     return constructor
 

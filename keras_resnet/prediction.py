@@ -34,10 +34,11 @@ def predict(model, paths, top=5, batch_size=32):
         A Prediction for each picture, in order. A file that is no picture, or half of one, yields its error.
 
     Raises:
-        ValueError, FileNotFoundError: if there is no such file, or no picture in a folder.
+        ValueError, FileNotFoundError: with the first picture asked for, if there is no such file, no picture in a
+            folder, or no known preprocessing.
     """
     prepare, names = preprocessing(model), class_names(model)
-    found = find_pictures([paths] if isinstance(paths, (str, Path)) else paths)
+    found = find_pictures(paths)
     for start in range(0, len(found), batch_size):
         pictures, answers = [], [Prediction(path) for path in found[start : start + batch_size]]
         for answer in answers:
@@ -68,5 +69,5 @@ def _probabilities(model, inputs):
     outputs = np.asarray(keras.ops.convert_to_numpy(model.predict_on_batch(inputs)), "float32")
     if outputs.ndim != 2:
         raise ValueError(f"`model` should be a classifier. Received: a model with outputs {model.output_shape}")
-    softmax = getattr(model.layers[-1], "activation", None) is keras.activations.softmax
-    return outputs if softmax else keras.ops.convert_to_numpy(keras.ops.softmax(outputs))
+    logits = getattr(model.layers[-1], "activation", None) is keras.activations.linear
+    return keras.ops.convert_to_numpy(keras.ops.softmax(outputs)) if logits else outputs

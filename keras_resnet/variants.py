@@ -1,10 +1,10 @@
 """The networks: one row each, with its source. A name is timm's or keras.applications' where they have the network."""
 
-import difflib
 import fnmatch
 from dataclasses import replace
 
 from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.errors import unknown
 
 # The paper's networks as torchvision and timm have them: no biases, and (v1.5) the stride on the 3x3.
 _18 = ResNetSpec("basic", depths=(2, 2, 2, 2))
@@ -28,8 +28,6 @@ def _cifar(blocks, block="basic", widen=1, **changes):
     widths = (16 * widen, 32 * widen, 64 * widen)
     return ResNetSpec(block, (blocks,) * 3, widths, **{"stem": "cifar", "stem_width": 16, "shortcut": "A", **changes})
 
-
-_PREACTIVATION = {"preactivation": True}
 
 VARIANTS = {
     # He et al. 2015, arXiv:1512.03385, table 1; the option in a name is its shortcut (sec. 4.1), B where none is
@@ -55,7 +53,7 @@ VARIANTS = {
     "resnetv2_50": replace(_50, **_V2_TIMM),
     "resnetv2_101": replace(_101, **_V2_TIMM),
     "resnetv2_152": replace(_152, **_V2_TIMM),
-    # He et al. 2018 (bag of tricks), arXiv:1812.01187
+    # Tong He et al. 2018 (bag of tricks), arXiv:1812.01187
     "resnet18d": replace(_18, **_D),
     "resnet34d": replace(_34, **_D),
     "resnet26d": replace(_26, **_D),
@@ -89,11 +87,11 @@ VARIANTS = {
     "plain44_cifar": _cifar(7, shortcut=None),
     "plain56_cifar": _cifar(9, shortcut=None),
     # He et al. 2016, arXiv:1603.05027, sec. 3 and table 4
-    "preact_resnet110_cifar": _cifar(18, **_PREACTIVATION),
-    "preact_resnet164_cifar": _cifar(18, "bottleneck", shortcut="B", **_PREACTIVATION),
-    "preact_resnet1001_cifar": _cifar(111, "bottleneck", shortcut="B", **_PREACTIVATION),
-    # arXiv:1605.07146: 28 counts the three projections too
-    "wrn28_10_cifar": _cifar(4, widen=10, shortcut="B", **_PREACTIVATION),
+    "preact_resnet110_cifar": _cifar(18, preactivation=True),
+    "preact_resnet164_cifar": _cifar(18, "bottleneck", shortcut="B", preactivation=True),
+    "preact_resnet1001_cifar": _cifar(111, "bottleneck", shortcut="B", preactivation=True),
+    # arXiv:1605.07146: 28 convolutions, the three projections among them
+    "wrn28_10_cifar": _cifar(4, widen=10, shortcut="B", preactivation=True),
 }
 
 
@@ -112,12 +110,7 @@ def canonical_name(name):
     for known in (lower, f"{lower}_cifar"):
         if known in VARIANTS:
             return known
-    names = {key.removesuffix("_cifar"): key for key in VARIANTS}
-    longer = [key for key in VARIANTS if lower and key.startswith(lower)]
-    near = (longer + [names[key] for key in difflib.get_close_matches(lower, names, n=3, cutoff=0.5)])[:3]
-    raise ValueError(
-        f"The name of a network should be one of `list_models()`. Nearest names: {near}. Received: name={name!r}"
-    )
+    raise unknown("name", name, [key.removesuffix("_cifar") for key in VARIANTS], "a name of `list_models()`")
 
 
 def get_spec(name):

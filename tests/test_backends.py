@@ -14,7 +14,7 @@ CHOSEN = " or ".join(
         "narrow and 64 and (resnet50d or seresnet50 or resnetv2 or resnext)",
         "same_outputs and float32",
         "weights_files_of_keras",
-        "channels_first and resnet50v2",
+        "channels_first and resnet20",
         "fresh_head",
         "failed_load",
     )

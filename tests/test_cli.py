@@ -84,12 +84,13 @@ def test_models_lists_every_network_with_numbers():
     assert len(rows) > 45
     table = run("models", "*cifar*").stdout
     assert "resnet1202_cifar" in table and "19.42 M" in table and "resnet50" not in table
+    assert "(top-1 80.858 %, BSD-3-Clause)" in re.sub(r"\s+", " ", run("models", "resnet50").stdout)
     assert "hf://timm/resnet50d.a1_in1k" in re.sub(r"\s", "", run("models", "resnet50d").stdout)
 
 
 def test_summary_shows_layers():
     shown = run("summary", "resnet20").stdout
-    assert "conv4_block3_out" in shown and "270,810" not in shown and "269,722" in shown
+    assert "conv4_block3_out" in shown and "269,722" in shown
 
 
 def test_predict_prints_a_table(folder, model_file):
@@ -122,7 +123,7 @@ def test_bad_pictures_are_listed_the_good_ones_predicted(folder, model_file):
         (("train", "--recipe", "slow"), "quickstart"),
         (("train", "--set", "epoch=2", "--workdir", "w"), "epochs"),
         (("train", "--set", "epochs", "--workdir", "w"), "FIELD=VALUE"),
-        (("train", "--set", "name=x", "--workdir", "w"), "A recipe has the fields"),
+        (("train", "--set", "name=x", "--workdir", "w"), "fields of a recipe"),
         (("train", "--workdir", "/proc/none/w", "--set", "epochs=1"), "/proc"),
         (("convert", "missing.pth", "out.h5", "--model", "resnet20"), "missing.pth"),
         (("convert", REFERENCES / "torch_malicious.pth", "out.h5", "--model", "resnet20"), "system"),
@@ -157,5 +158,5 @@ def test_convert_there_and_back(tmp_path):
 
 
 def test_help_names_every_command():
-    shown = run("--help").stdout
-    assert all(name in shown for name in ("models", "summary", "predict", "train", "convert"))
+    shown = re.findall(r"^\W*(\w+)", run("--help").stdout, re.MULTILINE)
+    assert {"models", "summary", "predict", "train", "convert"} <= set(shown)

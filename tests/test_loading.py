@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import REFERENCES, pictures, randomise
 
-from keras_resnet import build, create, get_spec, load_weights, preprocessing, save_weights
+from keras_resnet import ResNet20, build, create, get_spec, load_weights, preprocessing, save_weights
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.weights.catalog import WEIGHTS, Source
 
@@ -75,14 +75,15 @@ def digest(path):
 
 
 def publish(monkeypatch, url, digest):
-    monkeypatch.setitem(WEIGHTS, KEY, Source(url, digest, Preprocessing("cifar", 32, None), "MIT", 0.0, classes=10))
+    monkeypatch.setitem(WEIGHTS, KEY, Source(url, digest, Preprocessing("cifar", 32, None), "MIT", 0.0))
 
 
-def test_a_tag_is_fetched_verified_and_kept(trained, server, monkeypatch, tmp_path):
+def test_a_tag_is_fetched_verified_and_kept(trained, server, monkeypatch, tmp_path, capsys):
     model, folder = trained
     publish(monkeypatch, f"{server}/weights.pth", digest(folder / "weights.pth")[:15])
     loaded = create("resnet20", weights="imagenet", classes=None)
     np.testing.assert_array_equal(logits(loaded), logits(model))
+    assert capsys.readouterr().out == ""  # the progress of the download is on standard error
     assert preprocessing(loaded) == Preprocessing("cifar", 32, None)
     assert loaded.info["weights"] == "imagenet"
     assert [path.name for path in (tmp_path / "keras" / "models").iterdir()] == ["weights.pth"]
@@ -153,7 +154,7 @@ def test_other_input_channels_adapt_the_first_kernel(channels, trained):
         np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-5)
     if channels == 1:
         assert preprocessing(adapted).channels == 1
-    elif channels != 3:
+    else:
         with pytest.raises(ValueError, match="mode"):
             preprocessing(adapted)
 
@@ -170,7 +171,7 @@ def test_the_plain_case_warns_of_nothing(trained):
         ("resnet32", {}, r"60 missing: conv2_block4_1_conv/kernel"),
         ("resnet20", {"depths": (2, 2, 2)}, r"30 left over: layer1\.2\.conv1\.weight"),
         ("resnet20", {"widths": (16, 32, 48)}, r"of another shape: conv4_block1_1_conv/kernel \(3, 3, 32, 64\), not"),
-        ("resnetv2_50", {}, "pre-activation"),
+        ("resnetv2_50", {}, "post-activation"),
     ],
 )
 def test_the_weights_of_another_network_are_refused_with_a_list(name, arguments, message, trained):
@@ -261,8 +262,79 @@ def test_layers_in_front_of_an_input_tensor_are_not_the_networks(trained):
 def test_a_stray_config_json_beside_the_weights_does_no_harm(content, trained, tmp_path):
     (tmp_path / "weights.pth").write_bytes((trained[1] / "weights.pth").read_bytes())
     (tmp_path / "config.json").write_text(content)
-    assert preprocessing(create("resnet20", weights=tmp_path / "weights.pth")) == Preprocessing("torch", 32, None)
+    assert "preprocessing" not in create("resnet20", weights=tmp_path / "weights.pth").info
+
+
+def test_the_keras_rows_of_the_catalog_have_keras_own_hashes():
+    from keras.src.applications.resnet import WEIGHTS_HASHES
+
+    for name in ("resnet50", "resnet101", "resnet152", "resnet50v2", "resnet101v2", "resnet152v2"):
+        source = WEIGHTS[name, "imagenet"]
+        assert (source.digest, source.headless[1]) == tuple(f"md5:{digest}" for digest in WEIGHTS_HASHES[name])
+
+
+def test_what_pictures_a_file_is_for_is_not_guessed(tmp_path):
+    """Ten classes in torch's names may be anybody's; ImageNet's are known by their number, published files by name."""
+    small = {"depths": (1, 1, 1, 1), "widths": (4, 8, 8, 8), "stem_width": 4}
+    for classes, name, resize in (
+        (10, "mine.pth", None),
+        (1000, "mine.pth", 256),
+        (1000, "resnet50-11ad3fa6.pth", 232),
+    ):
+        save_weights(create("resnet50_v1_5", classes=classes, **small), tmp_path / name, layout="torchvision")
+        model = create("resnet50", weights=tmp_path / name, **small)
+        if resize:
+            assert preprocessing(model) == Preprocessing("torch", resize=resize)
+        else:
+            with pytest.raises(ValueError, match="mode"):
+                preprocessing(model)
 
 
 def test_timms_config_json_beside_the_weights_is_heard(trained):
     assert preprocessing(create("resnet20", weights=trained[1] / "model.safetensors")).mode.mean == (0.5, 0.5, 0.5)
+
+
+def test_size_and_channels_come_with_the_weights(tmp_path):
+    """A network for 8x8 grey pictures, in a file of ours, is built for 8x8 grey pictures."""
+    model = randomise(create("resnet20", input_shape=(8, 8, 1)))
+    model.info["preprocessing"] = Preprocessing("tf", 8, None, channels=1).to_config()
+    for suffix in (".safetensors", ".keras", ".h5", ".weights.h5"):
+        save_weights(model, tmp_path / f"grey{suffix}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            loaded = create("resnet20", weights=tmp_path / f"grey{suffix}")
+        assert loaded.input_shape == (None, 8, 8, 1)
+        assert preprocessing(loaded) == preprocessing(model)
+        x = pictures(2, 8, 8, 1)
+        np.testing.assert_array_equal(predict(loaded, x), predict(model, x))
+
+
+def test_a_file_that_says_it_is_of_another_network_is_refused(trained, tmp_path):
+    """The arrays of a plain net and of a residual one with shortcut A have the same names and shapes."""
+    for suffix in (".safetensors", ".keras"):
+        save_weights(trained[0], tmp_path / f"residual{suffix}")
+        with pytest.raises(ValueError, match=r"shortcut='A' \(not None\)"):
+            create("plain20", weights=tmp_path / f"residual{suffix}")
+
+
+def test_the_top_is_there_if_the_file_has_one(trained, tmp_path):
+    body = create("resnet20", include_top=False, weights=trained[1] / "weights.pth", input_shape=(32, 32, 3))
+    save_weights(body, tmp_path / "body.pth", layout="torchvision")
+    assert create("resnet20", include_top=None, weights=tmp_path / "body.pth").output_shape == (None, None, None, 64)
+    assert create("resnet20", include_top=None, weights=trained[1] / "weights.pth").output_shape == (None, 10)
+    with pytest.raises(ValueError, match="include_top=False"):
+        create("resnet20", weights=tmp_path / "body.pth")
+
+
+def test_a_change_that_the_weights_do_not_allow_is_refused(trained):
+    with pytest.raises(ValueError, match="bn_epsilon"):
+        create("resnet20", weights=trained[1] / "weights.pth", bn_epsilon=1e-3)
+    assert create("resnet20", weights=trained[1] / "weights.pth", drop_path=0.1).spec.drop_path == 0.1
+
+
+def test_a_constructor_takes_the_weights_number_of_classes(trained):
+    path = trained[1] / "seven.pth"
+    save_weights(randomise(create("resnet20", classes=7)), path, layout="torchvision")
+    assert ResNet20(weights=path).output_shape == (None, 7)
+    with pytest.warns(UserWarning, match="7 classes"):
+        assert ResNet20(weights=path, classes=10).output_shape == (None, 10)

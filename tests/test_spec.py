@@ -44,6 +44,7 @@ def test_layers_are_counted_as_in_the_papers(name, depth):
         ({"stem": "deep", "stem_width": 33}, "even"),
         ({"preactivation": "yes"}, "True or False"),
         ({"stride_on": "2x2"}, "3x3"),
+        ({"kernel_initializer": "he_norml"}, "initializer"),
     ],
 )
 def test_an_impossible_specification_says_what_is_wrong(changes, message):

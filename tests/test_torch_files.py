@@ -136,3 +136,11 @@ def test_a_zip_bomb_is_refused(tmp_path):
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.name)
 def test_damaged_torch_files_are_read_or_refused(path, tmp_path):
     expect_arrays_or_refusal(path.read_bytes(), 90, tmp_path / path.name)
+
+
+@pytest.mark.parametrize("opcode", [b"(ios\nsystem\n.", b"\x82\x01.", b"Pname\n."], ids=["INST", "EXT1", "PERSID"])
+def test_an_opcode_of_no_state_dict_is_named(opcode, tmp_path):
+    with zipfile.ZipFile(tmp_path / "odd.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + opcode)
+    with pytest.raises(ValueError, match=r"pickle opcode (INST|EXT1|PERSID)"), open_weights(tmp_path / "odd.pth"):
+        pass

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -80,8 +81,9 @@ def test_digits_are_whole_and_the_split_is_always_the_same():
 
 
 def test_schedules_at_their_corners():
-    recipe = Recipe(epochs=10, batch_size=8, learning_rate=0.4, warmup_epochs=2, milestones=(5, 8))
-    cosine, step = SCHEDULES["cosine"](recipe, 100), SCHEDULES["step"](recipe, 100)
+    recipe = Recipe(epochs=10, batch_size=8, learning_rate=0.4, warmup_epochs=2)
+    cosine = SCHEDULES["cosine"](recipe, 100)
+    step = SCHEDULES["step"](replace(recipe, warmup_epochs=0, schedule="step", milestones=(5, 8)), 100)
     values = [float(cosine(i)) for i in (0, 100, 200, 600, 1000)]
     assert values == pytest.approx([0, 0.2, 0.4, 0.2, 0], abs=1e-6)
     assert [float(step(i)) for i in (0, 500, 501, 800, 801)] == pytest.approx([0.4, 0.4, 0.04, 0.04, 0.004])
@@ -92,15 +94,20 @@ def test_schedules_at_their_corners():
     ("changes", "message"),
     [
         ({"epoch": 3}, "epochs"),
-        ({"epochs": 0}, "positive integer"),
-        ({"epochs": "many"}, "positive integer"),
-        ({"batch_size": 2.5}, "positive integer"),
+        ({"epochs": 0}, "an integer, 1 or more"),
+        ({"epochs": "many"}, "an integer, 1 or more"),
+        ({"batch_size": 2.5}, "an integer, 1 or more"),
         ({"schedule": "cosin"}, "cosine"),
         ({"learning_rate": -1}, "0 or more"),
         ({"learning_rate": "fast"}, "0 or more"),
         ({"momentum": 1}, r"\[0, 1\)"),
         ({"padding": -1}, "0 or more"),
         ({"milestones": "often"}, "milestones"),
+        ({"milestones": (8,)}, "step"),
+        ({"schedule": "step", "warmup_epochs": 0, "milestones": (8, 5)}, "later"),
+        ({"schedule": "step"}, "cosine"),
+        ({"nesterov": "yes"}, "True or False"),
+        ({"epochs": True}, "an integer, 1 or more"),
     ],
 )
 def test_a_recipe_refuses_what_makes_no_sense(changes, message):
@@ -109,7 +116,7 @@ def test_a_recipe_refuses_what_makes_no_sense(changes, message):
 
 
 def test_recipes_are_rows():
-    assert get_recipe("quickstart") is not None and get_recipe("quickstart", epochs=2).epochs == 2
+    assert get_recipe("quickstart", epochs=2) == replace(get_recipe("quickstart"), epochs=2)
     assert RECIPES["quickstart"] == eval(repr(RECIPES["quickstart"]))
     with pytest.raises(ValueError, match="quickstart"):
         get_recipe("quickstrat")

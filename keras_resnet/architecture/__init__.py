@@ -1,1 +1,1 @@
-"""What a residual network is: its layers, its specification, its graph. Imports Keras alone."""
+"""What a residual network is: its layers, its specification, its graph. Imports Keras; TensorFlow for one kernel."""

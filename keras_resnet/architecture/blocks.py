@@ -14,6 +14,8 @@ class Block:
     """Where one block stands in its network; `ResNetSpec.stages` holds one for each."""
 
     name: str
+    first: bool
+    """Whether it is the first of the network."""
     in_channels: int
     width: int
     """The stage's width: 64, 128, 256, 512 in the paper's networks."""
@@ -58,15 +60,14 @@ class Transform:
     """F as data."""
 
     convolutions: Callable[..., tuple[Convolution, ...]]
-    layers: int
-    """How many convolutions these are."""
+    """(Block, ResNetSpec) -> its rows."""
     expansion: int
     """How many times wider than the stage it leaves the maps."""
 
 
 TRANSFORMS = {
-    "basic": Transform(basic, layers=2, expansion=1),
-    "bottleneck": Transform(bottleneck, layers=3, expansion=4),
+    "basic": Transform(basic, expansion=1),
+    "bottleneck": Transform(bottleneck, expansion=4),
 }
 
 
@@ -97,7 +98,7 @@ def _postactivation(block, spec):
 
 
 def _preactivation(block, spec):
-    """x -> x + F(relu(bn(x))) (He et al. 2016, arXiv:1603.05027, eq. 3)."""
+    """x -> x + F(relu(bn(x))) (He et al. 2016, arXiv:1603.05027, fig. 4 e)."""
     first, *rows, last = TRANSFORMS[spec.block].convolutions(block, spec)
     name, number = block.name, len(rows) + 2
     preact = bn_relu(spec=spec, name=f"{name}_preact")

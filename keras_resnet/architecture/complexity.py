@@ -3,21 +3,62 @@
 from dataclasses import dataclass
 
 from keras_resnet.architecture.blocks import TRANSFORMS
-from keras_resnet.architecture.layers import Convolution, squeeze_excite_width
+from keras_resnet.architecture.layers import Convolution, squeeze_excite_width, uses_bias
 from keras_resnet.architecture.shortcuts import projection
-from keras_resnet.architecture.stems import STEMS
+from keras_resnet.architecture.stems import MAX_POOLS, STEMS
 
 
-@dataclass
+@dataclass(frozen=True)
 class Complexity:
-    """A running sum over layers."""
+    """Sums over the layers of a network."""
 
-    parameters: int = 0
+    parameters: int
     """Trainable parameters."""
-    statistics: int = 0
+    statistics: int
     """Moving means and variances; Keras's `count_params()` is `parameters + statistics`."""
-    multiply_adds: int = 0
+    multiply_adds: int
     """Of convolutions and classifier, for one picture: the paper's "FLOPs"."""
+
+
+def complexity(spec, include_top=True, classes=None, input_shape=None):
+    """Parameters and multiply-adds of the network that `spec` describes.
+
+    Args:
+        spec: ResNetSpec.
+        include_top: whether the classifier counts.
+        classes: its number of classes; default the spec's usual one, 1000, or 10 for the CIFAR nets.
+        input_shape: (height, width, channels) of one picture; default the spec's usual size, in colour.
+
+    Returns:
+        A Complexity. Multiply-adds are counted as in He et al. 2015, table 1.
+
+    Raises:
+        ValueError: for an input shape that is not three positive integers.
+    """
+    shape = (spec.default_size, spec.default_size, 3) if input_shape is None else tuple(input_shape)
+    if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
+        raise ValueError(
+            f"`input_shape` should be (height, width, channels), all known. Received: input_shape={input_shape}"
+        )
+    total = _Sum()
+    channels, size = _stem(spec, shape[2], shape[:2], total)
+    for stage in spec.stages:
+        for block in stage:
+            size = _block(block, spec, size, total)
+            channels = block.out_channels
+    if spec.preactivation:
+        total.batch_norm(channels)
+    if include_top:
+        classes = spec.default_classes if classes is None else classes
+        total.convolution(Convolution(classes, 1), channels, (1, 1), bias=True)
+    return Complexity(total.parameters, total.statistics, total.multiply_adds)
+
+
+class _Sum:
+    """A Complexity in the making."""
+
+    def __init__(self):
+        self.parameters = self.statistics = self.multiply_adds = 0
 
     def convolution(self, row, channels, size, bias):
         """Adds one convolution of `channels` inputs on maps of `size`; returns the size of its outputs."""
@@ -32,41 +73,11 @@ class Complexity:
         self.statistics += 2 * channels
 
 
-def complexity(spec, include_top=True, classes=None, input_shape=None):
-    """Parameters and multiply-adds of the network that `spec` describes.
-
-    Args:
-        spec: ResNetSpec.
-        include_top: whether the classifier counts.
-        classes: its number of classes; default 1000, 10 for the CIFAR nets.
-        input_shape: (height, width, channels) of one picture; default the network's usual size, in colour.
-
-    Returns:
-        A Complexity. Multiply-adds are counted as in He et al. 2015, table 1.
-    """
-    *size, channels = input_shape or (spec.default_size, spec.default_size, 3)
-    total, size = Complexity(), tuple(size)
-    channels, size = _stem(spec, channels, size, total)
-    for stage in spec.stages:
-        for block in stage:
-            size = _block(block, spec, size, total)
-            channels = block.out_channels
-    if spec.preactivation:
-        total.batch_norm(channels)
-    if include_top:
-        total.convolution(Convolution(classes or spec.default_classes, 1), channels, (1, 1), bias=True)
-    return total
-
-
 def _stem(spec, channels, size, total):
+    """Adds the stem; returns channels and size of what leaves it."""
     rows = [row for _, row in STEMS[spec.stem].rows(spec)]
-    for i, row in enumerate(rows):
-        normalised = not (spec.preactivation and i == len(rows) - 1)
-        size = total.convolution(row, channels, size, bias=_bias(spec, normalised))
-        if normalised:
-            total.batch_norm(row.filters)
-        channels = row.filters
-    if STEMS[spec.stem].pool in ("max", "max_unpadded"):
+    channels, size = _chain(rows, channels, size, spec, total)
+    if STEMS[spec.stem].pool in MAX_POOLS:
         size = tuple(-(-side // 2) for side in size)
     return channels, size
 
@@ -75,19 +86,13 @@ def _block(block, spec, size, total):
     """Adds one block; returns the size of the maps that leave it."""
     project = projection(block, spec)
     if project:
-        strided = tuple(-(-side // (block.stride // project.stride)) for side in size)  # after the pool, if any
-        total.convolution(project, block.in_channels, strided, bias=_bias(spec, not spec.preactivation))
+        pooled = tuple(-(-side // (block.stride // project.stride)) for side in size)
+        total.convolution(project, block.in_channels, pooled, uses_bias(spec, bn_follows=not spec.preactivation))
         if not spec.preactivation:
             total.batch_norm(block.filters)
     if spec.preactivation:
         total.batch_norm(block.in_channels)
-    channels, rows = block.in_channels, TRANSFORMS[spec.block].convolutions(block, spec)
-    for i, row in enumerate(rows, 1):
-        normalised = not (spec.preactivation and i == len(rows))
-        size = total.convolution(row, channels, size, bias=_bias(spec, normalised))
-        if normalised:
-            total.batch_norm(row.filters)
-        channels = row.filters
+    channels, size = _chain(TRANSFORMS[spec.block].convolutions(block, spec), block.in_channels, size, spec, total)
     if spec.se_ratio:
         squeezed = squeeze_excite_width(channels, spec.se_ratio)
         total.convolution(Convolution(squeezed, 1), channels, (1, 1), bias=True)
@@ -95,6 +100,12 @@ def _block(block, spec, size, total):
     return size
 
 
-def _bias(spec, normalised):
-    """Whether a convolution has a bias: the rule of `layers.conv`."""
-    return spec.conv_bias and not (spec.preactivation and normalised)
+def _chain(rows, channels, size, spec, total):
+    """Adds convolutions that follow each other, each with its batch norm; a pre-activation net's last has none."""
+    for i, row in enumerate(rows, 1):
+        bn_follows = not (spec.preactivation and i == len(rows))
+        size = total.convolution(row, channels, size, uses_bias(spec, bn_follows))
+        if bn_follows:
+            total.batch_norm(row.filters)
+        channels = row.filters
+    return channels, size

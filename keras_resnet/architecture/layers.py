@@ -47,12 +47,17 @@ def conv(row, *, spec, name, bn_follows=True, kernel_initializer=None):
             padding="valid" if explicit else "same",
             dilation_rate=row.dilation,
             groups=row.groups,
-            use_bias=spec.conv_bias and not (spec.preactivation and bn_follows),
+            use_bias=uses_bias(spec, bn_follows),
             kernel_initializer=kernel_initializer or spec.kernel_initializer,
             data_format=spec.data_format,
             name=f"{name}_conv",
         ),
     )
+
+
+def uses_bias(spec, bn_follows):
+    """Whether a convolution has a bias: in front of a batch norm only in post-activation nets, as in the v1 files."""
+    return spec.conv_bias and not (spec.preactivation and bn_follows)
 
 
 def batch_norm(*, spec, name, gamma_initializer="ones"):
@@ -146,6 +151,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and self.center
             and not (self.renorm or self.synchronized)
             and keras.backend.standardize_dtype(inputs.dtype) in ("float32", "float16", "bfloat16")
+            and keras.backend.standardize_dtype(self.variable_dtype) == "float32"
         )
 
     def _fused(self, inputs, mean, variance, is_training):

@@ -1,5 +1,6 @@
 """From a specification to a Keras model."""
 
+import numbers
 from dataclasses import replace
 
 import keras
@@ -9,6 +10,7 @@ from keras_resnet.architecture.blocks import stage
 from keras_resnet.architecture.layers import bn_relu, chain
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import stem
+from keras_resnet.errors import unknown
 
 _POOLINGS = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 
@@ -49,19 +51,19 @@ def endpoints(spec, inputs):
         A dict of Keras tensors, first layer first. Stage 1 to 4 are C2 to C5 of the detection literature. The last one
         is what the classifier sees: normalised and rectified in pre-activation networks too.
     """
-    outputs = {"stem": stem(spec)(inputs)}
-    x = outputs["stem"]
+    x = stem(spec)(inputs)
+    outputs = {"stem": x}
     for number, blocks in enumerate(spec.stages, 1):
         x = outputs[f"stage{number}"] = stage(blocks, spec=spec)(x)
     if spec.preactivation:
-        outputs[f"stage{number}"] = bn_relu(spec=spec, name="post")(x)
+        outputs[f"stage{len(spec.stages)}"] = bn_relu(spec=spec, name="post")(x)
     return outputs
 
 
 def build(
     spec,
     include_top=True,
-    classes=1000,
+    classes=None,
     input_shape=None,
     input_tensor=None,
     pooling=None,
@@ -74,7 +76,7 @@ def build(
     Args:
         spec: ResNetSpec.
         include_top: whether average pooling and the classifier follow the last stage.
-        classes: number of classes of the classifier.
+        classes: number of classes of the classifier; default the spec's usual one, 1000, or 10 for the CIFAR nets.
         input_shape: (H, W, C), or (C, H, W) for channels-first; H and W may be None. Default: the network's usual
             size with the top, unknown sizes without.
         input_tensor: Keras tensor to build upon, instead of `input_shape`.
@@ -87,11 +89,13 @@ def build(
         A ResNet: (B, H, W, C) -> (B, classes), or (B, h, w, channels) or (B, channels) without the top.
 
     Raises:
-        ValueError: for an input shape of another rank, smaller than `spec.minimum_size`, or an unknown pooling.
+        ValueError: for an input shape of another rank, without channels or smaller than `spec.minimum_size`, for a
+            number of classes that is no positive integer, or an unknown pooling.
     """
     if pooling not in (None, *_POOLINGS):
-        raise ValueError(f"`pooling` should be None, 'avg' or 'max'. Received: pooling={pooling!r}")
-    if include_top and not (isinstance(classes, int) and classes > 0):
+        raise unknown("pooling", pooling, (None, *_POOLINGS))
+    classes = spec.default_classes if classes is None else classes
+    if include_top and (not isinstance(classes, int) or isinstance(classes, bool) or classes < 1):
         raise ValueError(f"`classes` should be a positive integer. Received: classes={classes!r}")
     spec = replace(spec, data_format=spec.data_format or keras.config.image_data_format())
     inputs = _inputs(spec, include_top, input_shape, input_tensor)
@@ -143,13 +147,15 @@ def _inputs(spec, include_top, input_shape, input_tensor):
 
 
 def _check_input_shape(spec, input_shape):
-    last = spec.channel_axis == 3
-    if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3:
-        order = "(height, width, channels)" if last else "(channels, height, width)"
-        raise ValueError(f"`input_shape` should be a tuple of three: {order}. Received: input_shape={input_shape}")
-    *sides, channels = input_shape if last else (*input_shape[1:], input_shape[0])
-    if not (isinstance(channels, int) and channels > 0):
-        raise ValueError(f"The number of channels should be a positive integer. Received: input_shape={input_shape}")
+    order = "(height, width, channels)" if spec.channel_axis == 3 else "(channels, height, width)"
+    integers = isinstance(input_shape, (tuple, list)) and all(
+        side is None or (isinstance(side, numbers.Integral) and side > 0) for side in input_shape
+    )
+    if not integers or len(input_shape) != 3:
+        raise ValueError(f"`input_shape` should be {order}, three integers. Received: input_shape={input_shape}")
+    *sides, channels = input_shape if spec.channel_axis == 3 else (*input_shape[1:], input_shape[0])
+    if channels is None:
+        raise ValueError(f"The number of channels should be known. Received: input_shape={input_shape}")
     if any(side is not None and side < spec.minimum_size for side in sides):
         least = f"{spec.minimum_size}x{spec.minimum_size}"
         raise ValueError(f"Input size should be at least {least} pixels. Received: input_shape={input_shape}")

@@ -37,13 +37,14 @@ def projection(block, spec):
 def shortcut(block, *, spec):
     """(x, preact) -> the path beside F: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), C or filters).
 
-    A projection reads `preact`, which is x itself but in pre-activation nets relu(bn(x)); an identity reads x.
+    A projection reads `preact`, which is x itself but in pre-activation nets relu(bn(x)). An identity reads x, except
+    in the first block: there the activation comes before the paths part (He et al. 2016, appendix).
     """
     kind, row, name = SHORTCUTS[spec.shortcut], projection(block, spec), f"{block.name}_0"
     pool = _average_pool(block, spec) if kind.pool and block.downsamples else None
     if row is None:
         identity = chain(pool or _subsample(block, spec), _pad_channels(block, spec))
-        return lambda x, preact: identity(x)
+        return lambda x, preact: identity(preact if block.first else x)
     project = conv(row, spec=spec, name=name, bn_follows=False) if spec.preactivation else None
     project = chain(pool, project or conv_bn(row, spec=spec, name=name, activation=False))
     return lambda x, preact: project(preact)
@@ -76,7 +77,7 @@ def _pad_channels(block, spec):
         return None
     missing = block.filters - block.in_channels
     pad, none = (missing // 2, missing - missing // 2), (0, 0)
-    first = spec.data_format == "channels_first"
+    first = spec.channel_axis == 1
     return layers.ZeroPadding2D(
         (pad, none) if first else (none, pad),
         data_format="channels_last" if first else "channels_first",

@@ -1,6 +1,5 @@
 """The specification: one frozen dataclass that describes any member of the family."""
 
-import difflib
 import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ import keras
 from keras_resnet.architecture.blocks import TRANSFORMS, Block
 from keras_resnet.architecture.shortcuts import SHORTCUTS
 from keras_resnet.architecture.stems import STEMS
+from keras_resnet.errors import unknown
 
 _CHOICES = {
     "block": tuple(TRANSFORMS),
@@ -63,9 +63,9 @@ class ResNetSpec:
     bn_epsilon: float = 1e-5
     bn_momentum: float = 0.9
     zero_init_residual: bool = False
-    """Whether every block starts as the identity: F's last scale (pre-activation: kernel) is zero."""
+    """Whether every block starts as the identity: F's last scale (or kernel) is zero (arXiv:1706.02677)."""
     drop_path: float = 0.0
-    """Stochastic depth: the last block's rate; the first block's is 0, linear between (arXiv:1603.09382)."""
+    """Stochastic depth (arXiv:1603.09382): the last block's rate; linear from 0 at the first block, as in timm."""
     dropout: float = 0.0
     """Dropout rate in front of the classifier."""
     block_dropout: float = 0.0
@@ -78,7 +78,7 @@ class ResNetSpec:
     explicit_padding: bool = False
     """A padding layer in front of every 3x3, as in keras.applications' V2; strided ones always have it."""
     kernel_initializer: str = "he_normal"
-    """He et al. 2015, arXiv:1502.01852."""
+    """A Keras initializer; this one is He et al., arXiv:1502.01852."""
     data_format: str | None = None
     """"channels_last", "channels_first", or None for Keras's configured one."""
 
@@ -94,9 +94,7 @@ class ResNetSpec:
     def _check_values(self):
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                near = difflib.get_close_matches(str(getattr(self, name)), map(str, choices), n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                self._refuse(name, f"one of {choices}", hint)
+                raise unknown(name, getattr(self, name), choices)
         for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 self._refuse(name, "True or False")
@@ -109,6 +107,10 @@ class ResNetSpec:
         for name in _SHARES:
             if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 self._refuse(name, "a number in [0, 1)")
+        try:
+            keras.initializers.get(self.kernel_initializer)
+        except (TypeError, ValueError):
+            self._refuse("kernel_initializer", "a Keras initializer")
         if not (_is_number(self.bn_epsilon) and 0 < self.bn_epsilon < math.inf):
             self._refuse("bn_epsilon", "a positive number")
 
@@ -118,7 +120,7 @@ class ResNetSpec:
         stride = STEMS[self.stem].stride
         if self.output_stride < stride or self.output_stride & (self.output_stride - 1):
             self._refuse("output_stride", f"a power of two, at least the stem's stride of {stride}")
-        if self.stem.startswith("deep") and self.stem_width % 2:
+        if any(self.stem_width * share % 1 for *_, share in STEMS[self.stem].convolutions):
             self._refuse("stem_width", f"even for the stem {self.stem!r}")
         if self.block == "basic" and (self.groups, self.group_width) != (1, 64):
             self._refuse("groups", "1, and `group_width` 64, for basic blocks: only a bottleneck's 3x3 is grouped")
@@ -130,8 +132,8 @@ class ResNetSpec:
         if self.shortcut == "A" and self.merge == "add" and shrinks:
             self._refuse("widths", "growing from the stem on for shortcut A, which can add channels but not drop them")
 
-    def _refuse(self, name, expected, hint=""):
-        raise ValueError(f"`{name}` should be {expected}.{hint} Received: {name}={getattr(self, name)!r}")
+    def _refuse(self, name, expected):
+        raise ValueError(f"`{name}` should be {expected}. Received: {name}={getattr(self, name)!r}")
 
     @cached_property
     def stages(self):
@@ -159,6 +161,7 @@ class ResNetSpec:
         concatenated = filters + (filters if projects else in_channels)
         return Block(
             name=f"conv{stage + 2}_block{position + 1}",
+            first=index == 0,
             in_channels=in_channels,
             width=width,
             filters=filters,
@@ -173,8 +176,13 @@ class ResNetSpec:
 
     @property
     def layers(self):
-        """The paper's depth: weighted layers on the longest path, the stem as one (50, 56, 110, ...)."""
-        return sum(self.depths) * TRANSFORMS[self.block].layers + 2
+        """The paper's depth: weighted layers on the longest path, the stem as one (50, 56, 110, ...).
+
+        Projections do not count. Wide ResNets are named after another count, of all convolutions: WRN-28-10 has 26.
+        """
+        return 2 + sum(
+            len(TRANSFORMS[self.block].convolutions(block, self)) for stage in self.stages for block in stage
+        )
 
     @property
     def stride(self):
@@ -184,17 +192,17 @@ class ResNetSpec:
     @property
     def default_size(self):
         """Side of the pictures the network was designed for, in pixels."""
-        return 32 if self.stem == "cifar" else 224
+        return STEMS[self.stem].size
 
     @property
     def default_classes(self):
         """Classes of the data set the network was designed for."""
-        return 10 if self.stem == "cifar" else 1000
+        return STEMS[self.stem].classes
 
     @property
     def minimum_size(self):
         """Smallest side of a picture, in pixels: 32 as in keras.applications, 8 for the CIFAR nets."""
-        return 8 if self.stem == "cifar" else 32
+        return STEMS[self.stem].minimum_size
 
     @property
     def channel_axis(self):

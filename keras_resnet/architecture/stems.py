@@ -15,7 +15,13 @@ class Stem:
     convolutions: tuple[tuple[int, int, float], ...]
     """(kernel size, stride, width as a share of `spec.stem_width`), one a convolution."""
     pool: str | None = None
-    """What halves the resolution after the convolutions: a name in POOLS."""
+    """What halves the resolution after the convolutions: a name in MAX_POOLS, "conv" for one more, or nothing."""
+    size: int = 224
+    """Side of the pictures that networks with this stem are made for, in pixels."""
+    minimum_size: int = 32
+    """Side of the smallest pictures they take, as in keras.applications."""
+    classes: int = 1000
+    """Classes of the data set they are made for."""
 
     @property
     def stride(self):
@@ -38,13 +44,14 @@ STEMS = {
     "imagenet": Stem(((7, 2, 1.0),), pool="max"),  # He et al. 2015, table 1
     "imagenet_torch": Stem(((7, 2, 1.0),), pool="max_unpadded"),  # timm/models/resnetv2.py
     "deep": Stem(((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1.0)), pool="max"),  # arXiv:1812.01187, fig. 2 b (ResNet-C)
-    "deep_conv": Stem(((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1.0)), pool="conv"),  # arXiv:2103.07579, sec. 4.2 (ResNet-RS)
-    "cifar": Stem(((3, 1, 1.0),)),  # He et al. 2015, sec. 4.2
+    "deep_conv": Stem(((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1.0)), pool="conv"),  # ResNet-RS: timm/models/resnet.py
+    "cifar": Stem(((3, 1, 1.0),), size=32, minimum_size=8, classes=10),  # He et al. 2015, sec. 4.2
 }
 
 
 def _max_pool(spec):
-    """3x3/2 max pool of zero-padded maps: after a ReLU, zero is as good as minus infinity."""
+    """3x3/2 max pool of zero-padded maps. After a ReLU, zero is as good as minus infinity; keras.applications' V2 pads
+    with zeros before it."""
     return chain(
         layers.ZeroPadding2D(1, data_format=spec.data_format, name="pool1_pad"),
         layers.MaxPooling2D(3, strides=2, data_format=spec.data_format, name="pool1_pool"),
@@ -62,7 +69,7 @@ def _max_pool_unpadded(spec):
     )
 
 
-POOLS = {"max": _max_pool, "max_unpadded": _max_pool_unpadded, "conv": None, None: None}
+MAX_POOLS = {"max": _max_pool, "max_unpadded": _max_pool_unpadded}
 
 
 def stem(spec):
@@ -74,5 +81,5 @@ def stem(spec):
         conv(last, spec=spec, name=last_name, bn_follows=False)
         if spec.preactivation
         else conv_bn(last, spec=spec, name=last_name),
-        POOLS[kind.pool](spec) if POOLS[kind.pool] else None,
+        MAX_POOLS[kind.pool](spec) if kind.pool in MAX_POOLS else None,
     )

@@ -1,6 +1,5 @@
 """Pictures as networks want them: resized, cropped, normalised. Works on every Keras backend."""
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -9,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_resnet.data.pictures import as_picture, check_channels, is_one_picture
+from keras_resnet.errors import unknown
 
 LARGEST = 8192
 """Pixels of a side at most: a Preprocessing may come with somebody's file."""
@@ -49,7 +49,8 @@ class Normalization:
 
 
 MODES = {
-    # keras/src/applications/imagenet_utils.py; "caffe" is what He et al. 2015 trained with
+    # keras/src/applications/imagenet_utils.py; "caffe" goes with the released Caffe weights (the paper's own text
+    # subtracts a mean for each pixel)
     "caffe": Normalization(divisor=1.0, mean=(103.939, 116.779, 123.68), bgr=True),
     "torch": Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     "tf": Normalization(divisor=127.5, mean=(1.0,)),
@@ -103,9 +104,7 @@ def _normalization(mode):
 
 def _check_choice(name, value, choices):
     if not isinstance(value, str) or value not in choices:
-        near = difflib.get_close_matches(str(value).lower(), choices, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"`{name}` should be one of {choices}.{hint} Received: {name}={value!r}")
+        raise unknown(name, value, choices)
 
 
 def _channel_axis(shape, row, mode, data_format):

@@ -20,6 +20,7 @@ def draw_curves(history, steps_per_epoch, path, title=""):
         errors = [100 * (1 - accuracy) for accuracy in history[key]]
         iterations = [steps_per_epoch * (epoch + 1) for epoch in range(len(errors))]
         axes.plot(iterations, errors, style, color="tab:red", linewidth=1.5, label=label)
+    # the first quarter, where errors fall from 90 %, would leave the rest of the picture flat
     highest = max(100 * (1 - accuracy) for accuracy in history["val_accuracy"][len(history["val_accuracy"]) // 4 :])
     axes.set(xlabel="iterations", ylabel="error (%)", title=title, ylim=(0, max(5, min(100, 2 * highest))))
     axes.grid(alpha=0.3)

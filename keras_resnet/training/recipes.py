@@ -1,9 +1,9 @@
 """RECIPES: name -> Recipe. One row a way to train, with its source."""
 
-import difflib
 import math
 from dataclasses import asdict, dataclass, fields, replace
 
+from keras_resnet.errors import unknown
 from keras_resnet.training.schedules import SCHEDULES
 
 
@@ -29,27 +29,40 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+    """Keras's, decoupled: w -= rate * decay * w. The paper's 1e-4 is an L2 penalty inside the momentum; in the long run
+    that weighs decay / (1 - momentum)."""
     decay_all: bool = True
     """Whether biases and batch norm decay too."""
     padding: int = 0
     """Augmentation: pixels of `pad_and_crop`."""
 
     def __post_init__(self):
-        object.__setattr__(self, "milestones", _tuple(self.milestones))
+        if not isinstance(self.milestones, (list, tuple)) or not all(map(_is_number, self.milestones)):
+            self._refuse("milestones", "a tuple of epochs")
+        object.__setattr__(self, "milestones", tuple(self.milestones))
         if self.schedule not in SCHEDULES:
-            self._refuse("schedule", f"one of {sorted(SCHEDULES)}")
-        for name in ("epochs", "batch_size"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                self._refuse(name, "a positive integer")
-        if not isinstance(self.padding, int) or self.padding < 0:
-            self._refuse("padding", "an integer, 0 or more")
+            raise unknown("schedule", self.schedule, SCHEDULES)
+        for name, least in (("epochs", 1), ("batch_size", 1), ("padding", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                self._refuse(name, f"an integer, {least} or more")
         for name in ("learning_rate", "weight_decay", "warmup_epochs"):
             if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) < math.inf):
                 self._refuse(name, "a number, 0 or more")
+        for name in ("nesterov", "decay_all"):
+            if not isinstance(getattr(self, name), bool):
+                self._refuse(name, "True or False")
         if not (_is_number(self.momentum) and 0 <= self.momentum < 1):
             self._refuse("momentum", "a number in [0, 1)")
-        if not all(map(_is_number, self.milestones)):
-            self._refuse("milestones", "numbers of epochs")
+        self._check_schedule()
+
+    def _check_schedule(self):
+        if self.milestones and self.schedule != "step":
+            self._refuse("milestones", 'empty unless the schedule is "step"')
+        if self.warmup_epochs and self.schedule != "cosine":
+            self._refuse("warmup_epochs", '0 unless the schedule is "cosine"')
+        if list(self.milestones) != sorted(set(self.milestones)) or min(self.milestones, default=1) <= 0:
+            self._refuse("milestones", "epochs after the first, each later than the one before")
 
     def to_config(self):
         """The values as JSON can hold them; `Recipe(**config)` is the way back."""
@@ -61,10 +74,6 @@ class Recipe:
 
 def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _tuple(values):
-    return tuple(values) if isinstance(values, (list, tuple)) else (values,)
 
 
 RECIPES = {
@@ -82,13 +91,9 @@ def get_recipe(name, /, **changes):
         ValueError: for an unknown recipe or field, with the nearest known ones.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(str(name), RECIPES, n=3, cutoff=0.3)
-        raise ValueError(f"`recipe` should be one of {sorted(RECIPES)}. Nearest: {near}. Received: recipe={name!r}")
+        raise unknown("recipe", name, RECIPES)
     known = [field.name for field in fields(Recipe)]
     for change in changes:
         if change not in known:
-            near = difflib.get_close_matches(change, known, n=3, cutoff=0.3)
-            raise ValueError(
-                f"A recipe has the fields {known}. Nearest: {near}. Received: {change}={changes[change]!r}"
-            )
+            raise unknown("changes", change, known, f"fields of a recipe: {known}")
     return replace(RECIPES[name], **changes)

@@ -4,7 +4,7 @@ from keras.optimizers import schedules
 
 
 def _cosine(recipe, steps_per_epoch):
-    """Linear warm-up, then half a cosine down to 0 (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
+    """Linear warm-up (Goyal et al. 2017, arXiv:1706.02677), then half a cosine down to 0 (arXiv:1608.03983)."""
     steps, warmup = recipe.epochs * steps_per_epoch, int(recipe.warmup_epochs * steps_per_epoch)
     if not warmup:
         return schedules.CosineDecay(recipe.learning_rate, steps)

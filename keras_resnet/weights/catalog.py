@@ -1,10 +1,10 @@
 """WEIGHTS: (network, tag) -> Source. One row a published file, with its hash, preprocessing, licence and accuracy."""
 
-import difflib
 import fnmatch
 from dataclasses import dataclass
 
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.errors import unknown
 from keras_resnet.variants import VARIANTS, canonical_name
 
 
@@ -20,7 +20,6 @@ class Source:
     top1: float
     """Published accuracy on ImageNet's validation set, percent, one crop."""
     top5: float | None = None
-    classes: int = 1000
     headless: tuple[str, str] | None = None
     """(url, digest) of the file for include_top=False, where there is one."""
 
@@ -133,10 +132,6 @@ def list_weights(name, pattern="*"):
 
 def unknown_weights(name, weights):
     """The error for a `weights` that is neither None nor a tag of this network nor a file."""
-    known = list_weights(name)
-    near = difflib.get_close_matches(str(weights), known, n=3, cutoff=0.3)
-    hint = f"Nearest tags: {near}. " if near else "This network has no published weights. " if not known else ""
-    return ValueError(
-        f"`weights` should be None, a tag of `list_weights({name!r})`, or a path to a weights file that exists. "
-        f"{hint}Received: weights={weights!r}"
-    )
+    tags = list_weights(name)
+    of_it = f"a tag of `list_weights({name!r})`" if tags else "no tag, since this network has no published weights"
+    return unknown("weights", weights, tags, f"None, {of_it}, or a path to a weights file that exists")

@@ -11,6 +11,10 @@ _WRAPPERS = ("module.", "_orig_mod.", "model.")
 """Prefixes of DataParallel, of torch.compile, and of training code that keeps the network in an attribute."""
 
 
+OURS = "keras_resnet"
+"""Name of the metadata that our own files carry: JSON of the ResNetSpec and of what belongs to the weights."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One array of a weights file that has not been read yet."""
@@ -31,7 +35,8 @@ class WeightsFile:
     """ "h5" (legacy Keras), "weights.h5", "keras", "safetensors" or "torch"."""
     entries: dict[str, Entry]
     config: dict
-    """`config.json` of a .keras, `model_config` of a whole-model .h5, `__metadata__` of a safetensors file, else {}."""
+    """`config.json` of a .keras, `model_config` of a whole-model .h5, `__metadata__` of a safetensors file, else {};
+    under OURS what `saving.save_weights` wrote."""
 
 
 class Refusal(ValueError):

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import keras
@@ -29,7 +31,8 @@ def locate(weights, name, include_top=True):
     """
     if (name, weights) in WEIGHTS:
         source = WEIGHTS[name, weights]
-        url, digest = source.headless if source.headless and not include_top else (source.url, source.digest)
+        headless = include_top is False and source.headless
+        url, digest = headless or (source.url, source.digest)
         return fetch(url, digest), source.preprocessing
     if str(weights).startswith("hf://"):
         return _locate_on_hub(weights, name)
@@ -55,7 +58,8 @@ def fetch(url, digest):
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         try:
-            keras.utils.get_file(partial.name, url, cache_dir=home, cache_subdir="models")
+            with redirect_stdout(sys.stderr):  # the progress bar: standard output is for answers
+                keras.utils.get_file(partial.name, url, cache_dir=home, cache_subdir="models")
         except Exception as error:  # what Keras raises, whatever the cause
             raise _unreachable(url, error) from error
         if not _matches(partial, digest):

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from keras_resnet.weights.entries import Entry, Refusal, WeightsFile, decoded, json_object, widened
+from keras_resnet.weights.entries import OURS, Entry, Refusal, WeightsFile, decoded, json_object, widened
 from keras_resnet.weights.zip_members import member_size, read_member, stored_member
 
 _HEAP_MAGIC = b"GCOL\x01"
@@ -64,10 +64,12 @@ def _open(path, source, image, stack):
     root = stack.enter_context(h5py.File(source, "r"))
     paths = _paths(root)
     group = root.get("model_weights", root)
+    config = json_object(_read_text(root, "model_config", "{}"))
+    if OURS in root.attrs:
+        config[OURS] = _read_text(root, OURS, "")
     if layers := _read_names(group, "layer_names"):
-        config = json_object(_read_text(root, "model_config", "{}"))
         return WeightsFile(path, "h5", _distinct(_legacy_entries(group, layers)), config)
-    return WeightsFile(path, "weights.h5", _distinct(_keras_entries(root, paths)), {})
+    return WeightsFile(path, "weights.h5", _distinct(_keras_entries(root, paths)), config)
 
 
 def _check_heaps(image):

@@ -9,10 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet.architecture.network import build
-from keras_resnet.data.labels import CIFAR10_CLASSES
+from keras_resnet.data.labels import CIFAR10_CLASSES, imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.weights.catalog import WEIGHTS
+from keras_resnet.weights.entries import OURS
 from keras_resnet.weights.fetching import timm_preprocessing
-from keras_resnet.weights.mappings import HEAD, LAYOUTS, arrange, recognise, translate, variables
+from keras_resnet.weights.mappings import (
+    HEAD,
+    arrange,
+    check_arrangement,
+    layout_named,
+    recognise,
+    translate,
+    variables,
+)
 from keras_resnet.weights.readers import open_weights
 
 
@@ -35,17 +45,22 @@ def load_weights(model, path, layout="auto"):
         arrays = [(variable, entry.read()) for variable, entry in pairs]  # all of them, before the first is overwritten
     for variable, array in arrays:
         variable.assign(array)
-    model.info = _info(path, layout, about, model, preprocessing=None)
+    held = _classes(file.entries, layout, model.spec)
+    model.info = _info(path, layout, about, model, held, _preprocessing(path, layout, about, model.spec, held))
 
 
-def build_from_file(spec, path, include_top=True, classes=None, preprocessing=None, **arguments):
+def build_from_file(
+    spec, path, include_top=True, classes=None, input_shape=None, input_tensor=None, preprocessing=None, **arguments
+):
     """The network of `spec`, arranged as a file wants it (stride placement, biases, epsilon), with its weights.
 
     Args:
         spec: ResNetSpec.
         path: the weights file.
-        include_top: whether to have the classifier; without it, the file's is left out.
+        include_top: whether to have the classifier; without it, the file's is left out. None: if the file has one.
         classes: number of classes; None for the file's. Another number than the file's starts a fresh classifier.
+        input_shape: as for `build`; None for the file's channels and, with the classifier, its preprocessing's size.
+        input_tensor: as for `build`.
         preprocessing: Preprocessing of the weights' source, or None to ask the file.
         **arguments: of `architecture.network.build`.
 
@@ -60,8 +75,14 @@ def build_from_file(spec, path, include_top=True, classes=None, preprocessing=No
         layout, about = _layout("auto", file, path), _about(file)
         spec = arrange(spec, layout, file.entries, about.get("spec"))
         held = _classes(file.entries, layout, spec)
-        classes = classes or held or spec.default_classes
-        model = build(spec, include_top=include_top, classes=classes, initialize=False, **arguments)
+        include_top = held is not None if include_top is None else include_top
+        classes = held if classes is None else classes
+        preprocessing = preprocessing or _preprocessing(path, layout, about, spec, held)
+        if input_shape is None:
+            size = (preprocessing.size if preprocessing else spec.default_size) if include_top else None
+            channels = _channels(file.entries, layout, spec)
+            input_shape = (channels, size, size) if spec.channel_axis == 1 else (size, size, channels)
+        model = build(spec, include_top, classes, input_shape, input_tensor, initialize=False, **arguments)
         entries = translate(file.entries, layout, model)
         fresh = include_top and held is not None and held != classes
         if fresh or not include_top:
@@ -71,13 +92,17 @@ def build_from_file(spec, path, include_top=True, classes=None, preprocessing=No
             variable.assign(entry.read())
     if fresh:
         _start_afresh(model.get_layer("predictions"), held, path)
-    model.info = _info(path, layout, about, model, preprocessing, same_classes=not fresh)
+    model.info = _info(path, layout, about, model, held, preprocessing, fresh)
     return model
 
 
 def check_ours(model):
+    """Raises a ValueError for a model that does not know its ResNetSpec."""
     if getattr(model, "spec", None) is None:
-        raise ValueError(f"`model` should be a network of keras_resnet, with its `spec`. Received: model={model!r}")
+        raise ValueError(
+            "`model` should be a network of keras_resnet, with its `spec` (clones lose it: clone.spec = model.spec). "
+            f"Received: model={model!r}"
+        )
 
 
 def _layout(name, file, path):
@@ -89,34 +114,14 @@ def _layout(name, file, path):
         raise ValueError(f"`{path}` holds no weights of a residual network. {error}") from None
 
 
-def layout_named(name):
-    """The Layout of this name."""
-    if name not in LAYOUTS:
-        raise ValueError(f"`layout` should be 'auto' or one of {list(LAYOUTS)}. Received: layout={name!r}")
-    return LAYOUTS[name]
-
-
 def _about(file):
     """What a file of ours says about its network: {"spec": values, "info": ...}; {} for anybody else's."""
     try:
-        ours = file.config.get("keras_resnet")
+        ours = file.config.get(OURS)
         about = json.loads(ours) if ours else file.config["config"]["resnet"]
         return about if isinstance(about.get("spec") or {}, dict) and isinstance(about.get("info") or {}, dict) else {}
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
-
-
-def check_arrangement(spec, wanted, path):
-    differences = [
-        f"{name}={getattr(wanted, name)!r} (not {getattr(spec, name)!r})"
-        for name in spec.to_config()
-        if getattr(spec, name) != getattr(wanted, name)
-    ]
-    if differences:
-        raise ValueError(
-            f"`model` should be arranged as the weights expect: {', '.join(differences)}. `create(..., weights=path)` "
-            f"builds it so. Received: path={str(path)!r}"
-        )
 
 
 def _pair(model, entries, path, fresh=()):
@@ -155,6 +160,14 @@ def _classes(entries, layout, spec):
     return None
 
 
+def _channels(entries, layout, spec):
+    """Number of input channels of the file's first convolution; 3 if it cannot be told."""
+    for name in (*(layout.rename(f"{stem}_conv/kernel", spec) for stem in ("conv1", "conv1_1")), "conv2d/kernel"):
+        if name in entries and len(entries[name].shape) == 4:
+            return entries[name].shape[1 if layout.kinds else 2]
+    return 3
+
+
 def _start_afresh(layer, held, path):
     """Draws the kernel of a classifier whose number of classes is not the file's; its bias is zero."""
     layer.kernel.assign(layer.kernel_initializer(layer.kernel.shape, dtype=layer.kernel.dtype))
@@ -189,35 +202,45 @@ def _over_channels(kernel, channels):
     return np.take(kernel, np.arange(channels) % have, axis=2) * (have / channels)
 
 
-def _info(path, layout, about, model, preprocessing, same_classes=True):
-    """What belongs to the weights: where they came from, their Preprocessing, names of the classes."""
-    info = {name: value for name, value in (about.get("info") or {}).items() if same_classes or name != "class_names"}
-    info.setdefault("weights", Path(path).name)
-    if layout.name == "cifar" and model.output_shape[-1] == len(CIFAR10_CLASSES) and same_classes:
+def _info(path, layout, about, model, held, preprocessing, fresh=False):
+    """What belongs to the weights: where they came from, their Preprocessing, names of the `held` classes."""
+    info = {"weights": Path(path).name, **(about.get("info") or {})}
+    if layout.name == "cifar" and held == len(CIFAR10_CLASSES):
         info.setdefault("class_names", list(CIFAR10_CLASSES))
-    stored = info.pop("preprocessing", None)
-    preprocessing = preprocessing or (stored and _stored(stored, path)) or _published(path, layout, model.spec)
+    if fresh:
+        info.pop("class_names", None)
+    info.pop("preprocessing", None)
     preprocessing = preprocessing and preprocessing.for_channels(_first_kernel(model)[1].shape[2])
     return {**info, "preprocessing": preprocessing.to_config()} if preprocessing else info
 
 
-def _stored(config, path):
-    """The Preprocessing that a file of ours carries."""
+def _preprocessing(path, layout, about, spec, held):
+    """The Preprocessing that a file carries, or that of published files like it; None if unknown."""
+    config = (about.get("info") or {}).get("preprocessing")
+    if config is None:
+        return _published(path, layout, spec, held)
     try:
         return Preprocessing.from_config(config)
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"`{path}` should carry a Preprocessing. Received: {config!r} ({error})") from error
 
 
-def _published(path, layout, spec):
-    """The Preprocessing of published files, by timm's config.json beside them or by their layout; None if unsure."""
+def _published(path, layout, spec, held):
+    """The Preprocessing of a published file, by its name, by timm's config.json beside it, or by its kind.
+
+    None if unsure: names of arrays say little of pictures, unless the classes are ImageNet's or the layout CIFAR's.
+    """
+    names = {Path(source.url).name: source.preprocessing for source in WEIGHTS.values()}
+    if Path(path).name in names:
+        return names[Path(path).name]
     beside = Path(path).with_name("config.json")
     if layout.kinds and beside.exists():
         with suppress(ValueError):  # another library's
             return timm_preprocessing(beside)
-    if layout.kinds:
-        small = {"size": 32, "resize": None} if spec.default_size == 32 else {}
-        return Preprocessing("torch", **small)
-    if spec.default_size == 32 or not spec.conv_bias:
+    if layout.name == "cifar":
+        return Preprocessing("torch", size=32, resize=None)
+    if layout.name == "timm" or held not in (None, len(imagenet_classes())):  # timm's networks differ in it
         return None
-    return Preprocessing("tf" if spec.preactivation else "caffe")
+    if layout.kinds:
+        return Preprocessing("torch")
+    return Preprocessing("tf" if spec.preactivation else "caffe") if spec.conv_bias else None

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from keras_resnet.errors import unknown
+
 _TORCH_KINDS = {
     "kernel": "weight",
     "bias": "bias",
@@ -135,7 +137,27 @@ def recognise(names):
     )
 
 
+def layout_named(name):
+    """The Layout of this name."""
+    if name not in LAYOUTS:
+        raise unknown("layout", name, LAYOUTS)
+    return LAYOUTS[name]
+
+
 _ARRANGEMENT = ("stride_on", "downsample_at", "stem", "conv_bias", "bn_epsilon")
+"""Fields of ResNetSpec that a file decides; those of _NETWORK are for the caller to know."""
+_NETWORK = (
+    "block",
+    "depths",
+    "widths",
+    "stem_width",
+    "shortcut",
+    "preactivation",
+    "groups",
+    "group_width",
+    "se_ratio",
+    "merge",
+)
 
 
 def arrange(spec, layout, names, saved=None):
@@ -152,9 +174,10 @@ def arrange(spec, layout, names, saved=None):
         none, or the other way round: then it is of keras.applications, or of torchvision.
 
     Raises:
-        ValueError: if the layout has no such networks.
+        ValueError: if the layout has no such networks, or the file says that it is of another one.
     """
     if saved:
+        _check_same_network(spec, saved)
         return replace(spec, **{name: saved[name] for name in _ARRANGEMENT if name in saved})
     if layout is _KERAS:
         biased = any(re.fullmatch(r"(conv1_conv|conv1_1_conv|conv2d)/bias", name) for name in names)
@@ -169,6 +192,28 @@ def arrange(spec, layout, names, saved=None):
             f"Received: preactivation={spec.preactivation}"
         )
     return replace(spec, **changes)
+
+
+def _check_same_network(spec, saved):
+    """Raises a ValueError if the values that a file carries are of another network, whose arrays might fit this one."""
+    asked = spec.to_config()
+    different = [f"{name}={saved[name]!r} (not {asked[name]!r})" for name in _NETWORK if saved.get(name) != asked[name]]
+    if different:
+        raise ValueError(f"The weights should be of this network. Received: those of one with {', '.join(different)}")
+
+
+def check_arrangement(spec, wanted, path):
+    """Raises a ValueError that lists how the ResNetSpec of a model differs from the one its weights are right in."""
+    differences = [
+        f"{name}={getattr(wanted, name)!r} (not {getattr(spec, name)!r})"
+        for name in _ARRANGEMENT
+        if getattr(spec, name) != getattr(wanted, name)
+    ]
+    if differences:
+        raise ValueError(
+            f"`model` should be arranged as the weights expect: {', '.join(differences)}. `create(..., weights=path)` "
+            f"builds it so. Received: path={str(path)!r}"
+        )
 
 
 _NUMBERED = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Dense": "dense"}

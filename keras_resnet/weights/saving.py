@@ -6,8 +6,9 @@ from pathlib import Path
 import keras
 
 from keras_resnet.files import replacing
-from keras_resnet.weights.loading import check_arrangement, check_ours, layout_named
-from keras_resnet.weights.mappings import arrange, their_array, variables
+from keras_resnet.weights.entries import OURS
+from keras_resnet.weights.loading import check_ours
+from keras_resnet.weights.mappings import arrange, check_arrangement, layout_named, their_array, variables
 from keras_resnet.weights.writers import write_arrays
 
 
@@ -30,9 +31,9 @@ def save_weights(model, path, layout="keras"):
     if layout == "auto":
         layout = "timm" if model.spec.preactivation else "torchvision"
     layout = layout_named(layout)
+    about = json.dumps({"spec": model.spec.to_config(), "info": dict(model.info or {})})
     if not layout.kinds and path.name.endswith((".weights.h5", ".keras")):
-        with replacing(path) as partial:
-            (model.save if path.suffix == ".keras" else model.save_weights)(partial)
+        _save_with_keras(model, path, about)
         return
     if layout.kinds:
         check_arrangement(model.spec, arrange(model.spec, layout, ()), path)
@@ -40,8 +41,20 @@ def save_weights(model, path, layout="keras"):
     for name, variable in variables(model).items():
         array = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
         arrays[_renamed(name, layout, model)] = their_array(array, layout, name)
-    about = {"spec": model.spec.to_config(), "info": dict(model.info or {})}
-    write_arrays(arrays, path, metadata={"keras_resnet": json.dumps(about)})
+    write_arrays(arrays, path, metadata={OURS: about})
+
+
+def _save_with_keras(model, path, about):
+    """Keras's own two formats; a `.keras` file has what is in `about` in its configuration."""
+    import h5py
+
+    with replacing(path) as partial:
+        if path.suffix == ".keras":
+            model.save(partial)
+            return
+        model.save_weights(partial)
+        with h5py.File(partial, "r+") as file:
+            file.attrs[OURS] = about
 
 
 def _renamed(name, layout, model):

@@ -5,6 +5,7 @@ The unpickler knows the few opcodes and names which tensors need and calls nothi
 
 import math
 import pickle
+import pickletools
 import struct
 from dataclasses import dataclass
 
@@ -120,6 +121,17 @@ _OPCODES = """
 """What pickles of tensors use and `pickle` may do as it does; three more are redefined below."""
 
 
+class _Opcodes(dict):
+    """What the unpickler does for an opcode; one that no state dict needs is refused by its name."""
+
+    def __missing__(self, code):
+        name = next((opcode.name for opcode in pickletools.opcodes if ord(opcode.code) == code), hex(code))
+        raise Refusal(
+            f"A PyTorch file should hold weights only, but this one asks for the pickle opcode {name}, which runs code "
+            "or is in no state dict. Nothing was run; save `model.state_dict()` alone instead."
+        )
+
+
 class StateDictUnpickler(pickle._Unpickler):
     """Reads the pickle of a state dict, calling only this module's stand-ins.
 
@@ -161,6 +173,7 @@ class StateDictUnpickler(pickle._Unpickler):
 
     dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}
     dispatch |= {pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
+    dispatch = _Opcodes(dispatch)
 
 
 def state_dict_pickle(arrays):

@@ -1,0 +1,22 @@
+"""Errors in Keras's form: what was expected, then what was received; for a name, the nearest known ones."""
+
+import difflib
+
+
+def unknown(argument, value, known, expected=None):
+    """The ValueError for a name that is not among the known ones.
+
+    Args:
+        argument: name of the argument.
+        value: what was given for it.
+        known: the names that exist.
+        expected: in words, where the known names are too many to list.
+    """
+    names = [str(name) for name in known]
+    given = str(value)
+    longer = [name for name in names if given and name.lower().startswith(given.lower())]
+    near = list(dict.fromkeys(longer + difflib.get_close_matches(given.lower(), names, n=3, cutoff=0.4)))[:3]
+    nearest = f" Nearest: {near}." if near else ""
+    return ValueError(
+        f"`{argument}` should be {expected or f'one of {names}'}.{nearest} Received: {argument}={value!r}"
+    )
