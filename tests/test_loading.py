@@ -109,8 +109,9 @@ def test_without_a_network_the_error_says_what_to_do(url, server, monkeypatch, t
 def test_a_model_of_the_hub_brings_its_preprocessing(trained, server, tmp_path):
     """In a process of its own: the hub's client reads HF_ENDPOINT once."""
     script = (
-        "import sys, numpy, keras_resnet as k; m = k.create('resnet20', weights='hf://timm/resnet20_cifar.test');"
-        "print(k.preprocessing(m)); numpy.save(sys.argv[1], m(numpy.load(sys.argv[2]), training=False))"
+        "import sys, keras, numpy, keras_resnet as k; m = k.create('resnet20', weights='hf://timm/resnet20_cifar.test');"
+        "print(k.preprocessing(m)); y = m(numpy.load(sys.argv[2]), training=False);"
+        "numpy.save(sys.argv[1], keras.ops.convert_to_numpy(y))"
     )
     np.save(tmp_path / "x.npy", pictures(2, 32, 32, 3))
     environment = {**os.environ, "HF_ENDPOINT": server, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
