@@ -76,11 +76,10 @@ def create(
     model = build_from_file(spec, path, classes=classes, preprocessing=preprocessing, **arguments)
     if path != Path(weights):
         model.info["weights"] = weights
-    for field, value in changes.items():
-        if getattr(model.spec, field) != getattr(spec, field):
-            raise ValueError(
-                f"`{field}` should be {getattr(model.spec, field)!r} for these weights. Received: {field}={value!r}"
-            )
+    for field in changes:
+        needed, asked = getattr(model.spec, field), getattr(spec, field)
+        if asked not in (needed, None):  # a data format of None is resolved by now
+            raise ValueError(f"`{field}` should be {needed!r} for these weights. Received: {field}={asked!r}")
     return model
 
 
@@ -217,7 +216,7 @@ ResNet152 = _constructor("ResNet152", "resnet152", "He et al. 2015, table 1")
 ResNet50V2 = _constructor("ResNet50V2", "resnet50v2", "He et al. 2016, arXiv:1603.05027")
 ResNet101V2 = _constructor("ResNet101V2", "resnet101v2", "He et al. 2016, arXiv:1603.05027")
 ResNet152V2 = _constructor("ResNet152V2", "resnet152v2", "He et al. 2016, arXiv:1603.05027")
-ResNet50D = _constructor("ResNet50D", "resnet50d", "He et al. 2018, arXiv:1812.01187")
+ResNet50D = _constructor("ResNet50D", "resnet50d", "Tong He et al. 2018, arXiv:1812.01187")
 ResNeXt50 = _constructor("ResNeXt50", "resnext50_32x4d", "Xie et al. 2017, arXiv:1611.05431")
 ResNeXt101 = _constructor("ResNeXt101", "resnext101_32x8d", "Xie et al. 2017, arXiv:1611.05431")
 WideResNet50 = _constructor("WideResNet50", "wide_resnet50_2", "Zagoruyko and Komodakis 2016, arXiv:1605.07146")

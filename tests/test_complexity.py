@@ -90,7 +90,6 @@ def test_the_closed_form_agrees_with_the_model(name):
     assert cost.multiply_adds == walk(model)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["preact_resnet164", "resnet1202", "preact_resnet1001"])
 def test_the_closed_form_agrees_with_the_deepest_models(name):
     cost = complexity(get_spec(name))

@@ -1,5 +1,7 @@
 """Networks: every variant and random specifications build, train, keep their promises and survive `.keras`."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import keras
@@ -235,3 +237,19 @@ def test_the_first_activation_of_a_preactivation_net_comes_before_the_paths_part
     sources = [model.get_layer(f"conv2_block{i}_out").input[0] for i in (1, 2)]
     assert sources[0] is model.get_layer("conv2_block1_preact_relu").output
     assert sources[1] is model.get_layer("conv2_block1_out").output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet1202", "preact_resnet1001"])
+def test_the_deepest_networks_save_load_and_clone(name, tmp_path):
+    """In a process of its own, whose recursion limit nobody has raised yet."""
+    model = randomise(build(get_spec(name), input_shape=(8, 8, 3)))
+    model.save(tmp_path / "deep.keras")
+    script = (
+        "import sys, keras, keras_resnet; m = keras.saving.load_model(sys.argv[1]); keras.models.clone_model(m);"
+        "print(keras.Model(m.input, m.get_layer('conv4_block1_out').output).output_shape, m.spec.layers)"
+    )
+    path = str(tmp_path / "deep.keras")
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split()[-1] == str(get_spec(name).layers)

@@ -1,6 +1,7 @@
 """From a specification to a Keras model."""
 
 import numbers
+import sys
 from dataclasses import replace
 
 import keras
@@ -34,8 +35,10 @@ class ResNet(keras.Model):
     def from_config(cls, config, custom_objects=None):
         about = config.get("resnet", {})
         config = {key: value for key, value in config.items() if key != "resnet"}
+        spec = ResNetSpec(**about["spec"]) if about.get("spec") else None
+        _allow_depth(spec)
         model = super().from_config(config, custom_objects=custom_objects)
-        model.spec = ResNetSpec(**about["spec"]) if about.get("spec") else None
+        model.spec = spec
         model.info = dict(about.get("info") or {})
         return model
 
@@ -98,6 +101,7 @@ def build(
     if include_top and (not isinstance(classes, int) or isinstance(classes, bool) or classes < 1):
         raise ValueError(f"`classes` should be a positive integer. Received: classes={classes!r}")
     spec = replace(spec, data_format=spec.data_format or keras.config.image_data_format())
+    _allow_depth(spec)
     inputs = _inputs(spec, include_top, input_shape, input_tensor)
     placeholder = keras.initializers.Zeros()
     drawn = spec if initialize else replace(spec, kernel_initializer=placeholder)
@@ -112,6 +116,15 @@ def build(
             layer.kernel_initializer = keras.initializers.get(spec.kernel_initializer)
     model.spec, model.info = spec, {}
     return model
+
+
+def _allow_depth(spec):
+    """Lets Python recurse as deep as the network is: Keras walks a graph by a call a layer, 1202 are too many for it.
+
+    The limit stays raised, since clones and sub-models are walked too.
+    """
+    if spec is not None:
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 10 * spec.layers))
 
 
 def _pool(pooling, spec):
