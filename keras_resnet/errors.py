@@ -1,4 +1,4 @@
-"""Errors in Keras's form: what was expected, then what was received; for a name, the nearest known ones."""
+"""Checks of values, and errors in Keras's form: what was expected, what was received, and the nearest known names."""
 
 import difflib
 
@@ -20,3 +20,8 @@ def unknown(argument, value, known, expected=None):
     return ValueError(
         f"`{argument}` should be {expected or f'one of {names}'}.{nearest} Received: {argument}={value!r}"
     )
+
+
+def is_number(value):
+    """Whether a value is an integer or a float; True and False are neither."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -10,7 +10,7 @@ import keras
 from keras_resnet.architecture.blocks import TRANSFORMS, Block
 from keras_resnet.architecture.shortcuts import SHORTCUTS
 from keras_resnet.architecture.stems import STEMS
-from keras_resnet.errors import unknown
+from keras_resnet.errors import is_number, unknown
 
 _CHOICES = {
     "block": tuple(TRANSFORMS),
@@ -105,13 +105,13 @@ class ResNetSpec:
             if not getattr(self, name) or not all(map(_is_count, getattr(self, name))):
                 self._refuse(name, "a tuple of positive integers, one a stage")
         for name in _SHARES:
-            if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
+            if not (is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 self._refuse(name, "a number in [0, 1)")
         try:
             keras.initializers.get(self.kernel_initializer)
         except (TypeError, ValueError):
             self._refuse("kernel_initializer", "a Keras initializer")
-        if not (_is_number(self.bn_epsilon) and 0 < self.bn_epsilon < math.inf):
+        if not (is_number(self.bn_epsilon) and 0 < self.bn_epsilon < math.inf):
             self._refuse("bn_epsilon", "a positive number")
 
     def _check_together(self):
@@ -212,10 +212,6 @@ class ResNetSpec:
     def to_config(self):
         """The values as JSON can hold them; `ResNetSpec(**config)` is the way back."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_count(value):

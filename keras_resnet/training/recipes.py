@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass, fields, replace
 
-from keras_resnet.errors import unknown
+from keras_resnet.errors import is_number, unknown
 from keras_resnet.training.schedules import SCHEDULES
 
 
@@ -37,7 +37,7 @@ class Recipe:
     """Augmentation: pixels of `pad_and_crop`."""
 
     def __post_init__(self):
-        if not isinstance(self.milestones, (list, tuple)) or not all(map(_is_number, self.milestones)):
+        if not isinstance(self.milestones, (list, tuple)) or not all(map(is_number, self.milestones)):
             self._refuse("milestones", "a tuple of epochs")
         object.__setattr__(self, "milestones", tuple(self.milestones))
         if self.schedule not in SCHEDULES:
@@ -47,12 +47,12 @@ class Recipe:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 self._refuse(name, f"an integer, {least} or more")
         for name in ("learning_rate", "weight_decay", "warmup_epochs"):
-            if not (_is_number(getattr(self, name)) and 0 <= getattr(self, name) < math.inf):
+            if not (is_number(getattr(self, name)) and 0 <= getattr(self, name) < math.inf):
                 self._refuse(name, "a number, 0 or more")
         for name in ("nesterov", "decay_all"):
             if not isinstance(getattr(self, name), bool):
                 self._refuse(name, "True or False")
-        if not (_is_number(self.momentum) and 0 <= self.momentum < 1):
+        if not (is_number(self.momentum) and 0 <= self.momentum < 1):
             self._refuse("momentum", "a number in [0, 1)")
         self._check_schedule()
 
@@ -70,10 +70,6 @@ class Recipe:
 
     def _refuse(self, name, expected):
         raise ValueError(f"`{name}` of a recipe should be {expected}. Received: {name}={getattr(self, name)!r}")
-
-
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 RECIPES = {
