@@ -5,6 +5,7 @@ from keras_resnet.architecture.network import ResNet, build, endpoints
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.labels import decode_predictions
 from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
+from keras_resnet.data.sources import from_arrays, load_dataset
 from keras_resnet.models import (
     PlainNet18,
     PlainNet20,
@@ -56,10 +57,12 @@ __all__ = [
     "create",
     "decode_predictions",
     "endpoints",
+    "from_arrays",
     "get_recipe",
     "get_spec",
     "list_models",
     "list_weights",
+    "load_dataset",
     "load_model",
     "load_weights",
     "predict",
@@ -98,7 +101,7 @@ __all__ = [
 
 
 def __getattr__(name):
-    """`train` is built on tf.data: it is imported when it is used, so that the rest needs no TensorFlow."""
+    """Training is imported when it is used."""
     if name == "train":
         from keras_resnet.training.fit import train
 

@@ -1,9 +1,12 @@
 """keras-resnet: one command, one call each."""
 
 import json
+import shlex
 import sys
 import warnings
 from collections import Counter
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 import keras_resnet
+from keras_resnet.benchmark.compare import compare
+from keras_resnet.benchmark.contenders import CONTENDERS, PRECISIONS, TASKS
+from keras_resnet.benchmark.report import notes, table
 from keras_resnet.data.pictures import find_pictures
+from keras_resnet.files import replacing
 from keras_resnet.weights.catalog import WEIGHTS
 
 app = typer.Typer(
@@ -137,24 +144,67 @@ def _print_predictions(answers):
 def train(
     recipe: Annotated[str, typer.Option(help="A row of RECIPES.")] = "quickstart",
     model: Annotated[str, typer.Option(help="A network of `keras-resnet models`.")] = "resnet20",
-    dataset: Annotated[str, typer.Option(help="The pictures.")] = "digits",
-    workdir: Annotated[Path, typer.Option(help="Folder for the model, logs, curves and report.")] = Path(
-        "runs/quickstart"
-    ),
+    dataset: Annotated[
+        str, typer.Option(help="digits, a name of tensorflow-datasets, or a folder with a folder for each class.")
+    ] = "digits",
+    workdir: Annotated[
+        Path | None, typer.Option(help="Folder for what the run leaves.", show_default="runs/RECIPE")
+    ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change a field of the recipe: --set epochs=2.", metavar="FIELD=VALUE"),
     ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where tensorflow-datasets keeps its data.")] = None,
+    download: Annotated[bool, typer.Option(help="Whether a missing data set may be downloaded.")] = True,
+    validation_split: Annotated[
+        str | None,
+        typer.Option(help="Test on this share or number of the training pictures; the test set stays untouched."),
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option(help="Leave out files that cannot be read.")] = False,
+    devices: Annotated[
+        int | None, typer.Option(help="GPUs to use, or parts of the CPU.", show_default="all GPUs")
+    ] = None,
+    sync_batch_norm: Annotated[bool, typer.Option(help="Batch norm over all devices' pictures.")] = False,
+    precision: Annotated[str | None, typer.Option(help="float32, mixed_bfloat16 or mixed_float16.")] = None,
+    xla: Annotated[bool | None, typer.Option(help="Compile with XLA.", show_default="only on a GPU")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    deterministic: Annotated[bool, typer.Option(help="The same numbers in every run on this machine.")] = False,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints within an epoch.", min=1)
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in the folder.")] = False,
+    tensorboard: Annotated[bool, typer.Option(help="Write logs for TensorBoard.")] = False,
+    validation_freq: Annotated[int, typer.Option(help="Epochs between tests.", min=1)] = 1,
 ):
-    """Train a network, and leave model, log, curves, settings and report in a folder."""
-    changed = keras_resnet.get_recipe(recipe, **dict(map(_assignment, changes or ())))
-    report = keras_resnet.train(model, dataset, changed, workdir, seed, overwrite).report
+    """Train a network, and leave model, checkpoint, log, curves, settings and report in a folder."""
+    row = keras_resnet.get_recipe(recipe, **dict(map(_assignment, changes or ())))
+    workdir = workdir or Path("runs") / recipe
+    options = {"data_dir": data_dir, "download": download, "skip_bad": skip_bad}
+    if validation_split:
+        options["validation_split"] = _value(validation_split)
+    report = keras_resnet.train(
+        model,
+        partial(keras_resnet.load_dataset, dataset, **options),
+        row,
+        workdir,
+        seed,
+        overwrite,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        deterministic=deterministic,
+        devices=devices,
+        sync_batch_norm=sync_batch_norm,
+        precision=precision,
+        xla=xla,
+        tensorboard=tensorboard,
+        validation_freq=validation_freq,
+    ).report
     out.print(
         f"top-1 accuracy {100 * report['top1_accuracy']:.2f} % on {report['test_images']} test pictures, "
         f"{report['wall_time_s']:.0f} s, everything in {workdir}/",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -163,10 +213,15 @@ def _assignment(text):
     field, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"`--set` should be FIELD=VALUE, such as epochs=2. Received: --set {text}")
+    return field, _value(value)
+
+
+def _value(text):
+    """ "2" -> 2, "0.5" -> 0.5, "cosine" -> "cosine"."""
     try:
-        return field, json.loads(value)
+        return json.loads(text)
     except json.JSONDecodeError:
-        return field, value
+        return text
 
 
 @app.command()
@@ -180,6 +235,65 @@ def convert(
     network = keras_resnet.create(model, include_top=None, weights=source)
     keras_resnet.save_weights(network, target, layout=layout)
     out.print(f"{target}: {network.name}, {network.count_params():,} numbers in the {layout} layout", highlight=False)
+
+
+@app.command()
+def benchmark(
+    model: Annotated[str, typer.Option(help="A network of `keras-resnet models`.")] = "resnet50",
+    batch_size: Annotated[int, typer.Option(help="Pictures a step.", min=1)] = 16,
+    image_size: Annotated[int | None, typer.Option(help="Their sides.", show_default="the network's usual one")] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(PRECISIONS)}.", show_default="float32")
+    ] = None,
+    contenders: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(CONTENDERS)}.", show_default="all that are installed")
+    ] = None,
+    tasks: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(TASKS)}.", show_default="all")] = None,
+    rounds: Annotated[int, typer.Option(help="Turns for each contender.", min=1)] = 5,
+    steps: Annotated[
+        int | None, typer.Option(help="Batches a turn.", min=1, show_default="as many as take two seconds")
+    ] = None,
+    xla: Annotated[bool | None, typer.Option(help="Compile Keras with XLA.", show_default="where it is faster")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for the whole report; - prints it instead of a table.")
+    ] = None,
+):
+    """Measure a network side by side with keras.applications, torch, ONNX Runtime and OpenVINO, where installed.
+
+    Lists are separated by commas, or their option is repeated. Leave the machine alone meanwhile.
+    """
+    as_json = json_file == Path("-")
+    with (
+        nullcontext() if json_file is None or as_json else replacing(json_file) as partial,
+        err.status("") as status,
+    ):
+        report = compare(
+            model,
+            batch_size,
+            image_size,
+            _split(precision) or ("float32",),
+            _split(contenders) or tuple(CONTENDERS),
+            _split(tasks) or tuple(TASKS),
+            rounds,
+            steps,
+            xla,
+            progress=status.update if err.is_terminal else lambda text: err.print(Text(text)),
+        )
+        report = {"command": shlex.join(["keras-resnet", *sys.argv[1:]]), **report}
+        if partial:
+            partial.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    if as_json:
+        return _print_json(report)
+    out.print(table(report))
+    for note in notes(report):
+        out.print(note, soft_wrap=True, highlight=False)
+    if not report["results"]:
+        raise typer.Exit(1)
+
+
+def _split(texts):
+    """["a,b", "c"] -> ("a", "b", "c")."""
+    return tuple(name.strip() for text in texts or () for name in text.split(","))
 
 
 def _model(name, weights, default_weights=None):
@@ -208,9 +322,9 @@ def main():
     warnings.showwarning = _note
     try:
         app()
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, ArithmeticError) as error:
         err.print("[red]error:[/]", Text(str(error)), soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("[red]stopped[/]")
+    except KeyboardInterrupt as stop:
+        err.print("[red]stopped[/]", Text(str(stop)), soft_wrap=True)
         sys.exit(130)

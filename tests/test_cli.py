@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from keras_resnet import create, load_weights, save_weights
 from keras_resnet.cli import app, main
-from keras_resnet.data.datasets import digits
+from keras_resnet.data.sources import digits
 
 
 def command(*words, **kwargs):
@@ -56,7 +56,7 @@ def test_the_quickstart(tmp_path):
     done = command("train", "--recipe", "quickstart", "--workdir", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "report.json").read_text())["top1_accuracy"] >= 0.98
-    assert "Epoch 40/40" in done.stdout and "top-1 accuracy" in done.stdout
+    assert "epoch 40, step 880 of 880" in done.stderr and "top-1 accuracy" in done.stdout
 
 
 def test_train_and_predict_end_to_end(tmp_path):
@@ -64,7 +64,7 @@ def test_train_and_predict_end_to_end(tmp_path):
     done = command("train", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "port.cc" not in done.stderr  # TensorFlow's chatter
-    pictures, labels = digits().test
+    pictures, labels = digits().test.pictures, digits().test.labels
     for i in range(3):
         Image.fromarray(pictures[i, ..., 0]).save(tmp_path / f"{i}.png")
     names = [tmp_path / f"{i}.png" for i in range(3)]
@@ -125,6 +125,10 @@ def test_bad_pictures_are_listed_the_good_ones_predicted(folder, model_file):
         (("train", "--set", "epochs", "--workdir", "w"), "FIELD=VALUE"),
         (("train", "--set", "name=x", "--workdir", "w"), "fields of a recipe"),
         (("train", "--workdir", "/proc/none/w", "--set", "epochs=1"), "/proc"),
+        (("train", "--dataset", "cifar11", "--workdir", "w"), "cifar10"),
+        (("train", "--dataset", "cifar10", "--data-dir", ".", "--no-download", "--workdir", "w"), "download"),
+        (("train", "--dataset", "wikipedia", "--no-download", "--workdir", "w"), "classification"),
+        (("train", "--precision", "float8", "--workdir", "w"), "mixed_bfloat16"),
         (("convert", "missing.pth", "out.h5", "--model", "resnet20"), "missing.pth"),
         (("convert", REFERENCES / "torch_malicious.pth", "out.h5", "--model", "resnet20"), "system"),
     ],
@@ -159,4 +163,4 @@ def test_convert_there_and_back(tmp_path):
 
 def test_help_names_every_command():
     shown = re.findall(r"^\W*(\w+)", run("--help").stdout, re.MULTILINE)
-    assert {"models", "summary", "predict", "train", "convert"} <= set(shown)
+    assert {"models", "summary", "predict", "train", "convert", "benchmark"} <= set(shown)

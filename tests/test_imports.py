@@ -38,7 +38,9 @@ def imports(path, top_level_only=False):
     for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "an absolute import says where a thing is"
-            yield node.module
+            for name in node.names:
+                module = f"{node.module}.{name.name}"
+                yield module if module.removeprefix("keras_resnet.") in MODULES else node.module
         elif isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
 

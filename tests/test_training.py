@@ -1,4 +1,4 @@
-"""Training: the quickstart end to end, recipes, schedules, and what a run leaves behind."""
+"""Training: what a run does with a recipe, and what it leaves behind."""
 
 import csv
 import json
@@ -10,124 +10,132 @@ import pytest
 from PIL import Image
 
 import keras_resnet
-from keras_resnet import Recipe, create, get_recipe, load_model, preprocessing
-from keras_resnet.data.datasets import digits, evaluation_pipeline, training_pipeline
-from keras_resnet.training.recipes import RECIPES
-from keras_resnet.training.schedules import SCHEDULES
+from keras_resnet import Recipe, create, from_arrays, get_spec, load_dataset, load_model, preprocessing
+from keras_resnet.training.averaging import recompute_statistics
+from keras_resnet.training.curves import draw_curves
+from keras_resnet.training.fit import _stretches
 
 train = keras_resnet.train
 TINY = {"depths": (1, 1, 1), "input_shape": (8, 8, 1), "classes": 10}
+SPEC = replace(get_spec("resnet20"), depths=(1, 1, 1))
 
 
 def test_the_quickstart_learns_the_digits_and_leaves_everything(tmp_path):
     """A tenth of the epochs, a tenth of the network; the whole of it is `keras-resnet train` in test_cli.py."""
-    run = train(create("resnet20", **TINY), workdir=tmp_path / "run", epochs=6)
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert report == run.report and 0.9 < report["top1_accuracy"] <= 1
-    assert report["top1_accuracy"] <= report["top5_accuracy"] <= 1
+    folder = tmp_path / "run"
+    run = train(create("resnet20", **TINY), workdir=folder, epochs=6, tensorboard=True)
+    report = json.loads((folder / "report.json").read_text())
+    assert report == run.report and 0.9 < report["top1_accuracy"] <= report["top5_accuracy"] <= 1
     assert report["test_images"] == 360 and report["training_images"] == 1437 and report["seed"] == 0
-    with open(tmp_path / "run" / "history.csv") as file:
+    assert report["versions"]["keras"] == keras.__version__ and report["wall_time_s"] > 0
+    with open(folder / "history.csv") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 6 and [float(row["val_accuracy"]) for row in rows] == pytest.approx(run.history["val_accuracy"])
-    assert json.loads((tmp_path / "run" / "settings.json").read_text()).items() <= report.items()
-    with Image.open(tmp_path / "run" / "curves.png") as picture:
+    assert [float(row["val_accuracy"]) for row in rows] == pytest.approx(run.history["val_accuracy"])
+    assert [int(row["step"]) for row in rows] == [22, 44, 66, 88, 110, 132]
+    assert json.loads((folder / "settings.json").read_text()).items() <= report.items()
+    with Image.open(folder / "curves.png") as picture:
         assert picture.format == "PNG" and picture.width > 400
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "curves.png",
-        "history.csv",
-        "model.keras",
-        "report.json",
-        "settings.json",
-    ]
+    names = "checkpoint.safetensors curves.png history.csv model.keras report.json settings.json tensorboard"
+    assert sorted(path.name for path in folder.iterdir()) == names.split()
+    assert any((folder / "tensorboard").rglob("events.*"))
 
-    model, (pictures, labels) = load_model(tmp_path / "run" / "model.keras"), digits().test
-    scores = model.predict(preprocessing(model)(pictures), verbose=0)
-    assert (scores.argmax(axis=1) == labels).mean() == pytest.approx(report["top1_accuracy"])
+    model, test = load_model(folder / "model.keras"), load_dataset("digits").test
+    scores = model.predict(preprocessing(model)(test.pictures), verbose=0)
+    assert (scores.argmax(axis=1) == test.labels).mean() == pytest.approx(report["top1_accuracy"])
     assert list(model.info["class_names"]) == list("0123456789")
 
 
-def test_the_same_seed_gives_the_same_pictures():
-    data = digits()
-    first, second, other = (next(iter(training_pipeline(data, 64, padding=1, seed=seed))) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first[0], second[0])
-    assert not np.array_equal(first[0], other[0])
-
-
-def test_every_epoch_has_its_own_order_and_crops():
-    pipeline = training_pipeline(digits(), 64, padding=1, seed=0)
-    epochs = [np.concatenate([x for x, _ in pipeline.as_numpy_iterator()]) for _ in range(2)]
-    assert not np.array_equal(*epochs)
-    assert epochs[0].shape == (1437 // 64 * 64, 8, 8, 1)
-
-
-def test_padding_moves_the_picture_and_no_more():
-    data = digits()
-    plain, moved = (
-        np.sort(np.concatenate([x for x, _ in training_pipeline(data, 479, p).as_numpy_iterator()]).sum((1, 2, 3)))
-        for p in (0, 1)
+def test_cross_entropy_falls_to_what_sgd_by_hand_reaches():
+    """One step against the formula, on a network of one layer: w -= rate * (gradient + decay * w)."""
+    generator = np.random.default_rng(0)
+    pictures = generator.integers(0, 256, (8, 4, 4, 1), "uint8")
+    labels = np.arange(8) % 2
+    flat = keras.Sequential([keras.layers.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
+    before = flat.layers[-1].kernel.numpy()
+    data = from_arrays((pictures, labels), (pictures, labels))
+    recipe = Recipe(iterations=1, batch_size=8, schedule="constant", learning_rate=0.1, weight_decay=0.01)
+    train(flat, data, recipe)
+    x = pictures.reshape(8, -1) / 127.5 - 1
+    scores = x @ before
+    shares = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    gradient = x.T @ (shares - np.eye(2)[labels]) / 8
+    np.testing.assert_allclose(
+        flat.layers[-1].kernel.numpy(), before - 0.1 * (gradient + 0.01 * before), rtol=1e-4, atol=1e-6
     )
-    assert (moved <= plain + 1e-3).all() and not np.allclose(moved, plain)
 
 
-def test_digits_are_whole_and_the_split_is_always_the_same():
-    data = digits()
-    (train_x, train_y), (test_x, test_y) = data.train, data.test
-    assert len(train_y) + len(test_y) == 1797 and train_x.dtype == "uint8" and train_x.max() == 255
-    np.testing.assert_array_equal(test_x, digits().test[0])
-    assert np.abs(np.bincount(test_y) / 360 - np.bincount(train_y) / 1437).max() < 0.005
-    x, y = next(iter(evaluation_pipeline(data, 360)))
-    np.testing.assert_allclose(x, test_x / 127.5 - 1, atol=1e-6)
-    np.testing.assert_array_equal(y, test_y)
+def test_binary_cross_entropy_trains_and_leaves_a_softmax(tmp_path):
+    run = train(SPEC, workdir=tmp_path, epochs=6, loss="binary_cross_entropy", target_threshold=0.2, learning_rate=0.5)
+    assert run.report["top1_accuracy"] > 0.6
+    scores = load_model(tmp_path / "model.keras").predict(np.zeros((3, 8, 8, 1)), verbose=0)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
 
 
-def test_schedules_at_their_corners():
-    recipe = Recipe(epochs=10, batch_size=8, learning_rate=0.4, warmup_epochs=2)
-    cosine = SCHEDULES["cosine"](recipe, 100)
-    step = SCHEDULES["step"](replace(recipe, warmup_epochs=0, schedule="step", milestones=(5, 8)), 100)
-    values = [float(cosine(i)) for i in (0, 100, 200, 600, 1000)]
-    assert values == pytest.approx([0, 0.2, 0.4, 0.2, 0], abs=1e-6)
-    assert [float(step(i)) for i in (0, 500, 501, 800, 801)] == pytest.approx([0.4, 0.4, 0.04, 0.04, 0.004])
-    assert SCHEDULES["constant"](recipe, 100) == 0.4
+def test_averaged_weights_are_judged_and_kept(tmp_path):
+    """Against an average that this test computes from the weights after every step."""
+    decay, steps = 0.8, 5
+    runs = [
+        train(SPEC, recipe=Recipe(iterations=n, batch_size=64, ema_decay=0.0, learning_rate=0.01, schedule="constant"))
+        for n in range(1, steps + 1)
+    ]
+    weights = [keras.ops.convert_to_numpy(run.model.get_layer("conv1_conv").kernel) for run in runs]
+    expected = weights[0]  # Keras begins with the weights after the first step
+    for after in weights[1:]:
+        expected = decay * expected + (1 - decay) * after
+    averaged = train(
+        SPEC,
+        recipe=Recipe(iterations=steps, batch_size=64, ema_decay=decay, learning_rate=0.01, schedule="constant"),
+        workdir=tmp_path,
+    )
+    np.testing.assert_allclose(averaged.model.get_layer("conv1_conv").kernel, expected, atol=1e-5)
+    saved = load_model(tmp_path / "model.keras").get_layer("conv1_conv").kernel
+    np.testing.assert_allclose(saved, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"epoch": 3}, "epochs"),
-        ({"epochs": 0}, "an integer, 1 or more"),
-        ({"epochs": "many"}, "an integer, 1 or more"),
-        ({"batch_size": 2.5}, "an integer, 1 or more"),
-        ({"schedule": "cosin"}, "cosine"),
-        ({"learning_rate": -1}, "0 or more"),
-        ({"learning_rate": "fast"}, "0 or more"),
-        ({"momentum": 1}, r"\[0, 1\)"),
-        ({"padding": -1}, "0 or more"),
-        ({"milestones": "often"}, "milestones"),
-        ({"milestones": (8,)}, "step"),
-        ({"schedule": "step", "warmup_epochs": 0, "milestones": (8, 5)}, "later"),
-        ({"schedule": "step"}, "cosine"),
-        ({"nesterov": "yes"}, "True or False"),
-        ({"epochs": True}, "an integer, 1 or more"),
-    ],
-)
-def test_a_recipe_refuses_what_makes_no_sense(changes, message):
-    with pytest.raises(ValueError, match=message):
-        get_recipe("quickstart", **changes)
+def test_batch_norm_statistics_are_those_of_the_pictures():
+    """Precise BN against NumPy: the mean over batches of each batch's mean and variance."""
+    model = create("resnet20", **TINY)
+    batches = np.random.default_rng(0).normal(2, 3, (5, 16, 8, 8, 1)).astype("float32")
+    recompute_statistics(model, batches)
+    first = keras.Model(model.inputs, model.get_layer("conv1_conv").output)
+    seen = np.stack([keras.ops.convert_to_numpy(first(batch)) for batch in batches])
+    layer = model.get_layer("conv1_bn")
+    np.testing.assert_allclose(layer.moving_mean, seen.mean((1, 2, 3)).mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, seen.var((1, 2, 3)).mean(0), rtol=1e-4)
+    assert layer.momentum == model.spec.bn_momentum
 
 
-def test_recipes_are_rows():
-    assert get_recipe("quickstart", epochs=2) == replace(get_recipe("quickstart"), epochs=2)
-    assert RECIPES["quickstart"] == eval(repr(RECIPES["quickstart"]))
-    with pytest.raises(ValueError, match="quickstart"):
-        get_recipe("quickstrat")
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_precisions_train(precision):
+    run = train(SPEC, epochs=3, precision=precision)
+    assert run.report["precision"] == precision and run.report["top1_accuracy"] > 0.5
+    assert keras.config.dtype_policy().name == "float32", "only the network's"
+
+
+def test_the_test_set_can_be_looked_at_once(tmp_path):
+    run = train(SPEC, epochs=3, validation_freq=3, workdir=tmp_path)
+    assert run.history["val_accuracy"][:2] == [None, None]
+    assert run.history["val_accuracy"][2] == pytest.approx(run.report["top1_accuracy"])
+
+
+@pytest.mark.parametrize("recipe", ["he2015_imagenet", "torchvision_v2", "rsb_a1", "rsb_a3"])
+def test_recipes_for_photographs_run_from_files(recipe, test_data, tmp_path):
+    """Real photographs of ants and bees, made small; that such a recipe learns takes longer than a test may."""
+    pictures = load_dataset(test_data / "hymenoptera", skip_bad=True)
+    scale = {"scale": (36, 60)} if recipe == "he2015_imagenet" else {}
+    sizes = {"train_size": 32, "test_size": 40, "test_resize": 46}
+    run = train("resnet18", pictures, recipe, tmp_path, iterations=2, batch_size=12, **sizes, **scale)
+    assert run.report["classes"] == ["ants", "bees"] and np.isfinite(run.history["loss"]).all()
+    model = load_model(tmp_path / "model.keras")
+    assert model.info["preprocessing"]["size"] == 40 and model.info["class_names"] == ["ants", "bees"]
 
 
 def test_a_folder_with_another_run_is_not_overwritten(tmp_path):
     (tmp_path / "report.json").write_text("precious")
     with pytest.raises(FileExistsError, match="overwrite"):
-        train(create("resnet20", **TINY), workdir=tmp_path, epochs=1)
+        train(SPEC, workdir=tmp_path, epochs=1)
     assert (tmp_path / "report.json").read_text() == "precious"
-    run = train(create("resnet20", **TINY), workdir=tmp_path, epochs=1, overwrite=True)
+    run = train(SPEC, workdir=tmp_path, epochs=1, overwrite=True)
     assert json.loads((tmp_path / "report.json").read_text()) == run.report
 
 
@@ -138,6 +146,9 @@ def test_a_folder_with_another_run_is_not_overwritten(tmp_path):
         ({"model": "resnet21"}, "resnet20"),
         ({"batch_size": 5000}, "batch_size"),
         ({"model": "resnet50"}, "at least 32x32"),
+        ({"precision": "bfloat16"}, "mixed_bfloat16"),
+        ({"epoch": 3}, "epochs"),
+        ({"devices": 0}, "positive integer"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_training(arguments, message, tmp_path):
@@ -146,10 +157,34 @@ def test_what_cannot_be_trained_is_refused_before_training(arguments, message, t
     assert not (tmp_path / "run").exists()
 
 
-def test_decay_skips_biases_and_batch_norm_where_the_recipe_says_so():
-    for decay_all, shrinks in ((True, True), (False, False)):
-        model = create("resnet20", **TINY)
-        gamma = model.get_layer("conv2_block1_1_bn").gamma
-        recipe = get_recipe("quickstart", epochs=1, weight_decay=0.5, decay_all=decay_all, warmup_epochs=0)
-        train(model, recipe=recipe)
-        assert (float(keras.ops.mean(gamma)) < 0.7) == shrinks
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, [(0, 3, 10), (3, 4, 5)]),
+        (4, [(0, 1, 6), (1, 3, 10), (3, 4, 5)]),
+        (10, [(1, 3, 10), (3, 4, 5)]),
+        (29, [(2, 3, 1), (3, 4, 5)]),
+        (30, [(3, 4, 5)]),
+        (33, [(3, 4, 2)]),
+        (35, []),
+    ],
+)
+def test_a_run_of_35_steps_in_epochs_of_ten(step, expected):
+    assert list(_stretches(step, 10, 35)) == expected
+
+
+def test_curves_say_what_the_history_says(tmp_path):
+    from matplotlib.figure import Figure
+
+    drawn = {}
+    show = Figure.savefig
+    Figure.savefig = lambda figure, *_, **__: (
+        drawn.update({line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines})
+        or show(figure, *_, **__)
+    )
+    try:
+        rows = ({"step": 10, "accuracy": 0.5}, {"step": 20, "accuracy": 0.75, "val_accuracy": 0.7})
+        draw_curves(rows, tmp_path / "curves.png", "both")
+    finally:
+        Figure.savefig = show
+    assert drawn["training error"] == [[10, 50], [20, 25]] and np.allclose(drawn["test error"], [[20, 30]])

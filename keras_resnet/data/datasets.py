@@ -1,102 +1,163 @@
-"""Where pictures with labels come from, and the tf.data pipeline that carries them to the device."""
+"""Pictures with labels: what a data set is, whatever it was read from."""
 
+import math
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from keras_resnet.data.augmentation import pad_and_crop
-from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
-from keras_resnet.errors import unknown
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.errors import is_number
+
+TEST_SHARE = 0.2
+"""Of the pictures, set aside where a source says nothing of what tests."""
+MEMORY_SHARE = 0.25
+"""Of the machine's memory, what pictures may take."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled pictures that can be reached by number.
+
+    Raises:
+        ValueError: on construction, for pictures of another kind, or labels that are not an integer for each of them.
+    """
+
+    pictures: np.ndarray
+    """(N, H, W, C) uint8; or (N,) of encoded files (dtype object, bytes); or (N,) of paths (str)."""
+    labels: np.ndarray
+    """(N,) int32."""
+
+    def __post_init__(self):
+        shape, dtype = self.pictures.shape, self.pictures.dtype
+        if not (len(shape) == 1 or (len(shape) == 4 and dtype == np.uint8)):
+            raise ValueError(
+                f"`pictures` should be (N, H, W, C) uint8, or (N,) files. Received: pictures of shape {shape}, {dtype}"
+            )
+        if self.labels.shape != shape[:1] or self.labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"`labels` should be {shape[0]} integers, one for each picture. "
+                f"Received: labels of shape {self.labels.shape}, {self.labels.dtype}"
+            )
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, numbers):
+        return Split(self.pictures[numbers], self.labels[numbers])
+
+    @property
+    def decoded(self):
+        """Whether the pictures are pixels of one size, and not files."""
+        return self.pictures.ndim == 4
+
+    @property
+    def paths(self):
+        """Whether the pictures are names of files, and not their contents."""
+        return not self.decoded and isinstance(self.pictures[0], str)
+
+    def set_aside(self, amount):
+        """(the rest, what is set aside): two Splits, stratified by class, the same ones every time.
+
+        Args:
+            amount: as for `count_aside`.
+
+        Raises:
+            ValueError: for another amount, or one that leaves a side with fewer pictures than there are classes.
+        """
+        from sklearn.model_selection import train_test_split
+
+        count = count_aside(amount, len(self))
+        sizes = np.unique(self.labels, return_counts=True)[1]
+        if sizes.min() < 2 or not len(sizes) <= count <= len(self) - len(sizes):
+            raise ValueError(
+                f"`validation_split` should leave a picture of each of the {len(sizes)} classes on both sides; there "
+                f"are {len(self)} pictures, {sizes.min()} in the smallest class. Received: validation_split={amount}"
+            )
+        rest, aside = train_test_split(np.arange(len(self)), test_size=count, stratify=self.labels, random_state=0)
+        return self[rest], self[aside]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Labelled pictures that only come one after another: a prepared set that is larger than memory."""
+
+    examples: Callable
+    """seed -> tf.data.Dataset of (encoded file or uint8 (H, W, C), integer label), shuffled, the same for the same
+    seed; None -> in order."""
+    length: int
+
+    decoded = paths = False
+
+    def __len__(self):
+        return self.length
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled pictures in memory, split into those that train and those that test."""
+    """Labelled pictures, split into those that train and those that test.
+
+    Raises:
+        ValueError: on construction, for a label that has no class name. Those of a Stream are not known yet.
+    """
 
     name: str
-    train: tuple[np.ndarray, np.ndarray]
-    """Pictures (N, H, W, C) uint8 and labels (N,) int32."""
-    test: tuple[np.ndarray, np.ndarray]
+    train: Split | Stream
+    test: Split | Stream
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
-    """How a network wants these pictures, also those that come later from files."""
+    """How a network wants these pictures when it is tested, also those that come later from files."""
+
+    def __post_init__(self):
+        for split in (self.train, self.test):
+            labels = getattr(split, "labels", np.empty(0))
+            outside = labels[(labels < 0) | (labels >= len(self.class_names))]
+            if outside.size:
+                raise ValueError(
+                    f"Labels of {self.name!r} should be from 0 to {len(self.class_names) - 1}, one for each class. "
+                    f"Received: {outside[0]}, and {outside.size} outside in all"
+                )
 
     @property
     def input_shape(self):
-        """(H, W, C) of one picture."""
-        return self.train[0].shape[1:]
+        """(H, W, C) of one picture as the network gets it."""
+        return (self.preprocessing.size, self.preprocessing.size, self.preprocessing.channels)
 
 
-def digits():
-    """scikit-learn's handwritten digits: 1,797 grey pictures of 8x8 pixels in ten classes, no download.
-
-    Alpaydin and Kaynak 1998, https://archive.ics.uci.edu/dataset/80. A fifth of them tests; the split is stratified and
-    always the same, so that two runs are tested on the same pictures.
-    """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    found = load_digits()
-    pictures = np.round(found.images[..., None] * (255 / 16)).astype("uint8")
-    labels = found.target.astype("int32")
-    train_x, test_x, train_y, test_y = train_test_split(
-        pictures, labels, test_size=0.2, stratify=labels, random_state=0
-    )
-    names = tuple(str(name) for name in found.target_names)
-    grey = Preprocessing(mode="tf", size=8, resize=None, channels=1)
-    return Dataset("digits", (train_x, train_y), (test_x, test_y), names, grey)
-
-
-DATASETS = {"digits": digits}
-
-
-def load_dataset(name):
-    """A Dataset by its name.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
-    if name not in DATASETS:
-        raise unknown("dataset", name, DATASETS)
-    return DATASETS[name]()
-
-
-def training_pipeline(dataset, batch_size, padding=0, seed=0):
-    """Shuffled, augmented, normalised batches, the same for the same seed.
+def count_aside(amount, length):
+    """How many of `length` pictures are set aside.
 
     Args:
-        dataset: Dataset.
-        batch_size: pictures a batch; a smaller last one is dropped, so that all steps weigh the same.
-        padding: pixels of `pad_and_crop`.
-        seed: of the order and the crops.
+        amount: a share in (0, 1), rounded up to whole pictures as scikit-learn does it; or an integer, their number.
+
+    Raises:
+        ValueError: for another amount.
+    """
+    whole = isinstance(amount, (int, np.integer))
+    if not is_number(amount) or not 0 < amount < (length if whole else 1):
+        raise ValueError(
+            f"`validation_split` should be a share in (0, 1), or a number of pictures below {length}. "
+            f"Received: validation_split={amount!r}"
+        )
+    return int(amount) if whole else math.ceil(amount * length)
+
+
+def fits_in_memory(size):
+    """Whether so many bytes of pictures may be held: MEMORY_SHARE of all memory; how much of it is free may change."""
+    return size <= MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def natural_preprocessing(shape):
+    """Pictures of one square size as they are; others as ImageNet's are tested (He et al. 2015, sec. 3.4).
+
+    Args:
+        shape: (H, W, C), with None for sides that differ from picture to picture.
 
     Returns:
-        tf.data.Dataset of (B, H, W, C) float32 and (B,) int32.
+        A Preprocessing of mode "torch", or "tf" for grey pictures.
     """
-    import tensorflow as tf
-
-    pictures, labels = dataset.train
-    pipeline = tf.data.Dataset.from_tensor_slices((pictures, labels)).shuffle(len(labels), seed=seed)
-    if padding:
-        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2, drop_remainder=True)
-        pipeline = tf.data.Dataset.zip(pipeline, seeds).map(
-            lambda example, seed: (pad_and_crop(example[0], padding, tf.cast(seed, "int32")), example[1]),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-    return _normalised(pipeline.batch(batch_size, drop_remainder=True), dataset.preprocessing)
-
-
-def evaluation_pipeline(dataset, batch_size):
-    """All test pictures in order, normalised: tf.data.Dataset of (B, H, W, C) float32 and (B,) int32."""
-    import tensorflow as tf
-
-    return _normalised(tf.data.Dataset.from_tensor_slices(dataset.test).batch(batch_size), dataset.preprocessing)
-
-
-def _normalised(pipeline, preprocessing):
-    import tensorflow as tf
-
-    return pipeline.map(
-        lambda pictures, labels: (preprocess_input(pictures, preprocessing.mode), labels),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    ).prefetch(tf.data.AUTOTUNE)
+    height, width, channels = shape
+    square = height is not None and height == width
+    sizes = {"size": height, "resize": None} if square else {"size": 224, "resize": 256}
+    return Preprocessing("tf" if channels == 1 else "torch", channels=channels, **sizes)

@@ -3,12 +3,11 @@
 from keras_resnet.files import replacing
 
 
-def draw_curves(history, steps_per_epoch, path, title=""):
+def draw_curves(history, path, title=""):
     """Draws fig. 6 of the paper for one run.
 
     Args:
-        history: {"accuracy": [...], "val_accuracy": [...]}, shares of 1, a value an epoch.
-        steps_per_epoch: iterations in an epoch.
+        history: a dict for each epoch: `step`, `accuracy` and, where it was tested, `val_accuracy`, shares of 1.
         path: the PNG to write.
         title: above the picture.
     """
@@ -17,11 +16,11 @@ def draw_curves(history, steps_per_epoch, path, title=""):
     figure = Figure(figsize=(7, 4.5))
     axes = figure.add_subplot()
     for key, style, label in (("accuracy", "--", "training error"), ("val_accuracy", "-", "test error")):
-        errors = [100 * (1 - accuracy) for accuracy in history[key]]
-        iterations = [steps_per_epoch * (epoch + 1) for epoch in range(len(errors))]
-        axes.plot(iterations, errors, style, color="tab:red", linewidth=1.5, label=label)
+        points = [(row["step"], 100 * (1 - row[key])) for row in history if key in row]
+        axes.plot(*zip(*points, strict=True), style, color="tab:red", linewidth=1.5, label=label) if points else None
     # the first quarter, where errors fall from 90 %, would leave the rest of the picture flat
-    highest = max(100 * (1 - accuracy) for accuracy in history["val_accuracy"][len(history["val_accuracy"]) // 4 :])
+    late = history[len(history) // 4 :]
+    highest = max(100 * (1 - row[key]) for row in late for key in ("accuracy", "val_accuracy") if key in row)
     axes.set(xlabel="iterations", ylabel="error (%)", title=title, ylim=(0, max(5, min(100, 2 * highest))))
     axes.grid(alpha=0.3)
     axes.legend()

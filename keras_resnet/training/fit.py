@@ -1,23 +1,29 @@
 """Recipe, network and pictures -> compile, model.fit, and a folder that says what happened."""
 
-import json
 import math
 import platform
-import sys
-import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import keras
 
-from keras_resnet.data.datasets import Dataset, evaluation_pipeline, load_dataset, training_pipeline
+from keras_resnet.architecture.network import build
+from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.data.datasets import Dataset
+from keras_resnet.data.pipelines import evaluation_batches, training_batches
+from keras_resnet.data.sources import load_dataset
+from keras_resnet.errors import unknown
 from keras_resnet.files import replacing
-from keras_resnet.models import create
-from keras_resnet.training.curves import draw_curves
-from keras_resnet.training.recipes import get_recipe
-from keras_resnet.training.schedules import SCHEDULES
+from keras_resnet.training.averaging import BATCHES, use_averages
+from keras_resnet.training.callbacks import Averages, Display, Plateau, Recorder, interruptible
+from keras_resnet.training.devices import Devices
+from keras_resnet.training.distribution import synchronize_batch_norm
+from keras_resnet.training.optimizers import optimizer
+from keras_resnet.training.recipes import changed, get_recipe
+from keras_resnet.training.schedules import learning_rate
+from keras_resnet.training.workdir import MODEL, REPORT, TENSORBOARD, prepare, write_json
+from keras_resnet.variants import canonical_name, get_spec
 
-MODEL, HISTORY, CURVES, SETTINGS, REPORT = "model.keras", "history.csv", "curves.png", "settings.json", "report.json"
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclass(frozen=True)
@@ -26,150 +32,252 @@ class Run:
 
     model: keras.Model
     history: dict
-    """{metric: [a value an epoch]}."""
+    """{name: [a value an epoch]}."""
     report: dict
     """What `report.json` holds."""
 
 
-def train(model="resnet20", dataset="digits", recipe="quickstart", workdir=None, seed=0, overwrite=False, **changes):
+def train(
+    model="resnet20",
+    dataset="digits",
+    recipe="quickstart",
+    workdir=None,
+    seed=0,
+    overwrite=False,
+    *,
+    resume=False,
+    checkpoint_every=None,
+    deterministic=False,
+    devices=None,
+    sync_batch_norm=False,
+    precision=None,
+    xla=None,
+    tensorboard=False,
+    validation_freq=1,
+    **changes,
+):
     """Trains a network with `model.fit`.
 
     Args:
-        model: name of a network, built for the pictures; or a Keras model with a softmax over the classes.
-        dataset: name of a data set, or a Dataset.
+        model: name of a network or a ResNetSpec, built for the pictures; or a Keras model, a softmax over the classes.
+        dataset: name of a data set (see `load_dataset`), a Dataset, or a function that gives one: TensorFlow's devices
+            are set up before it is called.
         recipe: name of a recipe, or a Recipe.
-        workdir: folder for model.keras, history.csv, curves.png, settings.json and report.json; None writes nothing.
+        workdir: folder for model.keras, history.csv, curves.png, settings.json, report.json and the checkpoint; None
+            writes nothing.
         seed: of weights, order and augmentation.
-        overwrite: whether `workdir` may hold an earlier run.
+        overwrite: whether `workdir` may hold an earlier run, which is removed.
+        resume: whether to go on with the run in `workdir`; if there is none yet, it begins.
+        checkpoint_every: steps between checkpoints; None: one after each epoch.
+        deterministic: whether each run on this machine gives the same numbers, bit by bit; a little slower.
+        devices: GPUs of this machine to use, None for all; without GPUs, parts into which its CPU is split. Several
+            machines find each other by TF_CONFIG (see `training/distribution.py`), and share `workdir`.
+        sync_batch_norm: whether batch norm's statistics are those of the whole batch, instead of each device's part.
+        precision: "float32", "mixed_bfloat16" or "mixed_float16", of a network given by name; None: Keras's policy.
+        xla: whether XLA compiles the step; None: not on the CPU, where it halves the speed.
+        tensorboard: whether logs for TensorBoard are written, to `workdir`/tensorboard.
+        validation_freq: epochs between tests. With as many as there are epochs, the test set is looked at once.
         **changes: fields of the recipe to change, such as `epochs=2`.
 
     Returns:
         A Run. `report["top1_accuracy"]` is the share of test pictures that the trained network gets right, 0 to 1.
 
     Raises:
-        ValueError: for an unknown name or field, or a network that does not fit the pictures.
+        ValueError: for an unknown name or field, a network that does not fit the pictures, or another run's checkpoint.
         FileExistsError: if `workdir` holds another run. OSError: if it cannot be written; before training either way.
+        FloatingPointError: if the loss is no longer finite; the last checkpoint stays.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when a checkpoint is written.
     """
+    devices = Devices(devices)
     keras.utils.set_random_seed(seed)
-    recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else replace(recipe, **changes)
-    dataset = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
-    if isinstance(model, str):
-        model = create(model, input_shape=dataset.input_shape, classes=len(dataset.class_names))
-    steps = _steps_per_epoch(dataset, recipe)
-    settings = _settings(model, dataset, recipe, seed)
-    folder = _prepare(workdir, overwrite, settings)
-
-    _compile(model, recipe, steps)
-    started = time.perf_counter()
-    history = model.fit(
-        training_pipeline(dataset, recipe.batch_size, recipe.padding, seed),
-        validation_data=evaluation_pipeline(dataset, recipe.batch_size),
-        epochs=recipe.epochs,
-        callbacks=_callbacks(folder, steps, title=f"{model.name} on {dataset.name}"),
-        shuffle=False,  # the pipeline does
-        verbose=1 if sys.stdout.isatty() else 2,
-    ).history
-    seconds = time.perf_counter() - started
-
+    if deterministic:
+        devices.make_deterministic()
+    recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
+    dataset = dataset() if callable(dataset) else dataset
+    dataset = _as_tested(dataset if isinstance(dataset, Dataset) else load_dataset(dataset), recipe)
+    steps_per_epoch, steps = recipe.steps(len(dataset.train))
+    devices.check_batch(recipe.batch_size)
+    with devices.scope():
+        model = _network(model, dataset, recipe, precision)
+        if sync_batch_norm:
+            synchronize_batch_norm(model)
+        settings = _settings(model, dataset, recipe, seed, sync_batch_norm)
+        folder = workdir and prepare(workdir, settings, _checkpoint_size(model), overwrite, resume, devices.is_chief)
+        _compile(model, recipe, steps, xla, devices)
+        title = f"{model.name} on {dataset.name}"
+        recorder = Recorder(folder, settings, steps_per_epoch, recipe.batch_size, checkpoint_every, title, devices)
+        if resume:
+            recorder.resume(model)
+    pictures = Pictures(dataset, recipe, seed, devices)
+    _fit(model, pictures, recipe, recorder, steps, tensorboard, validation_freq)
+    if recipe.ema_decay:
+        use_averages(model, pictures.for_statistics())
     model.info = {**(getattr(model, "info", None) or {}), **_info(dataset)}
-    report = {**settings, **_measure(model, dataset, recipe), "wall_time_s": round(seconds, 1)}
-    report["training_images_per_s"] = round(recipe.epochs * steps * recipe.batch_size / seconds, 1)
-    if folder:
+    report = {**settings, **_measure(model, pictures), **_speed(recorder.position)}
+    if LOSSES[recipe.loss][1]:
+        model.layers[-1].activation = keras.activations.softmax
+    if folder and devices.is_chief:
         _save(model, report, folder)
-    return Run(model, history, report)
+    history = recorder.position.history
+    return Run(model, {name: [row.get(name) for row in history] for name in (history[-1] if history else ())}, report)
 
 
-def _steps_per_epoch(dataset, recipe):
-    steps = len(dataset.train[1]) // recipe.batch_size
-    if not steps:
-        raise ValueError(
-            f"`batch_size` should be at most the number of training pictures ({len(dataset.train[1])}). "
-            f"Received: batch_size={recipe.batch_size}"
+class Pictures:
+    """The batches of a run, as its devices want them."""
+
+    def __init__(self, dataset, recipe, seed, devices):
+        self.dataset, self.recipe, self.seed, self.devices = dataset, recipe, seed, devices
+
+    def for_training(self, first, steps):
+        """Steps of the run from `first` on."""
+        return self.devices.distribute(
+            lambda *share: training_batches(self.dataset, self.recipe, steps, self.seed, first, share),
+            self.recipe.batch_size,
         )
-    return steps
+
+    def for_test(self):
+        """All test pictures."""
+        dataset, batch_size = self.dataset, self.recipe.batch_size
+        return self.devices.distribute_test(
+            lambda *share: evaluation_batches(dataset.test, dataset, batch_size, share), len(dataset.test), batch_size
+        )
+
+    def for_statistics(self):
+        """Pictures as for training, on one device, for `recompute_statistics`."""
+        batches = training_batches(self.dataset, self.recipe, BATCHES, self.seed)
+        return (pictures for pictures, _ in batches)
 
 
-def _settings(model, dataset, recipe, seed):
+def _as_tested(dataset, recipe):
+    """The data set with the recipe's test pictures."""
+    if recipe.test_size is None:
+        return dataset
+    return replace(
+        dataset, preprocessing=replace(dataset.preprocessing, size=recipe.test_size, resize=recipe.test_resize)
+    )
+
+
+def _network(model, dataset, recipe, precision):
+    """A network for these pictures; one that is a Keras model already stays as it is."""
+    if isinstance(model, keras.Model):
+        if precision not in (None, model.dtype_policy.name):
+            raise ValueError(
+                f"`precision` should be left out for a Keras model, which has its own ({model.dtype_policy.name}). "
+                f"Received: precision={precision!r}"
+            )
+        return model
+    if precision not in (None, *PRECISIONS):
+        raise unknown("precision", precision, PRECISIONS)
+    spec = model if isinstance(model, ResNetSpec) else get_spec(model)
+    name = "resnet" if isinstance(model, ResNetSpec) else canonical_name(model).removesuffix("_cifar")
+    side, _, channels = dataset.input_shape
+    side = side if recipe.train_size in (None, side) else None
+    policy = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy(precision or policy)
+        return build(
+            replace(spec, drop_path=recipe.drop_path or spec.drop_path),
+            input_shape=(side, side, channels),
+            classes=len(dataset.class_names),
+            name=name,
+        )
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _settings(model, dataset, recipe, seed, sync_batch_norm):
     """Everything that decides the outcome, as JSON values."""
-    import tensorflow as tf
-
     spec = getattr(model, "spec", None)
     return {
         "model": model.name,
         "spec": spec and spec.to_config(),
         "parameters": sum(math.prod(weight.shape) for weight in model.trainable_weights),
         "dataset": dataset.name,
-        "training_images": len(dataset.train[1]),
-        "test_images": len(dataset.test[1]),
+        "training_images": len(dataset.train),
+        "test_images": len(dataset.test),
         "classes": list(dataset.class_names),
         "recipe": recipe.to_config(),
         "seed": seed,
-        "precision": keras.config.dtype_policy().name,
-        "versions": {"python": platform.python_version(), "keras": keras.__version__, "tensorflow": tf.__version__},
+        "sync_batch_norm": sync_batch_norm,
+        "precision": model.dtype_policy.name,
+        "versions": _versions(),
     }
 
 
-def _prepare(workdir, overwrite, settings):
-    """The folder, with the settings in it; whatever would fail at the end fails now."""
-    if workdir is None:
-        return None
-    folder = Path(workdir)
-    earlier = [name for name in (MODEL, HISTORY, CURVES, SETTINGS, REPORT) if (folder / name).exists()]
-    if earlier and not overwrite:
-        raise FileExistsError(
-            f"`workdir` should be a new or empty folder, or `overwrite` be True: it holds another run ({earlier[0]}). "
-            f"Received: workdir={str(workdir)!r}"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in earlier:
-            (folder / name).unlink()
-        _write_json(settings, folder / SETTINGS)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"`workdir` should be a folder that can be written ({reason}). Received: {workdir}") from error
-    return folder
+def _versions():
+    versions = {"python": platform.python_version(), "keras": keras.__version__}
+    backend = keras.backend.backend()
+    return versions | {backend: __import__(backend).__version__}
 
 
-def _compile(model, recipe, steps_per_epoch):
-    optimizer = keras.optimizers.SGD(
-        SCHEDULES[recipe.schedule](recipe, steps_per_epoch),
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay or None,
-    )
-    if not recipe.decay_all:
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+def _checkpoint_size(model):
+    """Bytes of the weights, with as many again for the optimiser's averages of them, twice."""
+    return sum(3 * 4 * math.prod(weight.shape) for weight in model.weights)
+
+
+LOSSES = {
+    # name -> (loss, what the last layer does in training); in the end, all have a softmax
+    "cross_entropy": (keras.losses.CategoricalCrossentropy, None),
+    "binary_cross_entropy": (keras.losses.BinaryCrossentropy, "sigmoid"),
+}
+
+
+def _compile(model, recipe, steps, xla, devices):
+    loss, activation = LOSSES[recipe.loss]
+    if activation:
+        model.layers[-1].activation = keras.activations.get(activation)
     model.compile(
-        optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(),
-        metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5_accuracy")],
-        jit_compile=False,  # on the CPU, XLA halves the speed of a training step
+        optimizer(recipe, learning_rate(recipe, steps)),
+        loss=loss(),
+        metrics=[
+            keras.metrics.CategoricalAccuracy(name="accuracy"),
+            keras.metrics.TopKCategoricalAccuracy(5, name="top5_accuracy"),
+        ],
+        jit_compile=devices.jit_compile if xla is None else xla,
     )
+    model.optimizer.build(model.trainable_variables)
 
 
-def _callbacks(folder, steps_per_epoch, title):
-    callbacks = [keras.callbacks.TerminateOnNaN()]
-    if folder:
-        callbacks += [
-            keras.callbacks.CSVLogger(folder / HISTORY),
-            _Curves(folder / CURVES, steps_per_epoch, title),
-        ]
-    return callbacks
+def _fit(model, pictures, recipe, recorder, steps, tensorboard, validation_freq):
+    """`model.fit` from where the recorder is to the end."""
+    callbacks = [recorder, Display(recorder, steps, recipe.batch_size)]
+    if recipe.schedule == "plateau":
+        recorder.plateau = Plateau(recipe.patience, recorder.position.plateau)
+        callbacks.insert(0, recorder.plateau)
+    if recipe.ema_decay:
+        callbacks.insert(0, Averages(pictures.for_statistics))
+    if tensorboard and recorder.folder:
+        callbacks.append(keras.callbacks.TensorBoard(recorder.folder / TENSORBOARD))
+    tests = pictures.for_test()
+    with interruptible(recorder):
+        for first_epoch, last_epoch, length in _stretches(recorder.position.step, recorder.steps_per_epoch, steps):
+            model.fit(
+                pictures.for_training(recorder.position.step, (last_epoch - first_epoch) * length),
+                validation_data=tests,
+                validation_freq=validation_freq,
+                initial_epoch=first_epoch,
+                epochs=last_epoch,
+                steps_per_epoch=length,
+                callbacks=[*pictures.devices.callbacks, *callbacks],
+                shuffle=False,  # the pipeline does
+                verbose=0,
+            )
 
 
-class _Curves(keras.callbacks.Callback):
-    """Draws the learning curves anew after every epoch."""
+def _stretches(step, steps_per_epoch, steps):
+    """(first epoch, epoch to stop before, steps in each): what is left of a run, as stretches of equal epochs.
 
-    def __init__(self, path, steps_per_epoch, title):
-        super().__init__()
-        self.path, self.steps_per_epoch, self.title = path, steps_per_epoch, title
-        self.history = {"accuracy": [], "val_accuracy": []}
-
-    def on_epoch_end(self, epoch, logs=None):
-        for key, values in self.history.items():
-            values.append(logs[key])
-        draw_curves(self.history, self.steps_per_epoch, self.path, self.title)
+    The rest of an interrupted epoch comes first, the beginning of one that `iterations` cuts short comes last.
+    """
+    epoch, done = divmod(step, steps_per_epoch)
+    if done and step < steps:
+        yield epoch, epoch + 1, min(steps_per_epoch - done, steps - step)
+        epoch += 1
+    whole, rest = divmod(steps, steps_per_epoch)
+    if epoch < whole:
+        yield epoch, whole, steps_per_epoch
+    if rest and epoch <= whole:
+        yield whole, whole + 1, rest
 
 
 def _info(dataset):
@@ -181,18 +289,18 @@ def _info(dataset):
     }
 
 
-def _measure(model, dataset, recipe):
+def _measure(model, pictures):
     """Accuracies on the test pictures, shares of 1."""
-    measured = model.evaluate(evaluation_pipeline(dataset, recipe.batch_size), verbose=0, return_dict=True)
+    measured = model.evaluate(pictures.for_test(), verbose=0, return_dict=True)
     return {"top1_accuracy": measured["accuracy"], "top5_accuracy": measured["top5_accuracy"], "loss": measured["loss"]}
+
+
+def _speed(position):
+    trained = sum(row["images_per_s"] for row in position.history) / max(len(position.history), 1)
+    return {"wall_time_s": round(position.seconds, 1), "training_images_per_s": round(trained, 1)}
 
 
 def _save(model, report, folder):
     with replacing(folder / MODEL) as partial:
         model.save(partial)
-    _write_json(report, folder / REPORT)
-
-
-def _write_json(values, path):
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+    write_json(report, folder / REPORT)

@@ -1,0 +1,83 @@
+"""CONTENDERS: name -> who takes part, one row each; TASKS: what is measured; PRECISIONS: in which numbers."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from keras_resnet.benchmark.networks import KerasNetwork, Network, StockNetwork
+from keras_resnet.benchmark.others import (
+    CompiledTorchNetwork,
+    OnnxNetwork,
+    OpenVinoNetwork,
+    TorchNetwork,
+    torchvision_name,
+)
+
+PRECISIONS = ("float32", "mixed_bfloat16")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing that is measured."""
+
+    unit: str
+    in_batches: bool = False
+    """Whether it is a rate, of the pictures in the batches of a round; else it is done once a round, and its time is
+    what counts."""
+    peaks: bool = False
+    """Whether the peak memory after it says something: the first two alone, since a process never forgets its peak."""
+
+
+TASKS = {
+    "inference": Task("images/s", in_batches=True, peaks=True),
+    "train": Task("images/s", in_batches=True, peaks=True),
+    "build": Task("s"),
+    "load": Task("s"),
+    "pipeline": Task("images/s", in_batches=True),
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who takes part."""
+
+    network: type[Network]
+    tasks: tuple[str, ...] = ("inference", "train", "build", "load")
+    precisions: tuple[str, ...] = PRECISIONS
+    needs: tuple[str, ...] = ()
+    """Modules beyond those of this package."""
+    backend: str | None = None
+    """The Keras backend in its process; None: the configured one."""
+    has: Callable[[str], object] = bool
+    """Name of a network -> whether it has that."""
+
+
+BASELINE = "keras"
+"""Whom the others are compared with."""
+
+_TORCH = {"needs": ("torch", "torchvision"), "backend": "torch", "has": torchvision_name}
+_EXPORTED = {"tasks": ("inference", "load"), "backend": "tensorflow"}
+
+CONTENDERS = {
+    "keras_resnet": Contender(KerasNetwork, tasks=tuple(TASKS)),
+    "keras": Contender(StockNetwork),
+    "torch": Contender(TorchNetwork, **_TORCH),
+    "torch_compiled": Contender(CompiledTorchNetwork, **_TORCH),
+    "onnxruntime": Contender(
+        OnnxNetwork, precisions=("float32",), needs=("onnxruntime", "onnx", "tf2onnx", "tensorflow"), **_EXPORTED
+    ),
+    "openvino": Contender(OpenVinoNetwork, needs=("openvino", "tensorflow"), **_EXPORTED),
+}
+
+
+def obstacle(job):
+    """Why a contender cannot take part in a job, in words; None if it can."""
+    contender = CONTENDERS[job.contender]
+    missing = [module for module in contender.needs if importlib.util.find_spec(module) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    if not contender.has(job.model):
+        return f"has no {job.model}"
+    if job.precision not in contender.precisions:
+        return f"runs in {', '.join(contender.precisions)} only"
+    return None

@@ -1,0 +1,191 @@
+"""Folders of class folders -> Dataset: every file is looked at before anything is trained."""
+
+import io
+import os
+import stat
+import warnings
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import numpy as np
+
+from keras_resnet.data.datasets import TEST_SHARE, Dataset, Split, fits_in_memory, natural_preprocessing
+from keras_resnet.data.pictures import FORMATS
+
+TESTS = ("val", "valid", "validation", "test")
+"""What the folder beside "train" may be called; the first one found tests."""
+READABLE = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+"""Formats that TensorFlow decodes too."""
+LISTED = 20
+"""Unreadable files that a message names; more are counted."""
+
+
+def load_folder(path, validation_split=None, skip_bad=False):
+    """Pictures in folders named like their classes.
+
+    Either PATH/train/<class>/... and PATH/val/<class>/... (or another name of TESTS), or PATH/<class>/..., of which a
+    part is set aside. Folders within a class count for it, links are followed, hidden files and files that are no
+    pictures by their suffix are left out. Pictures are held as files if they fit in memory, and as paths otherwise.
+
+    Args:
+        path: the folder.
+        validation_split: share in (0, 1) or number of the training pictures that is set aside to test on; a test folder
+            then stays untouched. None: the test folder, or a fifth if there is none.
+        skip_bad: whether unreadable files are left out, with a warning that lists them.
+
+    Raises:
+        ValueError: for a folder without class folders or with a single one, a class without pictures, classes that
+            differ between train and test, and unreadable files, all of which it counts.
+        OSError: for a folder that cannot be read.
+    """
+    folder = Path(path)
+    found = _pictures_at(folder, with_test=validation_split is None)
+    _check_classes(found, folder)
+    splits = _read(found, folder, skip_bad)
+    train, test = splits if len(splits) == 2 else splits[0].set_aside(validation_split or TEST_SHARE)
+    class_names = tuple(found[0][1])
+    return Dataset(folder.resolve().name, train, test, class_names, natural_preprocessing((None, None, 3)))
+
+
+def _pictures_at(folder, with_test):
+    """[(folder, {class: paths})] of what trains and, if it has a folder of its own, what tests."""
+    if not folder.is_dir():
+        raise NotADirectoryError(f"Expected a folder with a folder for each class. Received: path={str(folder)!r}")
+    roots = [folder]
+    if _subfolders(folder / "train"):
+        tests = [folder / name for name in TESTS if (folder / name).is_dir()]
+        if with_test and not tests:
+            raise ValueError(
+                f"Expected a folder {' or '.join(TESTS)} beside train, or a `validation_split`. "
+                f"Received: path={str(folder)!r}"
+            )
+        roots = [folder / "train", *tests[:with_test]]
+    return [(root, {child.name: _pictures_in(child) for child in _subfolders(root)}) for root in roots]
+
+
+def _subfolders(folder):
+    if not folder.is_dir():
+        return []
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _pictures_in(folder):
+    """Paths of the files that are pictures by their suffix; a folder that links lead to again is not entered again."""
+    suffixes = tuple(suffix for row in FORMATS.values() for suffix in row)
+    seen = {str(parent) for parent in folder.resolve().parents}
+    pictures = []
+    for root, folders, files in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(root))
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if not name.startswith(".") and os.path.realpath(os.path.join(root, name)) not in seen
+        ]
+        named = (name for name in sorted(files) if not name.startswith(".") and name.lower().endswith(suffixes))
+        pictures += [os.path.join(root, name) for name in named]
+    return pictures
+
+
+def _check_classes(found, folder):
+    for root, classes in found:
+        if len(classes) < 2:
+            raise ValueError(
+                f"Expected a folder for each class, two at least. Received: {root} with {len(classes)} "
+                f"({', '.join(classes) or 'no folders'})"
+            )
+        if empty := [name for name, pictures in classes.items() if not pictures]:
+            raise ValueError(
+                f"Expected pictures in every class folder ({_suffixes()}). Received: {root} with none in {empty}"
+            )
+    (first, train), (last, test) = found[0], found[-1]
+    if differing := sorted(train.keys() ^ test.keys()):
+        raise ValueError(f"Expected the same classes in {first} and {last}. Received: only one of them has {differing}")
+
+
+def _suffixes():
+    return " ".join(suffix for name in READABLE for suffix in FORMATS[name])
+
+
+def _read(found, folder, skip_bad):
+    """[Split] for each of `found`, after all files have been looked at."""
+    labelled = [
+        (number, label, path)
+        for number, (_, classes) in enumerate(found)
+        for label, paths in enumerate(classes.values())
+        for path in paths
+    ]
+    paths = [path for *_, path in labelled]
+    keep = fits_in_memory(sum(os.path.getsize(path) for path in paths if os.path.isfile(path)))
+    with ThreadPool() as threads:
+        looked_at = list(threads.imap(lambda path: _look_at(path, keep), paths, chunksize=16))
+    _report([f"{path} ({fault})" for path, (_, fault) in zip(paths, looked_at, strict=True) if fault], skip_bad, folder)
+    splits = []
+    for number, (root, classes) in enumerate(found):
+        rows = [
+            (content if keep else path, label)
+            for (place, label, path), (content, fault) in zip(labelled, looked_at, strict=True)
+            if place == number and not fault
+        ]
+        _check_left(root, classes, rows)
+        pictures, labels = zip(*rows, strict=True)
+        splits.append(Split(np.array(pictures, object if keep else str), np.array(labels, "int32")))
+    return splits
+
+
+def _check_left(root, classes, rows):
+    left = {label for _, label in rows}
+    if empty := [name for label, name in enumerate(classes) if label not in left]:
+        raise ValueError(f"Expected a readable picture in every class folder. Received: {root} with none in {empty}")
+
+
+def _report(faults, skip_bad, folder):
+    """Raises or warns, if there are any."""
+    if not faults:
+        return
+    more = [f"and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
+    listed = "\n  ".join([*faults[:LISTED], *more])
+    if not skip_bad:
+        raise ValueError(
+            f"Expected pictures that can be read ({_suffixes()}), or `skip_bad` (--skip-bad) to leave out the others. "
+            f"Received: {len(faults)} unreadable in {folder}:\n  {listed}"
+        )
+    warnings.warn(f"Left out {len(faults)} unreadable pictures in {folder}:\n  {listed}", stacklevel=4)
+
+
+def _look_at(path, keep):
+    """(content, None) for a readable file, its content only if it is kept; (None, why not) for another."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            return None, "it is no file"
+        content = Path(path).read_bytes()
+    except OSError as error:
+        return None, error.strerror
+    fault = _fault(content)
+    return (content if keep and not fault else None), fault
+
+
+def _fault(content):
+    """Why a picture cannot be trained on, or None. Pillow says what it is, TensorFlow whether it can be decoded."""
+    import tensorflow as tf
+    from PIL import Image
+
+    if not content:
+        return "it is empty"
+    try:
+        with Image.open(io.BytesIO(content), formats=tuple(FORMATS)) as image:
+            kind, mode, pixels = image.format, image.mode, image.width * image.height
+    except Exception:  # on damaged files Pillow's readers raise nearly anything
+        return "it holds something else or is damaged"
+    if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
+        return f"{pixels} pixels are more than the {Image.MAX_IMAGE_PIXELS} of PIL.Image.MAX_IMAGE_PIXELS"
+    palette = kind == "BMP" and mode in ("1", "P")  # TensorFlow takes its numbers for grey
+    if kind not in READABLE or palette:
+        return f"TensorFlow does not read {kind}{' with a palette' if palette else ''}"
+    try:
+        if kind == "JPEG":
+            tf.io.decode_jpeg(content, channels=3, ratio=8)  # reads all, computes little
+        else:
+            tf.io.decode_image(content, channels=3, expand_animations=False)
+    except tf.errors.OpError:
+        return "it is damaged or cut off"
+    return None

@@ -1,0 +1,139 @@
+"""Where pictures with labels come from: a name, a folder or arrays -> Dataset."""
+
+import os
+
+import numpy as np
+
+from keras_resnet.data.datasets import TEST_SHARE, Dataset, Split, natural_preprocessing
+from keras_resnet.data.folders import load_folder
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.tfds import find_builder, list_tfds, load_tfds
+from keras_resnet.errors import unknown
+
+
+def digits():
+    """scikit-learn's handwritten digits: 1,797 grey pictures of 8x8 pixels in ten classes, no download.
+
+    Alpaydin and Kaynak 1998, https://archive.ics.uci.edu/dataset/80. A fifth of them tests; the split is stratified and
+    always the same, so that two runs are tested on the same pictures.
+    """
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    pictures = np.round(found.images[..., None] * (255 / 16)).astype("uint8")
+    train, test = Split(pictures, found.target.astype("int32")).set_aside(TEST_SHARE)
+    names = tuple(str(name) for name in found.target_names)
+    return Dataset("digits", train, test, names, Preprocessing(mode="tf", size=8, resize=None, channels=1))
+
+
+DATASETS = {"digits": digits}
+"""Sets that need neither files nor a network."""
+
+
+def load_dataset(name, data_dir=None, download=True, validation_split=None, skip_bad=False):
+    """A Dataset by its name.
+
+    Args:
+        name: a name of DATASETS; a folder as `load_folder` takes it; or a set of tensorflow-datasets for image
+            classification, such as "cifar10", "cifar10:3.0.2" or "emnist/letters".
+        data_dir: folder in which tensorflow-datasets prepares its sets; None: its own.
+        download: whether a set of tensorflow-datasets that is not prepared may be downloaded.
+        validation_split: share in (0, 1) or number of the training pictures that is set aside, stratified by class, and
+            tested on instead of the test pictures, which stay untouched (He et al. 2015, sec. 4.2: 45k/5k).
+        skip_bad: whether unreadable files of a folder are left out.
+
+    Raises:
+        ValueError: for an unknown name, a set that is not for image classification, and for what is wrong with the
+            pictures or labels of one.
+        OSError: for a folder that is not there, and a set that cannot or may not be downloaded.
+    """
+    if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
+        raise _unknown(name)
+    if name in DATASETS:
+        return _validated(DATASETS[name](), validation_split)
+    if os.path.exists(name):
+        return load_folder(name, validation_split, skip_bad)
+    if builder := find_builder(os.fspath(name), data_dir):
+        return load_tfds(builder, download, validation_split)
+    if os.fspath(name).count(os.sep) > 1 or not isinstance(name, str) or name.startswith((".", "~", os.sep)):
+        raise FileNotFoundError(f"Expected a folder with a folder for each class. Received: dataset={str(name)!r}")
+    raise _unknown(name)
+
+
+def _unknown(name):
+    expected = f"one of {list(DATASETS)}, a folder with a folder for each class, or a set of tensorflow-datasets"
+    return unknown("dataset", name, [*DATASETS, *list_tfds()], expected)
+
+
+def _validated(dataset, validation_split):
+    if validation_split is None:
+        return dataset
+    train, test = dataset.train.set_aside(validation_split)
+    return Dataset(dataset.name, train, test, dataset.class_names, dataset.preprocessing)
+
+
+def from_arrays(train, test=None, class_names=None, name="arrays", preprocessing=None, validation_split=None):
+    """A Dataset from pictures and labels in memory.
+
+    Args:
+        train: pair of pictures and labels. Pictures: (N, H, W) or (N, H, W, C) with H = W and 1 or 3 channels, uint8,
+            or other numbers that are whole and in 0..255. Labels: (N,) or (N, 1) integers from 0.
+        test: likewise, to test on; None: part of the training pictures is set aside.
+        class_names: a name for each class; None: the numbers up to the largest label.
+        name: of the set, for reports.
+        preprocessing: the Preprocessing; None: pictures as they are, mode "torch", or "tf" if grey.
+        validation_split: share in (0, 1) or number of the training pictures that is set aside and tested on instead of
+            `test`; None: a fifth if there is no `test`.
+
+    Raises:
+        ValueError: for pictures and labels that are not such, do not go together, or do not fit the class names.
+    """
+    train = _split(*train, "train")
+    test = test and _split(*test, "test")
+    shape = train.pictures.shape[1:]
+    if test and test.pictures.shape[1:] != shape:
+        raise ValueError(f"`test` should have pictures of {shape}, like `train`. Received: {test.pictures.shape[1:]}")
+    if class_names is None:
+        class_names = range(max(0, train.labels.max()) + 1)
+    if validation_split is not None or not test:
+        train, test = train.set_aside(TEST_SHARE if validation_split is None else validation_split)
+    preprocessing = preprocessing or natural_preprocessing(shape)
+    if preprocessing.channels != shape[-1]:
+        raise ValueError(
+            f"`preprocessing` should be for {shape[-1]} channels, as many as the pictures have. "
+            f"Received: preprocessing={preprocessing}"
+        )
+    return Dataset(name, train, test, tuple(str(name) for name in class_names), preprocessing)
+
+
+def _split(pictures, labels, argument):
+    return Split(_pixels(np.asarray(pictures), argument), _labels(np.asarray(labels), argument))
+
+
+def _pixels(pictures, argument):
+    """(N, H, W, C) uint8."""
+    shape = pictures.shape if pictures.ndim != 3 else (*pictures.shape, 1)
+    if len(shape) != 4 or shape[1] != shape[2] or shape[3] not in (1, 3) or not pictures.size:
+        raise ValueError(
+            f"Pictures of `{argument}` should be (N, H, W) or (N, H, W, C), square, with 1 or 3 channels; pictures of "
+            f"other shapes may come from a folder. Received: shape {pictures.shape}"
+        )
+    if pictures.dtype != np.uint8:
+        numbers = pictures.dtype.kind in "iuf"
+        if not numbers or not ((pictures >= 0) & (pictures <= 255) & (pictures == np.floor(pictures))).all():
+            span = f" from {pictures.min()} to {pictures.max()}" if numbers else ""
+            raise ValueError(
+                f"Pictures of `{argument}` should be uint8, or whole numbers from 0 to 255. "
+                f"Received: {pictures.dtype}{span}"
+            )
+    return pictures.astype("uint8", copy=False).reshape(shape)
+
+
+def _labels(labels, argument):
+    """(N,) int32."""
+    if labels.shape[1:] not in ((), (1,)) or labels.ndim == 0 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"Labels of `{argument}` should be (N,) or (N, 1) integers, the number of a class for each picture. "
+            f"Received: shape {labels.shape}, {labels.dtype}"
+        )
+    return labels.reshape(-1).astype("int32")

@@ -1,0 +1,222 @@
+"""What happens between steps: progress is shown, checkpoints are written, trouble is noticed."""
+
+import math
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+import keras
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from keras_resnet.training.averaging import averaged
+from keras_resnet.training.checkpoints import Position, load_checkpoint, save_checkpoint
+from keras_resnet.training.curves import draw_curves
+from keras_resnet.training.workdir import CHECKPOINT, CURVES, HISTORY, write_history
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was stopped from outside, between two steps and after a checkpoint."""
+
+
+class Recorder(keras.callbacks.Callback):
+    """Counts the steps of a run, and keeps it on disk.
+
+    Args:
+        folder: Path, or None to write nothing.
+        settings: what the checkpoints say of the run.
+        steps_per_epoch: of the whole epochs.
+        batch_size: pictures a step.
+        every: steps between checkpoints within an epoch; None: only after it.
+        title: above the curves.
+        devices: Devices. All machines collect the numbers of a checkpoint, the chief writes them.
+
+    Raises:
+        FloatingPointError: at the end of the step after which the loss is not finite.
+        Interrupted: after Ctrl-C or SIGTERM, see `interruptible`.
+    """
+
+    def __init__(self, folder, settings, steps_per_epoch, batch_size, every, title, devices):
+        super().__init__()
+        self.folder, self.settings, self.steps_per_epoch = folder, settings, steps_per_epoch
+        self.batch_size, self.every, self.title, self.devices = batch_size, every, title, devices
+        self.position, self.stopped_by, self.plateau = Position(), None, None
+        self.unfinished = []
+        """What an interrupted epoch had measured so far: the values of the metrics' variables."""
+
+    def resume(self, model):
+        """Puts the model, its optimiser and this where the checkpoint is, if there is one."""
+        if self.folder and (self.folder / CHECKPOINT).exists():
+            self.position, metrics = load_checkpoint(self.folder / CHECKPOINT, model, self.settings)
+            self.unfinished = metrics if self.position.step % self.steps_per_epoch else []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.began, self.start = time.perf_counter(), self.position
+        if self.unfinished:
+            self._restore_metrics()
+        self.unfinished = []
+
+    def _restore_metrics(self):
+        if len(self.model.metrics_variables) < len(self.unfinished):  # Keras makes them in the first step
+            nothing = keras.ops.zeros((1, self.model.output_shape[-1]))
+            self.model.compute_metrics(None, nothing, nothing)
+        for variable, value in zip(self.model.metrics_variables, self.unfinished, strict=True):
+            variable.assign(value)
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self.start.step + batch + 1
+        self.position = replace(self.position, step=step, seconds=self._seconds())
+        if not math.isfinite(logs["loss"]):
+            raise FloatingPointError(
+                f"The loss became {logs['loss']} at step {step} (epoch {(step - 1) // self.steps_per_epoch + 1}). "
+                + (f"The last good checkpoint is in {self.folder}." if self.folder else "")
+            )
+        if batch + 1 == self.params["steps"]:
+            return  # the checkpoint after the epoch also knows what the epoch measured
+        if self.stopped_by or (self.every and step % self.every == 0):
+            for callback in self.devices.callbacks:
+                callback.on_epoch_end(None)
+            self._save()
+        self._stop_if_asked()
+
+    def _stop_if_asked(self):
+        if self.stopped_by:
+            step = self.position.step
+            raise Interrupted(f"Stopped after step {step}. To go on, repeat the command with --resume (resume=True).")
+
+    def on_epoch_end(self, epoch, logs=None):
+        steps, training = self.position.step - self.start.step, self.position.seconds - self.start.seconds
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        row = {"epoch": epoch + 1, "step": self.position.step, **logs, "learning_rate": rate}
+        row |= {"images_per_s": round(steps * self.batch_size / training, 1), "seconds": round(training, 3)}
+        self.position = replace(
+            self.position, seconds=self._seconds(), history=(*self.position.history, row), plateau=self._plateau()
+        )
+        self._save()
+        if self.folder and self.devices.is_chief:
+            write_history(self.position.history, self.folder / HISTORY)
+            draw_curves(self.position.history, self.folder / CURVES, self.title)
+        self._stop_if_asked()
+
+    def _save(self):
+        if self.folder:
+            save_checkpoint(
+                self.folder / CHECKPOINT, self.model, self.position, self.settings, write=self.devices.is_chief
+            )
+
+    def _plateau(self):
+        if self.plateau is None:
+            return {}
+        return {name: getattr(self.plateau, name) for name in Plateau.STATE}
+
+    def _seconds(self):
+        return self.start.seconds + time.perf_counter() - self.began
+
+
+class Plateau(keras.callbacks.ReduceLROnPlateau):
+    """Keras's, but it goes on where the run was interrupted; Keras's begins anew with every `fit`."""
+
+    STATE = ("best", "wait", "cooldown_counter")
+
+    def __init__(self, patience, state):
+        super().__init__(monitor="val_loss", factor=0.1, patience=patience)
+        self._reset()
+        vars(self).update(state)
+
+    def on_train_begin(self, logs=None):
+        """Nothing is reset here."""
+
+
+class Averages(keras.callbacks.Callback):
+    """Tests with the averaged weights.
+
+    Args:
+        batches: function that gives training pictures for the batch-norm statistics.
+    """
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def on_test_begin(self, logs=None):
+        self.within = averaged(self.model, self.batches)
+        self.within.__enter__()
+
+    def on_test_end(self, logs=None):
+        self.within.__exit__(None, None, None)
+
+
+class Display(keras.callbacks.Callback):
+    """On a terminal a line that moves, with images/s and the time left; elsewhere a line an epoch.
+
+    Args:
+        recorder: the Recorder of the run, called before this.
+        steps: of the whole run.
+        batch_size: pictures a step.
+    """
+
+    def __init__(self, recorder, steps, batch_size):
+        super().__init__()
+        self.recorder, self.steps, self.batch_size = recorder, steps, batch_size
+        self.console = Console(stderr=True, highlight=False)
+        columns = ("{task.description}", BarColumn(), "{task.fields[rate]:,.0f} images/s", TimeRemainingColumn())
+        columns = [TextColumn(column) if isinstance(column, str) else column for column in columns]
+        self.line = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.task = self.line.add_task("training", total=steps, rate=0.0)
+
+    def on_train_begin(self, logs=None):
+        self.line.start()
+
+    def on_train_end(self, logs=None):
+        self.line.stop()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.marks = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self.recorder.position.step
+        self.marks = [*self.marks[-50:], (step, time.perf_counter())]
+        self.line.update(self.task, completed=step, rate=self._rate(), description=_errors(logs))
+
+    def _rate(self):
+        (first, began), (last, now) = self.marks[0], self.marks[-1]
+        return (last - first) * self.batch_size / (now - began) if last > first else 0.0
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = self.recorder.position.history[-1]
+        left = (self.steps - row["step"]) * self.batch_size / row["images_per_s"]
+        tested = f", test error {100 * (1 - row['val_accuracy']):.2f} %" if "val_accuracy" in row else ""
+        self.console.print(
+            f"epoch {row['epoch']}, step {row['step']:,} of {self.steps:,}: {_errors(row)}{tested}, "
+            f"{row['images_per_s']:,.0f} images/s, "
+            f"{timedelta(seconds=round(left))} left",
+            soft_wrap=True,
+        )
+
+
+def _errors(logs):
+    return f"loss {logs['loss']:.4f}, training error {100 * (1 - logs['accuracy']):.2f} %"
+
+
+@contextmanager
+def interruptible(recorder):
+    """Within the block Ctrl-C and SIGTERM wait for the end of the step and a checkpoint; a second one does not wait."""
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    if not recorder.folder:
+        signals = ()
+    handlers = {number: signal.getsignal(number) for number in signals}
+
+    def stop(number, frame):
+        recorder.stopped_by = number
+        signal.signal(number, handlers[number])
+
+    for number in signals:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

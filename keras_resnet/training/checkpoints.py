@@ -1,0 +1,133 @@
+"""Everything that decides how a run goes on, in one file: weights, optimiser, metrics, random states, the step."""
+
+import json
+from dataclasses import asdict, dataclass, field
+
+import keras
+import numpy as np
+
+from keras_resnet.files import replacing
+from keras_resnet.training.averaging import synchronise
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run is."""
+
+    step: int = 0
+    """Steps of the optimiser so far."""
+    seconds: float = 0.0
+    """Time spent on them."""
+    history: tuple[dict, ...] = ()
+    """What was measured after each epoch."""
+    plateau: dict = field(default_factory=dict)
+    """Schedule "plateau": how long the test loss has not fallen."""
+
+
+def save_checkpoint(path, model, position, settings, write=True):
+    """Writes all variables of a compiled model, and the position; an earlier file stays until the new one is whole.
+
+    Args:
+        path: a .safetensors file.
+        model: compiled keras.Model.
+        position: Position.
+        settings: JSON values that say what run this is; `load_checkpoint` refuses others.
+        write: whether this machine writes it; all of them collect the numbers.
+
+    Raises:
+        FloatingPointError: if a variable is not finite; nothing is written then.
+        OSError: if the file cannot be written.
+    """
+    from safetensors.numpy import save_file
+
+    variables = _variables(model) | _named("metrics", model.metrics_variables)
+    arrays = {name: np.asarray(keras.ops.convert_to_numpy(value), order="C") for name, value in variables.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise FloatingPointError(f"The weights are no longer finite ({name}) after step {position.step}.")
+    if not write:
+        return
+    about = {"position": json.dumps(asdict(position)), "settings": json.dumps(settings)}
+    with replacing(path) as partial:
+        save_file(arrays, partial, metadata=about)
+
+
+def load_checkpoint(path, model, settings):
+    """Puts everything back where it was; the model's variables are overwritten.
+
+    Returns:
+        The Position, and the values of the metrics' variables: the next `fit` makes the variables, and resets them.
+
+    Raises:
+        ValueError: for a damaged file, a checkpoint of other settings, or of another model or optimiser.
+        OSError: if the file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            position, there = (json.loads(metadata[name]) for name in ("position", "settings"))
+            check_settings(there, settings, path)
+            variables, names = _variables(model), set(file.keys())
+            metrics = sorted((name for name in names if name.startswith("metrics/")), key=_place)
+            _check_variables(file, variables, names - set(metrics))
+            for name, variable in variables.items():
+                variable.assign(file.get_tensor(name))
+            return Position(**position | {"history": tuple(position["history"])}), [*map(file.get_tensor, metrics)]
+    except OtherRun:
+        raise
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"Expected a checkpoint of this run ({error}). Received: {path}") from error
+
+
+def _check_variables(file, variables, names):
+    if differing := sorted(variables.keys() ^ names):
+        raise ValueError(f"variables that only one of them has: {differing[:5]}")
+    for name, variable in variables.items():
+        shape = file.get_slice(name).get_shape()
+        if tuple(shape) != tuple(variable.shape):
+            raise ValueError(f"{name} should be {tuple(variable.shape)}, is {tuple(shape)}")
+
+
+class OtherRun(ValueError):
+    """The checkpoint belongs to a run with other settings."""
+
+
+def check_settings(found, expected, path):
+    """Compares the settings of two runs.
+
+    Raises:
+        OtherRun: with the first value that differs.
+    """
+    for name, there, here in _differences(found, json.loads(json.dumps(expected))):
+        if name.startswith("versions"):
+            continue
+        raise OtherRun(
+            f"The run to resume should have the same settings; {name} was {there!r} there. "
+            f"Received: {name}={here!r}, in {path}"
+        )
+
+
+def _differences(there, here, name=""):
+    """(path of the key, value there, value here) for all that differ in two nested dicts."""
+    if not (isinstance(there, dict) and isinstance(here, dict)):
+        if there != here:
+            yield name, there, here
+        return
+    for key in sorted(there.keys() | here.keys()):
+        yield from _differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
+
+
+def _variables(model):
+    """{name: variable}: what a step reads, apart from the pictures."""
+    synchronise(model)
+    return _named("model", model.variables) | _named("optimizer", model.optimizer.variables)
+
+
+def _named(group, variables):
+    return {f"{group}/{index}/{variable.name}": variable for index, variable in enumerate(variables)}
+
+
+def _place(name):
+    return int(name.split("/")[1])

@@ -1,0 +1,82 @@
+"""What a run trains on, whatever the backend."""
+
+import contextlib
+
+import keras
+
+from keras_resnet.training.distribution import (
+    AverageBatchNorm,
+    check_batch,
+    distribute,
+    distribute_test,
+    is_chief,
+    strategy,
+)
+
+
+class Devices:
+    """What a run trains on: one place for what differs between backends, devices and machines.
+
+    Args:
+        devices: as `strategy` takes them. Other backends than TensorFlow use the device that Keras gives them.
+
+    Raises:
+        ValueError: as `strategy`, and for several devices on another backend.
+    """
+
+    def __init__(self, devices=None):
+        self.strategy = None
+        if keras.backend.backend() == "tensorflow":
+            self.strategy = strategy(devices)
+        elif devices not in (None, 1):
+            raise ValueError(
+                f"`devices` should be None or 1 on the {keras.backend.backend()} backend: several need TensorFlow's. "
+                f"Received: devices={devices!r}"
+            )
+
+        self.callbacks = [AverageBatchNorm()] if self.replicas > 1 else []
+        """What keeps batch norm's statistics together: to stand first among the callbacks of a `fit`."""
+
+    @property
+    def replicas(self):
+        """How many parts a batch is divided into."""
+        return self.strategy.num_replicas_in_sync if self.strategy else 1
+
+    @property
+    def is_chief(self):
+        """Whether this machine writes files."""
+        return self.strategy is None or is_chief()
+
+    @property
+    def jit_compile(self):
+        """Keras's `jit_compile`: XLA everywhere but on TensorFlow's CPU, where it halves the speed of a step."""
+        if self.strategy is None:
+            return "auto"
+        import tensorflow as tf
+
+        return "auto" if tf.config.list_physical_devices("GPU") else False
+
+    def make_deterministic(self):
+        """The same numbers in every run, bit by bit; JAX and torch are left as they are on the CPU."""
+        if self.strategy:
+            import tensorflow as tf
+
+            tf.config.experimental.enable_op_determinism()
+
+    def scope(self):
+        """Where the network is built and compiled."""
+        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
+
+    def check_batch(self, batch_size):
+        """As the function of that name."""
+        check_batch(batch_size, self.replicas)
+
+    def distribute(self, make_dataset, batch_size):
+        """As the function of that name."""
+        return distribute(make_dataset, batch_size, self.strategy) if self.strategy else make_dataset(0, 1)
+
+    def distribute_test(self, make_dataset, pictures, batch_size):
+        """As the function of that name."""
+        if not self.strategy:
+            return make_dataset(0, 1)
+        return distribute_test(make_dataset, pictures, batch_size, self.strategy)

@@ -1,0 +1,92 @@
+"""The folder of a run: what is in it, and that it can hold what will come."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+from keras_resnet.files import replacing
+from keras_resnet.training.checkpoints import check_settings
+
+MODEL, CHECKPOINT, HISTORY, CURVES = "model.keras", "checkpoint.safetensors", "history.csv", "curves.png"
+SETTINGS, REPORT, TENSORBOARD = "settings.json", "report.json", "tensorboard"
+FILES = (SETTINGS, CHECKPOINT, MODEL, HISTORY, CURVES, REPORT, TENSORBOARD)
+
+
+def prepare(workdir, settings, size, overwrite=False, resume=False, write=True):
+    """Makes the folder and writes the settings into it; whatever would fail at the end fails now.
+
+    Args:
+        workdir: path.
+        settings: JSON values that say what run this is.
+        size: bytes of one checkpoint.
+        overwrite: whether an earlier run is removed.
+        resume: whether it is gone on with; a folder without one is as good as a new one.
+        write: whether this machine is the one that writes.
+
+    Returns:
+        Path.
+
+    Raises:
+        FileExistsError: if the folder holds another run, and neither is wanted.
+        ValueError: if the run there has other settings than the one to resume.
+        OSError: if the folder cannot be written, or its disk has no room.
+    """
+    folder = Path(workdir)
+    if not write:
+        return folder
+    earlier = [name for name in FILES if (folder / name).exists()]
+    if earlier and not (overwrite or resume):
+        raise FileExistsError(
+            f"`workdir` should be a new or empty folder: it holds another run ({earlier[0]}). Go on by --resume "
+            f"(resume=True), or replace it by --overwrite (overwrite=True). Received: workdir={str(workdir)!r}"
+        )
+    if resume and SETTINGS in earlier:
+        check_settings(read_json(folder / SETTINGS), settings, folder / SETTINGS)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in earlier if overwrite and not resume else ():
+            remove = shutil.rmtree if (folder / name).is_dir() else Path.unlink
+            remove(folder / name)
+        for left_over in folder.glob(".????????.*"):  # of `replacing`, in a process that was killed
+            left_over.unlink()
+        _check_room(folder, size)
+        write_json(settings, folder / SETTINGS)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"`workdir` should be a folder that can be written ({reason}). Received: {workdir}") from error
+    return folder
+
+
+def _check_room(folder, size):
+    """The last checkpoint, the next one beside it, and the model at the end."""
+    needed, free = 3 * size + 2**20, shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"its disk has {free / 2**20:,.0f} MiB free, the run needs {needed / 2**20:,.0f} MiB")
+
+
+def read_json(path):
+    """The values of a JSON file.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"Expected a JSON file ({error}). Received: {path}") from error
+
+
+def write_json(values, path):
+    """Values -> JSON file, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+
+
+def write_history(rows, path):
+    """Rows of one run -> CSV file, whole or not at all."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)

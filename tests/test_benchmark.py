@@ -1,0 +1,243 @@
+"""The benchmark: that contenders compute what they are said to, and that the report follows from what was measured."""
+
+import io
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from conftest import pictures, randomise
+from rich.console import Console
+
+from keras_resnet.benchmark import contenders, machine, others, pipelines
+from keras_resnet.benchmark.compare import compare
+from keras_resnet.benchmark.contenders import CONTENDERS, TASKS, obstacle
+from keras_resnet.benchmark.networks import Job, KerasNetwork, StockNetwork
+from keras_resnet.benchmark.report import notes, table
+from keras_resnet.benchmark.rounds import Field
+from keras_resnet.variants import VARIANTS
+
+SMALL = Job("keras_resnet", "float32", "resnet20_cifar", batch_size=2, image_size=16)
+TINY = replace(SMALL, model="resnet8_cifar")
+
+
+@pytest.fixture
+def resnet8(monkeypatch):
+    """A row that only this process has: TINY is for networks that need no other."""
+    monkeypatch.setitem(VARIANTS, TINY.model, replace(VARIANTS["resnet20_cifar"], depths=(1, 1, 1)))
+
+
+def weights_of(network):
+    return [np.asarray(weight) for weight in network.model.get_weights()]
+
+
+@pytest.fixture(scope="module")
+def report():
+    """Two contenders measured in processes of their own, and one that is not installed."""
+    needy = CONTENDERS["torch"].__class__(StockNetwork, needs=("no_such_module",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CONTENDERS, "needy", needy)
+        return compare(
+            "resnet20",
+            batch_size=2,
+            image_size=16,
+            contenders=("keras_resnet", "keras", "needy"),
+            tasks=("inference", "build"),
+            rounds=3,
+            steps=2,
+        )
+
+
+def test_stock_keras_is_made_of_kerass_own_layers_and_computes_the_same(resnet8, tmp_path):
+    ours, stock = KerasNetwork(TINY, tmp_path), StockNetwork(TINY, tmp_path)
+    assert all(type(layer).__module__.startswith("keras.") for layer in stock.model.layers)
+    assert any(type(layer).__module__.startswith("keras_resnet.") for layer in ours.model.layers)
+    stock.model.set_weights(randomise(ours.model).get_weights())
+    x = pictures(4, 16, 16, 3)
+    np.testing.assert_allclose(ours.model.predict(x, verbose=0), stock.model.predict(x, verbose=0), atol=1e-5)
+    for network in (ours, stock):
+        network.train(3)
+    for a, b in zip(weights_of(ours), weights_of(stock), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet50v2"])
+def test_stock_keras_is_keras_applications_where_it_has_the_network(name, tmp_path):
+    job = Job("keras", "float32", name, batch_size=1, image_size=32)
+    application = {"resnet50": keras.applications.ResNet50, "resnet50v2": keras.applications.ResNet50V2}[name]
+    stock = StockNetwork(job, tmp_path)
+    assert stock.model.count_params() == application(weights=None, input_shape=(32, 32, 3)).count_params()
+    assert stock.model.count_params() == KerasNetwork(job, tmp_path).model.count_params()
+    assert stock.name == f"keras.applications {application.__name__}"
+
+
+def test_a_verb_does_its_work_so_many_times(resnet8, tmp_path):
+    network = KerasNetwork(TINY, tmp_path)
+    before = weights_of(network)
+    network.inference(3)
+    assert all(map(np.array_equal, before, weights_of(network)))
+    network.train(3)
+    assert int(network.model.optimizer.iterations) == 3
+    assert not np.array_equal(before[0], weights_of(network)[0])
+    network.load(1)
+    for a, b in zip(network.create(network.weights_file).get_weights(), weights_of(network), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_stock_keras_loads_the_weights_it_wrote(resnet8, tmp_path):
+    network = StockNetwork(TINY, tmp_path)
+    loaded, fresh = network.create(network.weights_file), network.create()
+    np.testing.assert_array_equal(loaded.get_weights()[0], weights_of(network)[0])
+    assert not np.array_equal(fresh.get_weights()[0], weights_of(network)[0])
+
+
+@pytest.mark.parametrize("network", [KerasNetwork, StockNetwork])
+def test_mixed_precision_reaches_the_convolutions(network, resnet8, tmp_path):
+    model = network(replace(TINY, precision="mixed_bfloat16"), tmp_path).model
+    kinds = {type(layer).__name__: layer.compute_dtype for layer in model.layers}
+    assert (kinds["Conv2D"], kinds["BatchNormalization"], kinds["Dense"]) == ("bfloat16", "bfloat16", "float32")
+
+
+def test_xla_is_left_off_on_the_cpu_and_switched_on_when_asked(resnet8, tmp_path):
+    usual = KerasNetwork(TINY, tmp_path)
+    if keras.backend.backend() != "tensorflow" or usual.accelerator()[0]:
+        pytest.skip("about TensorFlow on the CPU")
+    assert usual.model.jit_compile is False
+    assert KerasNetwork(replace(TINY, xla=True), tmp_path).model.jit_compile is True
+
+
+@pytest.mark.parametrize("model", ["resnet20_cifar", "resnet50"])
+def test_the_input_pipeline_gives_batches_for_the_network(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipelines, "PICTURES", 8)
+    job = Job("keras_resnet", "float32", model, batch_size=4, image_size=48)
+    batches = [np.asarray(batch[0]) for batch in pipelines.input_pipeline(job, tmp_path)(3)]
+    assert [batch.shape for batch in batches] == 3 * [(4, 48, 48, 3)]
+    assert all(np.isfinite(batch).all() and batch.std() > 0.1 for batch in batches)
+    assert not np.array_equal(batches[0], batches[2])  # the same pictures again, augmented anew
+
+
+@pytest.mark.parametrize("network", [others.OnnxNetwork, others.OpenVinoNetwork])
+def test_an_exported_network_computes_what_ours_does(network, resnet8, tmp_path):
+    row = next(row for row in CONTENDERS.values() if row.network is network)
+    for module in row.needs:
+        pytest.importorskip(module)
+    exported = network(TINY, tmp_path)
+    ours = KerasNetwork(TINY, tmp_path).model  # of the same seed
+    np.testing.assert_allclose(exported.run(), ours.predict(TINY.pictures, verbose=0), atol=1e-4)
+    exported.inference(2)
+    exported.load(1)
+
+
+def test_torchs_network_is_torchvisions_and_learns(tmp_path):
+    torch, torchvision = pytest.importorskip("torch"), pytest.importorskip("torchvision")
+    assert set(others.TORCHVISION) < set(torchvision.models.list_models())
+    network = others.TorchNetwork(Job("torch", "mixed_bfloat16", "resnet18", 2, 32), tmp_path)
+    before = network.model.conv1.weight.detach().clone()
+    for task in ("inference", "train", "build", "load"):
+        getattr(network, task)(2)
+    assert not torch.equal(before, network.model.conv1.weight)
+
+
+def test_rows_are_consistent():
+    for contender in CONTENDERS.values():
+        assert set(contender.tasks) <= set(TASKS) and set(contender.precisions) <= set(contenders.PRECISIONS)
+        assert all(hasattr(contender.network, task) for task in contender.tasks)
+    ours = {name.removesuffix("_v1_5") for name in VARIANTS}
+    assert set(others.TORCHVISION) <= ours
+    assert set(TASKS) == set(CONTENDERS["keras_resnet"].tasks)
+
+
+def test_obstacles_are_named(monkeypatch):
+    monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda module: None if module == "torch" else module)
+    assert obstacle(Job("torch", "float32", "resnet50", 1, 64)) == "not installed: torch"
+    monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda module: module)
+    assert obstacle(Job("torch", "float32", "resnet20_cifar", 1, 32)) == "has no resnet20_cifar"
+    assert obstacle(Job("onnxruntime", "mixed_bfloat16", "resnet50", 1, 64)) == "runs in float32 only"
+    assert obstacle(Job("torch", "float32", "resnet50_v1_5", 1, 64)) is None
+
+
+def test_the_report_has_a_row_for_each_task_and_contender(report):
+    report = json.loads(json.dumps(report))
+    assert [(row["task"], row["contender"]) for row in report["results"]] == [
+        ("inference", "keras_resnet"),
+        ("inference", "keras"),
+        ("build", "keras_resnet"),
+        ("build", "keras"),
+    ]
+    reason = "not installed: no_such_module"
+    assert report["not_measured"] == [{"contender": "needy", "precision": "float32", "task": None, "reason": reason}]
+    assert {row["unit"] for row in report["results"]} == {"images/s", "s"}
+    assert all(len(row["values"]) == 3 and min(row["values"]) > 0 for row in report["results"])
+    assert report["machine"]["cores"] >= 1 and report["versions"]["keras"] == keras.__version__
+    assert report["baseline"] == {"contender": "keras", "precision": "float32"}
+    peaks = {row["task"]: row["peak_memory"] for row in report["results"]}
+    assert peaks["inference"] > 50e6 and peaks["build"] is None
+
+
+def test_ratios_are_those_of_each_round(report):
+    for ours, stock in (report["results"][:2], report["results"][2:]):
+        speed = {"images/s": lambda value: value, "s": lambda value: 1 / value}[ours["unit"]]
+        ratios = [speed(a) / speed(b) for a, b in zip(ours["values"], stock["values"], strict=True)]
+        assert ours["ratio"] == pytest.approx({"median": sorted(ratios)[1], "min": min(ratios), "max": max(ratios)})
+        assert ours["ratio"] == ours["ratio_same_precision"]
+        assert stock["ratio"] == {"median": 1, "min": 1, "max": 1}
+        assert ours["median"] == statistics.median(ours["values"])
+
+
+def test_the_table_says_what_the_report_says(report):
+    console = Console(width=300, file=io.StringIO())
+    console.print(table(report))
+    for note in notes(report):
+        console.print(note, soft_wrap=True)
+    text = console.file.getvalue()
+    ratio = report["results"][0]["ratio"]["median"]
+    assert "keras_resnet resnet20_cifar" in text and "keras.layers resnet20_cifar" in text
+    assert "vs keras float32" in text and f"{ratio:.2f} (" in text and "1.00 (1.00 to 1.00)" in text
+    assert "not measured: needy (float32): not installed: no_such_module" in text
+
+
+def test_a_worker_that_dies_is_reported_and_the_others_go_on():
+    with Field(lambda text: None) as field:
+        for job in (SMALL, SMALL, replace(SMALL, model="resnet21")):
+            field.enter(job)
+        field.workers[0].process.kill()
+        rows = field.run("inference", rounds=2, steps=1)
+        processes = [worker.process for worker in field.workers]
+    assert len(rows) == 1 and len(rows[0]["values"]) == 2
+    start, middle = field.not_measured
+    assert rows[0]["steps"] == 1
+    assert start["task"] is None and "Received: name='resnet21'" in start["reason"]
+    assert middle["task"] == "inference" and "exit status -9" in middle["reason"]
+    assert all(process.poll() is not None for process in processes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "resnet51"}, "Nearest.*resnet50.*Received: name='resnet51'"),
+        ({"contenders": ("kears",)}, "Nearest.*keras.*Received: contenders='kears'"),
+        ({"contenders": ()}, "should name some of"),
+        ({"precisions": ("float16",)}, "Received: precisions='float16'"),
+        ({"tasks": ("training",)}, "Nearest.*train.*Received: tasks='training'"),
+        ({"batch_size": 0}, "`batch_size` should be an integer, 1 or more. Received: batch_size=0"),
+        ({"image_size": 8}, "`image_size` should be an integer, 32 or more. Received: image_size=8"),
+        ({"rounds": 0}, "`rounds`"),
+        ({"steps": 0}, "`steps`"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_starts(arguments, message, monkeypatch):
+    monkeypatch.setattr(Field, "enter", lambda *_: pytest.fail("started"))
+    with pytest.raises(ValueError, match=message):
+        compare(**arguments)
+
+
+def test_peak_memory_remembers_what_is_gone():
+    script = "import runpy, sys; peak = runpy.run_path(sys.argv[1])['peak_memory']; print(peak())\n"
+    script += "held = bytearray(b'x') * 200_000_000; del held; print(peak())"
+    done = subprocess.run([sys.executable, "-c", script, machine.__file__], capture_output=True, text=True)
+    before, after = map(int, done.stdout.split())
+    assert 5e6 < before < 100e6 and 200e6 < after - before + 20e6 < 250e6

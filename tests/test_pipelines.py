@@ -1,0 +1,181 @@
+"""The way of pictures to the device: every picture once a pass, the same for a seed, from any step on."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_resnet import Recipe, from_arrays
+from keras_resnet.data import datasets
+from keras_resnet.data.datasets import Dataset, Split, Stream
+from keras_resnet.data.draws import NumPyDraws, TensorFlowDraws
+from keras_resnet.data.pipelines import _numpy_batches, evaluation_batches, training_batches
+from keras_resnet.data.preprocessing import Normalization, Preprocessing
+
+PLAIN = Recipe(epochs=1, batch_size=10)
+EVERYTHING = Recipe(
+    epochs=1, batch_size=10, crop="pad", flip=True, erasing=0.5, mixup=0.2, cutmix=1.0, label_smoothing=0.1
+)
+AS_THEY_ARE = Preprocessing(Normalization(divisor=1.0), size=8, resize=None, channels=1)
+
+
+@pytest.fixture
+def numbered():
+    """103 pictures, each filled with its number, of four classes."""
+    pictures = np.broadcast_to(np.arange(103, dtype="uint8")[:, None, None, None], (103, 8, 8, 1))
+    return from_arrays((pictures, np.arange(103) % 4), (pictures[:23], np.arange(23) % 4), preprocessing=AS_THEY_ARE)
+
+
+def files(dataset):
+    """The same pictures as PNG files in memory."""
+
+    def encoded(split):
+        return Split(np.array([png(picture) for picture in split.pictures], object), split.labels)
+
+    return replace(dataset, train=encoded(dataset.train), test=encoded(dataset.test))
+
+
+def png(picture):
+    buffer = io.BytesIO()
+    Image.fromarray(picture[..., 0]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def stream(dataset):
+    """The same pictures, one after another."""
+    import tensorflow as tf
+
+    whole = files(dataset)
+
+    def examples(seed):
+        found = tf.data.Dataset.from_tensor_slices((whole.train.pictures.tolist(), whole.train.labels))
+        return found if seed is None else found.shuffle(len(whole.train), seed=seed)
+
+    return replace(dataset, train=Stream(examples, len(whole.train)))
+
+
+KINDS = {"pixels": lambda dataset: dataset, "files": files, "stream": stream}
+
+
+def numbers(batches):
+    """The pictures' numbers, batch by batch."""
+    return [np.asarray(pictures)[:, 4, 4, 0].astype(int).tolist() for pictures, _ in batches]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_picture_comes_once_in_every_pass_and_each_pass_is_another(kind, numbered):
+    dataset = KINDS[kind](numbered)
+    seen = sum(numbers(training_batches(dataset, PLAIN, 31, seed=3)), [])
+    passes = [seen[start : start + 103] for start in (0, 103, 206)]
+    assert all(sorted(one) == list(range(103)) for one in passes)
+    assert passes[0] != passes[1] != passes[2] and passes[0] != list(range(103))
+    assert abs(np.corrcoef(passes[0], passes[1])[0, 1]) < 0.35, "independent: 1/sqrt(103) is one deviation"
+    for pictures, labels in training_batches(dataset, PLAIN, 2):
+        np.testing.assert_array_equal(np.argmax(labels, -1), np.asarray(pictures)[:, 4, 4, 0] % 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_goes_on_at_any_step_as_if_it_had_not_stopped(kind, numbered):
+    dataset = KINDS[kind](numbered)
+    whole = list(training_batches(dataset, EVERYTHING, 25, seed=5))
+    for first in (1, 10, 11, 24):
+        rest = list(training_batches(dataset, EVERYTHING, 25 - first, seed=5, first=first))
+        for (x, y), (other_x, other_y) in zip(whole[first:], rest, strict=True):
+            np.testing.assert_array_equal(x, other_x)
+            np.testing.assert_array_equal(y, other_y)
+    other = list(training_batches(dataset, EVERYTHING, 1, seed=6))
+    assert not np.array_equal(whole[0][0], other[0][0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_machines_share_a_batch_without_changing_it(kind, numbered):
+    recipe = replace(PLAIN, crop="pad", flip=True, erasing=0.3)
+    dataset = KINDS[kind](numbered)
+    whole = training_batches(dataset, recipe, 12, seed=1)
+    halves = zip(*(training_batches(dataset, recipe, 12, seed=1, share=(part, 2)) for part in (0, 1)), strict=True)
+    for (x, y), ((x0, y0), (x1, y1)) in zip(whole, halves, strict=True):
+        np.testing.assert_array_equal(x, np.concatenate([x0, x1]))
+        np.testing.assert_array_equal(y, np.concatenate([y0, y1]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_repeated_augmentation_shows_each_picture_so_often_in_a_row(kind, numbered):
+    seen = sum(numbers(training_batches(KINDS[kind](numbered), replace(PLAIN, repeats=3), 7, first=1)), [])
+    before = sum(numbers(training_batches(KINDS[kind](numbered), replace(PLAIN, repeats=3), 1)), [])
+    runs = np.array((before + seen)[:78]).reshape(-1, 3)
+    assert (runs == runs[:, :1]).all() and len(set(runs[:, 0])) == 26
+
+
+def test_without_tensorflow_the_order_has_the_same_laws(numbered):
+    rows = (10, slice(None))
+    whole = [(x[:, 0, 0, 0].tolist(), y.tolist()) for _, x, y in _numpy_batches(numbered.train, PLAIN, 31, 3, 0, rows)]
+    seen = sum((x for x, _ in whole), [])
+    assert all(sorted(seen[start : start + 103]) == list(range(103)) for start in (0, 103, 206))
+    rest = [(x[:, 0, 0, 0].tolist(), y.tolist()) for _, x, y in _numpy_batches(numbered.train, PLAIN, 20, 3, 11, rows)]
+    assert rest == whole[11:] and all(y == [number % 4 for number in x] for x, y in whole)
+
+
+def test_padding_moves_the_picture_and_no_more():
+    picture = np.zeros((8, 8, 1), "uint8")
+    picture[4, 4] = 200
+    dataset = from_arrays((np.stack([picture] * 64), np.zeros(64, int)), preprocessing=AS_THEY_ARE)
+    recipe = Recipe(epochs=1, batch_size=32, crop="pad", padding=2)
+    places = {
+        tuple(np.argwhere(x)[0, :2]) for xs, _ in training_batches(dataset, recipe, 12) for x in np.asarray(xs)[..., :]
+    }
+    assert places == {(row, column) for row in range(2, 7) for column in range(2, 7)}
+
+
+def test_test_pictures_come_in_order_once_as_the_preprocessing_wants_them(numbered):
+    for dataset in (numbered, files(numbered)):
+        batches = list(evaluation_batches(dataset.test, dataset, 10))
+        assert [len(x) for x, _ in batches] == [10, 10, 3]
+        assert sum(numbers(batches), []) == list(range(23))
+        halves = [sum(numbers(evaluation_batches(dataset.test, dataset, 10, (part, 2))), []) for part in (0, 1)]
+        assert halves == [list(range(0, 23, 2)), list(range(1, 23, 2))]
+
+
+def test_photographs_are_tested_as_they_are_predicted(test_data):
+    """The pipeline against Pillow, on real photographs: the same network input up to rounding."""
+    paths = sorted((test_data / "imagenet_sample").glob("*.JPEG"))[:8]
+    preprocessing = Preprocessing("torch", size=224, resize=256)
+    split = Split(np.array([path.read_bytes() for path in paths], object), np.zeros(8, "int32"))
+    dataset = Dataset("photographs", split, split, ("all",), preprocessing)
+    ((pictures, _),) = evaluation_batches(split, dataset, 8)
+    assert np.abs(np.asarray(pictures) - preprocessing(paths)).mean() < 0.01
+
+
+def test_mixing_keeps_the_shares_of_a_whole(numbered):
+    for _, labels in training_batches(numbered, EVERYTHING, 5):
+        np.testing.assert_allclose(np.sum(labels, -1), 1, rtol=1e-5)
+    ((_, labels),) = training_batches(numbered, replace(EVERYTHING, mixup=0.0, cutmix=0.0), 1)
+    assert np.unique(np.round(labels, 5)).tolist() == pytest.approx([0.025, 0.925])
+
+
+@pytest.mark.parametrize("draws", [NumPyDraws, TensorFlowDraws])
+def test_draws_follow_their_laws_and_nothing_but_seed_and_step(draws):
+    made = draws(1, 2, (4000, slice(1000, 3000)))
+    uniform, normal = np.asarray(made.uniform(2)), np.asarray(made.normal(2))
+    assert uniform.shape == normal.shape == (2000, 2) and uniform.min() >= 0 and uniform.max() < 1
+    assert abs(uniform.mean() - 0.5) < 0.02 and abs(normal.std() - 1) < 0.05
+    np.testing.assert_array_equal(uniform, np.asarray(draws(1, 2, (4000, slice(None))).uniform(2))[1000:3000])
+    assert not np.array_equal(uniform, np.asarray(draws(1, 3, (4000, slice(1000, 3000))).uniform(2)))
+    shares = [float(draws(0, step, (1, slice(None))).beta(0.2)) for step in range(300)]
+    # beta(a, a) has mean 1/2 and variance 1 / (8 a + 4)
+    assert abs(np.mean(shares) - 0.5) < 0.08 and abs(np.var(shares) - 1 / 5.6) < 0.03
+
+
+def test_large_sets_are_read_from_their_files(numbered, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "MEMORY_SHARE", 0)
+    for number, picture in enumerate(numbered.train.pictures):
+        path = tmp_path / str(number % 4) / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png(picture))
+    from keras_resnet import load_dataset
+
+    found = replace(load_dataset(tmp_path), preprocessing=AS_THEY_ARE)
+    assert found.train.paths
+    seen = sum(numbers(training_batches(found, PLAIN, 8)), [])
+    assert len(set(seen)) == 80
