@@ -77,6 +77,24 @@ def test_two_machines_train_and_test_as_two_devices_of_one(start):
             np.testing.assert_allclose(machine[name], expected, rtol=0, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
+def test_a_whole_run_on_two_machines_is_that_on_two_devices(start, tmp_path):
+    """With augmentation, clipping, averages and checkpoints; and with synchronised batch norm, on one device."""
+    jobs = {"worker": _free_addresses(2)}
+    arguments = {"workdir": str(tmp_path / "machines"), "sync_batch_norm": True}
+    first, second = [finish() for finish in [start("run", cluster=(jobs, index), **arguments) for index in range(2)]]
+    devices = start("run", devices=2, workdir=str(tmp_path / "devices"), sync_batch_norm=True)()
+    alone = start("run", sync_batch_norm=True)()
+    for name, expected in devices.items():
+        np.testing.assert_allclose(first[name], expected, rtol=0, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(second[name], expected, rtol=0, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(alone["loss"], devices["loss"], rtol=1e-2)
+    names = sorted(path.name for path in (tmp_path / "machines").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "devices").iterdir()) and "model.keras" in names
+    again = start("run", devices=2, workdir=str(tmp_path / "machines"), sync_batch_norm=True, resume=True)()
+    assert again["accuracy"] == devices["accuracy"], "what machines saved, devices go on with"
+
+
 def test_what_two_devices_measure_is_what_the_saved_network_has(start):
     trained = start("train", devices=2, batch_size=128, test_pictures=257)()
     loss, accuracy = trained["tested"]

@@ -9,6 +9,7 @@ from PIL import Image
 
 from keras_resnet.data import datasets
 from keras_resnet.data.folders import load_folder
+from keras_resnet.data.pictures import load_picture
 from keras_resnet.data.sources import load_dataset
 
 
@@ -192,3 +193,20 @@ def test_folders_that_are_refused(tmp_path, names, message):
 def test_a_file_is_no_folder(tmp_path):
     with pytest.raises(NotADirectoryError, match="Expected a folder with a folder for each class"):
         load_dataset(fill(tmp_path, "a.png") / "a.png")
+
+
+def test_photographs_are_upright_as_when_they_are_predicted(tmp_path):
+    """A camera held sideways says so in EXIF, which TensorFlow ignores."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), "uint8"))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name in ("ants", "bees"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            picture.save(tmp_path / name / f"{number}.jpg", exif=turned, quality=95)
+    split = load_folder(tmp_path, validation_split=2).train
+    import tensorflow as tf
+
+    decoded = tf.io.decode_image(split.pictures[0]).numpy()
+    np.testing.assert_array_equal(decoded, np.asarray(load_picture(tmp_path / "ants" / "0.jpg")))
+    assert decoded.shape == (30, 20, 3)

@@ -60,14 +60,14 @@ KINDS = {"pixels": lambda dataset: dataset, "files": files, "stream": stream}
 
 
 def numbers(batches):
-    """The pictures' numbers, batch by batch."""
-    return [np.asarray(pictures)[:, 4, 4, 0].astype(int).tolist() for pictures, _ in batches]
+    """The numbers of the pictures in some batches."""
+    return [int(number) for pictures, _ in batches for number in np.asarray(pictures)[:, 4, 4, 0]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_picture_comes_once_in_every_pass_and_each_pass_is_another(kind, numbered):
     dataset = KINDS[kind](numbered)
-    seen = sum(numbers(training_batches(dataset, PLAIN, 31, seed=3)), [])
+    seen = numbers(training_batches(dataset, PLAIN, 31, seed=3))
     passes = [seen[start : start + 103] for start in (0, 103, 206)]
     assert all(sorted(one) == list(range(103)) for one in passes)
     assert passes[0] != passes[1] != passes[2] and passes[0] != list(range(103))
@@ -102,8 +102,8 @@ def test_machines_share_a_batch_without_changing_it(kind, numbered):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_repeated_augmentation_shows_each_picture_so_often_in_a_row(kind, numbered):
-    seen = sum(numbers(training_batches(KINDS[kind](numbered), replace(PLAIN, repeats=3), 7, first=1)), [])
-    before = sum(numbers(training_batches(KINDS[kind](numbered), replace(PLAIN, repeats=3), 1)), [])
+    seen = numbers(training_batches(KINDS[kind](numbered), replace(PLAIN, repeats=3), 7, first=1))
+    before = numbers(training_batches(KINDS[kind](numbered), replace(PLAIN, repeats=3), 1))
     runs = np.array((before + seen)[:78]).reshape(-1, 3)
     assert (runs == runs[:, :1]).all() and len(set(runs[:, 0])) == 26
 
@@ -111,7 +111,7 @@ def test_repeated_augmentation_shows_each_picture_so_often_in_a_row(kind, number
 def test_without_tensorflow_the_order_has_the_same_laws(numbered):
     rows = (10, slice(None))
     whole = [(x[:, 0, 0, 0].tolist(), y.tolist()) for _, x, y in _numpy_batches(numbered.train, PLAIN, 31, 3, 0, rows)]
-    seen = sum((x for x, _ in whole), [])
+    seen = [number for x, _ in whole for number in x]
     assert all(sorted(seen[start : start + 103]) == list(range(103)) for start in (0, 103, 206))
     rest = [(x[:, 0, 0, 0].tolist(), y.tolist()) for _, x, y in _numpy_batches(numbered.train, PLAIN, 20, 3, 11, rows)]
     assert rest == whole[11:] and all(y == [number % 4 for number in x] for x, y in whole)
@@ -132,8 +132,8 @@ def test_test_pictures_come_in_order_once_as_the_preprocessing_wants_them(number
     for dataset in (numbered, files(numbered)):
         batches = list(evaluation_batches(dataset.test, dataset, 10))
         assert [len(x) for x, _ in batches] == [10, 10, 3]
-        assert sum(numbers(batches), []) == list(range(23))
-        halves = [sum(numbers(evaluation_batches(dataset.test, dataset, 10, (part, 2))), []) for part in (0, 1)]
+        assert numbers(batches) == list(range(23))
+        halves = [numbers(evaluation_batches(dataset.test, dataset, 10, (part, 2))) for part in (0, 1)]
         assert halves == [list(range(0, 23, 2)), list(range(1, 23, 2))]
 
 
@@ -177,5 +177,5 @@ def test_large_sets_are_read_from_their_files(numbered, tmp_path, monkeypatch):
 
     found = replace(load_dataset(tmp_path), preprocessing=AS_THEY_ARE)
     assert found.train.paths
-    seen = sum(numbers(training_batches(found, PLAIN, 8)), [])
+    seen = numbers(training_batches(found, PLAIN, 8))
     assert len(set(seen)) == 80

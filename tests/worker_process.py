@@ -8,6 +8,7 @@ The arrays that the task returns are written to the file.
 import json
 import os
 import sys
+from dataclasses import replace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -141,6 +142,31 @@ def refusal(devices=None):
         distribution.strategy(devices)
     except ValueError as error:
         return {"message": str(error)}
+
+
+def run(workdir=None, devices=None, sync_batch_norm=False, epochs=2, resume=False):
+    """A whole run of `keras_resnet.train`, augmentation, averages and checkpoints included."""
+    spec = replace(keras_resnet.get_spec("resnet20"), depths=(1, 1, 1))
+    trained = keras_resnet.train(
+        spec,
+        workdir=workdir,
+        devices=devices,
+        sync_batch_norm=sync_batch_norm,
+        resume=resume,
+        deterministic=True,
+        checkpoint_every=10,
+        epochs=epochs,
+        warmup=0.0,
+        schedule="constant",
+        flip=True,
+        clip_norm=0.5,
+        ema_decay=0.9,
+    )
+    return {
+        "loss": trained.history["loss"],
+        "accuracy": trained.report["top1_accuracy"],
+        **{weight.path: keras.ops.convert_to_numpy(weight) for weight in trained.model.weights},
+    }
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet.data.datasets import TEST_SHARE, Dataset, Split, fits_in_memory, natural_preprocessing
-from keras_resnet.data.pictures import FORMATS
+from keras_resnet.data.pictures import FORMATS, load_picture
 
 TESTS = ("val", "valid", "validation", "test")
 """What the folder beside "train" may be called; the first one found tests."""
 READABLE = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 """Formats that TensorFlow decodes too."""
+ORIENTATION = 0x0112
+"""Number of the EXIF entry that says how a camera was held."""
 LISTED = 20
 """Unreadable files that a message names; more are counted."""
 
@@ -25,7 +27,8 @@ def load_folder(path, validation_split=None, skip_bad=False):
 
     Either PATH/train/<class>/... and PATH/val/<class>/... (or another name of TESTS), or PATH/<class>/..., of which a
     part is set aside. Folders within a class count for it, links are followed, hidden files and files that are no
-    pictures by their suffix are left out. Pictures are held as files if they fit in memory, and as paths otherwise.
+    pictures by their suffix are left out. Pictures are held as files if they fit in memory, turned upright where EXIF
+    says so, and as paths otherwise; TensorFlow, which reads those, does not turn them.
 
     Args:
         path: the folder.
@@ -161,7 +164,19 @@ def _look_at(path, keep):
     except OSError as error:
         return None, error.strerror
     fault = _fault(content)
-    return (content if keep and not fault else None), fault
+    return (_upright(content) if keep and not fault else None), fault
+
+
+def _upright(content):
+    """The file; re-encoded, if EXIF says that the picture is to be turned: TensorFlow would not turn it."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as image:
+        if image.getexif().get(ORIENTATION, 1) == 1:
+            return content
+    turned = io.BytesIO()
+    load_picture(content).save(turned, "PNG")
+    return turned.getvalue()
 
 
 def _fault(content):

@@ -269,8 +269,10 @@ def _stretches(step, steps_per_epoch, steps):
 
     The rest of an interrupted epoch comes first, the beginning of one that `iterations` cuts short comes last.
     """
+    if step >= steps:
+        return
     epoch, done = divmod(step, steps_per_epoch)
-    if done and step < steps:
+    if done:
         yield epoch, epoch + 1, min(steps_per_epoch - done, steps - step)
         epoch += 1
     whole, rest = divmod(steps, steps_per_epoch)

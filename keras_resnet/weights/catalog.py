@@ -13,12 +13,13 @@ class Source:
     """One published weights file."""
 
     url: str
+    """Where it is; without a scheme, the name of a file in `weights/assets`, which ships with the package."""
     digest: str
     """"md5:..." or "sha256:...", the latter maybe only its beginning, as torchvision puts it into the file's name."""
     preprocessing: Preprocessing
     licence: str
     top1: float
-    """Published accuracy on ImageNet's validation set, percent, one crop."""
+    """Published accuracy, percent, one crop: on ImageNet's validation set, on CIFAR-10's test set for "cifar10"."""
     top5: float | None = None
     headless: tuple[str, str] | None = None
     """(url, digest) of the file for include_top=False, where there is one."""
@@ -62,6 +63,9 @@ _TORCHVISION_ROWS = (
     ("wide_resnet101_2", "V2", "d733dc28", 232, 82.510, 96.020),
 )
 
+# (network, SHA-256 of its file in weights/assets, top-1 %, top-5 %): trained by this package, see docs/RESULTS.md
+_OWN_ROWS = ()
+
 # network -> timm's tags for it (timm 1.0.31, list_pretrained); any other hf://timm/<network>.<tag> is tried as well
 TIMM = {
     "resnet18": "a1_in1k a2_in1k a3_in1k fb_ssl_yfcc100m_ft_in1k fb_swsl_ig1b_ft_in1k gluon_in1k tv_in1k",
@@ -95,6 +99,10 @@ def _sources():
         headless = (_KERAS.format(name, "_notop"), f"md5:{headless_digest}")
         url = _KERAS.format(name, "")
         yield (name, "imagenet"), Source(url, f"md5:{digest}", preprocessing, "MIT", top1, headless=headless)
+    for name, digest, top1, top5 in _OWN_ROWS:
+        pixels = Preprocessing(mode="cifar", size=32, resize=None)
+        file = f"{name.removesuffix('_cifar')}_cifar10.safetensors"
+        yield (name, "cifar10"), Source(file, f"sha256:{digest}", pixels, "Apache-2.0", top1, top5)
     for name, version, digest, resize, top1, top5 in _TORCHVISION_ROWS:
         url, preprocessing = _TORCHVISION.format(name, digest), Preprocessing(mode="torch", resize=resize)
         source = Source(url, f"sha256:{digest}", preprocessing, "BSD-3-Clause", top1, top5)

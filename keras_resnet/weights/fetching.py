@@ -14,6 +14,9 @@ from keras_resnet.files import replacing
 from keras_resnet.weights.catalog import WEIGHTS, timm_name, unknown_weights
 
 
+ASSETS = Path(__file__).parent / "assets"
+
+
 def locate(weights, name, include_top=True):
     """The file that `weights` means for the network `name`, fetched if need be.
 
@@ -33,7 +36,8 @@ def locate(weights, name, include_top=True):
         source = WEIGHTS[name, weights]
         headless = include_top is False and source.headless
         url, digest = headless or (source.url, source.digest)
-        return fetch(url, digest), source.preprocessing
+        path = fetch(url, digest) if "://" in url else ASSETS / url
+        return path, source.preprocessing
     if str(weights).startswith("hf://"):
         return _locate_on_hub(weights, name)
     if not os.path.exists(weights):
