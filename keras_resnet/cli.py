@@ -322,7 +322,7 @@ def main():
     warnings.showwarning = _note
     try:
         app()
-    except (ValueError, OSError, ImportError, ArithmeticError) as error:
+    except (ValueError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
         err.print("[red]error:[/]", Text(str(error)), soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt as stop:

@@ -34,6 +34,7 @@ TASKS = {
     "build": Task("s"),
     "load": Task("s"),
     "pipeline": Task("images/s", in_batches=True),
+    "whole_run": Task("images/s", in_batches=True),
 }
 
 

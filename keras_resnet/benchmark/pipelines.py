@@ -1,4 +1,4 @@
-"""The input pipeline that a network would be trained through, over pictures made up for it."""
+"""The input pipeline that a network would be trained through, and a whole run, over pictures made up for it."""
 
 from functools import partial
 
@@ -7,6 +7,7 @@ import numpy as np
 from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.data.pipelines import training_batches
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.training.fit import train
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.variants import get_spec
 
@@ -25,14 +26,36 @@ def input_pipeline(job, folder):
         job: Job.
         folder: Path for the files.
     """
-    in_memory = get_spec(job.model).stem == "cifar"
-    pictures = _pixels(job) if in_memory else _files(folder)
-    split = Split(pictures, np.zeros(PICTURES, "int32"))
-    preprocessing = Preprocessing("torch", size=job.image_size, resize=None)
-    dataset = Dataset("made up", split, split, ("nothing",), preprocessing)
-    crop = "pad" if in_memory else "random_resized"
-    recipe = Recipe(epochs=1, batch_size=job.batch_size, crop=crop, flip=True)
-    return partial(training_batches, dataset, recipe)
+    return partial(training_batches, _dataset(job, folder, PICTURES), _recipe(job))
+
+
+def whole_run(job, folder, steps):
+    """Seconds for so many steps of `keras_resnet.train`, pipeline, metrics and callbacks included.
+
+    They are those of a second epoch: in the first, the step is compiled.
+    """
+    dataset = _dataset(job, folder, steps * job.batch_size)
+    run = train(job.model, dataset, _recipe(job), folder / "run", overwrite=True, precision=job.precision, xla=job.xla)
+    return run.history["seconds"][1]
+
+
+def _recipe(job):
+    crop = "pad" if _in_memory(job) else "random_resized"
+    return Recipe(epochs=2, batch_size=job.batch_size, crop=crop, flip=True)
+
+
+def _in_memory(job):
+    return get_spec(job.model).stem == "cifar"
+
+
+def _dataset(job, folder, count):
+    """So many pictures to train on, PICTURES of them different; a batch of them to test on."""
+    pictures = _pixels(job) if _in_memory(job) else _files(folder)
+    names = tuple(str(number) for number in range(get_spec(job.model).default_classes))
+    train, test = (
+        Split(pictures[np.arange(size) % PICTURES], np.zeros(size, "int32")) for size in (count, job.batch_size)
+    )
+    return Dataset("made up", train, test, names, Preprocessing("torch", size=job.image_size, resize=None))
 
 
 def _pixels(job):

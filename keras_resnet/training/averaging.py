@@ -16,7 +16,7 @@ def averaged(model, batches):
         model: keras.Model, compiled with an optimiser that keeps averages (`use_ema`); any other stays as it is.
         batches: function that gives an iterable of training pictures, for the batch-norm statistics.
     """
-    if not model.optimizer.use_ema or not model.optimizer.built:
+    if not _optimizer(model).use_ema or not model.optimizer.built:
         yield
         return
     synchronise(model)
@@ -38,10 +38,15 @@ def synchronise(model):
 
 def use_averages(model, batches):
     """Replaces the weights by their averages, and recomputes the batch-norm statistics."""
-    averages = model.optimizer._model_variables_moving_average
+    averages = _optimizer(model)._model_variables_moving_average
     for variable, average in zip(model.trainable_variables, averages, strict=True):
         variable.assign(keras.ops.convert_to_numpy(average))  # a copy: JAX would share the memory, and free it
     recompute_statistics(model, batches)
+
+
+def _optimizer(model):
+    """The one that knows the averages: with mixed_float16 Keras puts another around it, which scales the loss."""
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
 
 
 def recompute_statistics(model, batches):

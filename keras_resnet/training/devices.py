@@ -47,6 +47,20 @@ class Devices:
         """Whether this machine writes files."""
         return self.strategy is None or is_chief()
 
+    @contextlib.contextmanager
+    def explained(self):
+        """Within the block, what TensorFlow raises (no memory, a damaged picture, a machine lost) is a RuntimeError."""
+        if self.strategy is None:
+            yield
+            return
+        import tensorflow as tf
+
+        try:
+            yield
+        except tf.errors.OpError as error:
+            reason = error.message.strip().splitlines()[0][:300]  # the graph follows
+            raise RuntimeError(f"TensorFlow ended the run: {type(error).__name__}: {reason}") from error
+
     @property
     def jit_compile(self):
         """Keras's `jit_compile`: XLA everywhere but on TensorFlow's CPU, where it halves the speed of a step."""

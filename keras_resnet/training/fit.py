@@ -1,29 +1,19 @@
 """Recipe, network and pictures -> compile, model.fit, and a folder that says what happened."""
 
-import math
-import platform
 from dataclasses import dataclass, replace
 
 import keras
 
-from keras_resnet.architecture.network import build
-from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import load_dataset
-from keras_resnet.errors import unknown
 from keras_resnet.files import replacing
 from keras_resnet.training.averaging import BATCHES, use_averages
 from keras_resnet.training.callbacks import Averages, Display, Plateau, Recorder, interruptible
 from keras_resnet.training.devices import Devices
-from keras_resnet.training.distribution import synchronize_batch_norm
-from keras_resnet.training.optimizers import optimizer
-from keras_resnet.training.recipes import changed, get_recipe
-from keras_resnet.training.schedules import learning_rate
+from keras_resnet.training.recipes import LOSSES, changed, get_recipe
+from keras_resnet.training.setup import checkpoint_size, compile_for, network_for, settings_of
 from keras_resnet.training.workdir import MODEL, REPORT, TENSORBOARD, prepare, write_json
-from keras_resnet.variants import canonical_name, get_spec
-
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclass(frozen=True)
@@ -85,6 +75,7 @@ def train(
     Raises:
         ValueError: for an unknown name or field, a network that does not fit the pictures, or another run's checkpoint.
         FileExistsError: if `workdir` holds another run. OSError: if it cannot be written; before training either way.
+        RuntimeError: if TensorFlow gives up: no memory, a damaged picture, a machine lost. The last checkpoint stays.
         FloatingPointError: if the loss is no longer finite; the last checkpoint stays.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when a checkpoint is written.
     """
@@ -96,30 +87,21 @@ def train(
     dataset = dataset() if callable(dataset) else dataset
     dataset = _as_tested(dataset if isinstance(dataset, Dataset) else load_dataset(dataset), recipe)
     steps_per_epoch, steps = recipe.steps(len(dataset.train))
+    _check_validation(recipe, validation_freq)
     devices.check_batch(recipe.batch_size)
     with devices.scope():
-        model = _network(model, dataset, recipe, precision)
-        if sync_batch_norm:
-            synchronize_batch_norm(model)
-        settings = _settings(model, dataset, recipe, seed, sync_batch_norm)
-        folder = workdir and prepare(workdir, settings, _checkpoint_size(model), overwrite, resume, devices.is_chief)
-        _compile(model, recipe, steps, xla, devices)
+        model = network_for(model, dataset, recipe, precision, sync_batch_norm)
+        settings = settings_of(model, dataset, recipe, seed, sync_batch_norm)
+        folder = workdir and prepare(workdir, settings, checkpoint_size(model), overwrite, resume, devices.is_chief)
+        compile_for(model, recipe, steps, devices.jit_compile if xla is None else xla)
         title = f"{model.name} on {dataset.name}"
         recorder = Recorder(folder, settings, steps_per_epoch, recipe.batch_size, checkpoint_every, title, devices)
         if resume:
             recorder.resume(model)
     pictures = Pictures(dataset, recipe, seed, devices)
-    _fit(model, pictures, recipe, recorder, steps, tensorboard, validation_freq)
-    if recipe.ema_decay:
-        use_averages(model, pictures.for_statistics())
-    model.info = {**(getattr(model, "info", None) or {}), **_info(dataset)}
-    report = {**settings, **_measure(model, pictures), **_speed(recorder.position)}
-    if LOSSES[recipe.loss][1]:
-        model.layers[-1].activation = keras.activations.softmax
-    if folder and devices.is_chief:
-        _save(model, report, folder)
-    history = recorder.position.history
-    return Run(model, {name: [row.get(name) for row in history] for name in (history[-1] if history else ())}, report)
+    with devices.explained():
+        _fit(model, pictures, recipe, recorder, steps, tensorboard, validation_freq)
+        return _finished(model, pictures, recorder)
 
 
 class Pictures:
@@ -157,85 +139,11 @@ def _as_tested(dataset, recipe):
     )
 
 
-def _network(model, dataset, recipe, precision):
-    """A network for these pictures; one that is a Keras model already stays as it is."""
-    if isinstance(model, keras.Model):
-        if precision not in (None, model.dtype_policy.name):
-            raise ValueError(
-                f"`precision` should be left out for a Keras model, which has its own ({model.dtype_policy.name}). "
-                f"Received: precision={precision!r}"
-            )
-        return model
-    if precision not in (None, *PRECISIONS):
-        raise unknown("precision", precision, PRECISIONS)
-    spec = model if isinstance(model, ResNetSpec) else get_spec(model)
-    name = "resnet" if isinstance(model, ResNetSpec) else canonical_name(model).removesuffix("_cifar")
-    side, _, channels = dataset.input_shape
-    side = side if recipe.train_size in (None, side) else None
-    policy = keras.config.dtype_policy()
-    try:
-        keras.config.set_dtype_policy(precision or policy)
-        return build(
-            replace(spec, drop_path=recipe.drop_path or spec.drop_path),
-            input_shape=(side, side, channels),
-            classes=len(dataset.class_names),
-            name=name,
+def _check_validation(recipe, validation_freq):
+    if recipe.schedule == "plateau" and validation_freq != 1:
+        raise ValueError(
+            f'`validation_freq` should be 1 with the schedule "plateau". Received: validation_freq={validation_freq}'
         )
-    finally:
-        keras.config.set_dtype_policy(policy)
-
-
-def _settings(model, dataset, recipe, seed, sync_batch_norm):
-    """Everything that decides the outcome, as JSON values."""
-    spec = getattr(model, "spec", None)
-    return {
-        "model": model.name,
-        "spec": spec and spec.to_config(),
-        "parameters": sum(math.prod(weight.shape) for weight in model.trainable_weights),
-        "dataset": dataset.name,
-        "training_images": len(dataset.train),
-        "test_images": len(dataset.test),
-        "classes": list(dataset.class_names),
-        "recipe": recipe.to_config(),
-        "seed": seed,
-        "sync_batch_norm": sync_batch_norm,
-        "precision": model.dtype_policy.name,
-        "versions": _versions(),
-    }
-
-
-def _versions():
-    versions = {"python": platform.python_version(), "keras": keras.__version__}
-    backend = keras.backend.backend()
-    return versions | {backend: __import__(backend).__version__}
-
-
-def _checkpoint_size(model):
-    """Bytes of the weights, with as many again for the optimiser's averages of them, twice."""
-    return sum(3 * 4 * math.prod(weight.shape) for weight in model.weights)
-
-
-LOSSES = {
-    # name -> (loss, what the last layer does in training); in the end, all have a softmax
-    "cross_entropy": (keras.losses.CategoricalCrossentropy, None),
-    "binary_cross_entropy": (keras.losses.BinaryCrossentropy, "sigmoid"),
-}
-
-
-def _compile(model, recipe, steps, xla, devices):
-    loss, activation = LOSSES[recipe.loss]
-    if activation:
-        model.layers[-1].activation = keras.activations.get(activation)
-    model.compile(
-        optimizer(recipe, learning_rate(recipe, steps)),
-        loss=loss(),
-        metrics=[
-            keras.metrics.CategoricalAccuracy(name="accuracy"),
-            keras.metrics.TopKCategoricalAccuracy(5, name="top5_accuracy"),
-        ],
-        jit_compile=devices.jit_compile if xla is None else xla,
-    )
-    model.optimizer.build(model.trainable_variables)
 
 
 def _fit(model, pictures, recipe, recorder, steps, tensorboard, validation_freq):
@@ -300,6 +208,21 @@ def _measure(model, pictures):
 def _speed(position):
     trained = sum(row["images_per_s"] for row in position.history) / max(len(position.history), 1)
     return {"wall_time_s": round(position.seconds, 1), "training_images_per_s": round(trained, 1)}
+
+
+def _finished(model, pictures, recorder):
+    """Judges the trained network and leaves everything: the Run."""
+    recipe, folder = pictures.recipe, recorder.folder
+    if recipe.ema_decay:
+        use_averages(model, pictures.for_statistics())
+    model.info = {**(getattr(model, "info", None) or {}), **_info(pictures.dataset)}
+    report = {**recorder.settings, **_measure(model, pictures), **_speed(recorder.position)}
+    if LOSSES[recipe.loss][1]:
+        model.layers[-1].activation = keras.activations.softmax
+    if folder and recorder.devices.is_chief:
+        _save(model, report, folder)
+    rows = recorder.position.history
+    return Run(model, {name: [row.get(name) for row in rows] for name in (rows[-1] if rows else ())}, report)
 
 
 def _save(model, report, folder):

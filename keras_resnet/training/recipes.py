@@ -3,13 +3,19 @@
 import math
 from dataclasses import asdict, dataclass, fields, replace
 
+import keras
+
 from keras_resnet.errors import is_number, unknown
 from keras_resnet.training.optimizers import OPTIMIZERS
 from keras_resnet.training.schedules import SHAPES
 
 CROPS = ("none", "pad", "scale_jitter", "random_resized")
 POLICIES = ("none", "rand_augment", "trivial_augment")
-LOSSES = ("cross_entropy", "binary_cross_entropy")
+LOSSES = {
+    # name -> (loss, what the last layer does in training); in the end, all have a softmax
+    "cross_entropy": (keras.losses.CategoricalCrossentropy, None),
+    "binary_cross_entropy": (keras.losses.BinaryCrossentropy, "sigmoid"),
+}
 
 
 @dataclass(frozen=True)

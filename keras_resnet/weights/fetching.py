@@ -13,7 +13,6 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.files import replacing
 from keras_resnet.weights.catalog import WEIGHTS, timm_name, unknown_weights
 
-
 ASSETS = Path(__file__).parent / "assets"
 
 

@@ -1,0 +1,112 @@
+"""What is trained: a network for the pictures, compiled as the recipe says; and the settings that name the run."""
+
+import math
+import platform
+from dataclasses import replace
+
+import keras
+
+from keras_resnet.architecture.network import build
+from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.errors import unknown
+from keras_resnet.training.distribution import synchronize_batch_norm
+from keras_resnet.training.optimizers import optimizer
+from keras_resnet.training.recipes import LOSSES
+from keras_resnet.training.schedules import learning_rate
+from keras_resnet.variants import canonical_name, get_spec
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+def network_for(model, dataset, recipe, precision, sync_batch_norm):
+    """A network for these pictures.
+
+    Args:
+        model: name of a network or a ResNetSpec; or a Keras model, which stays as it is.
+        dataset: Dataset.
+        recipe: Recipe.
+        precision: a name in PRECISIONS, or None for Keras's dtype policy.
+        sync_batch_norm: whether batch norm sees all devices' pictures.
+
+    Raises:
+        ValueError: for an unknown name, or a network that does not fit the pictures.
+    """
+    if precision not in (None, *PRECISIONS):
+        raise unknown("precision", precision, PRECISIONS)
+    given = isinstance(model, keras.Model)
+    network = _as_it_is(model, precision) if given else _built(model, dataset, recipe, precision)
+    return synchronize_batch_norm(network) if sync_batch_norm else network
+
+
+def _as_it_is(model, precision):
+    if precision not in (None, model.dtype_policy.name):
+        raise ValueError(
+            f"`precision` should be left out for a Keras model, which has its own ({model.dtype_policy.name}). "
+            f"Received: precision={precision!r}"
+        )
+    return model
+
+
+def _built(model, dataset, recipe, precision):
+    spec = model if isinstance(model, ResNetSpec) else get_spec(model)
+    name = "resnet" if isinstance(model, ResNetSpec) else canonical_name(model).removesuffix("_cifar")
+    side, _, channels = dataset.input_shape
+    side = side if recipe.train_size in (None, side) else None
+    policy = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy(precision or policy)
+        return build(
+            replace(spec, drop_path=recipe.drop_path or spec.drop_path),
+            input_shape=(side, side, channels),
+            classes=len(dataset.class_names),
+            name=name,
+        )
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def compile_for(model, recipe, steps, jit_compile):
+    """Compiles a network with the recipe's optimiser, loss and learning rate, for a run of so many steps."""
+    loss, activation = LOSSES[recipe.loss]
+    if activation:
+        model.layers[-1].activation = keras.activations.get(activation)
+    model.compile(
+        optimizer(recipe, learning_rate(recipe, steps)),
+        loss=loss(),
+        metrics=[
+            keras.metrics.CategoricalAccuracy(name="accuracy"),
+            keras.metrics.TopKCategoricalAccuracy(5, name="top5_accuracy"),
+        ],
+        jit_compile=jit_compile,
+    )
+    model.optimizer.build(model.trainable_variables)
+
+
+def settings_of(model, dataset, recipe, seed, sync_batch_norm):
+    """Everything that decides the outcome, as JSON values."""
+    spec = getattr(model, "spec", None)
+    return {
+        "model": model.name,
+        "spec": spec and spec.to_config(),
+        "parameters": sum(math.prod(weight.shape) for weight in model.trainable_weights),
+        "dataset": dataset.name,
+        "training_images": len(dataset.train),
+        "test_images": len(dataset.test),
+        "classes": list(dataset.class_names),
+        "recipe": recipe.to_config(),
+        "seed": seed,
+        "sync_batch_norm": sync_batch_norm,
+        "precision": model.dtype_policy.name,
+        "versions": _versions(),
+    }
+
+
+def _versions():
+    versions = {"python": platform.python_version(), "keras": keras.__version__}
+    backend = keras.backend.backend()
+    return versions | {backend: __import__(backend).__version__}
+
+
+def checkpoint_size(model):
+    """Bytes of the weights, with as many again for the optimiser's averages of them, twice."""
+    return sum(3 * 4 * math.prod(weight.shape) for weight in model.weights)
