@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PORTABLE = ("test_parity.py", "test_layers.py", "test_network.py", "test_loading.py")
+PORTABLE = ("test_parity.py", "test_layers.py", "test_network.py", "test_loading.py", "test_resuming.py")
 CHOSEN = " or ".join(
     (
         "narrow and 64 and (resnet50d or seresnet50 or resnetv2 or resnext)",
@@ -17,13 +17,14 @@ CHOSEN = " or ".join(
         "channels_first and resnet20",
         "fresh_head",
         "failed_load",
+        "ctrl_c and 19",
     )
 )
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_backend_alone(backend):
-    """As if TensorFlow were not installed: layers, parity with torchvision and timm, files, channels-first."""
+    """As if TensorFlow were not installed: layers, parity with torchvision and timm, files, channels-first, an interrupted run."""
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     tests = [str(Path(__file__).with_name(name)) for name in PORTABLE]

@@ -115,6 +115,7 @@ def test_precisions_train(precision):
 def test_the_test_set_can_be_looked_at_once(tmp_path):
     run = train(SPEC, epochs=3, validation_freq=3, workdir=tmp_path)
     assert run.history["val_accuracy"][:2] == [None, None]
+    assert train(SPEC, epochs=3, validation_freq=2).history["val_accuracy"][1] > 0
     assert run.history["val_accuracy"][2] == pytest.approx(run.report["top1_accuracy"])
 
 
@@ -171,6 +172,33 @@ def test_what_cannot_be_trained_is_refused_before_training(arguments, message, t
 )
 def test_a_run_of_35_steps_in_epochs_of_ten(step, expected):
     assert list(_stretches(step, 10, 35)) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        ({"classes": 5}, {}, "softmax over 10 classes"),
+        ({"input_shape": (16, 16, 1)}, {}, "should take pictures of"),
+        ({}, {"train_size": 6}, "should take pictures of"),
+        ({}, {"drop_path": 0.1}, "drop_path"),
+        ({}, {"precision": "mixed_bfloat16"}, "left out"),
+        ({}, {"validation_freq": 0}, "validation_freq"),
+        ({}, {"checkpoint_every": -3}, "checkpoint_every"),
+        ({}, {"schedule": "plateau", "warmup": 0.0, "validation_freq": 2}, "plateau"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_written(model, changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(create("resnet20", **{**TINY, **model}), workdir=tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_that_live_in_two_places_are_the_same():
+    """Recipes do not import TensorFlow, which crops and policies are made of."""
+    from keras_resnet.data import windows
+    from keras_resnet.training.recipes import CROPS
+
+    assert set(CROPS) == set(windows.CROPS)
 
 
 def test_curves_say_what_the_history_says(tmp_path):

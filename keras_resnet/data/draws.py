@@ -13,7 +13,7 @@ class NumPyDraws:
     """
 
     def __init__(self, seed, step, rows):
-        self.generator, self.rows = np.random.default_rng((seed, step)), rows
+        self.generator, self.rows = np.random.default_rng((seed, step, 1)), rows
 
     def uniform(self, *shape):
         """(B, *shape) in [0, 1): a row for each wanted picture."""
@@ -43,7 +43,8 @@ class TensorFlowDraws:
     def _key(self):
         tf = _tensorflow()
         self.drawn += 1
-        return tf.stack([tf.constant(self.seed * 1000 + self.drawn, "int64"), tf.cast(self.step, "int64")])
+        # below 100 are the keys of single pictures, in pipelines.py
+        return tf.stack([tf.constant(self.seed * 1000 + 100 + self.drawn, "int64"), tf.cast(self.step, "int64")])
 
     def uniform(self, *shape):
         tf = _tensorflow()

@@ -90,7 +90,7 @@ def _numpy_batches(split, recipe, steps, seed, first, rows):
         chosen = np.empty(len(slots), int)
         for epoch in np.unique(slots // len(split)):
             if epoch != known:
-                order, known = np.random.default_rng((seed, epoch)).permutation(len(split)), epoch
+                order, known = np.random.default_rng((seed, epoch, 0)).permutation(len(split)), epoch
             here = slots // len(split) == epoch
             chosen[here] = order[slots[here] % len(split)]
         yield step, split.pictures[chosen], split.labels[chosen]
@@ -183,7 +183,7 @@ def _reader(dataset, recipe, seed):
     }
 
     def read(place, picture, label):
-        window_seed, policy_seed = (tf.stack([tf.constant(2 * seed + i, "int64"), place]) for i in range(2))
+        window_seed, policy_seed = (tf.stack([tf.constant(1000 * seed + i, "int64"), place]) for i in range(2))
         contents = _contents(dataset.train, picture)
         sides = windows.picture_shape(contents)
         window = windows.CROPS[recipe.crop](*sides, recipe, dataset.preprocessing, window_seed)

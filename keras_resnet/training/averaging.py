@@ -13,12 +13,9 @@ def averaged(model, batches):
     """Within the block the model has its averaged weights; afterwards, those it trains with.
 
     Args:
-        model: keras.Model, compiled with an optimiser that keeps averages (`use_ema`); any other stays as it is.
+        model: keras.Model, compiled with an optimiser that keeps averages (`use_ema`).
         batches: function that gives an iterable of training pictures, for the batch-norm statistics.
     """
-    if not _optimizer(model).use_ema or not model.optimizer.built:
-        yield
-        return
     synchronise(model)
     kept = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
     use_averages(model, batches())

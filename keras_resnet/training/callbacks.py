@@ -49,7 +49,7 @@ class Recorder(keras.callbacks.Callback):
 
     def resume(self, model):
         """Puts the model, its optimiser and this where the checkpoint is, if there is one."""
-        if self.folder and (self.folder / CHECKPOINT).exists():
+        if self._has_checkpoint():
             self.position, metrics = load_checkpoint(self.folder / CHECKPOINT, model, self.settings)
             self.unfinished = metrics if self.position.step % self.steps_per_epoch else []
 
@@ -72,7 +72,7 @@ class Recorder(keras.callbacks.Callback):
         if not math.isfinite(logs["loss"]):
             raise FloatingPointError(
                 f"The loss became {logs['loss']} at step {step} (epoch {(step - 1) // self.steps_per_epoch + 1}). "
-                + (f"The last good checkpoint is in {self.folder}." if self.folder else "")
+                + (f"The last good checkpoint is in {self.folder}." if self._has_checkpoint() else "")
             )
         if batch + 1 == self.params["steps"]:
             return  # the checkpoint after the epoch also knows what the epoch measured
@@ -96,10 +96,17 @@ class Recorder(keras.callbacks.Callback):
             self.position, seconds=self._seconds(), history=(*self.position.history, row), plateau=self._plateau()
         )
         self._save()
-        if self.folder and self.devices.is_chief:
+        self.publish()
+        self._stop_if_asked()
+
+    def publish(self):
+        """Writes what people read: history and curves."""
+        if self.folder and self.devices.is_chief and self.position.history:
             write_history(self.position.history, self.folder / HISTORY)
             draw_curves(self.position.history, self.folder / CURVES, self.title)
-        self._stop_if_asked()
+
+    def _has_checkpoint(self):
+        return bool(self.folder) and (self.folder / CHECKPOINT).exists()
 
     def _save(self):
         if self.folder:
@@ -122,7 +129,7 @@ class Plateau(keras.callbacks.ReduceLROnPlateau):
     STATE = ("best", "wait", "cooldown_counter")
 
     def __init__(self, patience, state):
-        super().__init__(monitor="val_loss", factor=0.1, patience=patience)
+        super().__init__(monitor="val_accuracy", mode="max", factor=0.1, patience=patience)
         self._reset()
         vars(self).update(state)
 
@@ -152,6 +159,8 @@ class Averages(keras.callbacks.Callback):
 class Display(keras.callbacks.Callback):
     """On a terminal a line that moves, with images/s and the time left; elsewhere a line an epoch.
 
+    Its `line` is a context manager: the run takes place within it.
+
     Args:
         recorder: the Recorder of the run, called before this.
         steps: of the whole run.
@@ -165,13 +174,7 @@ class Display(keras.callbacks.Callback):
         columns = ("{task.description}", BarColumn(), "{task.fields[rate]:,.0f} images/s", TimeRemainingColumn())
         columns = [TextColumn(column) if isinstance(column, str) else column for column in columns]
         self.line = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        self.task = self.line.add_task("training", total=steps, rate=0.0)
-
-    def on_train_begin(self, logs=None):
-        self.line.start()
-
-    def on_train_end(self, logs=None):
-        self.line.stop()
+        self.task = self.line.add_task("training", total=steps, completed=recorder.position.step, rate=0.0)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.marks = []
@@ -201,12 +204,18 @@ def _errors(logs):
     return f"loss {logs['loss']:.4f}, training error {100 * (1 - logs['accuracy']):.2f} %"
 
 
+def _in_main_thread():
+    return threading.current_thread() is threading.main_thread()
+
+
 @contextmanager
 def interruptible(recorder):
-    """Within the block Ctrl-C and SIGTERM wait for the end of the step and a checkpoint; a second one does not wait."""
-    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    if not recorder.folder:
-        signals = ()
+    """Within the block Ctrl-C and SIGTERM wait for the end of the step and a checkpoint; a second one does not wait.
+
+    One of several machines cannot wait: the others would, for its part of a sum. There a signal ends the process.
+    """
+    can_wait = recorder.folder and recorder.devices.machines == 1
+    signals = (signal.SIGINT, signal.SIGTERM) if can_wait and _in_main_thread() else ()
     handlers = {number: signal.getsignal(number) for number in signals}
 
     def stop(number, frame):

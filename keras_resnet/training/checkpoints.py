@@ -126,7 +126,8 @@ def _variables(model):
 
 
 def _named(group, variables):
-    return {f"{group}/{index}/{variable.name}": variable for index, variable in enumerate(variables)}
+    """By number: the names that Keras gives depend on what else the process has made."""
+    return {f"{group}/{index}": variable for index, variable in enumerate(variables)}
 
 
 def _place(name):

@@ -7,6 +7,7 @@ import keras
 from keras_resnet.training.distribution import (
     AverageBatchNorm,
     check_batch,
+    cluster,
     distribute,
     distribute_test,
     is_chief,
@@ -41,6 +42,11 @@ class Devices:
     def replicas(self):
         """How many parts a batch is divided into."""
         return self.strategy.num_replicas_in_sync if self.strategy else 1
+
+    @property
+    def machines(self):
+        """How many share the run."""
+        return len(cluster()) if self.strategy else 1
 
     @property
     def is_chief(self):

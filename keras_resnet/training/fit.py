@@ -9,11 +9,11 @@ from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import load_dataset
 from keras_resnet.files import replacing
 from keras_resnet.training.averaging import BATCHES, use_averages
+from keras_resnet.training.building import checkpoint_size, compile_for, network_for, settings_of
 from keras_resnet.training.callbacks import Averages, Display, Plateau, Recorder, interruptible
 from keras_resnet.training.devices import Devices
 from keras_resnet.training.recipes import LOSSES, changed, get_recipe
-from keras_resnet.training.setup import checkpoint_size, compile_for, network_for, settings_of
-from keras_resnet.training.workdir import MODEL, REPORT, TENSORBOARD, prepare, write_json
+from keras_resnet.training.workdir import MODEL, REPORT, TENSORBOARD, columns, prepare, write_json
 
 
 @dataclass(frozen=True)
@@ -87,20 +87,19 @@ def train(
     dataset = dataset() if callable(dataset) else dataset
     dataset = _as_tested(dataset if isinstance(dataset, Dataset) else load_dataset(dataset), recipe)
     steps_per_epoch, steps = recipe.steps(len(dataset.train))
-    _check_validation(recipe, validation_freq)
-    devices.check_batch(recipe.batch_size)
+    _check(recipe, devices, precision, validation_freq, checkpoint_every)
     with devices.scope():
         model = network_for(model, dataset, recipe, precision, sync_batch_norm)
+        compile_for(model, recipe, steps, devices.jit_compile if xla is None else xla)
         settings = settings_of(model, dataset, recipe, seed, sync_batch_norm)
         folder = workdir and prepare(workdir, settings, checkpoint_size(model), overwrite, resume, devices.is_chief)
-        compile_for(model, recipe, steps, devices.jit_compile if xla is None else xla)
         title = f"{model.name} on {dataset.name}"
         recorder = Recorder(folder, settings, steps_per_epoch, recipe.batch_size, checkpoint_every, title, devices)
         if resume:
             recorder.resume(model)
     pictures = Pictures(dataset, recipe, seed, devices)
     with devices.explained():
-        _fit(model, pictures, recipe, recorder, steps, tensorboard, validation_freq)
+        _fit(model, pictures, recorder, steps, tensorboard, validation_freq)
         return _finished(model, pictures, recorder)
 
 
@@ -134,30 +133,39 @@ def _as_tested(dataset, recipe):
     """The data set with the recipe's test pictures."""
     if recipe.test_size is None:
         return dataset
-    return replace(
-        dataset, preprocessing=replace(dataset.preprocessing, size=recipe.test_size, resize=recipe.test_resize)
-    )
+    changes = {"size": recipe.test_size, "resize": recipe.test_resize, "interpolation": recipe.test_interpolation}
+    return replace(dataset, preprocessing=replace(dataset.preprocessing, **changes))
 
 
-def _check_validation(recipe, validation_freq):
+def _check(recipe, devices, precision, validation_freq, checkpoint_every):
+    """Raises ValueError for what does not go together."""
+    devices.check_batch(recipe.batch_size)
+    for name, value in (("validation_freq", validation_freq), ("checkpoint_every", checkpoint_every)):
+        if not isinstance(value, int | None) or isinstance(value, bool) or (value is not None and value < 1):
+            raise ValueError(f"`{name}` should be an integer, 1 or more. Received: {name}={value!r}")
     if recipe.schedule == "plateau" and validation_freq != 1:
         raise ValueError(
             f'`validation_freq` should be 1 with the schedule "plateau". Received: validation_freq={validation_freq}'
         )
+    if precision == "mixed_float16" and devices.replicas > 1:  # Keras looks for overflows on the first replica alone
+        raise ValueError(
+            "`precision` should be mixed_bfloat16 or float32 on several devices. Received: precision='mixed_float16'"
+        )
 
 
-def _fit(model, pictures, recipe, recorder, steps, tensorboard, validation_freq):
+def _fit(model, pictures, recorder, steps, tensorboard, validation_freq):
     """`model.fit` from where the recorder is to the end."""
-    callbacks = [recorder, Display(recorder, steps, recipe.batch_size)]
+    recipe, display = pictures.recipe, Display(recorder, steps, pictures.recipe.batch_size)
+    callbacks = [recorder, display]
     if recipe.schedule == "plateau":
         recorder.plateau = Plateau(recipe.patience, recorder.position.plateau)
         callbacks.insert(0, recorder.plateau)
     if recipe.ema_decay:
         callbacks.insert(0, Averages(pictures.for_statistics))
-    if tensorboard and recorder.folder:
+    if tensorboard and recorder.folder and recorder.devices.is_chief:
         callbacks.append(keras.callbacks.TensorBoard(recorder.folder / TENSORBOARD))
     tests = pictures.for_test()
-    with interruptible(recorder):
+    with interruptible(recorder), display.line:
         for first_epoch, last_epoch, length in _stretches(recorder.position.step, recorder.steps_per_epoch, steps):
             model.fit(
                 pictures.for_training(recorder.position.step, (last_epoch - first_epoch) * length),
@@ -221,8 +229,8 @@ def _finished(model, pictures, recorder):
         model.layers[-1].activation = keras.activations.softmax
     if folder and recorder.devices.is_chief:
         _save(model, report, folder)
-    rows = recorder.position.history
-    return Run(model, {name: [row.get(name) for row in rows] for name in (rows[-1] if rows else ())}, report)
+    recorder.publish()
+    return Run(model, columns(recorder.position.history), report)
 
 
 def _save(model, report, folder):

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import keras
 
+from keras_resnet.data.preprocessing import INTERPOLATIONS
 from keras_resnet.errors import is_number, unknown
 from keras_resnet.training.optimizers import OPTIMIZERS
 from keras_resnet.training.schedules import SHAPES
@@ -43,7 +44,7 @@ class Recipe:
     milestones: tuple[float, ...] = ()
     """Schedule "step": when the learning rate becomes a tenth, in shares of the run: a shorter one keeps its shape."""
     patience: int = 5
-    """Schedule "plateau": epochs without a lower test loss after which the learning rate becomes a tenth."""
+    """Schedule "plateau": epochs without a lower test error after which the learning rate becomes a tenth."""
     warmup: float = 0.0
     """Share of the run in which the learning rate rises linearly from `warmup_rate`."""
     warmup_rate: float = 0.0
@@ -78,6 +79,8 @@ class Recipe:
     """Side of the test pictures in pixels; None: as the data set says."""
     test_resize: int | None = None
     """What their shorter side is resized to before the middle is cropped, with `test_size`."""
+    test_interpolation: str = "bilinear"
+    """How, with `test_size`."""
     crop: str = "none"
     """A name in CROPS."""
     padding: int = 4
@@ -168,7 +171,14 @@ def _or_none(holds):
     return lambda value: value is None or holds(value)
 
 
-_CHOICES = {"optimizer": OPTIMIZERS, "schedule": SHAPES, "loss": LOSSES, "crop": CROPS, "policy": POLICIES}
+_CHOICES = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SHAPES,
+    "loss": LOSSES,
+    "crop": CROPS,
+    "policy": POLICIES,
+    "test_interpolation": INTERPOLATIONS,
+}
 _CHECKS = {
     (("epochs", "iterations"), _or_none(_is_integer(1))): "an integer, 1 or more",
     (("batch_size", "repeats", "policy_layers", "patience"), _is_integer(1)): "an integer, 1 or more",
@@ -195,13 +205,14 @@ _RSB = Recipe(
     warmup=5 / 300,
     weight_decay=0.02,
     decay_all=False,
-    clip_norm=1.0,
+    clip_norm=1.0,  # a default of timm's LAMB
     loss="binary_cross_entropy",
     target_threshold=0.2,
     drop_path=0.05,
     train_size=224,
     test_size=224,
-    test_resize=236,
+    test_resize=235,
+    test_interpolation="bicubic",
     crop="random_resized",
     flip=True,
     policy="rand_augment",
@@ -215,7 +226,8 @@ RECIPES = {
     "quickstart": Recipe(
         epochs=40, batch_size=64, warmup=0.05, nesterov=True, weight_decay=5e-4, crop="pad", padding=1
     ),
-    # He et al. 2015, sec. 4.2: CIFAR-10; the last is theirs for ResNet-110
+    # He et al. 2015, sec. 4.2: CIFAR-10; the second is theirs for ResNet-110. Where the paper subtracts a mean for each
+    # pixel, the data set's preprocessing has one for each channel, and divides by the deviation, as in later code.
     "he2015_cifar": Recipe(iterations=64_000, schedule="step", milestones=(32 / 64, 48 / 64), crop="pad", flip=True),
     "he2015_cifar_110": Recipe(
         iterations=64_000,

@@ -45,17 +45,22 @@ def prepare(workdir, settings, size, overwrite=False, resume=False, write=True):
         check_settings(read_json(folder / SETTINGS), settings, folder / SETTINGS)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in earlier if overwrite and not resume else ():
-            remove = shutil.rmtree if (folder / name).is_dir() else Path.unlink
-            remove(folder / name)
-        for left_over in folder.glob(".????????.*"):  # of `replacing`, in a process that was killed
-            left_over.unlink()
         _check_room(folder, size)
+        if not resume:
+            _remove(folder / name for name in earlier)
+        for name in FILES:  # what `replacing` left in a process that was killed
+            _remove(folder.glob(f".????????.{name}"))
         write_json(settings, folder / SETTINGS)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"`workdir` should be a folder that can be written ({reason}). Received: {workdir}") from error
     return folder
+
+
+def _remove(paths):
+    for path in paths:
+        remove = shutil.rmtree if path.is_dir() else Path.unlink
+        remove(path)
 
 
 def _check_room(folder, size):
@@ -83,10 +88,14 @@ def write_json(values, path):
         partial.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
+def columns(rows):
+    """{name: [its value in each row, or None]}."""
+    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+
+
 def write_history(rows, path):
     """Rows of one run -> CSV file, whole or not at all."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
     with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
+        writer = csv.DictWriter(file, columns(rows))
         writer.writeheader()
         writer.writerows(rows)

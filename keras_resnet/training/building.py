@@ -34,17 +34,34 @@ def network_for(model, dataset, recipe, precision, sync_batch_norm):
     if precision not in (None, *PRECISIONS):
         raise unknown("precision", precision, PRECISIONS)
     given = isinstance(model, keras.Model)
-    network = _as_it_is(model, precision) if given else _built(model, dataset, recipe, precision)
+    network = _as_it_is(model, dataset, recipe, precision) if given else _built(model, dataset, recipe, precision)
     return synchronize_batch_norm(network) if sync_batch_norm else network
 
 
-def _as_it_is(model, precision):
+def _as_it_is(model, dataset, recipe, precision):
+    classes, (size, _, channels) = len(dataset.class_names), dataset.input_shape
+    shapes = {(side, side, channels) for side in (size, recipe.train_size or size)}
+    fits = all(_admits(model.input_shape[1:], shape) for shape in shapes)
+    if not fits or model.output_shape != (None, classes) or not hasattr(model.layers[-1], "activation"):
+        raise ValueError(
+            f"`model` should take pictures of {sorted(shapes)} and end with a softmax over {classes} classes. "
+            f"Received: {model.name} from {model.input_shape[1:]} to {model.output_shape[1:]}"
+        )
+    if recipe.drop_path and getattr(getattr(model, "spec", None), "drop_path", 0) != recipe.drop_path:
+        raise ValueError(
+            "`drop_path` of a recipe should be 0 for a Keras model, unless it was built with it. "
+            f"Received: drop_path={recipe.drop_path}"
+        )
     if precision not in (None, model.dtype_policy.name):
         raise ValueError(
             f"`precision` should be left out for a Keras model, which has its own ({model.dtype_policy.name}). "
             f"Received: precision={precision!r}"
         )
     return model
+
+
+def _admits(sides, shape):
+    return len(sides) == len(shape) and all(side in (None, given) for side, given in zip(sides, shape, strict=True))
 
 
 def _built(model, dataset, recipe, precision):
@@ -95,6 +112,8 @@ def settings_of(model, dataset, recipe, seed, sync_batch_norm):
         "classes": list(dataset.class_names),
         "recipe": recipe.to_config(),
         "seed": seed,
+        "preprocessing": dataset.preprocessing.to_config(),
+        "backend": keras.backend.backend(),
         "sync_batch_norm": sync_batch_norm,
         "precision": model.dtype_policy.name,
         "versions": _versions(),
@@ -108,5 +127,5 @@ def _versions():
 
 
 def checkpoint_size(model):
-    """Bytes of the weights, with as many again for the optimiser's averages of them, twice."""
-    return sum(3 * 4 * math.prod(weight.shape) for weight in model.weights)
+    """Bytes of what a checkpoint of a compiled model holds."""
+    return sum(4 * math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))
