@@ -24,7 +24,7 @@ CHOSEN = " or ".join(
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_backend_alone(backend):
-    """As if TensorFlow were not installed: layers, parity with torchvision and timm, files, channels-first, an interrupted run."""
+    """As if TensorFlow were not there: layers, parity with torchvision and timm, files, a run that is stopped."""
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     tests = [str(Path(__file__).with_name(name)) for name in PORTABLE]
