@@ -8,7 +8,6 @@ Twelve layers for pictures of 8x8 pixels: scikit-learn's digits.
 import sys
 
 import keras_resnet
-from keras_resnet.data.datasets import digits
 
 
 def main(epochs="5"):
@@ -18,14 +17,13 @@ def main(epochs="5"):
     cost = keras_resnet.complexity(spec, classes=10, input_shape=(8, 8, 1))
     print(f"{spec.layers} layers, {cost.parameters:,} parameters, {cost.multiply_adds:,} multiply-adds a picture")
 
-    data = digits()
-    prepare = data.preprocessing
-    (x, y), (test_x, test_y) = data.train, data.test
+    data = keras_resnet.load_dataset("digits")
+    prepare, train, test = data.preprocessing, data.train, data.test
     model = keras_resnet.build(spec, classes=10, input_shape=(8, 8, 1), name="mine")
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(prepare(x), y, epochs=int(epochs), batch_size=64, verbose=2)
-    _, accuracy = model.evaluate(prepare(test_x), test_y, verbose=0)
-    print(f"accuracy on {len(test_y)} test pictures: {100 * accuracy:.1f} %")
+    model.fit(prepare(train.pictures), train.labels, epochs=int(epochs), batch_size=64, verbose=2)
+    _, accuracy = model.evaluate(prepare(test.pictures), test.labels, verbose=0)
+    print(f"accuracy on {len(test)} test pictures: {100 * accuracy:.1f} %")
 
 
 if __name__ == "__main__":
