@@ -5,7 +5,7 @@ import shlex
 import sys
 import warnings
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -183,29 +183,40 @@ def train(
     options = {"data_dir": data_dir, "download": download, "skip_bad": skip_bad}
     if validation_split:
         options["validation_split"] = _value(validation_split)
-    report = keras_resnet.train(
-        model,
-        partial(keras_resnet.load_dataset, dataset, **options),
-        row,
-        workdir,
-        seed,
-        overwrite,
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        deterministic=deterministic,
-        devices=devices,
-        sync_batch_norm=sync_batch_norm,
-        precision=precision,
-        xla=xla,
-        tensorboard=tensorboard,
-        validation_freq=validation_freq,
-    ).report
+    with _last_words():
+        report = keras_resnet.train(
+            model,
+            partial(keras_resnet.load_dataset, dataset, **options),
+            row,
+            workdir,
+            seed,
+            overwrite,
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+            deterministic=deterministic,
+            devices=devices,
+            sync_batch_norm=sync_batch_norm,
+            precision=precision,
+            xla=xla,
+            tensorboard=tensorboard,
+            validation_freq=validation_freq,
+        ).report
     out.print(
         f"top-1 accuracy {100 * report['top1_accuracy']:.2f} % on {report['test_images']} test pictures, "
         f"{report['wall_time_s']:.0f} s, everything in {workdir}/",
         highlight=False,
         soft_wrap=True,
     )
+
+
+@contextmanager
+def _last_words():
+    """Ctrl-C says how to go on; typer would swallow that."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        err.print("[red]stopped:[/]", Text(str(stop)), soft_wrap=True)
+        raise typer.Exit(130) from None
 
 
 def _assignment(text):
@@ -325,6 +336,6 @@ def main():
     except (ValueError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
         err.print("[red]error:[/]", Text(str(error)), soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt as stop:
-        err.print("[red]stopped[/]", Text(str(stop)), soft_wrap=True)
+    except KeyboardInterrupt:
+        err.print("[red]stopped[/]")
         sys.exit(130)

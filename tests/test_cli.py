@@ -2,8 +2,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -74,6 +76,20 @@ def test_train_and_predict_end_to_end(tmp_path):
     assert [answer["classes"][0]["name"] for answer in answers] == [str(label) for label in labels[:3]]
     again = command("train", *settings, cwd=tmp_path)
     assert again.returncode == 1 and "overwrite" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    """A real SIGINT, as soon as the run has finished an epoch."""
+    start = "from keras_resnet_command import main; main()"
+    words = [sys.executable, "-c", start, "train", "--set", "epochs=500", "--workdir", str(tmp_path / "run")]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "run" / "history.csv").exists():
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said
+    assert re.search(r"stopped: Stopped after step \d+\. To go on, repeat the command with --resume", said)
+    assert (tmp_path / "run" / "checkpoint.safetensors").exists()
 
 
 def test_models_lists_every_network_with_numbers():
