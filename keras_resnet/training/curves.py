@@ -18,7 +18,8 @@ def draw_curves(history, path, title=""):
     for key, style, label in (("accuracy", "--", "training error"), ("val_accuracy", "-", "test error")):
         points = [(row["step"], 100 * (1 - row[key])) for row in history if key in row]
         if points:
-            axes.plot(*zip(*points, strict=True), style, color="tab:red", linewidth=1.5, label=label)
+            alone = "o" if len(points) == 1 else ""  # a line of one point would not be seen
+            axes.plot(*zip(*points, strict=True), style, marker=alone, color="tab:red", linewidth=1.5, label=label)
     # the first quarter, where errors fall from 90 %, would leave the rest of the picture flat
     late = history[len(history) // 4 :]
     highest = max(100 * (1 - row[key]) for row in late for key in ("accuracy", "val_accuracy") if key in row)
