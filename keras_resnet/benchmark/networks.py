@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_resnet.benchmark.machine import accelerator
 from keras_resnet.models import create
+from keras_resnet.training.devices import jit_compile
 from keras_resnet.variants import canonical_name, get_spec
 
 APPLICATIONS = {
@@ -93,7 +94,7 @@ class KerasNetwork(Network):
         self.model.compile(
             keras.optimizers.SGD(0.01, momentum=0.9),
             loss=keras.losses.SparseCategoricalCrossentropy(),
-            jit_compile=self._jit_compile(),
+            jit_compile=jit_compile(job.xla),
         )
         self.batches = _forever(keras.ops.convert_to_tensor(job.pictures), keras.ops.convert_to_tensor(job.labels))
 
@@ -151,12 +152,6 @@ class KerasNetwork(Network):
 
     def accelerator(self):
         return accelerator(keras.backend.backend())
-
-    def _jit_compile(self):
-        if self.job.xla is not None:
-            return self.job.xla
-        on_cpu = keras.backend.backend() == "tensorflow" and self.accelerator()[0] is None
-        return False if on_cpu else "auto"
 
 
 class StockNetwork(KerasNetwork):

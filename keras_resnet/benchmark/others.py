@@ -104,7 +104,7 @@ class ExportedNetwork(Network):
     """This package's network, exported with `Model.export`, then run without Keras; `load` is file to ready session."""
 
     memory_is_its_own = False  # the exporter's is in it
-    format, suffix = None, None
+    runtime, format, suffix = None, None, None
 
     def __init__(self, job, folder):
         super().__init__(job, folder)
@@ -113,6 +113,10 @@ class ExportedNetwork(Network):
         signature = [keras.InputSpec("float32", self.pictures.shape)]
         ours(job).export(self.path, format=self.format, verbose=False, input_signature=signature)
         self.session = self.open()
+
+    @property
+    def name(self):
+        return f"{self.runtime} {self.job.model}"
 
     def inference(self, steps):
         for _ in range(steps):
@@ -126,11 +130,7 @@ class ExportedNetwork(Network):
 class OnnxNetwork(ExportedNetwork):
     """In ONNX Runtime, on the best of its execution providers."""
 
-    format, suffix = "onnx", ".onnx"
-
-    @property
-    def name(self):
-        return f"ONNX Runtime {self.job.model}"
+    runtime, format, suffix = "ONNX Runtime", "onnx", ".onnx"
 
     def open(self):
         import onnxruntime
@@ -144,11 +144,7 @@ class OnnxNetwork(ExportedNetwork):
 class OpenVinoNetwork(ExportedNetwork):
     """In OpenVINO on the CPU."""
 
-    format, suffix = "openvino", ".xml"
-
-    @property
-    def name(self):
-        return f"OpenVINO {self.job.model}"
+    runtime, format, suffix = "OpenVINO", "openvino", ".xml"
 
     def open(self):
         import openvino

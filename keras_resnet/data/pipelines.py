@@ -56,7 +56,7 @@ def _augmented(pictures, labels, draws, dataset, recipe):
         pictures = augmentation.flip(pictures, draws.uniform())
     if recipe.lighting:
         pictures = augmentation.lighting(pictures, draws.normal(3), recipe.lighting)
-    pictures = preprocess_input(_as_float(pictures), dataset.preprocessing.mode, data_format="channels_last")
+    pictures = preprocess_input(pictures, dataset.preprocessing.mode, data_format="channels_last")
     if recipe.erasing:
         pictures = augmentation.erase(pictures, draws.uniform(5), recipe.erasing)
     labels = augmentation.soft_labels(labels, len(dataset.class_names), recipe.label_smoothing)
@@ -65,10 +65,6 @@ def _augmented(pictures, labels, draws, dataset, recipe):
     if recipe.target_threshold is not None:
         labels = augmentation.threshold(labels, recipe.target_threshold)
     return pictures, labels
-
-
-def _as_float(pictures):
-    return pictures.astype("float32") if isinstance(pictures, np.ndarray) else keras.ops.cast(pictures, "float32")
 
 
 def _train_size(dataset, recipe):

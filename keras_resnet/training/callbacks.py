@@ -52,6 +52,7 @@ class Recorder(keras.callbacks.Callback):
         if self._has_checkpoint():
             self.position, metrics = load_checkpoint(self.folder / CHECKPOINT, model, self.settings)
             self.unfinished = metrics if self.position.step % self.steps_per_epoch else []
+            self._publish()  # the process may have been killed between the checkpoint and these
 
     def on_epoch_begin(self, epoch, logs=None):
         self.began, self.start = time.perf_counter(), self.position
@@ -96,10 +97,10 @@ class Recorder(keras.callbacks.Callback):
             self.position, seconds=self._seconds(), history=(*self.position.history, row), plateau=self._plateau()
         )
         self._save()
-        self.publish()
+        self._publish()
         self._stop_if_asked()
 
-    def publish(self):
+    def _publish(self):
         """Writes what people read: history and curves."""
         if self.folder and self.devices.is_chief and self.position.history:
             write_history(self.position.history, self.folder / HISTORY)

@@ -21,7 +21,7 @@ class Position:
     history: tuple[dict, ...] = ()
     """What was measured after each epoch."""
     plateau: dict = field(default_factory=dict)
-    """Schedule "plateau": how long the test loss has not fallen."""
+    """Schedule "plateau": how long the test error has not fallen."""
 
 
 def save_checkpoint(path, model, position, settings, write=True):

@@ -15,6 +15,17 @@ from keras_resnet.training.distribution import (
 )
 
 
+def jit_compile(xla=None):
+    """Keras's `jit_compile`: as asked, else XLA wherever it is faster; on TensorFlow's CPU it halves a step's speed."""
+    if xla is not None:
+        return xla
+    if keras.backend.backend() != "tensorflow":
+        return "auto"
+    import tensorflow as tf
+
+    return "auto" if tf.config.list_physical_devices("GPU") else False
+
+
 class Devices:
     """What a run trains on: one place for what differs between backends, devices and machines.
 
@@ -66,15 +77,6 @@ class Devices:
         except tf.errors.OpError as error:
             reason = error.message.strip().splitlines()[0][:300]  # the graph follows
             raise RuntimeError(f"TensorFlow ended the run: {type(error).__name__}: {reason}") from error
-
-    @property
-    def jit_compile(self):
-        """Keras's `jit_compile`: XLA everywhere but on TensorFlow's CPU, where it halves the speed of a step."""
-        if self.strategy is None:
-            return "auto"
-        import tensorflow as tf
-
-        return "auto" if tf.config.list_physical_devices("GPU") else False
 
     def make_deterministic(self):
         """The same numbers in every run, bit by bit; JAX and torch are left as they are on the CPU."""

@@ -11,7 +11,7 @@ from keras_resnet.files import replacing
 from keras_resnet.training.averaging import BATCHES, use_averages
 from keras_resnet.training.building import checkpoint_size, compile_for, network_for, settings_of
 from keras_resnet.training.callbacks import Averages, Display, Plateau, Recorder, interruptible
-from keras_resnet.training.devices import Devices
+from keras_resnet.training.devices import Devices, jit_compile
 from keras_resnet.training.recipes import LOSSES, changed, get_recipe
 from keras_resnet.training.workdir import MODEL, REPORT, TENSORBOARD, columns, prepare, write_json
 
@@ -90,7 +90,7 @@ def train(
     _check(recipe, devices, precision, validation_freq, checkpoint_every)
     with devices.scope():
         model = network_for(model, dataset, recipe, precision, sync_batch_norm)
-        compile_for(model, recipe, steps, devices.jit_compile if xla is None else xla)
+        compile_for(model, recipe, steps, jit_compile(xla))
         settings = settings_of(model, dataset, recipe, seed, sync_batch_norm)
         folder = workdir and prepare(workdir, settings, checkpoint_size(model), overwrite, resume, devices.is_chief)
         title = f"{model.name} on {dataset.name}"
@@ -207,9 +207,17 @@ def _info(dataset):
     }
 
 
-def _measure(model, pictures):
-    """Accuracies on the test pictures, shares of 1."""
-    measured = model.evaluate(pictures.for_test(), verbose=0, return_dict=True)
+def _measure(model, pictures, history):
+    """Accuracies on the test pictures, shares of 1.
+
+    The last epoch has measured them already if it was tested, and if its weights are the final ones: averaged weights
+    have got their batch-norm statistics anew since then.
+    """
+    last = history[-1]
+    if "val_accuracy" in last and not pictures.recipe.ema_decay:
+        measured = {name: last[f"val_{name}"] for name in ("accuracy", "top5_accuracy", "loss")}
+    else:
+        measured = model.evaluate(pictures.for_test(), verbose=0, return_dict=True)
     return {"top1_accuracy": measured["accuracy"], "top5_accuracy": measured["top5_accuracy"], "loss": measured["loss"]}
 
 
@@ -224,12 +232,11 @@ def _finished(model, pictures, recorder):
     if recipe.ema_decay:
         use_averages(model, pictures.for_statistics())
     model.info = {**(getattr(model, "info", None) or {}), **_info(pictures.dataset)}
-    report = {**recorder.settings, **_measure(model, pictures), **_speed(recorder.position)}
+    report = {**recorder.settings, **_measure(model, pictures, recorder.position.history), **_speed(recorder.position)}
     if LOSSES[recipe.loss][1]:
         model.layers[-1].activation = keras.activations.softmax
     if folder and recorder.devices.is_chief:
         _save(model, report, folder)
-    recorder.publish()
     return Run(model, columns(recorder.position.history), report)
 
 

@@ -197,6 +197,7 @@ _CHECKS = {
     (("scale",), lambda value: _are_numbers(value) and len(value) == 2): "two numbers",
 }
 
+_HE2015_CIFAR = Recipe(iterations=64_000, schedule="step", milestones=(32 / 64, 48 / 64), crop="pad", flip=True)
 _RSB = Recipe(
     epochs=300,
     batch_size=2048,
@@ -228,17 +229,8 @@ RECIPES = {
     ),
     # He et al. 2015, sec. 4.2: CIFAR-10; the second is theirs for ResNet-110. Where the paper subtracts a mean for each
     # pixel, the data set's preprocessing has one for each channel, and divides by the deviation, as in later code.
-    "he2015_cifar": Recipe(iterations=64_000, schedule="step", milestones=(32 / 64, 48 / 64), crop="pad", flip=True),
-    "he2015_cifar_110": Recipe(
-        iterations=64_000,
-        schedule="step",
-        milestones=(32 / 64, 48 / 64),
-        warmup=400 / 64_000,
-        warmup_rate=0.01,
-        warmup_constant=True,
-        crop="pad",
-        flip=True,
-    ),
+    "he2015_cifar": _HE2015_CIFAR,
+    "he2015_cifar_110": replace(_HE2015_CIFAR, warmup=400 / 64_000, warmup_rate=0.01, warmup_constant=True),
     # He et al. 2015, sec. 3.4
     "he2015_imagenet": Recipe(
         iterations=600_000,
