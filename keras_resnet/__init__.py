@@ -6,6 +6,7 @@ from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.labels import decode_predictions
 from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
 from keras_resnet.data.sources import from_arrays, load_dataset
+from keras_resnet.evaluation import evaluate
 from keras_resnet.models import (
     PlainNet18,
     PlainNet20,
@@ -57,6 +58,7 @@ __all__ = [
     "create",
     "decode_predictions",
     "endpoints",
+    "evaluate",
     "from_arrays",
     "get_recipe",
     "get_spec",

@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resnet.data.labels import decode_predictions, imagenet_classes
+from keras_resnet.data.labels import decode_predictions, imagenet_classes, unnamed
 from keras_resnet.data.pictures import find_pictures, load_picture
 from keras_resnet.models import preprocessing
 
@@ -48,7 +48,7 @@ def predict(model, paths, top=5, batch_size=32):
                 answer.error = str(error)
         readable = [answer for answer in answers if answer.error is None]
         if readable:
-            decoded = decode_predictions(_probabilities(model, prepare(pictures)), top=top, classes=names)
+            decoded = decode_predictions(probabilities(model, prepare(pictures)), top=top, classes=names)
             for answer, classes in zip(readable, decoded, strict=True):
                 answer.classes = classes
         yield from answers
@@ -59,15 +59,20 @@ def class_names(model):
     stored, count = (getattr(model, "info", None) or {}).get("class_names"), model.output_shape[-1]
     if stored and len(stored) == count:
         return stored
-    return None if count == len(imagenet_classes()) else [f"class {i}" for i in range(count)]
+    return None if count == len(imagenet_classes()) else unnamed(count)
 
 
-def _probabilities(model, inputs):
+def probabilities(model, inputs):
     """(B, H, W, C) -> (B, classes) probabilities, whether the model ends in a softmax or in logits."""
-    if getattr(model, "spec", None) and model.spec.channel_axis == 1:
-        inputs = np.moveaxis(inputs, -1, 1)
-    outputs = np.asarray(keras.ops.convert_to_numpy(model.predict_on_batch(inputs)), "float32")
+    outputs = model.predict_on_batch(in_order_of_axes(model, inputs))
+    outputs = np.asarray(keras.ops.convert_to_numpy(outputs), "float32")
     if outputs.ndim != 2:
         raise ValueError(f"`model` should be a classifier. Received: a model with outputs {model.output_shape}")
     logits = getattr(model.layers[-1], "activation", None) is keras.activations.linear
     return keras.ops.convert_to_numpy(keras.ops.softmax(outputs)) if logits else outputs
+
+
+def in_order_of_axes(model, inputs):
+    """(B, H, W, C) -> as the model has its axes."""
+    first = getattr(model, "spec", None) and model.spec.channel_axis == 1
+    return np.moveaxis(inputs, -1, 1) if first else inputs

@@ -35,6 +35,7 @@ TASKS = {
     "load": Task("s"),
     "pipeline": Task("images/s", in_batches=True),
     "whole_run": Task("images/s", in_batches=True),
+    "evaluation": Task("images/s", in_batches=True),
 }
 
 

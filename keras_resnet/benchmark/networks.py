@@ -1,8 +1,8 @@
 """What is measured: networks behind the same verbs, ours and stock Keras's here.
 
 A verb is a task: `inference(steps)`, `train(steps)`, `build(steps)`, `load(steps)`, `pipeline(steps)`,
-`whole_run(steps)`. It does its work `steps` times, and returns when the work is done, not merely under way; one that
-returns seconds has timed itself.
+`whole_run(steps)`, `evaluation(steps)`. It does its work `steps` times, and returns when the work is done, not merely
+under way; one that returns seconds has timed itself.
 """
 
 import copy
@@ -138,11 +138,20 @@ class KerasNetwork(Network):
 
         return whole_run(self.job, self.folder, steps)
 
+    def evaluation(self, steps):
+        self.test_pictures(steps)
+
     @cached_property
     def input_pipeline(self):
         from keras_resnet.benchmark.pipelines import input_pipeline
 
         return input_pipeline(self.job, self.folder)
+
+    @cached_property
+    def test_pictures(self):
+        from keras_resnet.benchmark.pipelines import evaluation
+
+        return evaluation(self.model, self.job, self.folder)
 
     @cached_property
     def weights_file(self):

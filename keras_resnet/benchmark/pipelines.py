@@ -1,5 +1,6 @@
-"""The input pipeline that a network would be trained through, and a whole run, over pictures made up for it."""
+"""The input pipeline that a network would be trained through, a whole run and an evaluation, over made-up pictures."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.data.pipelines import training_batches
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.evaluation import evaluate
 from keras_resnet.training.fit import train
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.variants import get_spec
@@ -39,6 +41,21 @@ def whole_run(job, folder, steps):
     return run.history["seconds"][1]
 
 
+def evaluation(model, job, folder):
+    """Function of a number of steps: `keras_resnet.evaluate` on as many batches, one crop of each picture.
+
+    CIFAR's come from memory, ImageNet's from JPEG files.
+    """
+    dataset = _dataset(job, folder, PICTURES)
+    model.info = {**(model.info or {}), "preprocessing": dataset.preprocessing.to_config()}
+
+    def run(steps):
+        test = dataset.train[np.arange(steps * job.batch_size) % PICTURES]
+        evaluate(model, replace(dataset, test=test), batch_size=job.batch_size)
+
+    return run
+
+
 def _recipe(job):
     crop = "pad" if _in_memory(job) else "random_resized"
     return Recipe(epochs=2, batch_size=job.batch_size, crop=crop, flip=True)
@@ -55,7 +72,8 @@ def _dataset(job, folder, count):
     train, test = (
         Split(pictures[np.arange(size) % PICTURES], np.zeros(size, "int32")) for size in (count, job.batch_size)
     )
-    return Dataset("made up", train, test, names, Preprocessing("torch", size=job.image_size, resize=None))
+    resize = None if _in_memory(job) else job.image_size * 8 // 7
+    return Dataset("made up", train, test, names, Preprocessing("torch", size=job.image_size, resize=resize))
 
 
 def _pixels(job):

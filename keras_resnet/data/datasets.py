@@ -103,14 +103,18 @@ class Dataset:
     """
 
     name: str
-    train: Split | Stream
+    train: Split | Stream | None
+    """None where there is nothing to train on: `load_test`."""
     test: Split | Stream
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] | None
+    """None where labels are the numbers of whatever classes a network has."""
     preprocessing: Preprocessing
     """How a network wants these pictures when it is tested, also those that come later from files."""
+    left_out: tuple[str, ...] = ()
+    """Unreadable files that are missing here, with what is wrong with them."""
 
     def __post_init__(self):
-        for split in (self.train, self.test):
+        for split in (self.train, self.test) if self.class_names is not None else ():
             labels = getattr(split, "labels", np.empty(0))
             outside = labels[(labels < 0) | (labels >= len(self.class_names))]
             if outside.size:

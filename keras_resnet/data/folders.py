@@ -44,16 +44,62 @@ def load_folder(path, validation_split=None, skip_bad=False):
     folder = Path(path)
     found = _pictures_at(folder, with_test=validation_split is None)
     _check_classes(found, folder)
-    splits = _read(found, folder, skip_bad)
+    splits, left_out = _read([_numbered(classes) for _, classes in found], folder, skip_bad)
+    for (root, classes), split in zip(found, splits, strict=True):
+        _check_left(root, classes, split)
     train, test = splits if len(splits) == 2 else splits[0].set_aside(validation_split or TEST_SHARE)
     class_names = tuple(found[0][1])
-    return Dataset(folder.resolve().name, train, test, class_names, natural_preprocessing((None, None, 3)))
+    return Dataset(folder.resolve().name, train, test, class_names, natural_preprocessing((None, None, 3)), left_out)
+
+
+def load_test_folder(path, split=None, skip_bad=False):
+    """Pictures to test on, in folders named like their classes: all of PATH/<class>/..., or of PATH/val/<class>/...
+
+    Args:
+        path: the folder.
+        split: name of the folder within it that is meant; None: one of TESTS that lies beside "train", else `path`.
+        skip_bad: as for `load_folder`.
+
+    Returns:
+        A Dataset without `train`. Its classes may be few, or a single one, or lack pictures.
+
+    Raises:
+        ValueError: for a folder without class folders or without any pictures, and unreadable files.
+        OSError: for a folder that cannot be read.
+    """
+    folder = Path(path)
+    tests = [folder / name for name in TESTS if _subfolders(folder / "train") and (folder / name).is_dir()]
+    root = folder / split if split else (tests or [folder])[0]
+    _, classes = _classes_in(root)
+    return load_files(_numbered(classes), tuple(classes), root, skip_bad)
+
+
+def load_files(labelled, class_names, folder, skip_bad=False):
+    """Picture files to test on.
+
+    Args:
+        labelled: pairs (path, number of the class).
+        class_names: as a Dataset has them.
+        folder: where they are, for the name of the set and for messages.
+        skip_bad: as for `load_folder`.
+
+    Raises:
+        ValueError: if there are none, and for unreadable files, all of which it counts.
+    """
+    if not labelled:
+        raise ValueError(
+            f"Expected pictures ({_suffixes()}) in a folder for each class, or `labels` (--labels), a file that says "
+            f"which class each is of. Received: path={str(folder)!r}"
+        )
+    (test,), left_out = _read([labelled], folder, skip_bad)
+    if not len(test):
+        raise ValueError(f"Expected pictures that can be read. Received: none of {len(labelled)} in {folder}")
+    name = folder.resolve().name
+    return Dataset(name, None, test, class_names, natural_preprocessing((None, None, 3)), left_out)
 
 
 def _pictures_at(folder, with_test):
     """[(folder, {class: paths})] of what trains and, if it has a folder of its own, what tests."""
-    if not folder.is_dir():
-        raise NotADirectoryError(f"Expected a folder with a folder for each class. Received: path={str(folder)!r}")
     roots = [folder]
     if _subfolders(folder / "train"):
         tests = [folder / name for name in TESTS if (folder / name).is_dir()]
@@ -63,7 +109,14 @@ def _pictures_at(folder, with_test):
                 f"Received: path={str(folder)!r}"
             )
         roots = [folder / "train", *tests[:with_test]]
-    return [(root, {child.name: _pictures_in(child) for child in _subfolders(root)}) for root in roots]
+    return [_classes_in(root) for root in roots]
+
+
+def _classes_in(folder):
+    """(folder, {class: paths of its pictures})."""
+    if not folder.is_dir():
+        raise NotADirectoryError(f"Expected a folder with a folder for each class. Received: path={str(folder)!r}")
+    return folder, {child.name: _pictures_in(child) for child in _subfolders(folder)}
 
 
 def _subfolders(folder):
@@ -109,35 +162,29 @@ def _suffixes():
     return " ".join(suffix for name in READABLE for suffix in FORMATS[name])
 
 
-def _read(found, folder, skip_bad):
-    """[Split] for each of `found`, after all files have been looked at."""
-    labelled = [
-        (number, label, path)
-        for number, (_, classes) in enumerate(found)
-        for label, paths in enumerate(classes.values())
-        for path in paths
-    ]
-    paths = [path for *_, path in labelled]
+def _numbered(classes):
+    """{class: paths} -> [(path, number of the class)]."""
+    return [(path, number) for number, paths in enumerate(classes.values()) for path in paths]
+
+
+def _read(groups, folder, skip_bad):
+    """([Split] for each group of (path, label), what was left out), after all files have been looked at."""
+    paths = [path for group in groups for path, _ in group]
     keep = fits_in_memory(sum(os.path.getsize(path) for path in paths if os.path.isfile(path)))
     with ThreadPool() as threads:
-        looked_at = list(threads.imap(lambda path: _look_at(path, keep), paths, chunksize=16))
-    _report([f"{path} ({fault})" for path, (_, fault) in zip(paths, looked_at, strict=True) if fault], skip_bad, folder)
+        looked_at = dict(zip(paths, threads.imap(lambda path: _look_at(path, keep), paths, chunksize=16), strict=True))
+    faults = tuple(f"{path} ({fault})" for path, (_, fault) in looked_at.items() if fault)
+    _report(faults, skip_bad, folder)
     splits = []
-    for number, (root, classes) in enumerate(found):
-        rows = [
-            (content if keep else path, label)
-            for (place, label, path), (content, fault) in zip(labelled, looked_at, strict=True)
-            if place == number and not fault
-        ]
-        _check_left(root, classes, rows)
-        pictures, labels = zip(*rows, strict=True)
-        splits.append(Split(np.array(pictures, object if keep else str), np.array(labels, "int32")))
-    return splits
+    for group in groups:
+        rows = [(path, label) for path, label in group if not looked_at[path][1]]
+        pictures = np.array([looked_at[path][0] if keep else path for path, _ in rows], object if keep else str)
+        splits.append(Split(pictures, np.array([label for _, label in rows], "int32")))
+    return splits, faults
 
 
-def _check_left(root, classes, rows):
-    left = {label for _, label in rows}
-    if empty := [name for label, name in enumerate(classes) if label not in left]:
+def _check_left(root, classes, split):
+    if empty := [name for label, name in enumerate(classes) if label not in split.labels]:
         raise ValueError(f"Expected a readable picture in every class folder. Received: {root} with none in {empty}")
 
 

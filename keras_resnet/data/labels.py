@@ -6,6 +6,8 @@ from importlib import resources
 import keras
 import numpy as np
 
+from keras_resnet.errors import unknown
+
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """In index order (Krizhevsky 2009)."""
 
@@ -19,6 +21,59 @@ def imagenet_classes():
     """
     text = resources.files("keras_resnet.data").joinpath("imagenet_classes.tsv").read_text("utf-8")
     return tuple(tuple(line.split("\t")) for line in text.splitlines() if not line.startswith("#"))
+
+
+def class_rows(names):
+    """Names of classes -> pairs (id, name), which are the same twice; None -> ImageNet's thousand."""
+    return imagenet_classes() if names is None else tuple((name, name) for name in names)
+
+
+def unnamed(count):
+    """Names for classes of which only their number is known."""
+    return [f"class {number}" for number in range(count)]
+
+
+def class_numbers(names, rows):
+    """Where a network has the classes of a data set.
+
+    Args:
+        names: of the data set's classes, in the order of its labels; None: its labels are the network's numbers.
+        rows: pairs (id, name) of the network's classes.
+
+    Returns:
+        (len(names),) int32: the network's number for each class of the data set, found by id or name, and one by one
+        where the network's classes, or the data set's, have no names but numbers. (K,) for None.
+
+    Raises:
+        ValueError: if the network lacks a class, or, without names, knows another number of classes.
+    """
+    same = np.arange(len(rows), dtype="int32")
+    if names is None:
+        return same
+    ids, words = ([row[column] for row in rows] for column in (0, 1))
+    if are_numbers(names) or are_numbers(words):
+        if len(names) != len(rows):
+            raise ValueError(
+                f"Labels should be of the network's {len(rows)} classes. Received: {len(names)} classes without names "
+                "by which they could be found there"
+            )
+        return same
+    known = {word: number for number, word in enumerate(words) if words.count(word) == 1} | dict(
+        zip(ids, same, strict=True)
+    )
+    if missing := [name for name in names if name not in known]:
+        raise unknown(
+            "labels",
+            missing[0],
+            [*words, *ids],
+            f"of the network's {len(rows)} classes; {len(missing)} of {len(names)} are not",
+        )
+    return np.array([known[name] for name in names], "int32")
+
+
+def are_numbers(names):
+    """Whether classes are only numbered."""
+    return list(names) in (unnamed(len(names)), [str(number) for number in range(len(names))])
 
 
 def decode_predictions(predictions, top=5, classes=None):
@@ -36,7 +91,7 @@ def decode_predictions(predictions, top=5, classes=None):
     Raises:
         ValueError: for another rank, another number of classes, or `top` below 1.
     """
-    rows = imagenet_classes() if classes is None else tuple((name, name) for name in classes)
+    rows = class_rows(classes)
     _check(np.shape(predictions), top, classes, len(rows))
     predictions = keras.ops.convert_to_numpy(predictions)
     order = np.argsort(-predictions.astype("float64"), axis=1, kind="stable")[:, :top]

@@ -236,19 +236,27 @@ class Preprocessing:
         pictures = [pictures] if is_one_picture(pictures) else list(pictures)
         pixels = np.empty((len(pictures), self.size, self.size, self.channels), "uint8")
         for row, picture in zip(pixels, pictures, strict=True):
-            row[:] = np.asarray(self._square(as_picture(picture, self.channels))).reshape(row.shape)
+            row[:] = np.asarray(self.square(as_picture(picture, self.channels))).reshape(row.shape)
         return preprocess_input(pixels, self.mode, data_format="channels_last")
 
-    def _square(self, picture):
-        from PIL import Image
-
-        interpolation = Image.Resampling[self.interpolation.upper()]
+    def square(self, picture):
+        """What the network sees of a PIL image, as a PIL image."""
         if self.resize is None:
-            return picture.resize((self.size, self.size), interpolation)
+            return picture.resize((self.size, self.size), self._resampling)
         sides = _resized(picture.size, self.resize)
         if max(sides) > 16 * max(self.size, self.resize):
-            return _square_of_strip(picture, sides, self.size, interpolation)
-        return _center_crop(picture.resize(sides, interpolation), self.size)
+            return _square_of_strip(picture, sides, self.size, self._resampling)
+        return _center_crop(self.resized(picture, self.resize), self.size)
+
+    def resized(self, picture, shorter):
+        """A PIL image whose shorter side has so many pixels."""
+        return picture.resize(_resized(picture.size, shorter), self._resampling)
+
+    @property
+    def _resampling(self):
+        from PIL import Image
+
+        return Image.Resampling[self.interpolation.upper()]
 
 
 def _resized(size, shorter):

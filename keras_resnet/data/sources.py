@@ -1,13 +1,15 @@
 """Where pictures with labels come from: a name, a folder or arrays -> Dataset."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 
 from keras_resnet.data.datasets import TEST_SHARE, Dataset, Split, natural_preprocessing
-from keras_resnet.data.folders import load_folder
+from keras_resnet.data.folders import load_folder, load_test_folder
+from keras_resnet.data.label_files import load_labelled_folder
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.data.tfds import find_builder, list_tfds, load_tfds
+from keras_resnet.data.tfds import find_builder, list_tfds, load_tfds, load_tfds_split
 from keras_resnet.errors import unknown
 
 
@@ -47,14 +49,60 @@ def load_dataset(name, data_dir=None, download=True, validation_split=None, skip
             pictures or labels of one.
         OSError: for a folder that is not there, and a set that cannot or may not be downloaded.
     """
+    kind, found = _find(name, data_dir)
+    if kind == "folder":
+        return load_folder(found, validation_split, skip_bad)
+    if kind == "tfds":
+        return load_tfds(found, download, validation_split)
+    return _validated(found(), validation_split)
+
+
+def load_test(name, split=None, data_dir=None, download=True, labels=None, skip_bad=False):
+    """The pictures of a data set that test, and nothing to train on.
+
+    Args:
+        name: as for `load_dataset`; or a folder of pictures, with `labels`. A folder of class folders tests as a whole,
+            unless it has a folder "train" and one to test on.
+        split: another part than the one that tests: "train", a folder's name, a split of tensorflow-datasets such as
+            "validation" or "train[:1000]".
+        data_dir, download: as for `load_dataset`.
+        labels: file with the class of each picture of a flat folder, see `load_labelled_folder`.
+        skip_bad: whether unreadable files of a folder are left out.
+
+    Returns:
+        A Dataset whose `train` is None.
+
+    Raises:
+        ValueError, OSError: as for `load_dataset`, and for an unknown split.
+    """
+    if labels is not None:
+        if split is not None or not os.path.isdir(name):
+            raise ValueError(
+                "`labels` should be given with a folder of pictures, which has no splits. "
+                f"Received: dataset={str(name)!r}, split={split!r}"
+            )
+        return load_labelled_folder(name, labels, skip_bad)
+    kind, found = _find(name, data_dir)
+    if kind == "folder":
+        return load_test_folder(found, split, skip_bad)
+    if kind == "tfds":
+        return load_tfds_split(found, split, download)
+    if split not in (None, "train", "test"):
+        raise unknown("split", split, ("train", "test"))
+    dataset = found()
+    return replace(dataset, train=None, test=getattr(dataset, split or "test"))
+
+
+def _find(name, data_dir):
+    """("built-in", a function of DATASETS), ("folder", path) or ("tfds", builder)."""
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise _unknown(name)
     if name in DATASETS:
-        return _validated(DATASETS[name](), validation_split)
+        return "built-in", DATASETS[name]
     if os.path.exists(name):
-        return load_folder(name, validation_split, skip_bad)
+        return "folder", name
     if builder := find_builder(os.fspath(name), data_dir):
-        return load_tfds(builder, download, validation_split)
+        return "tfds", builder
     if os.fspath(name).count(os.sep) > 1 or not isinstance(name, str) or name.startswith((".", "~", os.sep)):
         raise FileNotFoundError(f"Expected a folder with a folder for each class. Received: dataset={str(name)!r}")
     raise _unknown(name)

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_resnet.data.datasets import Dataset, Split, Stream, count_aside, fits_in_memory, natural_preprocessing
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.errors import unknown
 
 PREPROCESSING = {name: Preprocessing("cifar", size=32, resize=None) for name in ("cifar10", "cifar100")}
 """Sets that are normalised by their own mean and deviation."""
@@ -71,8 +72,39 @@ def load_tfds(builder, download=True, validation_split=None):
     """
     keys = _keys(builder)
     _prepare(builder, download)
-    image, label = (builder.info.features[key] for key in keys)
     splits = _splits(builder, keys, with_test=validation_split is None)
+    found, preprocessing, class_names = _load(builder, keys, splits, validation_split)
+    train, test = found if len(found) == 2 else found[0].set_aside(validation_split)
+    return Dataset(builder.name, train, test, class_names, preprocessing)
+
+
+def load_tfds_split(builder, split=None, download=True):
+    """Likewise one split alone: a Dataset without `train`.
+
+    Args:
+        builder: tfds.core.DatasetBuilder.
+        split: its name, or a part of one such as "train[:1000]"; None: "test", or "validation".
+        download: whether a set that is not prepared may be downloaded.
+
+    Raises:
+        ValueError, OSError: as `load_tfds`, and for an unknown split.
+    """
+    keys = _keys(builder)
+    _prepare(builder, download)
+    split = split or next(iter(_tests(builder, keys)), None)
+    try:
+        length = builder.info.splits[split].num_examples
+    except (KeyError, ValueError, AttributeError):
+        length = 0
+    if not length:
+        raise unknown("split", split, builder.info.splits)
+    (test,), preprocessing, class_names = _load(builder, keys, [split])
+    return Dataset(builder.name, None, test, class_names, preprocessing)
+
+
+def _load(builder, keys, splits, validation_split=None):
+    """([Split or Stream], Preprocessing, class names) of some splits; of a Stream, two for a part that is set aside."""
+    image, label = (builder.info.features[key] for key in keys)
     shape = (*image.shape[:2], image.shape[2] or 3)
     square = None not in shape and shape[0] == shape[1]
     infos = [builder.info.splits[split] for split in splits]
@@ -82,9 +114,7 @@ def load_tfds(builder, download=True, validation_split=None):
         found = [_read(builder, keys, split, None) for split in splits]
     else:
         found = [_stream(builder, keys, part) for part in _slices(builder, splits, validation_split)]
-    train, test = found if len(found) == 2 else found[0].set_aside(validation_split)
-    preprocessing = PREPROCESSING.get(builder.name) or natural_preprocessing(shape)
-    return Dataset(builder.name, train, test, tuple(label.names), preprocessing)
+    return found, PREPROCESSING.get(builder.name) or natural_preprocessing(shape), tuple(label.names)
 
 
 def _keys(builder):
@@ -112,14 +142,18 @@ def _keys(builder):
 
 def _splits(builder, keys, with_test):
     """["train"], and the name of the split that tests."""
-    known = builder.info.splits
-    tests = [name for name in ("test", "validation") if with_test and name in known and _labelled(builder, keys, name)]
+    known, tests = builder.info.splits, _tests(builder, keys) if with_test else []
     if "train" not in known or (with_test and not tests):
         raise ValueError(
             "`dataset` should have the split train, and test or validation with labels, or a `validation_split` be set "
             f"aside. Received: dataset={builder.name!r} with the splits {list(known)}"
         )
     return ["train", *tests[:1]]
+
+
+def _tests(builder, keys):
+    """Names of the splits that can test."""
+    return [name for name in ("test", "validation") if name in builder.info.splits and _labelled(builder, keys, name)]
 
 
 def _labelled(builder, keys, split):

@@ -1,0 +1,6 @@
+"""keras-resnet: one command, one call each."""
+
+from keras_resnet.cli import networks, testing, training
+from keras_resnet.cli.app import app, main
+
+__all__ = ["app", "main", "networks", "testing", "training"]

@@ -1,0 +1,118 @@
+"""What the commands share: the application, its two streams, options, and how an error ends it."""
+
+import json
+import logging
+import sys
+import warnings
+from contextlib import contextmanager
+from typing import Annotated
+
+import keras
+import typer
+from rich.console import Console
+from rich.text import Text
+
+import keras_resnet
+from keras_resnet.errors import unknown
+from keras_resnet.training.building import PRECISIONS
+
+app = typer.Typer(
+    help="Residual networks in Keras: build, load anybody's weights, train, test as the paper does, look at pictures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out, err = Console(), Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Weights = Annotated[str | None, typer.Option(help="A tag (see `keras-resnet models`) or the path of a weights file.")]
+
+
+def network(name, weights, default_weights=None):
+    """A network by its name, or the model in a .keras file."""
+    if name.endswith(".keras"):
+        if weights is not None:
+            raise ValueError(
+                f"`--weights` should be left out: a .keras file has its own. Received: --weights {weights}"
+            )
+        return keras_resnet.load_model(name)
+    return keras_resnet.create(name, weights=weights or default_weights)
+
+
+@contextmanager
+def in_precision(name):
+    """Networks that are built in the block compute in this precision."""
+    if name not in (None, *PRECISIONS):
+        raise unknown("precision", name, PRECISIONS)
+    usual = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name or usual)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(usual)
+
+
+def numbers(option, text):
+    """ "224,256" -> (224, 256); None stays."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"`--{option}` should be numbers with commas between them. Received: {text}") from None
+
+
+def print_json(value):
+    print(json.dumps(value, indent=2))
+
+
+@contextmanager
+def last_words():
+    """Ctrl-C says how to go on; typer would swallow that."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        err.print("[red]stopped:[/]", Text(str(stop)), soft_wrap=True)
+        raise typer.Exit(130) from None
+
+
+def assignment(text):
+    """ "epochs=2" -> ("epochs", 2)."""
+    field, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"`--set` should be FIELD=VALUE, such as epochs=2. Received: --set {text}")
+    return field, value(value)
+
+
+def value(text):
+    """ "2" -> 2, "0.5" -> 0.5, "cosine" -> "cosine"."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def listed(texts):
+    """["a,b", "c"] -> ("a", "b", "c")."""
+    return tuple(name.strip() for text in texts or () for name in text.split(","))
+
+
+def _note(message, category, *_):
+    """A warning as a line for people; those for developers are left out."""
+    if issubclass(category, UserWarning):
+        err.print("[yellow]note:[/]", Text(str(message)), soft_wrap=True)
+
+
+def main():
+    """The entry point: an error is one message and an exit status of 1, never a traceback."""
+    warnings.showwarning = _note
+    logging.getLogger("absl").setLevel(logging.ERROR)  # tensorflow-datasets' notes to its developers
+    try:
+        app()
+    except (ValueError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+        err.print("[red]error:[/]", Text(str(error)), soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("[red]stopped[/]")
+        sys.exit(130)

@@ -1,0 +1,142 @@
+"""Commands that train and measure: train, benchmark."""
+
+import json
+import shlex
+import sys
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+import keras_resnet
+from keras_resnet.benchmark.compare import compare
+from keras_resnet.benchmark.contenders import CONTENDERS, PRECISIONS, TASKS
+from keras_resnet.benchmark.report import notes, table
+from keras_resnet.cli.app import app, assignment, err, last_words, listed, out, print_json, value
+from keras_resnet.files import replacing
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Option(help="A row of RECIPES.")] = "quickstart",
+    model: Annotated[str, typer.Option(help="A network of `keras-resnet models`.")] = "resnet20",
+    dataset: Annotated[
+        str, typer.Option(help="digits, a name of tensorflow-datasets, or a folder with a folder for each class.")
+    ] = "digits",
+    workdir: Annotated[
+        Path | None, typer.Option(help="Folder for what the run leaves.", show_default="runs/RECIPE")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a field of the recipe: --set epochs=2.", metavar="FIELD=VALUE"),
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where tensorflow-datasets keeps its data.")] = None,
+    download: Annotated[bool, typer.Option(help="Whether a missing data set may be downloaded.")] = True,
+    validation_split: Annotated[
+        str | None,
+        typer.Option(help="Test on this share or number of the training pictures; the test set stays untouched."),
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option(help="Leave out files that cannot be read.")] = False,
+    devices: Annotated[
+        int | None, typer.Option(help="GPUs to use, or parts of the CPU.", show_default="all GPUs")
+    ] = None,
+    sync_batch_norm: Annotated[bool, typer.Option(help="Batch norm over all devices' pictures.")] = False,
+    precision: Annotated[str | None, typer.Option(help="float32, mixed_bfloat16 or mixed_float16.")] = None,
+    xla: Annotated[bool | None, typer.Option(help="Compile with XLA.", show_default="only on a GPU")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    deterministic: Annotated[bool, typer.Option(help="The same numbers in every run on this machine.")] = False,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints within an epoch.", min=1)
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in the folder.")] = False,
+    tensorboard: Annotated[bool, typer.Option(help="Write logs for TensorBoard.")] = False,
+    validation_freq: Annotated[int, typer.Option(help="Epochs between tests.", min=1)] = 1,
+):
+    """Train a network, and leave model, checkpoint, log, curves, settings and report in a folder."""
+    row = keras_resnet.get_recipe(recipe, **dict(map(assignment, changes or ())))
+    workdir = workdir or Path("runs") / recipe
+    options = {"data_dir": data_dir, "download": download, "skip_bad": skip_bad}
+    if validation_split:
+        options["validation_split"] = value(validation_split)
+    with last_words():
+        report = keras_resnet.train(
+            model,
+            partial(keras_resnet.load_dataset, dataset, **options),
+            row,
+            workdir,
+            seed,
+            overwrite,
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+            deterministic=deterministic,
+            devices=devices,
+            sync_batch_norm=sync_batch_norm,
+            precision=precision,
+            xla=xla,
+            tensorboard=tensorboard,
+            validation_freq=validation_freq,
+        ).report
+    out.print(
+        f"top-1 accuracy {100 * report['top1_accuracy']:.2f} % on {report['test_images']} test pictures, "
+        f"{report['wall_time_s']:.0f} s, everything in {workdir}/",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def benchmark(
+    model: Annotated[str, typer.Option(help="A network of `keras-resnet models`.")] = "resnet50",
+    batch_size: Annotated[int, typer.Option(help="Pictures a step.", min=1)] = 16,
+    image_size: Annotated[int | None, typer.Option(help="Their sides.", show_default="the network's usual one")] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(PRECISIONS)}.", show_default="float32")
+    ] = None,
+    contenders: Annotated[
+        list[str] | None, typer.Option(help=f"Of {', '.join(CONTENDERS)}.", show_default="all that are installed")
+    ] = None,
+    tasks: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(TASKS)}.", show_default="all")] = None,
+    rounds: Annotated[int, typer.Option(help="Turns for each contender.", min=1)] = 5,
+    steps: Annotated[
+        int | None, typer.Option(help="Batches a turn.", min=1, show_default="as many as take two seconds")
+    ] = None,
+    xla: Annotated[bool | None, typer.Option(help="Compile Keras with XLA.", show_default="where it is faster")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for the whole report; - prints it instead of a table.")
+    ] = None,
+):
+    """Measure a network side by side with keras.applications, torch, ONNX Runtime and OpenVINO, where installed.
+
+    Lists are separated by commas, or their option is repeated. Leave the machine alone meanwhile.
+    """
+    as_json = json_file == Path("-")
+    with (
+        nullcontext() if json_file is None or as_json else replacing(json_file) as partial,
+        err.status("") as status,
+    ):
+        report = compare(
+            model,
+            batch_size,
+            image_size,
+            listed(precision) or ("float32",),
+            listed(contenders) or tuple(CONTENDERS),
+            listed(tasks) or tuple(TASKS),
+            rounds,
+            steps,
+            xla,
+            progress=status.update if err.is_terminal else lambda text: err.print(Text(text)),
+        )
+        report = {"command": shlex.join(["keras-resnet", *sys.argv[1:]]), **report}
+        if partial:
+            partial.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    if as_json:
+        return print_json(report)
+    out.print(table(report))
+    for note in notes(report):
+        out.print(note, soft_wrap=True, highlight=False)
+    if not report["results"]:
+        raise typer.Exit(1)

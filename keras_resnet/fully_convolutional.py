@@ -1,0 +1,56 @@
+"""A classifier that takes pictures of any size, and looks at every part of them (He et al. 2015, sec. 3.4)."""
+
+import keras
+from keras import layers
+
+
+def fully_convolutional(model, side):
+    """The same network as if it looked through a window of `side` pixels wherever its feature maps allow it.
+
+    Global average pooling becomes an average over as many pixels of the last feature map as a picture of side x side
+    has there, at every place; the classifier follows there, as a 1x1 convolution would (Sermanet et al. 2013,
+    arXiv:1312.6229; Simonyan and Zisserman 2014, arXiv:1409.1556, sec. 3.2); and the probabilities are averaged. On
+    a picture of side x side that is the network itself. Squeeze-excite gates go on seeing the whole picture.
+
+    Args:
+        model: Functional classifier, channels last, that ends in global average pooling and layers for one vector.
+        side: pixels; smaller pictures the result does not take.
+
+    Returns:
+        keras.Model with the weights of `model`: (B, H, W, C) -> (B, classes) probabilities, H and W at least `side`.
+
+    Raises:
+        ValueError: for a model that ends otherwise.
+    """
+    position = _pooling(model)
+    channels = model.input_shape[-1]
+    clone = keras.models.clone_model(model, keras.Input((None, None, channels), name="pictures"), _without_weights)
+    clone.set_weights(model.get_weights())
+    features = clone.layers[position].input
+    window = keras.Model(clone.inputs, features).compute_output_shape((1, side, side, channels))[1:3]
+    x = layers.AveragePooling2D(window, strides=1, dtype=features.dtype, name="window")(features)
+    for layer in clone.layers[position + 1 :]:
+        x = layer(x)
+    if getattr(model.layers[-1], "activation", None) is keras.activations.linear:
+        x = layers.Softmax(name="probabilities")(x)
+    return keras.Model(clone.inputs, keras.ops.mean(x, axis=(1, 2)), name=model.name)
+
+
+def _pooling(model):
+    """Number of the layer that pools the last feature map."""
+    pooled = [i for i, layer in enumerate(model.layers) if isinstance(layer, layers.GlobalAveragePooling2D)]
+    tail = model.layers[pooled[-1] + 1 :] if pooled else ()
+    if not tail or len(model.output_shape) != 2 or model.layers[pooled[-1]].data_format != "channels_last":
+        raise ValueError(
+            "`model` should be a classifier that ends in global average pooling, channels last, to be used on whole "
+            f"pictures. Received: {model.name} with outputs {model.output_shape}"
+        )
+    return pooled[-1]
+
+
+def _without_weights(layer):
+    """The layer anew; its kernel, which is about to be overwritten, is not drawn."""
+    config = layer.get_config()
+    if "kernel_initializer" in config:
+        config["kernel_initializer"] = "zeros"
+    return layer.__class__.from_config(config)

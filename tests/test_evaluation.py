@@ -1,0 +1,353 @@
+"""Evaluation: against plain loops over crops and windows, scikit-learn's metrics, and published errors."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import randomise
+from PIL import Image
+from sklearn.metrics import top_k_accuracy_score
+
+from keras_resnet import create, evaluate, from_arrays, preprocess_input
+from keras_resnet.data.datasets import Dataset, Split, Stream
+from keras_resnet.data.labels import imagenet_classes
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.sources import load_test
+from keras_resnet.data.views import Protocol
+from keras_resnet.evaluation import Evaluation, draw_confusion, scores
+from keras_resnet.fully_convolutional import fully_convolutional
+from keras_resnet.prediction import probabilities
+
+IMAGENET = Preprocessing("torch", size=64, resize=72)
+
+
+def network(size=64, classes=10, preprocessing=IMAGENET, seed=0, **changes):
+    """A small random network that knows how its pictures are prepared."""
+    changes = {"depths": (1, 1, 1, 1), "widths": (8, 16, 16, 24), "stem_width": 8} | changes
+    model = randomise(create("resnet18", input_shape=(size, size, 3), classes=classes, **changes), seed)
+    model.info = {"preprocessing": preprocessing.to_config()}
+    return model
+
+
+@pytest.fixture(scope="module")
+def photographs(test_data):
+    """A Dataset of the 50 photographs, as paths, with made-up labels."""
+    paths = sorted(str(path) for path in (test_data / "imagenet_sample").glob("*.JPEG"))
+    names = tuple(f"class {number}" for number in range(10))
+    return Dataset("photographs", None, Split(np.array(paths), np.arange(50) % 10), names, IMAGENET)
+
+
+def opened(path, shorter):
+    """A photograph whose shorter side has so many pixels, without this package: (H, W, 3) uint8."""
+    picture = Image.open(path).convert("RGB")
+    sides = [max(shorter, int(shorter * side / min(picture.size))) for side in picture.size]
+    return np.asarray(picture.resize(sides, Image.Resampling.BILINEAR))
+
+
+def alone(model, crop):
+    """Probabilities of one crop."""
+    normalised = (crop / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    return model.predict_on_batch(normalised[None].astype("float32"))[0]
+
+
+def test_ten_crops_are_the_mean_of_ten_crops(photographs):
+    """A loop over crops, one by one, on real photographs."""
+    model = network()
+    expected = []
+    for path in photographs.test.pictures:
+        pixels = opened(path, 72)
+        bottom, right = pixels.shape[0] - 64, pixels.shape[1] - 64
+        places = [(0, 0), (0, right), (bottom, 0), (bottom, right), (round(bottom / 2), round(right / 2))]
+        crops = [pixels[top : top + 64, left : left + 64] for top, left in places]
+        expected.append(np.mean([alone(model, crop) for whole in crops for crop in (whole, whole[:, ::-1])], axis=0))
+    found = np.concatenate([shares for _, shares, _ in scores([model], photographs, "ten_crop", 37)])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def body_of(model):
+    """The network up to its last feature map, for pictures of any size."""
+    spec = model.spec
+    changes = {"depths": spec.depths, "widths": spec.widths, "stem_width": spec.stem_width}
+    body = create("resnet18", input_shape=(None, None, 3), include_top=False, **changes)
+    body.set_weights(model.get_weights()[:-2])
+    return body
+
+
+def classified(model, features):
+    """Probabilities of part of a feature map: (h, w, C) -> (K,)."""
+    kernel, bias = model.get_layer("predictions").get_weights()
+    powers = np.exp(features.mean(axis=(0, 1), dtype="float64") @ kernel + bias)
+    return powers / powers.sum()
+
+
+def test_multi_scale_is_the_mean_over_scales_mirrors_and_windows(photographs):
+    """A loop over scales, mirrors and windows, one by one."""
+    model, some = network(), photographs.test[::5]
+    body, expected = body_of(model), []
+    for path in some.pictures:
+        shares = []
+        for scale in (64, 96, 130):
+            pixels = (opened(path, scale) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+            for view in (pixels, pixels[:, ::-1]):
+                (features,) = body.predict_on_batch(view[None].astype("float32"))
+                height, width = features.shape[0] - 1, features.shape[1] - 1
+                places = [(top, left) for top in range(height) for left in range(width)]
+                parts = [features[top : top + 2, left : left + 2] for top, left in places]
+                shares.append(np.mean([classified(model, part) for part in parts], axis=0))
+        expected.append(np.mean(shares, axis=0))
+    dataset = Dataset("some", None, some, photographs.class_names, IMAGENET)
+    found = np.concatenate([shares for _, shares, _ in scores([model], dataset, "multi_scale", scales=(64, 96, 130))])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("black", [0, 24])
+def test_fully_convolutional_is_dense_sliding(photographs, black):
+    """The window is moved over the picture itself, padded or not, with as much around it as its features can see."""
+    model = network(32, depths=(1, 1), widths=(8, 16))
+    body, stride, side, margin = body_of(model), 8, 32, 64
+    photograph = np.pad(opened(photographs.test.pictures[7], 72), ((black, black), (black, black), (0, 0)))
+    picture = preprocess_input(photograph[None], "torch")
+    height, width = picture.shape[1:3]
+    assert height != width and width % stride
+    shares = []
+    for top in range(0, -(-height // stride) * stride - side + 1, stride):
+        for left in range(0, -(-width // stride) * stride - side + 1, stride):
+            above, before = min(top, margin), min(left, margin)
+            around = picture[:, top - above : top + side + margin, left - before : left + side + margin]
+            (features,) = body.predict_on_batch(around)
+            rows, columns = (slice(start // stride, (start + side) // stride) for start in (above, before))
+            shares.append(classified(model, features[rows, columns]))
+    assert len(shares) > 20
+    found = probabilities(fully_convolutional(model, side), picture)[0]
+    np.testing.assert_allclose(found, np.mean(shares, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["softmax", None])
+def test_on_a_picture_of_its_own_size_it_is_the_network(activation):
+    model = network(classifier_activation=activation)
+    inputs = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
+    np.testing.assert_allclose(
+        probabilities(fully_convolutional(model, 64), inputs), probabilities(model, inputs), atol=1e-6
+    )
+
+
+def test_only_what_ends_in_pooling_can_be_fully_convolutional():
+    x = inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
+    with pytest.raises(ValueError, match="global average pooling"):
+        fully_convolutional(model, 8)
+
+
+@pytest.fixture(scope="module")
+def noise():
+    """A Dataset of 60 made-up pictures in ten classes."""
+    generator = np.random.default_rng(0)
+    pictures, labels = generator.integers(0, 256, (60, 64, 64, 3), "uint8"), np.arange(60) % 10
+    return from_arrays((pictures, labels), (pictures, labels), preprocessing=Preprocessing("torch", 64, None))
+
+
+def test_an_ensemble_is_the_mean_of_probabilities_each_with_its_own_preprocessing(noise):
+    grey = Preprocessing("tf", size=64, resize=80)
+    models = [network(seed=1), network(seed=2, preprocessing=grey), network(seed=3)]
+    separately = [np.concatenate([s for _, s, _ in scores([model], noise, "flip")]) for model in models]
+    together = np.concatenate([shares for _, shares, _ in scores(models, noise, "flip", batch_size=7)])
+    np.testing.assert_allclose(together, np.mean(separately, axis=0), atol=1e-6)
+
+
+def test_errors_are_scikit_learns(noise):
+    model = network()
+    shares = np.concatenate([part for _, part, _ in scores([model], noise)])
+    result, labels = evaluate(model, noise), noise.test.labels
+    for k in (1, 5):
+        assert result.error(k) == pytest.approx(100 * (1 - top_k_accuracy_score(labels, shares, k=k)))
+    assert (result.images, result.top1_error, result.top5_error) == (60, result.error(1), result.error(5))
+    assert result.confusion.sum() == 60 and np.trace(result.confusion) == 60 - result.wrong(1)
+    for row, number in zip(result.by_class, range(10), strict=True):
+        assert row["images"] == 6
+        assert row["top1_error"] == pytest.approx(100 * (shares.argmax(1) != labels)[labels == number].mean())
+
+
+def test_equal_probabilities_are_no_success():
+    """A network that always says the same is right for one class in ten, and not for all."""
+    result = evaluate(_constant(), _ten_pictures())
+    assert (result.top1_error, result.top5_error) == (90.0, 50.0)
+
+
+def _constant(value=0.1):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    x = keras.layers.Dense(10, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(value))(x)
+    model = keras.Model(inputs, keras.layers.Activation("sigmoid")(x))
+    model.info = {"preprocessing": Preprocessing("torch", 8, None).to_config()}
+    return model
+
+
+def _ten_pictures():
+    arrays = np.zeros((10, 8, 8, 3), "uint8"), np.arange(10)
+    return from_arrays(arrays, arrays)
+
+
+def test_no_number_is_no_score():
+    with pytest.raises(FloatingPointError, match="NaN or Inf"):
+        evaluate(_constant(float("nan")), _ten_pictures())
+
+
+def test_the_interval_is_wilsons():
+    """Brown, Cai and DasGupta 2001, eq. 4, for 80 of 1000."""
+    ranks = np.repeat([0, 1], [920, 80])
+    result = Evaluation((("a", "a"), ("b", "b")), ranks * 0, ranks, ranks)
+    z, p, n = 1.959964, 0.08, 1000
+    middle, reach = (p + z**2 / (2 * n)), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    np.testing.assert_allclose(
+        result.interval(1), [100 * (middle + s * reach) / (1 + z**2 / n) for s in (-1, 1)], rtol=1e-6
+    )
+    assert result.interval(5)[0] == 0
+
+
+def test_a_stream_is_evaluated_like_a_split(noise):
+    files = [_encoded(picture) for picture in noise.test.pictures]
+    in_memory = Split(np.array(files, object), noise.test.labels)
+
+    def examples(seed):
+        import tensorflow as tf
+
+        return tf.data.Dataset.from_tensor_slices((files, noise.test.labels))
+
+    model = network()
+    results = [
+        evaluate(model, Dataset("x", None, test, noise.class_names, IMAGENET), batch_size=16).to_json()
+        for test in (in_memory, Stream(examples, 60))
+    ]
+    assert results[0] == results[1]
+
+
+def _encoded(picture):
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_what_cannot_be_read_is_refused_or_left_out_and_counted(noise):
+    files = [_encoded(picture) for picture in noise.test.pictures[:20]]
+    files[3], files[17] = b"no picture", files[17][:40]
+    dataset = Dataset("x", None, Split(np.array(files, object), noise.test.labels[:20]), noise.class_names, IMAGENET)
+    model = network()
+    with pytest.raises(ValueError, match="--skip-bad.*number 3: Expected a picture"):
+        evaluate(model, dataset, batch_size=8)
+    result = evaluate(model, dataset, batch_size=8, skip_bad=True)
+    assert result.images == 18 and [fault[:9] for fault in result.left_out] == ["number 3:", "number 17"]
+    kept = [number for number in range(20) if number not in (3, 17)]
+    whole = evaluate(model, Dataset("x", None, dataset.test[kept], noise.class_names, IMAGENET))
+    np.testing.assert_array_equal(result.predicted, whole.predicted)
+    only_bad = Dataset("x", None, dataset.test[[3, 17]], noise.class_names, IMAGENET)
+    with pytest.raises(ValueError, match="none of 2"):
+        evaluate(model, only_bad, skip_bad=True)
+
+
+IDS = [wnid for wnid, _ in imagenet_classes()]
+
+
+@pytest.mark.parametrize(
+    ("names", "numbers"),
+    [
+        (IDS[7:9], [7, 8]),
+        (("goldfish", "hen"), [1, 8]),
+        (IDS[::-1], list(range(999, -1, -1))),
+        ([str(number) for number in range(1000)], list(range(1000))),
+    ],
+)
+def test_classes_are_found_by_their_names(names, numbers):
+    """A few of ImageNet's folders are evaluated with all its thousand classes."""
+    model = network(classes=1000, widths=(4, 4, 4, 4))
+    labels = np.arange(min(len(names), 20))
+    pictures = np.random.default_rng(0).integers(0, 256, (len(labels), 64, 64, 3), "uint8")
+    result = evaluate(model, Dataset("x", None, Split(pictures, labels), tuple(names), IMAGENET))
+    assert result.labels.tolist() == numbers[: len(labels)]
+
+
+@pytest.mark.parametrize(
+    ("classes", "names", "message"),
+    [
+        (10, tuple("abcde"), "network's 10 classes. Received: 5 classes"),
+        (1000, ("tench", "goldfishes"), r"Nearest: \['goldfish'.*Received: labels='goldfishes'"),
+        (10, None, "Labels should be from 0 to 9.*Received: 12"),
+        (1000, ("crane", "tench"), "Received: labels='crane'"),  # two classes are called so
+    ],
+)
+def test_labels_that_do_not_fit(classes, names, message):
+    model = network(classes=classes, widths=(4, 4, 4, 4))
+    test = Split(np.zeros((2, 64, 64, 3), "uint8"), np.array([0, 1 if names else 12]))
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, Dataset("x", None, test, names, IMAGENET))
+
+
+def test_networks_that_do_not_fit_each_other(noise):
+    named, other = network(), network()
+    named.info["class_names"], other.info["class_names"] = list("abcdefghij"), list("abcdefghik")
+    assert evaluate([network(), named], noise).classes[0] == ("a", "a")
+    with pytest.raises(ValueError, match=r"same 10 classes.*differ as \[\('j', 'k'\)\]"):
+        evaluate([named, other], noise)
+    with pytest.raises(ValueError, match="same 10 classes.*with 9 classes"):
+        evaluate([named, network(classes=9)], noise)
+    with pytest.raises(ValueError, match="one network at least"):
+        evaluate([], noise)
+
+
+def test_scales_that_do_not_fit(noise):
+    with pytest.raises(ValueError, match="at least 32 pixels"):
+        evaluate(network(), noise, "multi_scale", scales=(16, 64))
+    with pytest.raises(ValueError, match="at least 64 pixels"):
+        evaluate(network(), noise, Protocol("corners", scales=(48,)))
+
+
+def test_the_confusion_is_drawn_for_few_classes(noise, tmp_path):
+    result = evaluate(network(), noise)
+    draw_confusion(result, tmp_path / "confusion.png")
+    assert Image.open(tmp_path / "confusion.png").size[0] > 300
+    with pytest.raises(ValueError, match="at most 50 classes"):
+        draw_confusion(Evaluation((("a", "a"),) * 51, *[np.zeros(1, int)] * 3), tmp_path / "many.png")
+    assert json.dumps(result.to_json()) and not (tmp_path / "many.png").exists()
+
+
+def test_a_part_of_the_digits_by_name():
+    for split, count in ((None, 360), ("train", 1437)):
+        assert len(load_test("digits", split).test) == count
+    with pytest.raises(ValueError, match="`split` should be one of"):
+        load_test("digits", "validation")
+
+
+MEASURE = """
+import resource, sys
+import tensorflow as tf
+import test_evaluation as tests
+
+count = int(sys.argv[1])
+
+def picture(number):
+    noise = tf.random.stateless_uniform((64, 64, 3), (number, 0), 0, 256, "int32")
+    return tf.io.encode_png(tf.cast(noise, "uint8")), tf.cast(number % 10, "int32")
+
+stream = tests.Stream(lambda seed: tf.data.Dataset.range(count).map(picture), count)
+names = tuple(f"class {number}" for number in range(10))
+model = tests.network(32, depths=(1,), widths=(8,), preprocessing=tests.Preprocessing("torch", 32, 32))
+result = tests.evaluate(model, tests.Dataset("x", None, stream, names, tests.IMAGENET))
+print(result.images, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_flat():
+    """50,000 pictures, 2.4 GB as the network sees them, take no more than 5,000 do (to the noise of the allocator)."""
+    peaks = {}
+    for count in (5_000, 50_000):
+        words = [sys.executable, "-c", MEASURE, str(count)]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parent)
+        assert done.returncode == 0, done.stderr
+        images, peaks[count] = map(int, done.stdout.split())
+        assert images == count
+    assert peaks[50_000] - peaks[5_000] < 2**16  # KiB

@@ -1,0 +1,134 @@
+"""Folders to test on: ImageNet's flat validation folder with the label files that exist for it, and class folders."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from keras_resnet.data.labels import imagenet_classes
+from keras_resnet.data.sources import load_test
+
+IDS = [wnid for wnid, _ in imagenet_classes()]
+NAMES = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 5)]
+CLASSES = [65, 970, 230, 65]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four pictures, each of a colour of its own, as ImageNet's validation pictures are called."""
+    path = tmp_path / "val"
+    path.mkdir()
+    for number, name in enumerate(NAMES):
+        Image.new("RGB", (20, 10), (60 * number, 0, 0)).save(path / name, quality=100)
+    return path
+
+
+def written(folder, lines, name="labels.txt"):
+    path = folder.parent / name
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def development_kit(folder):
+    """ILSVRC2012's own numbers, here those from the last class to the first, and the file that explains them."""
+    synsets = np.zeros(1000, [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O")])
+    for number, wnid in enumerate(IDS):
+        synsets[number] = (1000 - number, wnid, "words")
+    savemat(folder.parent / "meta.mat", {"synsets": synsets[:, None]})
+    return written(folder, [str(1000 - number) for number in CLASSES], "ILSVRC2012_validation_ground_truth.txt")
+
+
+FORMS = {
+    "caffe": lambda folder: written(folder, [f"{n} {c}" for n, c in zip(NAMES, CLASSES, strict=True)][::-1]),
+    "kaggle": lambda folder: written(
+        folder,
+        ["ImageId,PredictionString"]
+        + [f"{n[:-5]},{IDS[c]} 85 1 499 272 {IDS[c]} 1 2 3 4 " for n, c in zip(NAMES, CLASSES, strict=True)],
+    ),
+    "synsets": lambda folder: written(folder, [IDS[number] for number in CLASSES]),
+    "names": lambda folder: written(
+        folder, ["# made here", *(f"{n}\t{IDS[c]}" for n, c in zip(NAMES, CLASSES, strict=True))]
+    ),
+    "development kit": development_kit,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_label_file_says_the_same(form, folder):
+    dataset = load_test(folder, labels=FORMS[form](folder))
+    assert dataset.test.labels.tolist() == CLASSES and dataset.train is None
+    assert dataset.class_names == (None if form == "caffe" else tuple(IDS))
+    shades = [Image.open(_file(picture)).getpixel((5, 5))[0] for picture in dataset.test.pictures]
+    np.testing.assert_allclose(shades, [0, 60, 120, 180], atol=3)
+
+
+def _file(content):
+    import io
+
+    return io.BytesIO(content)
+
+
+def test_a_part_of_the_folder_needs_a_part_of_the_file(folder):
+    (folder / NAMES[1]).unlink()
+    assert load_test(folder, labels=FORMS["caffe"](folder)).test.labels.tolist() == [65, 230, 65]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (lambda folder: folder.parent / "none.txt", "there is none"),
+        (lambda folder: written(folder, [""]), "which is empty"),
+        (lambda folder: written(folder, [f"{NAMES[0]} 3"]), r"without 3 of 4, such as \['ILSVRC2012_val_00000002"),
+        (lambda folder: written(folder, IDS[:3]), "a class for each of 4 pictures.*with 3 lines"),
+        (lambda folder: written(folder, list("1234")), "meta.mat"),
+        (lambda folder: folder / NAMES[0], "should be a text file"),
+    ],
+)
+def test_files_that_are_none(labels, message, folder):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_test(folder, labels=labels(folder))
+
+
+def test_a_damaged_meta_mat(folder):
+    path = development_kit(folder)
+    path.with_name("meta.mat").write_bytes(b"no matrix")
+    with pytest.raises(ValueError, match="Expected the meta.mat"):
+        load_test(folder, labels=path)
+
+
+def test_a_flat_folder_without_labels(folder):
+    with pytest.raises(ValueError, match="--labels"):
+        load_test(folder)
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    for place, count in (("train/ant", 2), ("train/bee", 2), ("val/ant", 1), ("val/bee", 3), ("val/wasp", 0)):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (9, 9)).save(tmp_path / place / f"{number}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("inside", "split", "count"), [("", None, 4), ("val", None, 4), ("", "train", 4), ("train", None, 4)]
+)
+def test_class_folders_are_tested_as_a_whole(inside, split, count, class_folders):
+    dataset = load_test(class_folders / inside, split)
+    assert len(dataset.test) == count and dataset.class_names[:2] == ("ant", "bee")
+
+
+def test_unreadable_pictures_are_listed(class_folders):
+    (class_folders / "val" / "bee" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="1 unreadable.*\n.*1.png"):
+        load_test(class_folders)
+    with pytest.warns(UserWarning, match="Left out 1 unreadable"):
+        dataset = load_test(class_folders, skip_bad=True)
+    assert len(dataset.test) == 3 and len(dataset.left_out) == 1
+
+
+def test_splits_of_tensorflow_datasets(test_data):
+    part = load_test("cifar10", "train[:30]", data_dir=test_data / "tfds", download=False)
+    assert len(part.test) == 30 and part.train is None
+    with pytest.raises(ValueError, match="`split` should be one of"):
+        load_test("cifar10", "validation", data_dir=test_data / "tfds", download=False)
