@@ -179,4 +179,4 @@ def test_convert_there_and_back(tmp_path):
 
 def test_help_names_every_command():
     shown = re.findall(r"^\W*(\w+)", run("--help").stdout, re.MULTILINE)
-    assert {"models", "summary", "predict", "train", "convert", "benchmark"} <= set(shown)
+    assert {"models", "summary", "predict", "convert", "evaluate", "study", "train", "benchmark"} <= set(shown)

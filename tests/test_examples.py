@@ -13,6 +13,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
     [
         ("own_network.py", ["4"], "12 layers, 100,986 parameters"),
         ("weights_between_libraries.py", ["{folder}"], "and back: the same logits"),
+        ("alexnet.py", ["{folder}/costs"], "AlexNet: 60,965,224 parameters, 724,406,816 multiply-adds"),
         ("load_time.py", ["ResNet50", "1"], "ratio"),
     ],
 )

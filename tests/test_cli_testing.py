@@ -1,0 +1,144 @@
+"""`keras-resnet evaluate` and `keras-resnet study`, as a person uses them."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import randomise
+from PIL import Image
+from test_cli import run
+
+from keras_resnet import create, evaluate
+from keras_resnet.cli import main
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.sources import load_test
+
+
+def digits_network(seed=0, classes=10):
+    """A small random network for the digits."""
+    model = randomise(create("resnet20", depths=(1, 1, 1), input_shape=(8, 8, 1), classes=classes), seed)
+    model.info = {"preprocessing": Preprocessing("tf", 8, None, channels=1).to_config()}
+    return model
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Two networks for the digits, and one for eleven classes, as .keras files."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, network in (("a", digits_network(0)), ("b", digits_network(1)), ("eleven", digits_network(0, 11))):
+        network.save(folder / f"{name}.keras")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten pictures without class folders, of which one is none."""
+    path = tmp_path / "flat"
+    path.mkdir()
+    for number in range(10):
+        Image.fromarray(np.full((9, 9, 3), 25 * number, "uint8")).save(path / f"{number}.png")
+    (path / "7.png").write_bytes(b"no picture")
+    (tmp_path / "labels.txt").write_text("\n".join(f"{number}.png {number}" for number in range(10)))
+    return tmp_path
+
+
+def test_one_object_of_json(models):
+    done = run("evaluate", "--model", models / "a.keras", "--dataset", "digits", "--json")
+    said, expected = json.loads(done.stdout), evaluate(digits_network(), "digits")
+    assert said["top1_error"] == expected.top1_error and said["top5_error"] == expected.top5_error
+    assert (said["images"], said["left_out"], said["dataset"]) == (360, 0, "digits")
+    assert said["protocol"] == {"crop": "center", "flip": False, "scales": []}
+    assert sum(row["images"] for row in said["by_class"]) == 360
+
+
+def test_an_ensemble_with_mirrors_as_a_table(models, tmp_path):
+    words = ["evaluate", "--model", models / "a.keras", "--model", models / "b.keras", "--dataset", "digits"]
+    done = run(*words, "--protocol", "flip", "--by-class", "--confusion", tmp_path / "confusion.png")
+    expected = evaluate([digits_network(0), digits_network(1)], load_test("digits"), "flip")
+    assert f"{expected.top1_error:.2f} %" in done.stdout and f"{expected.wrong(5)} of 360" in done.stdout
+    assert Image.open(tmp_path / "confusion.png").format == "PNG"
+
+
+def test_a_flat_folder_with_its_label_file(models, folder):
+    words = ["evaluate", "--model", models / "a.keras", "--dataset", folder / "flat", "--labels", folder / "labels.txt"]
+    with pytest.warns(UserWarning, match="Left out 1"):
+        said = json.loads(run(*words, "--skip-bad", "--json").stdout)
+    assert (said["images"], said["left_out"]) == (9, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--dataset", "digits", "--model", "{models}/a.keras", "--protocol", "ten_crops"), "ten_crop"),
+        (("--dataset", "digits", "--model", "{models}/a.keras", "--protocol", "ten_crop"), "no larger"),
+        (
+            ("--dataset", "digits", "--model", "{models}/a.keras", "--protocol", "multi_scale", "--scales", "4"),
+            "at least 8",
+        ),
+        (("--dataset", "digits", "--model", "{models}/a.keras", "--scales", "x"), "`--scales` should be numbers"),
+        (("--dataset", "digits", "--model", "{models}/eleven.keras"), "network's 11 classes"),
+        (("--dataset", "digits", "--model", "{models}/a.keras", "--model", "{models}/eleven.keras"), "same 10 classes"),
+        (("--dataset", "digits", "--model", "{models}/a.keras", "--weights", "x.h5"), "`--weights` should be"),
+        (("--dataset", "digits", "--model", "{models}/none.keras"), "there is none"),
+        (("--dataset", "digits", "--model", "resnet20", "--model", "resnet32", "--weights", "x"), "in their order"),
+        (("--dataset", "{folder}/flat", "--model", "{models}/a.keras"), "--labels"),
+        (("--dataset", "{folder}/flat", "--labels", "none.txt", "--model", "{models}/a.keras"), "there is none"),
+        (
+            ("--dataset", "{folder}/flat", "--labels", "{folder}/labels.txt", "--model", "{models}/a.keras"),
+            "flat/7.png (it holds something else",
+        ),
+        (("--dataset", "digits", "--split", "val", "--model", "{models}/a.keras"), "`split` should be one of"),
+        (("--dataset", "digits", "--model", "{models}/a.keras", "--precision", "int4"), "mixed_bfloat16"),
+        (("--dataset", "digits", "--model", "resnet18", "--weights", "x.h5"), "x.h5"),
+    ],
+)
+def test_bad_input_is_one_message_and_status_1(words, message, models, folder, monkeypatch, capsys):
+    words = [word.format(models=models, folder=folder) for word in words]
+    monkeypatch.setattr("sys.argv", ["keras-resnet", "evaluate", *words])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr().err
+    assert stopped.value.code == 1 and said.startswith("error:") and message in said
+
+
+def test_complexity_is_the_papers_comparison():
+    """He et al. 2015, sec. 3.3 and table 1."""
+    rows = {row["name"]: row for row in json.loads(run("study", "complexity", "--json").stdout)}
+    billions = {name: round(row["multiply_adds"] / 1e9, 1) for name, row in rows.items()}
+    paper = {"ResNet-18": 1.8, "ResNet-34": 3.6, "ResNet-101": 7.6, "ResNet-152": 11.3, "VGG-19": 19.6}
+    assert paper.items() <= billions.items() and "AlexNet" in rows and "VGG-16" in rows
+    assert rows["ResNet-50"]["multiply_adds"] // 10**8 == 38  # the paper's 3.8, not rounded
+
+
+def test_a_network_layer_by_layer(tmp_path):
+    shown = run("study", "complexity", "--model", "resnet20", "--picture", tmp_path / "costs.png").stdout
+    assert "40,551,040" in shown and "stage3 81 px" in shown
+    assert Image.open(tmp_path / "costs.png").format == "PNG"
+
+
+def test_responses_of_several_networks(models, tmp_path):
+    words = ["study", "responses", "--dataset", "digits", "--workdir", tmp_path / "r", "--json"]
+    said = json.loads(run(*words, "--model", models / "a.keras", "--model", models / "b.keras").stdout)
+    said = said["responses"]
+    assert [len(rows) for rows in said.values()] == [7, 7]
+    assert json.loads((tmp_path / "r" / "responses.json").read_text()) == said
+    assert Image.open(tmp_path / "r" / "responses.png").format == "PNG"
+
+
+def test_signals_at_both_ends(models, tmp_path):
+    words = ["study", "signals", "--dataset", "digits", "--workdir", tmp_path, "--batch-size", "16"]
+    shown = run(*words, "--model", models / "a.keras").stdout
+    assert "norm of gradients" in shown and "variance of responses" in shown
+    for name in ("forward_variances", "gradient_norms"):
+        assert Image.open(tmp_path / f"{name}.png").format == "PNG"
+        (layers,) = json.loads((tmp_path / f"{name}.json").read_text()).values()
+        assert len(layers) == 7 and min(layers.values()) > 0
+
+
+def test_a_degradation_study_that_cannot_be(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "sys.argv", ["keras-resnet", "study", "degradation", "--depths", "20", "--workdir", str(tmp_path)]
+    )
+    with pytest.raises(SystemExit):
+        main()
+    assert "two or more" in capsys.readouterr().err

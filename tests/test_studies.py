@@ -1,0 +1,273 @@
+"""Studies: the degradation experiment, cell by cell, interrupted and gone on with."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from itertools import product
+
+import keras
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from keras_resnet import complexity, get_recipe, get_spec, load_dataset, load_model, train
+from keras_resnet.data.datasets import Stream
+from keras_resnet.studies.degradation import _networks, _recipe, degradation
+from keras_resnet.studies.results import Cell, Degradation, as_markdown
+from keras_resnet.studies.sizes import SIZES, subset
+from keras_resnet.training.callbacks import Recorder
+from keras_resnet.training.curves import draw_panels
+from keras_resnet.variants import VARIANTS
+
+TINY = {"depths": (14, 8), "epochs": 1, "batch_size": 256, "deterministic": True}  # five steps a network
+NAMES = ["plain8", "resnet8", "plain14", "resnet14"]
+
+
+class Stop(Exception):
+    """Raised where a test has seen enough."""
+
+
+def stop(text):
+    raise Stop(text)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_networks():
+    """The paper's networks with n = 1 and 2; the smallest that it trains has n = 3."""
+    with pytest.MonkeyPatch.context() as patch:
+        for family, depth in product(("plain", "resnet"), (8, 14)):
+            spec = replace(get_spec(f"{family}20"), depths=(depth // 6,) * 3)
+            patch.setitem(VARIANTS, f"{family}{depth}_cifar", spec)
+        yield
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """(folder, result, what `progress` was told)."""
+    folder, said = tmp_path_factory.mktemp("study"), []
+    return folder, degradation(folder, progress=said.append, **TINY), said
+
+
+@pytest.fixture
+def copy(study, tmp_path):
+    """The folder of a study whose files a test may change."""
+    return shutil.copytree(study[0], tmp_path / "copy")
+
+
+def test_a_study_leaves_a_picture_a_table_and_a_result(study):
+    folder, result, said = study
+    assert [cell.network for cell in result.cells] == NAMES and not result.missing
+    assert said == [f"{name}: network {number} of 4" for number, name in enumerate(NAMES, 1)]
+    for cell in result.cells:
+        assert cell.parameters == complexity(get_spec(cell.network), input_shape=(8, 8, 1)).parameters
+        model = load_model(folder / cell.network / "model.keras")
+        test = load_dataset("digits").test
+        wrong = model.predict(test.pictures / 127.5 - 1, verbose=0).argmax(axis=1) != test.labels
+        assert cell.test_error == pytest.approx(100 * wrong.mean())
+    assert json.loads((folder / "degradation.json").read_text()) == json.loads(json.dumps(result.to_config()))
+    assert (folder / "degradation.md").read_text() == as_markdown(result)
+    with Image.open(folder / "degradation.png") as picture:
+        assert picture.format == "PNG" and picture.width > 800
+
+
+def test_a_cell_is_the_run_that_train_makes(study, tmp_path):
+    """And the reverse: what `train` left in a folder counts as a cell."""
+    folder, result, _ = study
+    row = SIZES["digits"]
+    recipe = get_recipe(row.recipe, **{**row.changes, "epochs": 1, "batch_size": 256})
+    run = train("resnet8", "digits", recipe, tmp_path / "resnet8", deterministic=True)
+    cell = next(cell for cell in result.cells if cell.network == "resnet8")
+    assert cell.test_error == 100 * (1 - run.report["top1_accuracy"])
+    assert cell.training_error == pytest.approx(100 * (1 - run.history["accuracy"][-1]))
+    weights = load_model(folder / "resnet8" / "model.keras").weights
+    for one, other in zip(weights, run.model.weights, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))
+    with pytest.raises(Stop, match="plain8: network 2 of 4"):
+        degradation(tmp_path, progress=stop, **TINY)
+    seen = json.loads((tmp_path / "degradation.json").read_text())
+    assert [row["network"] for row in seen["cells"]] == ["resnet8"] and seen["missing"] == ["plain8", *NAMES[2:]]
+
+
+def test_a_second_call_trains_nothing(study):
+    folder, result, _ = study
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*")}
+    calls = []
+    again = degradation(folder, dataset=lambda: calls.append(1) or load_dataset("digits"), progress=stop, **TINY)
+    assert again == result and calls == [1]
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*/*")} == before
+
+
+def test_an_interrupted_cell_is_gone_on_with(study, copy, monkeypatch):
+    """A real Ctrl-C after three of five steps of the third network."""
+    shutil.rmtree(copy / "plain14")
+    own = Recorder.on_train_batch_end
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        own(self, batch, logs)
+
+    monkeypatch.setattr(Recorder, "on_train_batch_end", on_train_batch_end)
+    with pytest.raises(KeyboardInterrupt, match="Stopped in plain14"):
+        degradation(copy, **TINY)
+    monkeypatch.undo()
+    assert json.loads((copy / "degradation.json").read_text())["missing"] == ["plain14"]
+    assert "| plain14 | | | | not trained yet |" in (copy / "degradation.md").read_text()
+    assert [*map(_outcome, degradation(copy, **TINY).cells)] == [*map(_outcome, study[1].cells)]
+
+
+def _outcome(cell):
+    return replace(cell, wall_time_s=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 2}, r"recipe.epochs was 1 there. Received: recipe.epochs=2, in .*plain8/settings.json"),
+        ({"recipe": "cifar_fast"}, "recipe.decay_all was True"),
+        ({"seed": 1}, "seed was 0"),
+        ({"precision": "mixed_bfloat16"}, "precision was 'float32'"),
+        ({"pictures": (1000, 100)}, "dataset was 'digits'"),
+    ],
+)
+def test_cells_of_another_study_are_refused(changes, message, copy):
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    shutil.rmtree(copy / "plain14")
+    with pytest.raises(ValueError, match=f"(?s){message}.*overwrite"):
+        degradation(copy, **{**TINY, **changes})
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == {
+        path: value for path, value in before.items() if path.parent.name != "plain14"
+    }
+
+
+def test_overwrite_removes_the_cells_and_nothing_else(copy):
+    (copy / "plain8" / "notes.txt").write_text("mine")
+    (copy / "other").mkdir()
+    with pytest.raises(Stop, match="plain8: network 1 of 4"):
+        degradation(copy, seed=1, overwrite=True, progress=stop, **TINY)
+    assert [path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()] == ["plain8/notes.txt"]
+    with pytest.raises(Stop):
+        degradation(copy, seed=1, progress=stop, **TINY)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": "digit"}, "`size` should be one of.*Nearest: .'digits'.*Received: size='digit'"),
+        ({"depths": (20, 54)}, "`depths` should be one of.*Nearest: .'56'.*Received: depths=54"),
+        ({"depths": (20,)}, r"`depths` should be two or more of \[18, 34, 20, 32, 44, 56.*Received: depths=\[20\]"),
+        ({"depths": 20}, r"`depths` should be two or more"),
+        ({"depths": (20, 20, 110)}, r"`depths` should be two or more"),
+        ({"recipe": "he2015"}, "`recipe` should be one of"),
+        ({"epoch": 2}, "`changes` should be .*Nearest: .'epochs'"),
+        ({"dataset": "digitz"}, "`dataset` should be"),
+        ({"pictures": (1437, 100)}, r"`pictures` should be .* of \[1437, 360\].*Received: pictures=\(1437, 100\)"),
+        ({"pictures": (5, 100)}, "`pictures` should be"),
+        ({"precision": "float8"}, "`precision` should be one of"),
+        ({"devices": 0}, "`devices` should be"),
+        ({"batch_size": 5000}, "`batch_size` of a recipe should be at most the number of training pictures"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused_before_anything_is_written(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        degradation(tmp_path / "new", **{"epochs": 1, **arguments})
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_would_be_refused_is_not_overwritten_for(copy):
+    for wrong in ({"precision": "float8"}, {"batch_size": 5000}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            degradation(copy, overwrite=True, **{**TINY, **wrong})
+    assert all((copy / name / "model.keras").exists() for name in NAMES)
+
+
+def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="`workdir` should be a folder that can be written"):
+        degradation(tmp_path / "file", **TINY)
+
+
+def test_several_machines_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_resnet.training.devices.cluster", lambda: ["one", "another"])
+    with pytest.raises(ValueError, match="one machine.*Received: 2 machines"):
+        degradation(tmp_path, **TINY)
+
+
+def test_sizes_are_what_the_paper_trains():
+    paper = SIZES["paper"]
+    assert _networks(paper.depths)[-3:] == ["plain56", "resnet56", "resnet110"]
+    recipes = {name: _recipe(paper, name, None, {}) for name in _networks(paper.depths)}
+    assert {name for name, recipe in recipes.items() if recipe.warmup} == {"resnet110"}
+    assert all(recipe.iterations == 64_000 and recipe.batch_size == 128 for recipe in recipes.values())
+    assert _recipe(paper, "resnet110", None, {"epochs": 3}).steps(50_000)[1] == 3 * 390
+    assert not _recipe(paper, "resnet110", "he2015_cifar", {}).warmup, "one that is asked for is for all"
+    assert _networks((34, 18)) == ["plain18", "resnet18", "plain34", "resnet34"]
+    for size in SIZES.values():
+        assert _recipe(size, "plain20", None, {}).schedule == "step" and len(_networks(size.depths)) >= 4
+
+
+def test_a_subset_has_the_classes_in_proportion():
+    digits = load_dataset("digits")
+    part = subset(digits, 700, 100)
+    assert part.name == "digits, 700 of 1,437 training and 100 of 360 test pictures"
+    for few, all_ in ((part.train, digits.train), (part.test, digits.test)):
+        expected = np.bincount(all_.labels) * len(few) / len(all_)
+        np.testing.assert_allclose(np.bincount(few.labels), expected, atol=1)
+        pictures = {picture.tobytes() for picture in all_.pictures}
+        assert all(picture.tobytes() in pictures for picture in few.pictures)
+    np.testing.assert_array_equal(subset(digits, 700, 100).train.pictures, part.train.pictures)
+    with pytest.raises(ValueError, match="fit in memory"):
+        subset(replace(digits, train=Stream(partial(iter, ()), 9)), 5, 5)
+
+
+def test_changes_are_those_of_the_paper():
+    """Table 6 of the paper, and fig. 6 for plain-110: only the differences are computed."""
+    errors = {"resnet20": 8.75, "resnet32": 7.51, "resnet56": 6.97, "resnet110": 6.43, "plain20": 9.5}
+    cells = [
+        Cell(name, name.rstrip("0123456789"), int(name.strip("plainrest")), 1, 2 * error, error, 60)
+        for name, error in errors.items()
+    ]
+    (change,) = Degradation({}, tuple(cells), ()).changes
+    assert (change.family, change.shallowest, change.deepest) == ("resnet", 20, 110)
+    assert change.test_error == pytest.approx(-2.32) and change.training_error == pytest.approx(-4.64)
+
+
+def test_panels_share_axes_and_colours(tmp_path, monkeypatch):
+    drawn, show = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **names: drawn.append(figure) or show(figure, *args))
+    long = [{"step": step, "accuracy": 0.6, "val_accuracy": 0.7} for step in (1, 2, 3)]
+    short = [{"step": 1, "accuracy": 0.9}]
+    draw_panels({"plain": {"56": long, "20": short}, "residual": {"20": long}, "none": {}}, tmp_path / "p.png", "all")
+    plain, residual, none = drawn[0].axes
+    assert plain.get_ylim() == residual.get_ylim() == (0, 80) and plain.get_xlim() == residual.get_xlim()
+    lines = {(line.get_linestyle(), line.get_color()): line.get_xydata().tolist() for line in plain.lines}
+    assert lines["--", "C0"] == [[1, 40], [2, 40], [3, 40]] and np.allclose(
+        lines["-", "C0"], [[1, 30], [2, 30], [3, 30]]
+    )
+    assert {line.get_color() for line in residual.lines} == {"C1"} and not none.lines
+    assert [text.get_text() for text in residual.get_legend().get_texts()] == ["20"]
+
+
+@pytest.mark.slow
+def test_kills_do_not_change_the_outcome(tmp_path):
+    """SIGKILL in the middle of two networks: as soon as one has a checkpoint."""
+    options = {**TINY, "depths": (20, 32), "checkpoint_every": 1}
+    code = (
+        f"from keras_resnet.studies.degradation import degradation; degradation({str(tmp_path / 'a')!r}, **{options})"
+    )
+    for name in ("resnet20", "plain32"):
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (tmp_path / "a" / name / "checkpoint.safetensors").exists():
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        assert not (tmp_path / "a" / name / "report.json").exists()
+    killed, whole = (degradation(tmp_path / folder, **options) for folder in "ab")
+    assert [*map(_outcome, killed.cells)] == [*map(_outcome, whole.cells)]
