@@ -158,12 +158,12 @@ def scores(models, dataset, protocol="center", batch_size=100, **changes):
         (labels (B,) of the data set, probabilities (B, K) float32, [pictures that could not be read]).
     """
     protocol = get_protocol(protocol, **changes)
-    eyes = [Eye(model, protocol) for model in models]
-    looks = list(dict.fromkeys(eye.preprocessing for eye in eyes))
+    scorers = [Scorer(model, protocol) for model in models]
+    looks = list(dict.fromkeys(scorer.preprocessing for scorer in scorers))
     for labels, shown, faults in read_ahead(dataset.test, looks, protocol, batch_size):
         shares = np.empty((0, models[0].output_shape[-1]), "float32")
         if len(labels):
-            shares = np.mean([eye(shown[looks.index(eye.preprocessing)]) for eye in eyes], axis=0)
+            shares = np.mean([scorer(shown[looks.index(scorer.preprocessing)]) for scorer in scorers], axis=0)
         yield labels, shares, faults
 
 
@@ -184,7 +184,7 @@ def labelled_inputs(model, dataset, batch_size=100, skip_bad=False):
             yield in_order_of_axes(model, pictures), _numbered(labels, numbers)
 
 
-class Eye:
+class Scorer:
     """A network that looks at pictures by a protocol."""
 
     def __init__(self, model, protocol):
@@ -201,9 +201,7 @@ class Eye:
     def _probabilities(self, views):
         shares = probabilities(self.model, views)
         if not np.isfinite(shares).all():
-            raise FloatingPointError(
-                f"`model` should return numbers. Received: {self.model.name}, which returns NaN or Inf"
-            )
+            raise FloatingPointError(f"`model` should return numbers. Received: NaN or Inf from {self.model.name}")
         return shares.reshape(-1, self.views, shares.shape[-1]).mean(axis=1)
 
 

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-PORTABLE = ("test_parity.py", "test_layers.py", "test_network.py", "test_loading.py", "test_resuming.py")
+PORTABLE = (
+    "test_parity.py",
+    "test_layers.py",
+    "test_network.py",
+    "test_loading.py",
+    "test_resuming.py",
+    "test_evaluation.py",
+)
 CHOSEN = " or ".join(
     (
         "narrow and 64 and (resnet50d or seresnet50 or resnetv2 or resnext)",
@@ -18,13 +25,15 @@ CHOSEN = " or ".join(
         "fresh_head",
         "failed_load",
         "ctrl_c and 19",
+        "scikit_learns",
+        "own_size",
     )
 )
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_backend_alone(backend):
-    """As if TensorFlow were not there: layers, parity with torchvision and timm, files, a run that is stopped."""
+    """As if TensorFlow were not there: layers, parity with torchvision and timm, files, a stopped run, errors."""
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     tests = [str(Path(__file__).with_name(name)) for name in PORTABLE]

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from conftest import randomise
@@ -57,6 +58,15 @@ def test_an_ensemble_with_mirrors_as_a_table(models, tmp_path):
     expected = evaluate([digits_network(0), digits_network(1)], load_test("digits"), "flip")
     assert f"{expected.top1_error:.2f} %" in done.stdout and f"{expected.wrong(5)} of 360" in done.stdout
     assert Image.open(tmp_path / "confusion.png").format == "PNG"
+
+
+def test_a_network_of_somebody_else_is_told_how_pictures_are_prepared(models, tmp_path):
+    network = digits_network()
+    expected = evaluate(network, "digits").top1_error
+    keras.Model(network.inputs, network.outputs).save(tmp_path / "own.keras")
+    words = ["evaluate", "--model", tmp_path / "own.keras", "--dataset", "digits", "--json"]
+    assert "prepared" in str(run(*words).exception)
+    assert json.loads(run(*words, "--mode", "tf").stdout)["top1_error"] == expected
 
 
 def test_a_flat_folder_with_its_label_file(models, folder):

@@ -1,5 +1,6 @@
 """Commands that test networks and repeat the paper's experiments: evaluate, study."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
@@ -24,6 +25,7 @@ from keras_resnet.cli.app import (
     out,
     print_json,
 )
+from keras_resnet.data.preprocessing import MODES
 from keras_resnet.data.sources import load_dataset, load_test
 from keras_resnet.data.views import PROTOCOLS, get_protocol
 from keras_resnet.evaluation import draw_confusion, labelled_inputs
@@ -77,6 +79,9 @@ def evaluate(
     labels: Labels = None,
     skip_bad: SkipBad = False,
     batch_size: Annotated[int, typer.Option(help="Views that a network sees at a time.", min=1)] = 100,
+    mode: Annotated[
+        str | None, typer.Option(help=f"How to prepare pictures where the weights do not say it: {', '.join(MODES)}.")
+    ] = None,
     precision: Precision = None,
     confusion: Annotated[Path | None, typer.Option(help="PNG to draw: which classes were taken for which.")] = None,
     by_class: Annotated[bool, typer.Option("--by-class", help="Print the errors of each class.")] = False,
@@ -85,9 +90,14 @@ def evaluate(
     """Test a network as the paper does, or several together: top-1 and top-5 error."""
     changes = {"scales": numbers("scales", scales), "flip": flip}
     protocol = get_protocol(protocol, **{name: change for name, change in changes.items() if change is not None})
-    pictures = load_test(dataset, split, data_dir, download, labels, skip_bad)
+    if precision and any(name.endswith(".keras") for name in model or ()):
+        raise ValueError(
+            f"`--precision` should be left out: a .keras file has its own. Received: --precision {precision}"
+        )
     with in_precision(precision):
         networks = _networks(model or ["resnet50"], weights)
+    pictures = load_test(dataset, split, data_dir, download, labels, skip_bad)
+    _tell(networks, pictures.preprocessing, mode)
     with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
         bar = progress.add_task("looking", total=len(pictures.test))
         result = keras_resnet.evaluate(
@@ -108,7 +118,7 @@ def evaluate(
         _print_classes(result)
 
 
-def _networks(names, weights):
+def _networks(names, weights, default="imagenet"):
     """{what to call it: network}; the weights go, in their order, with the networks that are no .keras files."""
     bare = [name for name in names if not name.endswith(".keras")]
     if len(names) == len(bare) == 1 and weights:
@@ -117,13 +127,23 @@ def _networks(names, weights):
         raise ValueError(
             f"`--weights` should be given for each of {bare}, in their order. Received: {len(weights)} ({weights})"
         )
-    sources = iter(weights or ["imagenet"] * len(bare))
+    sources = iter(weights or [default] * len(bare))
     given = [(name, None if name.endswith(".keras") else next(sources)) for name in names]
     found = [network(*pair) for pair in given]
     titles = [one.name for one in found]
     if len(set(titles)) < len(titles):
         titles = [f"{one.name} ({source or name})" for one, (name, source) in zip(found, given, strict=True)]
     return dict(zip(titles, found, strict=True))
+
+
+def _tell(networks, look, mode):
+    """Tells networks whose weights do not say it how pictures are prepared: as the data set's, in this mode."""
+    for one in networks.values():
+        info = getattr(one, "info", None) or {}
+        if mode and "preprocessing" not in info:
+            size = one.input_shape[1] or look.size
+            wanted = replace(look, mode=mode, size=size, resize=look.resize and look.resize * size // look.size)
+            one.info = {**info, "preprocessing": wanted.to_config()}
 
 
 def _print_evaluation(result, title):
@@ -254,10 +274,14 @@ def signals(
     workdir: Annotated[Path, typer.Option(help="Folder for two pictures and their JSON.")] = Path("runs/signals"),
     as_json: AsJson = False,
 ):
-    """Check that signals do not vanish in a training step: forward variances and gradient norms by depth (sec. 4.1)."""
+    """Check that signals do not vanish in a training step: variances and gradients by depth (sec. 4.1).
+
+    Networks without weights are measured as they are initialised.
+    """
     pictures = load_test(dataset, split, data_dir, download, labels, skip_bad)
-    variances, norms = {}, {}
-    for name, one in _networks(model or ["resnet50"], weights).items():
+    networks, variances, norms = _networks(model or ["resnet50"], weights, default=None), {}, {}
+    _tell(networks, pictures.preprocessing, pictures.preprocessing.mode)
+    for name, one in networks.items():
         inputs, targets = next(labelled_inputs(one, pictures, batch_size, skip_bad))
         variances[name], norms[name] = (
             analysis.forward_variances(one, inputs),

@@ -50,11 +50,22 @@ def _batches(split, size):
             part = split[start : start + size]
             yield start, part.pictures if part.decoded else part.pictures.tolist(), part.labels
         return
-    examples, start = split.examples(None).as_numpy_iterator(), 0
+    examples, start = _streamed(split), 0
     while batch := list(islice(examples, size)):
         pictures, labels = zip(*batch, strict=True)
         yield start, pictures, np.array(labels)
         start += len(batch)
+
+
+def _streamed(split):
+    """(picture, label) of a Stream, in order."""
+    import tensorflow as tf
+
+    try:
+        yield from split.examples(None).as_numpy_iterator()
+    except tf.errors.OpError as error:
+        reason = error.message.splitlines()[0]
+        raise OSError(f"Expected a data set that can be read to its end. Received: {reason}") from error
 
 
 def _ahead(threads, function, items):

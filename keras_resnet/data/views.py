@@ -122,10 +122,8 @@ def check_scales(protocol, preprocessing, minimum):
         raise ValueError(
             f"`scales` should be at least {least} pixels: the network takes no less. Received: scales={small}"
         )
-    if (
-        protocol.crop == "corners"
-        and (max(protocol.scales, default=0) or preprocessing.resize or 0) <= preprocessing.size
-    ):
+    largest = max(protocol.scales, default=preprocessing.resize or 0)
+    if protocol.crop == "corners" and largest <= preprocessing.size:
         raise ValueError(
             f"`scales` should be given for crops of {preprocessing.size} pixels from pictures that are no larger, such "
             f"as {preprocessing.size * 8 // 7}. Received: protocol={protocol}"
@@ -148,9 +146,8 @@ def as_shown(pictures, preprocessing, protocol):
         ValueError: for what is no picture, and for one too long for its width to be resized without a crop.
         OSError: for a file that cannot be opened.
     """
-    shown = (
-        [pictures[:, None]] if _fits(pictures, preprocessing, protocol) else _cropped(pictures, preprocessing, protocol)
-    )
+    show = _unchanged if _fits(pictures, preprocessing, protocol) else _cropped
+    shown = show(pictures, preprocessing, protocol)
     return [np.concatenate([views, views[..., ::-1, :]], axis=1) for views in shown] if protocol.flip else shown
 
 
@@ -159,6 +156,10 @@ def _fits(pictures, preprocessing, protocol):
     size = preprocessing.size
     natural = preprocessing.resize is None and (protocol.crop, protocol.scales) == ("center", ())
     return natural and getattr(pictures, "shape", ())[1:] == (size, size, preprocessing.channels)
+
+
+def _unchanged(pictures, preprocessing, protocol):
+    return [pictures[:, None]]
 
 
 def _cropped(pictures, preprocessing, protocol):
