@@ -1,16 +1,17 @@
 """How good networks are: the paper's test protocols, for one network or several together, on any number of pictures."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from keras_resnet.data.datasets import Dataset
-from keras_resnet.data.labels import are_numbers, class_numbers, class_rows
-from keras_resnet.data.read_ahead import read_ahead, refuse
+from keras_resnet.data.datasets import Dataset, Split
+from keras_resnet.data.labels import are_unnamed, class_numbers, class_rows
+from keras_resnet.data.pictures import refuse
+from keras_resnet.data.read_ahead import read_ahead
 from keras_resnet.data.sources import load_test
 from keras_resnet.data.views import check_scales, get_protocol
-from keras_resnet.files import replacing
+from keras_resnet.files import check_target, save_figure
 from keras_resnet.fully_convolutional import fully_convolutional
 from keras_resnet.models import preprocessing
 from keras_resnet.prediction import class_names, in_order_of_axes, probabilities
@@ -22,7 +23,7 @@ SMALLEST_SIDE = 32
 """Pixels that any network takes whose specification says nothing; as in keras.applications."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """What came out, picture by picture. Errors are in percent."""
 
@@ -136,7 +137,7 @@ def evaluate(models, dataset, protocol="center", batch_size=100, skip_bad=False,
         if progress:
             progress(sum(len(row[0]) for row in rows))
     if not sum(len(row[0]) for row in rows):
-        raise ValueError(f"Expected pictures that can be read. Received: none of {len(dataset.test)} in {dataset.name}")
+        raise _nothing_read(dataset)
     columns = (np.concatenate(column).astype("int32") for column in zip(*rows, strict=True))
     return Evaluation(classes, *columns, tuple(left_out))
 
@@ -177,11 +178,25 @@ def labelled_inputs(model, dataset, batch_size=100, skip_bad=False):
         ValueError: for labels that do not fit, and pictures that cannot be read unless `skip_bad` leaves them out.
     """
     looks, numbers = [preprocessing(model)], class_numbers(dataset.class_names, _common_classes([model]))
+    seen = 0
     for labels, shown, faults in read_ahead(dataset.test, looks, get_protocol("center"), batch_size):
         refuse(faults, skip_bad)
         if len(labels):
-            ((pictures,),) = shown
+            ((pictures,),), seen = shown, seen + len(labels)
             yield in_order_of_axes(model, pictures), _numbered(labels, numbers)
+    if not seen:
+        raise _nothing_read(dataset)
+
+
+def _nothing_read(dataset):
+    return ValueError(f"Expected pictures that can be read. Received: none of {len(dataset.test)} in {dataset.name}")
+
+
+def spread(dataset, count):
+    """A Dataset with so many of the test pictures, evenly from the first to the last; a Stream stays as it is."""
+    if not isinstance(dataset.test, Split) or len(dataset.test) <= count:
+        return dataset
+    return replace(dataset, test=dataset.test[np.linspace(0, len(dataset.test) - 1, count).astype(int)])
 
 
 class Scorer:
@@ -189,19 +204,24 @@ class Scorer:
 
     def __init__(self, model, protocol):
         self.preprocessing, self.views = preprocessing(model), protocol.views
-        spec = getattr(model, "spec", None)
+        spec, size = getattr(model, "spec", None), self.preprocessing.size
         check_scales(protocol, self.preprocessing, spec.minimum_size if spec else SMALLEST_SIDE)
-        side = min(self.preprocessing.size, *protocol.scales) if protocol.whole else None
-        self.model = fully_convolutional(model, side) if protocol.whole else model
+        self.models = [model] * max(1, len(protocol.scales))
+        """The network for each scale."""
+        if protocol.whole:
+            windows = {
+                side: fully_convolutional(model, side) for side in {min(size, scale) for scale in protocol.scales}
+            }
+            self.models = [windows[min(size, scale)] for scale in protocol.scales]
 
     def __call__(self, scales):
         """For each scale (B * views, h, w, C) float32 -> (B, K) probabilities, averaged."""
-        return np.mean([self._probabilities(views) for views in scales], axis=0)
+        return np.mean([self._probabilities(*pair) for pair in zip(self.models, scales, strict=True)], axis=0)
 
-    def _probabilities(self, views):
-        shares = probabilities(self.model, views)
+    def _probabilities(self, model, views):
+        shares = probabilities(model, views)
         if not np.isfinite(shares).all():
-            raise FloatingPointError(f"`model` should return numbers. Received: NaN or Inf from {self.model.name}")
+            raise FloatingPointError(f"`model` should return numbers. Received: NaN or Inf from {model.name}")
         return shares.reshape(-1, self.views, shares.shape[-1]).mean(axis=1)
 
 
@@ -210,10 +230,10 @@ def _common_classes(models):
     if not models:
         raise ValueError("`models` should have one network at least. Received: models=[]")
     rows = [class_rows(class_names(model)) for model in models]
-    expected = next((classes for classes in rows if not are_numbers([name for _, name in classes])), rows[0])
+    expected = next((classes for classes in rows if not are_unnamed(classes)), rows[0])
     for model, classes in zip(models, rows, strict=True):
-        differing = [(ours[1], theirs[1]) for ours, theirs in zip(expected, classes, strict=False) if ours != theirs]
-        if len(classes) != len(expected) or (differing and not are_numbers([name for _, name in classes])):
+        differing = [(ours[0], theirs[0]) for ours, theirs in zip(expected, classes, strict=False) if ours != theirs]
+        if len(classes) != len(expected) or (differing and not are_unnamed(classes)):
             raise ValueError(
                 f"`models` should know the same {len(expected)} classes to be an ensemble. Received: {model.name} with "
                 f"{len(classes)} classes, that differ as {differing[:1]}"
@@ -226,6 +246,17 @@ def _ranked(labels, shares):
     own = np.take_along_axis(shares, labels[:, None], axis=1)
     before = np.arange(shares.shape[1]) < labels[:, None]
     return labels, shares.argmax(axis=1), ((shares > own) | ((shares == own) & before)).sum(axis=1)
+
+
+def check_confusion(model, path):
+    """Raises ValueError or OSError if the confusion of a model's classes cannot be drawn to a path."""
+    _check_few(model.output_shape[-1])
+    check_target(path)
+
+
+def _check_few(count):
+    if count > CONFUSION_CLASSES:
+        raise ValueError(f"A picture can show at most {CONFUSION_CLASSES} classes. Received: {count} classes")
 
 
 def draw_confusion(evaluation, path):
@@ -242,8 +273,7 @@ def draw_confusion(evaluation, path):
     from sklearn.metrics import ConfusionMatrixDisplay
 
     names = [name for _, name in evaluation.classes]
-    if len(names) > CONFUSION_CLASSES:
-        raise ValueError(f"A picture can show at most {CONFUSION_CLASSES} classes. Received: {len(names)} classes")
+    _check_few(len(names))
     figure = Figure(figsize=[3 + 0.4 * len(names)] * 2)
     axes = figure.add_subplot()
     ConfusionMatrixDisplay(evaluation.confusion, display_labels=names).plot(
@@ -251,5 +281,4 @@ def draw_confusion(evaluation, path):
     )
     axes.set(title=f"top-1 error {evaluation.top1_error:.2f} % of {evaluation.images}", xlabel="taken for", ylabel="is")
     figure.tight_layout()
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=100)
+    save_figure(figure, path)

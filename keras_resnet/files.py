@@ -16,6 +16,21 @@ def replacing(path):
     Raises:
         OSError: if the folder of `path` does not exist or cannot be written to, or if `path` is itself a folder.
     """
+    target = check_target(path)
+    temporary = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_target(path):
+    """The Path at which `replacing` would put a file.
+
+    Raises:
+        OSError: as `replacing`.
+    """
     target = Path(path).resolve()
     if target.is_dir():
         raise IsADirectoryError(f"`path` should be a file, not a folder. Received: path={str(path)!r}")
@@ -23,9 +38,14 @@ def replacing(path):
         raise FileNotFoundError(f"The folder of `path` should exist. Received: path={str(path)!r}")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise PermissionError(f"The folder of `path` should be writable. Received: path={str(path)!r}")
-    temporary = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return target
+
+
+def save_figure(figure, path):
+    """Writes a matplotlib Figure as PNG, whole or not at all.
+
+    Raises:
+        OSError: as `replacing`.
+    """
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=100, bbox_inches="tight")

@@ -1,5 +1,7 @@
 """A classifier that takes pictures of any size, and looks at every part of them (He et al. 2015, sec. 3.4)."""
 
+from itertools import pairwise
+
 import keras
 from keras import layers
 
@@ -20,11 +22,11 @@ def fully_convolutional(model, side):
         keras.Model with the weights of `model`: (B, H, W, C) -> (B, classes) probabilities, H and W at least `side`.
 
     Raises:
-        ValueError: for a model that ends otherwise.
+        ValueError: for a model that ends otherwise, or is no graph of layers with one input.
     """
-    position = _pooling(model)
-    channels = model.input_shape[-1]
-    clone = keras.models.clone_model(model, keras.Input((None, None, channels), name="pictures"), _without_weights)
+    position, channels = _pooling(model), model.input_shape[-1]
+    pictures = keras.Input((None, None, channels), name="pictures")
+    clone = keras.models.clone_model(model, pictures, _without_weights)
     clone.set_weights(model.get_weights())
     features = clone.layers[position].input
     window = keras.Model(clone.inputs, features).compute_output_shape((1, side, side, channels))[1:3]
@@ -33,19 +35,30 @@ def fully_convolutional(model, side):
         x = layer(x)
     if getattr(model.layers[-1], "activation", None) is keras.activations.linear:
         x = layers.Softmax(name="probabilities")(x)
-    return keras.Model(clone.inputs, keras.ops.mean(x, axis=(1, 2)), name=model.name)
+    dense = keras.Model(clone.inputs, keras.ops.mean(x, axis=(1, 2)), name=model.name)
+    if keras.backend.backend() == "tensorflow":
+        dense.jit_compile = False  # XLA would compile it anew for every size of picture
+    return dense
+
+
+PER_PLACE = (layers.Dense, layers.Dropout, layers.Activation, layers.ReLU, layers.Softmax)
+"""Layers that do to every place of a map what they do to a vector."""
 
 
 def _pooling(model):
-    """Number of the layer that pools the last feature map."""
-    pooled = [i for i, layer in enumerate(model.layers) if isinstance(layer, layers.GlobalAveragePooling2D)]
-    tail = model.layers[pooled[-1] + 1 :] if pooled else ()
-    if not tail or len(model.output_shape) != 2 or model.layers[pooled[-1]].data_format != "channels_last":
+    """Number of the layer that pools the last feature map; what follows it can be done at every place."""
+    found = [i for i, layer in enumerate(model.layers) if isinstance(layer, layers.GlobalAveragePooling2D)]
+    pooling, *tail = model.layers[found[-1] :] if found else (None,)
+    follow = all(after.input is before.output for before, after in pairwise([pooling, *tail]))
+    nested = any(isinstance(layer, keras.Model) for layer in model.layers)
+    if nested or not tail or not follow or not all(isinstance(layer, PER_PLACE) for layer in tail):
         raise ValueError(
-            "`model` should be a classifier that ends in global average pooling, channels last, to be used on whole "
-            f"pictures. Received: {model.name} with outputs {model.output_shape}"
+            "`model` should be one graph of layers that ends in global average pooling and a classifier. "
+            f"Received: {model.name}, which ends in {[layer.name for layer in model.layers[-3:]]}"
         )
-    return pooled[-1]
+    if pooling.data_format != "channels_last":
+        raise ValueError(f"`model` should have its channels last. Received: {model.name} with {pooling.data_format}")
+    return found[-1]
 
 
 def _without_weights(layer):

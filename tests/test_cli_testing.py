@@ -26,7 +26,7 @@ def digits_network(seed=0, classes=10):
 def models(tmp_path_factory):
     """Two networks for the digits, and one for eleven classes, as .keras files."""
     folder = tmp_path_factory.mktemp("models")
-    for name, network in (("a", digits_network(0)), ("b", digits_network(1)), ("eleven", digits_network(0, 11))):
+    for name, network in (("a", digits_network(0)), ("b", digits_network(1)), ("nine", digits_network(0, 9))):
         network.save(folder / f"{name}.keras")
     return folder
 
@@ -71,9 +71,21 @@ def test_a_network_of_somebody_else_is_told_how_pictures_are_prepared(models, tm
 
 def test_a_flat_folder_with_its_label_file(models, folder):
     words = ["evaluate", "--model", models / "a.keras", "--dataset", folder / "flat", "--labels", folder / "labels.txt"]
-    with pytest.warns(UserWarning, match="Left out 1"):
-        said = json.loads(run(*words, "--skip-bad", "--json").stdout)
+    said = json.loads(run(*words, "--skip-bad", "--json").stdout)
     assert (said["images"], said["left_out"]) == (9, 1)
+    shown = run(*words, "--skip-bad", "--by-class")
+    assert "1 pictures that could not be read" in shown.stderr and "flat/7.png (" in shown.stderr
+
+
+def test_names_are_no_markup(tmp_path):
+    for name in ("[red]", "x[b]"):
+        (tmp_path / "[bold]" / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "[bold]" / name / "1.png")
+    network = digits_network(classes=2)
+    network.info["class_names"] = ["[red]", "x[b]"]
+    network.save(tmp_path / "two.keras")
+    shown = run("evaluate", "--model", tmp_path / "two.keras", "--dataset", tmp_path / "[bold]", "--by-class").stdout
+    assert "[red]" in shown and "x[b]" in shown and "on [bold]" in shown
 
 
 @pytest.mark.parametrize(
@@ -86,8 +98,8 @@ def test_a_flat_folder_with_its_label_file(models, folder):
             "at least 8",
         ),
         (("--dataset", "digits", "--model", "{models}/a.keras", "--scales", "x"), "`--scales` should be numbers"),
-        (("--dataset", "digits", "--model", "{models}/eleven.keras"), "network's 11 classes"),
-        (("--dataset", "digits", "--model", "{models}/a.keras", "--model", "{models}/eleven.keras"), "same 10 classes"),
+        (("--dataset", "digits", "--model", "{models}/nine.keras"), "from 0 to 8"),
+        (("--dataset", "digits", "--model", "{models}/a.keras", "--model", "{models}/nine.keras"), "same 10 classes"),
         (("--dataset", "digits", "--model", "{models}/a.keras", "--weights", "x.h5"), "`--weights` should be"),
         (("--dataset", "digits", "--model", "{models}/none.keras"), "there is none"),
         (("--dataset", "digits", "--model", "resnet20", "--model", "resnet32", "--weights", "x"), "in their order"),
@@ -99,6 +111,12 @@ def test_a_flat_folder_with_its_label_file(models, folder):
         ),
         (("--dataset", "digits", "--split", "val", "--model", "{models}/a.keras"), "`split` should be one of"),
         (("--dataset", "digits", "--model", "{models}/a.keras", "--precision", "int4"), "mixed_bfloat16"),
+        (
+            ("--dataset", "digits", "--model", "{models}/a.keras", "--precision", "float32"),
+            "`--precision` should be left",
+        ),
+        (("--dataset", "digits", "--model", "{models}/a.keras", "--confusion", "none/c.png"), "folder of `path`"),
+        (("--dataset", "digits", "--model", "resnet20"), "one of ['cifar10']"),
         (("--dataset", "digits", "--model", "resnet18", "--weights", "x.h5"), "x.h5"),
     ],
 )
@@ -139,16 +157,26 @@ def test_signals_at_both_ends(models, tmp_path):
     words = ["study", "signals", "--dataset", "digits", "--workdir", tmp_path, "--batch-size", "16"]
     shown = run(*words, "--model", models / "a.keras").stdout
     assert "norm of gradients" in shown and "variance of responses" in shown
+    assert "plain20" in run(*words, "--model", "plain20").stdout  # untrained, and for colours
     for name in ("forward_variances", "gradient_norms"):
         assert Image.open(tmp_path / f"{name}.png").format == "PNG"
         (layers,) = json.loads((tmp_path / f"{name}.json").read_text()).values()
-        assert len(layers) == 7 and min(layers.values()) > 0
+        assert len(layers) == 19 and min(layers.values()) > 0
 
 
-def test_a_degradation_study_that_cannot_be(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        "sys.argv", ["keras-resnet", "study", "degradation", "--depths", "20", "--workdir", str(tmp_path)]
-    )
-    with pytest.raises(SystemExit):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--depths", "20"), "two or more"),
+        (("--depths", "20,x"), "`--depths` should be numbers"),
+        (("--pictures", "1000"), "`--pictures` should be 2 numbers"),
+        (("--set", "seed=3"), "a field of a recipe"),
+        (("--set", "epochs"), "FIELD=VALUE"),
+        (("--size", "digit"), "digits"),
+    ],
+)
+def test_a_degradation_study_that_cannot_be(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["keras-resnet", "study", "degradation", "--workdir", str(tmp_path), *words])
+    with pytest.raises(SystemExit) as stopped:
         main()
-    assert "two or more" in capsys.readouterr().err
+    assert stopped.value.code == 1 and message in capsys.readouterr().err

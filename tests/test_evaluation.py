@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -19,7 +20,7 @@ from keras_resnet.data.labels import imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_test
 from keras_resnet.data.views import Protocol
-from keras_resnet.evaluation import Evaluation, draw_confusion, scores
+from keras_resnet.evaluation import Evaluation, check_confusion, draw_confusion, scores
 from keras_resnet.fully_convolutional import fully_convolutional
 from keras_resnet.prediction import probabilities
 
@@ -30,7 +31,18 @@ def network(size=64, classes=10, preprocessing=IMAGENET, seed=0, **changes):
     """A small random network that knows how its pictures are prepared."""
     changes = {"depths": (1, 1, 1, 1), "widths": (8, 16, 16, 24), "stem_width": 8} | changes
     model = randomise(create("resnet18", input_shape=(size, size, 3), classes=classes, **changes), seed)
+    kernel, bias = model.get_layer("predictions").get_weights()
+    model.get_layer("predictions").set_weights([0.1 * kernel, 0.1 * bias])  # sure of nothing: what changes shows
     model.info = {"preprocessing": preprocessing.to_config()}
+    return model
+
+
+def undecided(dataset):
+    """A network that takes no class more often than the others, on average over a data set."""
+    model = network()
+    shares = np.concatenate([part for _, part, _ in scores([model], dataset)])
+    kernel, bias = model.get_layer("predictions").get_weights()
+    model.get_layer("predictions").set_weights([kernel, bias - np.log(shares).mean(axis=0)])
     return model
 
 
@@ -57,7 +69,7 @@ def alone(model, crop):
 
 def test_ten_crops_are_the_mean_of_ten_crops(photographs):
     """A loop over crops, one by one, on real photographs."""
-    model = network()
+    model = undecided(photographs)
     expected = []
     for path in photographs.test.pictures:
         pixels = opened(path, 72)
@@ -67,6 +79,7 @@ def test_ten_crops_are_the_mean_of_ten_crops(photographs):
         expected.append(np.mean([alone(model, crop) for whole in crops for crop in (whole, whole[:, ::-1])], axis=0))
     found = np.concatenate([shares for _, shares, _ in scores([model], photographs, "ten_crop", 37)])
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found.max() < 0.9 and len(set(found.argmax(axis=1))) > 2
 
 
 def body_of(model):
@@ -136,11 +149,21 @@ def test_on_a_picture_of_its_own_size_it_is_the_network(activation):
     )
 
 
-def test_only_what_ends_in_pooling_can_be_fully_convolutional():
-    x = inputs = keras.Input((8, 8, 3))
-    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
+def _heads():
+    layers, inputs = keras.layers, keras.Input((8, 8, 3))
+    gate = layers.GlobalAveragePooling2D(keepdims=True)(inputs)
+    pooled = layers.GlobalAveragePooling2D()(inputs)
+    yield keras.Model(inputs, layers.Dense(3)(layers.Flatten()(inputs)))
+    yield keras.Model(inputs, layers.Dense(3)(layers.Flatten()(inputs * layers.Dense(3)(gate))))
+    yield keras.Model(inputs, layers.Dense(3)(layers.BatchNormalization()(pooled)))
+    yield keras.Sequential([inputs, keras.Model(inputs, inputs), layers.GlobalAveragePooling2D(), layers.Dense(3)])
+    yield keras.Model(inputs, pooled)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_only_what_ends_in_pooling_can_be_fully_convolutional(number):
     with pytest.raises(ValueError, match="global average pooling"):
-        fully_convolutional(model, 8)
+        fully_convolutional(list(_heads())[number], 8)
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +183,10 @@ def test_an_ensemble_is_the_mean_of_probabilities_each_with_its_own_preprocessin
 
 
 def test_errors_are_scikit_learns(noise):
-    model = network()
+    model = undecided(noise)
     shares = np.concatenate([part for _, part, _ in scores([model], noise)])
     result, labels = evaluate(model, noise), noise.test.labels
+    assert len(set(result.predicted)) > 2
     for k in (1, 5):
         assert result.error(k) == pytest.approx(100 * (1 - top_k_accuracy_score(labels, shares, k=k)))
     assert (result.images, result.top1_error, result.top5_error) == (60, result.error(1), result.error(5))
@@ -218,7 +242,7 @@ def test_a_stream_is_evaluated_like_a_split(noise):
 
         return tf.data.Dataset.from_tensor_slices((files, noise.test.labels))
 
-    model = network()
+    model = undecided(noise)
     results = [
         evaluate(model, Dataset("x", None, test, noise.class_names, IMAGENET), batch_size=16).to_json()
         for test in (in_memory, Stream(examples, 60))
@@ -236,14 +260,15 @@ def test_what_cannot_be_read_is_refused_or_left_out_and_counted(noise):
     files = [_encoded(picture) for picture in noise.test.pictures[:20]]
     files[3], files[17] = b"no picture", files[17][:40]
     dataset = Dataset("x", None, Split(np.array(files, object), noise.test.labels[:20]), noise.class_names, IMAGENET)
-    model = network()
-    with pytest.raises(ValueError, match="--skip-bad.*number 3: Expected a picture"):
+    model = undecided(noise)
+    with pytest.raises(ValueError, match="(?s)--skip-bad.*number 3: Expected a picture"):
         evaluate(model, dataset, batch_size=8)
     result = evaluate(model, dataset, batch_size=8, skip_bad=True)
     assert result.images == 18 and [fault[:9] for fault in result.left_out] == ["number 3:", "number 17"]
     kept = [number for number in range(20) if number not in (3, 17)]
     whole = evaluate(model, Dataset("x", None, dataset.test[kept], noise.class_names, IMAGENET))
     np.testing.assert_array_equal(result.predicted, whole.predicted)
+    np.testing.assert_array_equal(result.ranks, whole.ranks)
     only_bad = Dataset("x", None, dataset.test[[3, 17]], noise.class_names, IMAGENET)
     with pytest.raises(ValueError, match="none of 2"):
         evaluate(model, only_bad, skip_bad=True)
@@ -255,6 +280,7 @@ IDS = [wnid for wnid, _ in imagenet_classes()]
 @pytest.mark.parametrize(
     ("names", "numbers"),
     [
+        (("0", "1", "10", "2"), [0, 1, 10, 2]),  # folders, in the order of their names
         (IDS[7:9], [7, 8]),
         (("goldfish", "hen"), [1, 8]),
         (IDS[::-1], list(range(999, -1, -1))),
@@ -273,7 +299,8 @@ def test_classes_are_found_by_their_names(names, numbers):
 @pytest.mark.parametrize(
     ("classes", "names", "message"),
     [
-        (10, tuple("abcde"), "network's 10 classes. Received: 5 classes"),
+        (10, tuple("abcde"), "network's 10 classes; 5 of 5 are not"),
+        (10, ("3", "10"), "from 0 to 9, one for each class. Received: 10"),
         (1000, ("tench", "goldfishes"), r"Nearest: \['goldfish'.*Received: labels='goldfishes'"),
         (10, None, "Labels should be from 0 to 9.*Received: 12"),
         (1000, ("crane", "tench"), "Received: labels='crane'"),  # two classes are called so
@@ -284,6 +311,65 @@ def test_labels_that_do_not_fit(classes, names, message):
     test = Split(np.zeros((2, 64, 64, 3), "uint8"), np.array([0, 1 if names else 12]))
     with pytest.raises(ValueError, match=message):
         evaluate(model, Dataset("x", None, test, names, IMAGENET))
+
+
+def test_numbered_classes_in_their_order_are_said(noise):
+    """Ten words for a network that knows ten numbers may be right, and may be not."""
+    model = network()
+    model.info["class_names"] = [str(number) for number in range(10)]
+    words = replace(noise, class_names=tuple("abcdefghij"))
+    with pytest.warns(UserWarning, match="class 0 is taken for 'a'"):
+        assert evaluate(model, words).images == 60
+    few = replace(noise, train=None, test=replace(noise.test[:2], labels=np.array([0, 1])), class_names=("7", "3"))
+    assert evaluate(model, few).labels.tolist() == [7, 3]
+
+
+def test_one_network_knows_ids_another_names_of_the_same_thousand(noise):
+    models = [network(classes=1000, widths=(4, 4, 4, 4)) for _ in range(3)]
+    models[1].info["class_names"], models[2].info["class_names"] = map(list, zip(*imagenet_classes(), strict=True))
+    tench = replace(
+        noise, train=None, test=replace(noise.test, labels=noise.test.labels * 0), class_names=("n01440764",)
+    )
+    assert evaluate(models, tench).classes == imagenet_classes()
+
+
+def test_networks_of_different_sizes_are_one_ensemble(photographs):
+    small = network(40, preprocessing=Preprocessing("tf", 40, 50))
+    together = np.concatenate([s for _, s, _ in scores([network(), small], photographs, "ten_crop")])
+    separately = [
+        np.concatenate([s for _, s, _ in scores([one], photographs, "ten_crop")]) for one in (network(), small)
+    ]
+    np.testing.assert_allclose(together, np.mean(separately, axis=0), atol=1e-6)
+
+
+def test_every_scale_has_the_window_of_the_network_or_its_own(noise):
+    """Adding a small scale does not change what is seen at the others."""
+    first, second, both = (
+        np.concatenate([s for _, s, _ in scores([network()], noise, "multi_scale", scales=scales)])
+        for scales in ((48,), (96,), (48, 96))
+    )
+    np.testing.assert_allclose(both, (first + second) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "I;16"])
+def test_any_picture_is_read_as_predict_reads_it(mode, photographs, tmp_path):
+    with Image.open(photographs.test.pictures[0]) as picture:
+        grey = mode == "I;16"
+        kind = "JPEG" if mode == "CMYK" else "PNG"
+        (picture.convert("L" if grey else mode)).convert(mode).save(tmp_path / "a.image", kind)
+    model = network()
+    test = Split(np.array([str(tmp_path / "a.image")]), np.zeros(1, int))
+    ((_, shares, _),) = scores([model], replace(photographs, test=test))
+    np.testing.assert_allclose(shares, probabilities(model, IMAGENET([tmp_path / "a.image"])), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["seresnet18", "resnet50v2", "resnet18d"])
+def test_other_families_are_fully_convolutional_too(name):
+    model = randomise(create(name, input_shape=(64, 64, 3), classes=5, depths=(1, 1, 1, 1), widths=(8, 8, 8, 8)))
+    inputs = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
+    dense = fully_convolutional(model, 64)
+    np.testing.assert_allclose(probabilities(dense, inputs), probabilities(model, inputs), atol=1e-6)
+    assert probabilities(dense, np.zeros((1, 70, 99, 3), "float32")).shape == (1, 5)
 
 
 def test_networks_that_do_not_fit_each_other(noise):
@@ -303,11 +389,19 @@ def test_scales_that_do_not_fit(noise):
         evaluate(network(), noise, "multi_scale", scales=(16, 64))
     with pytest.raises(ValueError, match="at least 64 pixels"):
         evaluate(network(), noise, Protocol("corners", scales=(48,)))
+    with pytest.raises(ValueError, match=r"Nearest: \['scales'\]"):
+        evaluate(network(), noise, scale=96)
+    assert Protocol(scales=np.int64(96)).scales == (96,)
 
 
 def test_the_confusion_is_drawn_for_few_classes(noise, tmp_path):
     result = evaluate(network(), noise)
+    check_confusion(network(), tmp_path / "confusion.png")
     draw_confusion(result, tmp_path / "confusion.png")
+    with pytest.raises(ValueError, match="at most 50 classes"):
+        check_confusion(network(classes=51), tmp_path / "many.png")
+    with pytest.raises(FileNotFoundError, match="folder of `path`"):
+        check_confusion(network(), tmp_path / "none" / "confusion.png")
     assert Image.open(tmp_path / "confusion.png").size[0] > 300
     with pytest.raises(ValueError, match="at most 50 classes"):
         draw_confusion(Evaluation((("a", "a"),) * 51, *[np.zeros(1, int)] * 3), tmp_path / "many.png")

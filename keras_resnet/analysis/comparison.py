@@ -7,8 +7,8 @@ from keras import layers
 
 from keras_resnet.analysis.alexnet import alexnet
 from keras_resnet.analysis.costs import layer_costs, total_cost
-from keras_resnet.analysis.drawing import save
 from keras_resnet.architecture.complexity import complexity
+from keras_resnet.files import save_figure
 from keras_resnet.variants import get_spec
 
 
@@ -91,4 +91,4 @@ def draw_comparison(contenders, path, title="multiply-adds for one picture"):
     axes.bar_label(bars, [f"{row.multiply_adds / 1e9:.1f}, {row.ratio:.0%}" for row in contenders], padding=3)
     axes.margins(x=0.2)
     axes.invert_yaxis()
-    save(figure, path)
+    save_figure(figure, path)

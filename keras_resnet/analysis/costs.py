@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import keras
 from keras import layers
 
-from keras_resnet.analysis.drawing import save
 from keras_resnet.analysis.layers import check_graph
 from keras_resnet.architecture.complexity import Complexity
+from keras_resnet.files import save_figure
 
 
 @dataclass(frozen=True)
@@ -144,4 +144,4 @@ def draw_costs(costs, path, title=""):
         axes.grid(axis="y", alpha=0.3)
     axes.set_xticks(range(len(weighted)), [cost.name for cost in weighted], rotation=90, fontsize=6)
     figure.suptitle(title)
-    save(figure, path)
+    save_figure(figure, path)

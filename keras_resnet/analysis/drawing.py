@@ -4,17 +4,7 @@ import math
 
 import numpy as np
 
-from keras_resnet.files import replacing
-
-
-def save(figure, path):
-    """Writes a matplotlib Figure as PNG, whole or not at all.
-
-    Raises:
-        OSError: if the folder of `path` does not exist or cannot be written to.
-    """
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=100, bbox_inches="tight")
+from keras_resnet.files import save_figure
 
 
 def draw_lines(axes, networks):
@@ -62,4 +52,4 @@ def draw_mosaic(tiles, path, title=""):
     axes = figure.add_subplot(title=title)
     axes.imshow(mosaic(tiles), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.axis("off")
-    save(figure, path)
+    save_figure(figure, path)

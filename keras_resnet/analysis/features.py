@@ -48,6 +48,8 @@ def feature_maps(model, inputs, layer):
 def draw_filters(filters, path, title=""):
     """Draws `first_filters(model)` side by side; those of other than 1 or 3 channels a channel at a time, in grey."""
     filters = np.asarray(filters)
+    if filters.ndim != 4 or not filters.size:
+        raise ValueError(f"`filters` should be (n, k, k, C), not empty. Received: shape {filters.shape}")
     if filters.shape[-1] != 3:
         filters = np.concatenate(np.moveaxis(filters, -1, 1))
     draw_mosaic(filters, path, title)

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resnet.analysis.drawing import save
 from keras_resnet.analysis.gradients import gradients
 from keras_resnet.analysis.layers import channels_last, check_inputs, class_scores, find_layer, last_feature_map
+from keras_resnet.files import save_figure
 
 
 def grad_cam(model, inputs, classes=None, layer=None):
@@ -99,4 +99,4 @@ def draw_grad_cam(pictures, maps, path, titles=None):
         axes.imshow(picture, cmap="gray")
         axes.imshow(heat, "jet", alpha=0.45, vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="bilinear")
         axes.axis("off")
-    save(figure, path)
+    save_figure(figure, path)

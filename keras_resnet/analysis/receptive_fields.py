@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from keras_resnet.analysis.drawing import save
 from keras_resnet.architecture.blocks import TRANSFORMS
 from keras_resnet.architecture.layers import Convolution
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import MAX_POOLS, STEMS
+from keras_resnet.files import save_figure
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ def draw_receptive_fields(fields, path, side=224, title=""):
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
+    if not fields:
+        raise ValueError("`fields` should be {endpoint: ReceptiveField}, not empty. Received: {}")
     largest = max(side, *(field.size for field in fields.values()))
     figure = Figure(figsize=(6, 6))
     axes = figure.add_subplot(title=title, aspect="equal", xlabel="pixels")
@@ -78,4 +80,4 @@ def draw_receptive_fields(fields, path, side=224, title=""):
         axes.add_patch(Rectangle(corner, field.size, field.size, fill=False, linewidth=2, color=f"C{i}", label=label))
     axes.set(xlim=(-0.55 * largest, 0.55 * largest), ylim=(-0.55 * largest, 0.55 * largest))
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
-    save(figure, path)
+    save_figure(figure, path)

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resnet.analysis.drawing import check_networks, draw_lines, save
+from keras_resnet.analysis.drawing import check_networks, draw_lines
 from keras_resnet.analysis.layers import check_inputs, convolutions, responses
+from keras_resnet.files import save_figure
 
 BATCH = 100
 """Pictures at a time, where they come in one array."""
@@ -82,4 +83,4 @@ def draw_responses(networks, path, title=""):
     draw_lines(bottom, {name: sorted(values.values(), reverse=True) for name, values in networks.items()})
     top.set(title=title, ylabel="std", xlabel="layer index (original)", ylim=(0, None))
     bottom.set(ylabel="std", xlabel="layer index (sorted by magnitude)", ylim=(0, None))
-    save(figure, path)
+    save_figure(figure, path)

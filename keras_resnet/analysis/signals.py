@@ -8,10 +8,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resnet.analysis.drawing import check_networks, draw_lines, save
+from keras_resnet.analysis.drawing import check_networks, draw_lines
 from keras_resnet.analysis.gradients import gradients
 from keras_resnet.analysis.layers import check_inputs, class_scores, convolutions
 from keras_resnet.analysis.responses import moments
+from keras_resnet.files import save_figure
 
 
 def gradient_norms(model, inputs, labels):
@@ -95,4 +96,4 @@ def draw_signals(networks, path, label="norm of the gradient", title=""):
     figure = Figure(figsize=(8, 4.5))
     axes = figure.add_subplot(title=title, xlabel="convolution", ylabel=label, yscale="log")
     draw_lines(axes, {name: list(values.values()) for name, values in networks.items()})
-    save(figure, path)
+    save_figure(figure, path)

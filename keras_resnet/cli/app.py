@@ -5,6 +5,7 @@ import logging
 import sys
 import warnings
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Annotated
 
 import keras
@@ -15,6 +16,7 @@ from rich.text import Text
 import keras_resnet
 from keras_resnet.errors import unknown
 from keras_resnet.training.building import PRECISIONS
+from keras_resnet.training.recipes import Recipe
 
 app = typer.Typer(
     help="Residual networks in Keras: build, load anybody's weights, train, test as the paper does, look at pictures.",
@@ -23,44 +25,40 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out, err = Console(), Console(stderr=True)
+out, err = Console(markup=False), Console(stderr=True)  # names of classes and files are no markup
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Weights = Annotated[str | None, typer.Option(help="A tag (see `keras-resnet models`) or the path of a weights file.")]
 
 
-def network(name, weights, default_weights=None):
+def network(name, weights, default_weights=None, precision=None):
     """A network by its name, or the model in a .keras file."""
+    if precision not in (None, *PRECISIONS):
+        raise unknown("precision", precision, PRECISIONS)
     if name.endswith(".keras"):
-        if weights is not None:
-            raise ValueError(
-                f"`--weights` should be left out: a .keras file has its own. Received: --weights {weights}"
-            )
+        for option, given in (("weights", weights), ("precision", precision)):
+            if given is not None:
+                raise ValueError(
+                    f"`--{option}` should be left out: a .keras file has its own. Received: --{option} {given}"
+                )
         return keras_resnet.load_model(name)
-    return keras_resnet.create(name, weights=weights or default_weights)
-
-
-@contextmanager
-def in_precision(name):
-    """Networks that are built in the block compute in this precision."""
-    if name not in (None, *PRECISIONS):
-        raise unknown("precision", name, PRECISIONS)
     usual = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name or usual)
+    keras.config.set_dtype_policy(precision or usual)
     try:
-        yield
+        return keras_resnet.create(name, weights=weights or default_weights)
     finally:
         keras.config.set_dtype_policy(usual)
 
 
-def numbers(option, text):
-    """ "224,256" -> (224, 256); None stays."""
+def numbers(option, text, count=None):
+    """ "224,256" -> (224, 256), so many of them; None stays."""
     if text is None:
         return None
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise ValueError(f"`--{option}` should be numbers with commas between them. Received: {text}") from None
+    found = text.split(",")
+    if not all(number.strip().isdecimal() for number in found) or len(found) != (count or len(found)):
+        amount = f"{count} numbers" if count else "numbers"
+        raise ValueError(f"`--{option}` should be {amount} with commas between them. Received: --{option} {text!r}")
+    return tuple(int(number) for number in found)
 
 
 def print_json(value):
@@ -78,11 +76,14 @@ def last_words():
 
 
 def assignment(text):
-    """ "epochs=2" -> ("epochs", 2)."""
-    field, equals, value = text.partition("=")
+    """ "epochs=2" -> ("epochs", 2), a field of a recipe."""
+    field, equals, given = text.partition("=")
     if not equals:
         raise ValueError(f"`--set` should be FIELD=VALUE, such as epochs=2. Received: --set {text}")
-    return field, value(value)
+    known = [row.name for row in fields(Recipe)]
+    if field not in known:
+        raise unknown("--set", field, known, f"a field of a recipe: {known}")
+    return field, value(given)
 
 
 def value(text):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet.data.datasets import TEST_SHARE, Dataset, Split, fits_in_memory, natural_preprocessing
-from keras_resnet.data.pictures import FORMATS, load_picture
+from keras_resnet.data.pictures import FORMATS, Unreadable, check_picture, listed, load_picture, refuse
 
 TESTS = ("val", "valid", "validation", "test")
 """What the folder beside "train" may be called; the first one found tests."""
@@ -18,8 +18,6 @@ READABLE = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 """Formats that TensorFlow decodes too."""
 ORIENTATION = 0x0112
 """Number of the EXIF entry that says how a camera was held."""
-LISTED = 20
-"""Unreadable files that a message names; more are counted."""
 
 
 def load_folder(path, validation_split=None, skip_bad=False):
@@ -58,13 +56,13 @@ def load_test_folder(path, split=None, skip_bad=False):
     Args:
         path: the folder.
         split: name of the folder within it that is meant; None: one of TESTS that lies beside "train", else `path`.
-        skip_bad: as for `load_folder`.
+        skip_bad: whether files that are no pictures are left out; the Dataset lists them.
 
     Returns:
-        A Dataset without `train`. Its classes may be few, or a single one, or lack pictures.
+        A Dataset of paths, without `train`. Its classes may be few, or a single one, or lack pictures.
 
     Raises:
-        ValueError: for a folder without class folders or without any pictures, and unreadable files.
+        ValueError: for a folder without class folders or without any pictures, and files that are no pictures.
         OSError: for a folder that cannot be read.
     """
     folder = Path(path)
@@ -75,27 +73,44 @@ def load_test_folder(path, split=None, skip_bad=False):
 
 
 def load_files(labelled, class_names, folder, skip_bad=False):
-    """Picture files to test on.
+    """Picture files to test on: their heads are looked at, the rest is read when they are tested.
 
     Args:
         labelled: pairs (path, number of the class).
         class_names: as a Dataset has them.
         folder: where they are, for the name of the set and for messages.
-        skip_bad: as for `load_folder`.
+        skip_bad: whether files that are no pictures are left out; the Dataset lists them.
 
     Raises:
-        ValueError: if there are none, and for unreadable files, all of which it counts.
+        ValueError: if there are none, and for files that are no pictures, all of which it counts.
     """
     if not labelled:
         raise ValueError(
             f"Expected pictures ({_suffixes()}) in a folder for each class, or `labels` (--labels), a file that says "
             f"which class each is of. Received: path={str(folder)!r}"
         )
-    (test,), left_out = _read([labelled], folder, skip_bad)
-    if not len(test):
+    with ThreadPool() as threads:
+        found = threads.map(lambda row: _fault_of_head(row[0]), labelled, chunksize=64)
+    faults = tuple(f"{path} ({fault})" for (path, _), fault in zip(labelled, found, strict=True) if fault)
+    refuse(faults, skip_bad, folder)
+    good = [row for row, fault in zip(labelled, found, strict=True) if not fault]
+    if not good:
         raise ValueError(f"Expected pictures that can be read. Received: none of {len(labelled)} in {folder}")
-    name = folder.resolve().name
-    return Dataset(name, None, test, class_names, natural_preprocessing((None, None, 3)), left_out)
+    test = Split(np.array([path for path, _ in good]), np.array([label for _, label in good]))
+    preprocessing = natural_preprocessing((None, None, 3))
+    return Dataset(folder.resolve().name, None, test, class_names, preprocessing, faults)
+
+
+def _fault_of_head(path):
+    """Why a file is no picture, or None."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            return "it is no file"
+        check_picture(path)
+    except OSError as error:
+        return error.strerror
+    except Unreadable as error:
+        return error.reason
 
 
 def _pictures_at(folder, with_test):
@@ -174,7 +189,9 @@ def _read(groups, folder, skip_bad):
     with ThreadPool() as threads:
         looked_at = dict(zip(paths, threads.imap(lambda path: _look_at(path, keep), paths, chunksize=16), strict=True))
     faults = tuple(f"{path} ({fault})" for path, (_, fault) in looked_at.items() if fault)
-    _report(faults, skip_bad, folder)
+    refuse(faults, skip_bad, folder)
+    if faults:
+        warnings.warn(f"Left out {len(faults)} unreadable pictures in {folder}:\n  {listed(faults)}", stacklevel=4)
     splits = []
     for group in groups:
         rows = [(path, label) for path, label in group if not looked_at[path][1]]
@@ -186,20 +203,6 @@ def _read(groups, folder, skip_bad):
 def _check_left(root, classes, split):
     if empty := [name for label, name in enumerate(classes) if label not in split.labels]:
         raise ValueError(f"Expected a readable picture in every class folder. Received: {root} with none in {empty}")
-
-
-def _report(faults, skip_bad, folder):
-    """Raises or warns, if there are any."""
-    if not faults:
-        return
-    more = [f"and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
-    listed = "\n  ".join([*faults[:LISTED], *more])
-    if not skip_bad:
-        raise ValueError(
-            f"Expected pictures that can be read ({_suffixes()}), or `skip_bad` (--skip-bad) to leave out the others. "
-            f"Received: {len(faults)} unreadable in {folder}:\n  {listed}"
-        )
-    warnings.warn(f"Left out {len(faults)} unreadable pictures in {folder}:\n  {listed}", stacklevel=4)
 
 
 def _look_at(path, keep):

@@ -1,6 +1,8 @@
 """Flat folders of pictures whose classes stand in a file, as ImageNet's validation pictures come."""
 
+import csv
 import os
+from collections import Counter
 from pathlib import Path
 
 from keras_resnet.data.folders import load_files
@@ -16,8 +18,9 @@ def load_labelled_folder(folder, labels, skip_bad=False):
 
     The file has a line for each picture, in one of these forms:
 
-    - a file name, with or without its suffix, and a class: Caffe's `val.txt`, Kaggle's `LOC_val_solution.csv` (of what
-      follows the class nothing is read). Pictures that are not there, because the folder is a part, do not matter.
+    - a file name, with or without its folder or suffix, and a class, with a comma, a tab or a blank between them:
+      Caffe's `val.txt`, Kaggle's `LOC_val_solution.csv` (of what follows the class nothing is read). Pictures that are
+      not there, because the folder is a part, do not matter.
     - a class, in the order of the sorted file names: `imagenet_2012_validation_synset_labels.txt`, or the development
       kit's `ILSVRC2012_validation_ground_truth.txt`, whose numbers mean what `meta.mat` beside it says.
 
@@ -26,7 +29,7 @@ def load_labelled_folder(folder, labels, skip_bad=False):
     Args:
         folder: path of the pictures.
         labels: path of the file.
-        skip_bad: whether unreadable pictures are left out, with a warning that lists them.
+        skip_bad: whether files that are no pictures are left out; the Dataset lists them.
 
     Returns:
         A Dataset without `train`; its class names are None where the classes are numbers.
@@ -35,24 +38,23 @@ def load_labelled_folder(folder, labels, skip_bad=False):
         FileNotFoundError: if there is no such folder or file.
         ValueError: for a file of another form, pictures without a class, and unreadable pictures.
     """
-    rows = _rows(labels)
     folder = Path(folder)
     pictures = sorted(find_pictures(folder), key=lambda path: path.name)
-    named = min(map(len, rows)) > 1
-    classes = _by_name(rows, pictures, labels) if named else _in_order(rows, pictures, labels)
+    rows = _rows(labels)
+    names = [{path.relative_to(folder).as_posix(), path.name, path.stem} for path in pictures]
+    named = not set().union(*names).isdisjoint(name for name, _ in rows)
+    classes = _by_name(rows, names, labels) if named else _in_order(rows, len(pictures), labels)
     if named and all(name.isdecimal() for name in classes):
-        names, numbers = None, [int(name) for name in classes]
+        class_names, numbers = None, [int(name) for name in classes]
     else:
-        names = _class_names(classes)
-        number = {name: number for number, name in enumerate(names)}
-        numbers = [number[name] for name in classes]
-    return load_files(
-        [(str(path), label) for path, label in zip(pictures, numbers, strict=True)], names, folder, skip_bad
-    )
+        class_names = _class_names(classes)
+        numbers = [class_names.index(name) for name in classes]
+    labelled = [(str(path), number) for path, number in zip(pictures, numbers, strict=True)]
+    return load_files(labelled, class_names, folder, skip_bad)
 
 
 def _rows(path):
-    """Non-empty lines, in their first two columns; a head line of Kaggle's is left out."""
+    """[(first column, second column or None)] of the lines that are no comments."""
     if not os.path.isfile(path):
         raise FileNotFoundError(
             "`labels` should be a file with a line for each picture, its name and its class; there is none. "
@@ -64,35 +66,56 @@ def _rows(path):
         text = Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"`labels` should be a text file. Received: labels={str(path)!r} ({error.reason})") from error
-    rows = [line.replace(",", " ").replace("\t", " ").split()[:2] for line in text.splitlines()]
-    rows = [row for row in rows if row and row[0] != "ImageId" and not row[0].startswith("#")]
-    if not rows:
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if lines and lines[0].startswith("ImageId,"):  # Kaggle's: boxes follow the class
+        return [(name, rest.split()[0]) for name, rest in map(_columns, lines[1:]) if rest]
+    if not lines:
         raise ValueError(
             f"`labels` should have a line for each picture. Received: labels={str(path)!r}, which is empty"
         )
-    return rows
+    return [_columns(line) for line in lines]
 
 
-def _by_name(rows, pictures, path):
-    """The class of each picture, by its file's name."""
-    known = {os.path.basename(name): label for name, label in rows}
-    classes = [known.get(picture.name, known.get(picture.stem)) for picture in pictures]
-    if missing := [picture.name for picture, label in zip(pictures, classes, strict=True) if label is None]:
+def _columns(line):
+    """ "a.png,French horn", "a.png\tx" or "a.png x" -> its two columns; ("tench", None) of a single one."""
+    separator = next((mark for mark in ",\t" if mark in line), None)
+    columns = next(csv.reader([line], delimiter=separator)) if separator else line.rsplit(None, 1)
+    first, second, *_ = (*(column.strip() for column in columns), None, None)
+    return first, second
+
+
+def _by_name(rows, names, path):
+    """The class of each picture, by the names that its file goes by."""
+    known = {}
+    for name, label in rows:
+        if label is None or known.setdefault(name, label) != label:
+            raise ValueError(
+                f"`labels` should have one class for each picture. Received: labels={str(path)!r} with "
+                f"{known.get(name)!r} and {label!r} for {name!r}"
+            )
+    found = [{known[name] for name in of_one if name in known} for of_one in names]
+    if wrong := [max(of_one, key=len) for of_one, labels in zip(names, found, strict=True) if len(labels) != 1]:
         raise ValueError(
-            f"`labels` should name the class of every picture. Received: labels={str(path)!r} without {len(missing)} "
-            f"of {len(pictures)}, such as {missing[:3]}"
+            f"`labels` should name the class of every picture. Received: labels={str(path)!r} without {len(wrong)} "
+            f"of {len(names)}, such as {sorted(wrong)[:3]}"
         )
-    return classes
-
-
-def _in_order(rows, pictures, path):
-    """The class of each picture, by its place."""
-    if len(rows) != len(pictures):
+    twice = [name for name, count in Counter(name for of_one in names for name in of_one).items() if count > 1]
+    if ambiguous := sorted(known.keys() & set(twice)):
         raise ValueError(
-            f"`labels` should have a class for each of {len(pictures)} pictures, or name the pictures. "
+            f"`labels` should name pictures with their folders where several are called the same. "
+            f"Received: labels={str(path)!r} with {ambiguous[0]!r}"
+        )
+    return [label for (label,) in found]
+
+
+def _in_order(rows, count, path):
+    """The class of each picture, by its place."""
+    if len(rows) != count:
+        raise ValueError(
+            f"`labels` should have a class for each of {count} pictures, or name the pictures. "
             f"Received: labels={str(path)!r} with {len(rows)} lines"
         )
-    classes = [label for (label,) in rows]
+    classes = [" ".join(filter(None, row)) for row in rows]
     return _by_development_kit(classes, path) if all(name.isdecimal() for name in classes) else classes
 
 

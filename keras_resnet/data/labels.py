@@ -1,5 +1,6 @@
 """Names of classes, shipped with the package, and predictions in words."""
 
+import warnings
 from functools import cache
 from importlib import resources
 
@@ -24,8 +25,11 @@ def imagenet_classes():
 
 
 def class_rows(names):
-    """Names of classes -> pairs (id, name), which are the same twice; None -> ImageNet's thousand."""
-    return imagenet_classes() if names is None else tuple((name, name) for name in names)
+    """Names of classes -> pairs (id, name), the same twice; but ImageNet's from its ids, its names, or None."""
+    known = imagenet_classes()
+    if names is None or tuple(names) in tuple(zip(*known, strict=True)):
+        return known
+    return tuple((name, name) for name in names)
 
 
 def unnamed(count):
@@ -33,47 +37,53 @@ def unnamed(count):
     return [f"class {number}" for number in range(count)]
 
 
+def are_unnamed(rows):
+    """Whether pairs (id, name) are of classes of which only their number is known."""
+    return [name for _, name in rows] == unnamed(len(rows))
+
+
 def class_numbers(names, rows):
-    """Where a network has the classes of a data set.
+    """Where a network has the classes of a data set: by their ids or names, or by number where names are lacking.
 
     Args:
         names: of the data set's classes, in the order of its labels; None: its labels are the network's numbers.
         rows: pairs (id, name) of the network's classes.
 
     Returns:
-        (len(names),) int32: the network's number for each class of the data set, found by id or name, and one by one
-        where the network's classes, or the data set's, have no names but numbers. (K,) for None.
+        (len(names),) int32: the network's number for each class of the data set. (K,) for None.
 
     Raises:
-        ValueError: if the network lacks a class, or, without names, knows another number of classes.
+        ValueError: if the network lacks a class.
     """
-    same = np.arange(len(rows), dtype="int32")
+    count = len(rows)
     if names is None:
-        return same
+        return np.arange(count, dtype="int32")
     ids, words = ([row[column] for row in rows] for column in (0, 1))
-    if are_numbers(names) or are_numbers(words):
-        if len(names) != len(rows):
-            raise ValueError(
-                f"Labels should be of the network's {len(rows)} classes. Received: {len(names)} classes without names "
-                "by which they could be found there"
-            )
-        return same
-    known = {word: number for number, word in enumerate(words) if words.count(word) == 1} | dict(
-        zip(ids, same, strict=True)
+    once = {word: number for number, word in enumerate(words) if words.count(word) == 1}
+    known = once | {identity: number for number, identity in enumerate(ids)}
+    if all(name in known for name in names):
+        return np.array([known[name] for name in names], "int32")
+    if all(name.isdecimal() for name in names) and (are_unnamed(rows) or count == len(names)):
+        return _by_number(names, count)
+    if count == len(names) and are_unnamed(rows):
+        return np.arange(count, dtype="int32")
+    if count == len(names) and words == [str(number) for number in range(count)]:
+        warnings.warn(f"The network's classes are numbered: class 0 is taken for {names[0]!r}, and so on", stacklevel=3)
+        return np.arange(count, dtype="int32")
+    missing = [name for name in names if name not in known]
+    raise unknown(
+        "labels",
+        missing[0],
+        [*words, *ids],
+        f"of the network's {count} classes; {len(missing)} of {len(names)} are not",
     )
-    if missing := [name for name in names if name not in known]:
-        raise unknown(
-            "labels",
-            missing[0],
-            [*words, *ids],
-            f"of the network's {len(rows)} classes; {len(missing)} of {len(names)} are not",
-        )
-    return np.array([known[name] for name in names], "int32")
 
 
-def are_numbers(names):
-    """Whether classes are only numbered."""
-    return list(names) in (unnamed(len(names)), [str(number) for number in range(len(names))])
+def _by_number(names, count):
+    numbers = [int(name) for name in names]
+    if max(numbers) >= count:
+        raise ValueError(f"Labels should be from 0 to {count - 1}, one for each class. Received: {max(numbers)}")
+    return np.array(numbers, "int32")
 
 
 def decode_predictions(predictions, top=5, classes=None):

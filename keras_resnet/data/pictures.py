@@ -18,6 +18,9 @@ FORMATS = {
 }
 """Format -> suffixes. Pillow reads more, some by running other programs (EPS), so it is asked for these alone."""
 
+LISTED = 20
+"""Unreadable files that a message names; more are counted."""
+
 
 def load_picture(source, channels=3):
     """Reads a picture, upright, in eight bits.
@@ -36,19 +39,56 @@ def load_picture(source, channels=3):
         ValueError: for what is no picture of FORMATS, is truncated or empty, or larger than PIL.Image.MAX_IMAGE_PIXELS.
         OSError: for a file that is not there or may not be read.
     """
+    check_channels(channels)
+    return _with_picture(source, lambda image: _converted(image, channels))
+
+
+def check_picture(source):
+    """Raises what `load_picture` raises, as far as the head of a file tells: nothing is decoded."""
+    _with_picture(source, lambda image: None)
+
+
+def _with_picture(source, use):
+    """`use` of the PIL image that a source holds."""
     from PIL import Image
 
-    check_channels(channels)
     with _opened(source) as file:
         try:
             with Image.open(file, formats=tuple(FORMATS)) as image:
                 _refuse_bomb(image)
-                return _converted(image, channels)
+                return use(image)
         except Exception as error:  # on damaged files Pillow's readers raise nearly anything
             received = f"{len(source)} bytes" if isinstance(source, bytes) else f"path={_name(source)!r}"
-            raise ValueError(
-                f"Expected a picture ({', '.join(FORMATS)}). Received: {received} ({_reason(error, file)})"
-            ) from error
+            raise Unreadable(received, _reason(error, file)) from error
+
+
+class Unreadable(ValueError):
+    """What was to be read is no picture, or a damaged one."""
+
+    def __init__(self, received, reason):
+        super().__init__(f"Expected a picture ({', '.join(FORMATS)}). Received: {received} ({reason})")
+        self.reason = reason
+
+
+def refuse(faults, skip_bad, where=""):
+    """Raises ValueError for pictures that cannot be read, unless they are to be left out.
+
+    Args:
+        faults: list of what is wrong with each, in words.
+        skip_bad: whether they are to be left out.
+        where: the folder that was looked through.
+    """
+    if faults and not skip_bad:
+        raise ValueError(
+            f"Expected pictures that can be read ({', '.join(FORMATS)}), or `skip_bad` (--skip-bad) to leave out the "
+            f"others. Received: {len(faults)} unreadable{where and f' in {where}'}:\n  {listed(faults)}"
+        )
+
+
+def listed(faults):
+    """Lines for the first LISTED of them, and how many more there are."""
+    more = [f"and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
+    return "\n  ".join([*faults[:LISTED], *more])
 
 
 def as_picture(picture, channels):

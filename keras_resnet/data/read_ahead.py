@@ -11,8 +11,8 @@ from keras_resnet.data.datasets import Split
 from keras_resnet.data.preprocessing import preprocess_input
 from keras_resnet.data.views import as_shown
 
-LISTED = 20
-"""Unreadable pictures that a message names."""
+THREADS = min(8, os.cpu_count())
+"""That read; also how many batches wait, at most."""
 
 
 def read_ahead(split, looks, protocol, batch_size):
@@ -30,17 +30,8 @@ def read_ahead(split, looks, protocol, batch_size):
     """
     alike = not protocol.whole or getattr(split, "decoded", False)
     batches = _batches(split, max(1, batch_size // protocol.views) if alike else 1)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(THREADS) as threads:
         yield from _ahead(threads, lambda batch: _read(*batch, looks, protocol), batches)
-
-
-def refuse(faults, skip_bad):
-    """Raises ValueError for pictures that could not be read, unless they are to be left out."""
-    if faults and not skip_bad:
-        raise ValueError(
-            "Expected pictures that can be read, or `skip_bad` (--skip-bad) to leave out the others. Received: "
-            + "; ".join(faults[:LISTED])
-        )
 
 
 def _batches(split, size):
@@ -73,7 +64,7 @@ def _ahead(threads, function, items):
     waiting = deque()
     for item in items:
         waiting.append(threads.submit(function, item))
-        if len(waiting) > os.cpu_count():
+        if len(waiting) > THREADS:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()

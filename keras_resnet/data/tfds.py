@@ -97,7 +97,7 @@ def load_tfds_split(builder, split=None, download=True):
     except (KeyError, ValueError, AttributeError):
         length = 0
     if not length:
-        raise unknown("split", split, builder.info.splits)
+        raise unknown("split", split, builder.info.splits, f"one of {list(builder.info.splits)}, and not empty")
     (test,), preprocessing, class_names = _load(builder, keys, [split])
     return Dataset(builder.name, None, test, class_names, preprocessing)
 

@@ -1,6 +1,6 @@
 """PROTOCOLS: what a network is shown of a picture when it is tested; its scores for all of that are averaged."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
@@ -27,9 +27,10 @@ class Protocol:
     def __post_init__(self):
         if self.crop not in CROPS:
             raise unknown("crop", self.crop, CROPS)
-        object.__setattr__(self, "scales", tuple(self.scales))
-        if not all(isinstance(scale, int) and 0 < scale <= LARGEST for scale in self.scales):
+        scales = np.ravel(self.scales).tolist()
+        if not all(isinstance(scale, int) and 0 < scale <= LARGEST for scale in scales):
             raise ValueError(f"`scales` should be from 1 to {LARGEST} pixels. Received: scales={self.scales}")
+        object.__setattr__(self, "scales", tuple(scales))
         if self.whole and not self.scales:
             raise ValueError('`scales` should be given with the crop "whole". Received: scales=()')
 
@@ -100,8 +101,12 @@ def get_protocol(protocol, **changes):
     """A Protocol, or the one of this name in PROTOCOLS, with some fields changed.
 
     Raises:
-        ValueError: for an unknown name, and values that make no protocol.
+        ValueError: for an unknown name or field, and values that make no protocol.
     """
+    known = [field.name for field in fields(Protocol)]
+    for change in changes:
+        if change not in known:
+            raise unknown("changes", change, known, f"fields of a protocol: {known}")
     if not isinstance(protocol, Protocol):
         if protocol not in PROTOCOLS:
             raise unknown("protocol", protocol, PROTOCOLS)

@@ -2,7 +2,7 @@
 
 from itertools import chain
 
-from keras_resnet.files import replacing
+from keras_resnet.files import save_figure
 
 LINES = {"accuracy": "--", "val_accuracy": "-"}
 
@@ -18,8 +18,7 @@ def draw_curves(history, path, title=""):
     figure, (axes,) = _panels([title], [history], (7, 4.5))
     _draw(axes, history, "tab:red", ("training error", "test error"))
     axes.legend()
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=100)
+    save_figure(figure, path)
 
 
 def draw_panels(panels, path, title=""):
@@ -39,8 +38,7 @@ def draw_panels(panels, path, title=""):
         for label, history in runs.items():
             _draw(axes, history, colours[label], ("_", label))  # matplotlib leaves labels like "_" out of the legend
         axes.legend(handles=[line for line in axes.lines if line.get_label() in runs])
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=100)
+    save_figure(figure, path)
 
 
 def _panels(titles, histories, size):

@@ -86,6 +86,8 @@ def train(
     recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
     dataset = dataset() if callable(dataset) else dataset
     dataset = _as_tested(dataset if isinstance(dataset, Dataset) else load_dataset(dataset), recipe)
+    if dataset.train is None:
+        raise ValueError(f"`dataset` should have pictures to train on. Received: {dataset.name}, which only tests")
     steps_per_epoch, steps = recipe.steps(len(dataset.train))
     _check(recipe, devices, precision, validation_freq, checkpoint_every)
     with devices.scope():

@@ -1,0 +1,244 @@
+"""The paper's own experiments as commands: study degradation, responses, signals, complexity."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean, median
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from keras_resnet import analysis
+from keras_resnet.cli.app import AsJson, app, assignment, err, last_words, network, numbers, out, print_json
+from keras_resnet.cli.testing import (
+    AllWeights,
+    DataDir,
+    Download,
+    Labels,
+    Mode,
+    Models,
+    Part,
+    Precision,
+    SkipBad,
+    TestSet,
+    networks,
+    tell,
+)
+from keras_resnet.data.sources import load_dataset, load_test
+from keras_resnet.evaluation import labelled_inputs, spread
+from keras_resnet.studies.degradation import degradation as run_degradation
+from keras_resnet.studies.results import FAMILIES
+from keras_resnet.studies.sizes import SIZES
+from keras_resnet.training.workdir import write_json
+
+study = typer.Typer(help="The paper's own experiments.", no_args_is_help=True)
+app.add_typer(study, name="study")
+
+
+@study.command()
+def degradation(
+    size: Annotated[str, typer.Option(help=f"How much work: {', '.join(SIZES)}.")] = "digits",
+    workdir: Annotated[
+        Path | None, typer.Option(help="Folder for what the study leaves.", show_default="runs/degradation_SIZE")
+    ] = None,
+    depths: Annotated[str | None, typer.Option(help="Layers: 20,56.", show_default="the size's")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Another data set.", show_default="the size's")] = None,
+    pictures: Annotated[str | None, typer.Option(help="How many of its pictures train and test: 10000,2000.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A row of RECIPES.", show_default="the size's")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a field of the recipe: --set epochs=2.", metavar="FIELD=VALUE"),
+    ] = None,
+    data_dir: DataDir = None,
+    download: Download = True,
+    precision: Precision = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    deterministic: Annotated[bool, typer.Option(help="The same numbers in every run on this machine.")] = False,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="Steps between checkpoints within an epoch.", min=1)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Train the networks of an earlier study anew.")] = False,
+    as_json: AsJson = False,
+):
+    """Train plain and residual networks of several depths: do the deeper ones get worse? (fig. 6)
+
+    Repeat the command to go on with an interrupted study.
+    """
+    workdir = workdir or Path("runs") / f"degradation_{size}"
+    source = SIZES[size].dataset if dataset is None and size in SIZES else dataset
+    with last_words():
+        result = run_degradation(
+            workdir,
+            size,
+            source and partial(load_dataset, source, data_dir=data_dir, download=download),
+            numbers("depths", depths),
+            recipe,
+            numbers("pictures", pictures, count=2),
+            seed,
+            overwrite,
+            checkpoint_every=checkpoint_every,
+            deterministic=deterministic,
+            precision=precision,
+            progress=lambda text: err.print(Text(text)),
+            **dict(map(assignment, changes or ())),
+        )
+    if as_json:
+        return print_json(result.to_config())
+    _print_degradation(result, workdir)
+
+
+def _print_degradation(result, workdir):
+    table = Table("network", box=None, header_style="bold")
+    for column in ("parameters", "training error", "test error", "time"):
+        table.add_column(column, justify="right")
+    for cell in result.cells:
+        errors = (f"{error:.2f} %" for error in (cell.training_error, cell.test_error))
+        table.add_row(cell.network, f"{cell.parameters:,}", *errors, f"{cell.wall_time_s:,.0f} s")
+    out.print(table)
+    for change in result.changes:
+        out.print(
+            f"{FAMILIES[change.family]}, from {change.shallowest} to {change.deepest} layers: training error "
+            f"{change.training_error:+.2f}, test error {change.test_error:+.2f} points",
+            highlight=False,
+        )
+    out.print(f"everything in {workdir}/", highlight=False, soft_wrap=True)
+
+
+@study.command()
+def responses(
+    dataset: TestSet,
+    model: Models = None,
+    weights: AllWeights = None,
+    split: Part = None,
+    data_dir: DataDir = None,
+    download: Download = True,
+    labels: Labels = None,
+    skip_bad: SkipBad = False,
+    mode: Mode = None,
+    workdir: Annotated[Path, typer.Option(help="Folder for responses.png and .json.")] = Path("runs/responses"),
+    as_json: AsJson = False,
+):
+    """Measure how strongly the 3x3 layers of networks respond (fig. 7)."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    measured = networks(model or ["resnet50"], weights)
+    pictures = load_test(dataset, split, data_dir, download, labels, skip_bad)
+    tell(measured, pictures.preprocessing, mode)
+    values = {
+        name: analysis.layer_responses(one, labelled_inputs(one, pictures, skip_bad=skip_bad))
+        for name, one in measured.items()
+    }
+    draw = partial(analysis.draw_responses, title=f"layer responses on {pictures.name}")
+    _publish([_Measured("responses", "standard deviation of responses", values, draw)], workdir, as_json)
+
+
+@study.command()
+def signals(
+    dataset: TestSet,
+    model: Models = None,
+    weights: AllWeights = None,
+    split: Part = None,
+    data_dir: DataDir = None,
+    download: Download = True,
+    labels: Labels = None,
+    skip_bad: SkipBad = False,
+    mode: Mode = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures: every n-th of the set.", min=1)] = 128,
+    workdir: Annotated[Path, typer.Option(help="Folder for two pictures and their JSON.")] = Path("runs/signals"),
+    as_json: AsJson = False,
+):
+    """Check that signals do not vanish in a training step: variances and gradients by depth (sec. 4.1).
+
+    Networks without weights are measured as they are initialised.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    measured = networks(model or ["resnet50"], weights, required=False)
+    pictures = spread(load_test(dataset, split, data_dir, download, labels, skip_bad), batch_size)
+    tell(measured, pictures.preprocessing, mode or pictures.preprocessing.mode)
+    variances, norms = {}, {}
+    for name, one in measured.items():
+        inputs, targets = next(labelled_inputs(one, pictures, batch_size, skip_bad))
+        variances[name] = analysis.forward_variances(one, inputs)
+        norms[name] = analysis.gradient_norms(one, inputs, targets)
+    rows = (("forward_variances", "variance of responses", variances), ("gradient_norms", "norm of gradients", norms))
+    _publish([_Measured(*row, partial(analysis.draw_signals, label=row[1])) for row in rows], workdir, as_json)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What a study measured in the layers of networks."""
+
+    name: str
+    unit: str
+    values: dict
+    """{network: {layer: value}}."""
+    draw: Callable
+    """(values, path) -> a PNG."""
+
+
+def _publish(measured, workdir, as_json):
+    """Writes each as picture and JSON, and prints it."""
+    for one in measured:
+        one.draw(one.values, workdir / f"{one.name}.png")
+        write_json(one.values, workdir / f"{one.name}.json")
+    if as_json:
+        return print_json({one.name: one.values for one in measured})
+    for one in measured:
+        out.print(_spreads(one))
+    out.print(f"everything in {workdir}/", highlight=False, soft_wrap=True)
+
+
+def _spreads(measured):
+    table = Table("network", box=None, header_style="bold", title=measured.unit, title_justify="left")
+    for column in ("layers", "mean", "median", "smallest", "largest"):
+        table.add_column(column, justify="right")
+    for name, layers in measured.values.items():
+        spread = [summary(layers.values()) for summary in (mean, median, min, max)]
+        table.add_row(name, str(len(layers)), *(f"{value:.3g}" for value in spread))
+    return table
+
+
+@study.command()
+def complexity(
+    model: Annotated[
+        str | None,
+        typer.Option(help="A network or a .keras file, layer by layer.", show_default="the paper's comparison"),
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG to draw.")] = None,
+    as_json: AsJson = False,
+):
+    """Count parameters and multiply-adds: the paper's networks beside AlexNet and VGG, or one layer by layer."""
+    one = model and network(model, None)
+    rows = analysis.layer_costs(one) if one else analysis.comparison()
+    if picture:
+        analysis.draw_costs(rows, picture, model) if one else analysis.draw_comparison(rows, picture)
+    if as_json:
+        return print_json([vars(row) for row in rows])
+    out.print(_layers(rows) if one else _comparison(rows))
+    if getattr(one, "spec", None):
+        fields = analysis.receptive_fields(one.spec).items()
+        out.print("receptive fields:", ", ".join(f"{name} {field.size} px" for name, field in fields), highlight=False)
+
+
+def _comparison(rows):
+    table = Table("network", box=None, header_style="bold")
+    for column in ("layers", "parameters", "multiply-adds", "of VGG-19's"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        cost = (f"{row.parameters / 1e6:.2f} M", f"{row.multiply_adds / 1e9:.2f} G", f"{row.ratio:.0%}")
+        table.add_row(row.name, str(row.layers), *cost)
+    return table
+
+
+def _layers(rows):
+    table = Table("layer", "kind", "output", box=None, header_style="bold")
+    for column in ("parameters", "multiply-adds"):
+        table.add_column(column, justify="right")
+    for row in (row for row in rows if row.parameters):
+        size = " x ".join(map(str, row.output_shape))
+        table.add_row(row.name, row.kind, size, f"{row.parameters:,}", f"{row.multiply_adds:,}")
+    total = analysis.total_cost(rows)
+    table.add_row("all", "", "", f"{total.parameters:,}", f"{total.multiply_adds:,}", style="bold")
+    return table
