@@ -170,7 +170,7 @@ def test_signals_at_both_ends(models, tmp_path):
         (("--depths", "20"), "two or more"),
         (("--depths", "20,x"), "`--depths` should be numbers"),
         (("--pictures", "1000"), "`--pictures` should be 2 numbers"),
-        (("--set", "seed=3"), "a field of a recipe"),
+        (("--set", "seed=3"), "fields of a recipe"),
         (("--set", "epochs"), "FIELD=VALUE"),
         (("--size", "digit"), "digits"),
     ],

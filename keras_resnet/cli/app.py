@@ -82,7 +82,7 @@ def assignment(text):
         raise ValueError(f"`--set` should be FIELD=VALUE, such as epochs=2. Received: --set {text}")
     known = [row.name for row in fields(Recipe)]
     if field not in known:
-        raise unknown("--set", field, known, f"a field of a recipe: {known}")
+        raise unknown("--set", field, known, f"one of the fields of a recipe: {known}")
     return field, value(given)
 
 
