@@ -280,7 +280,6 @@ IDS = [wnid for wnid, _ in imagenet_classes()]
 @pytest.mark.parametrize(
     ("names", "numbers"),
     [
-        (("0", "1", "10", "2"), [0, 1, 10, 2]),  # folders, in the order of their names
         (IDS[7:9], [7, 8]),
         (("goldfish", "hen"), [1, 8]),
         (IDS[::-1], list(range(999, -1, -1))),
@@ -294,6 +293,15 @@ def test_classes_are_found_by_their_names(names, numbers):
     pictures = np.random.default_rng(0).integers(0, 256, (len(labels), 64, 64, 3), "uint8")
     result = evaluate(model, Dataset("x", None, Split(pictures, labels), tuple(names), IMAGENET))
     assert result.labels.tolist() == numbers[: len(labels)]
+
+
+def test_numbers_are_found_by_number_where_names_are_lacking():
+    """Folders 0, 1, 10, 2 come in the order of their names."""
+    test = Split(np.zeros((4, 64, 64, 3), "uint8"), np.arange(4))
+    dataset = Dataset("x", None, test, ("0", "1", "10", "2"), IMAGENET)
+    assert evaluate(network(classes=12), dataset).labels.tolist() == [0, 1, 10, 2]
+    with pytest.raises(ValueError, match="network's 1000 classes; 4 of 4 are not"):
+        evaluate(network(classes=1000, widths=(4, 4, 4, 4)), dataset)
 
 
 @pytest.mark.parametrize(
