@@ -127,16 +127,17 @@ def evaluate(models, dataset, protocol="center", batch_size=100, skip_bad=False,
     """
     models = list(models) if isinstance(models, (list, tuple)) else [models]
     dataset = dataset if isinstance(dataset, Dataset) else load_test(dataset, skip_bad=skip_bad)
-    classes, left_out, rows = _common_classes(models), list(dataset.left_out), []
+    classes, left_out, rows, done = _common_classes(models), list(dataset.left_out), [], 0
     numbers = class_numbers(dataset.class_names, classes)
 
     for labels, shares, faults in scores(models, dataset, protocol, batch_size, **changes):
         refuse(faults, skip_bad)
         left_out += faults
         rows.append(_ranked(_numbered(labels, numbers), shares))
+        done += len(labels)
         if progress:
-            progress(sum(len(row[0]) for row in rows))
-    if not sum(len(row[0]) for row in rows):
+            progress(done)
+    if not done:
         raise _nothing_read(dataset)
     columns = (np.concatenate(column).astype("int32") for column in zip(*rows, strict=True))
     return Evaluation(classes, *columns, tuple(left_out))

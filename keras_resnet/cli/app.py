@@ -6,16 +6,16 @@ import sys
 import warnings
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated
 
-import keras
 import typer
 from rich.console import Console
 from rich.text import Text
 
 import keras_resnet
 from keras_resnet.errors import unknown
-from keras_resnet.training.building import PRECISIONS
+from keras_resnet.training.building import PRECISIONS, check_precision, in_precision
 from keras_resnet.training.recipes import Recipe
 
 app = typer.Typer(
@@ -29,12 +29,22 @@ out, err = Console(markup=False), Console(stderr=True)  # names of classes and f
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Weights = Annotated[str | None, typer.Option(help="A tag (see `keras-resnet models`) or the path of a weights file.")]
+DataDir = Annotated[Path | None, typer.Option(help="Where tensorflow-datasets keeps its data.")]
+Download = Annotated[bool, typer.Option(help="Whether a missing data set may be downloaded.")]
+SkipBad = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read.")]
+Precision = Annotated[str | None, typer.Option(help=f"{', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a field of the recipe: --set epochs=2.", metavar="FIELD=VALUE"),
+]
+Seed = Annotated[int, typer.Option(help="Of weights, order and augmentation.")]
+Deterministic = Annotated[bool, typer.Option(help="The same numbers in every run on this machine.")]
+CheckpointEvery = Annotated[int | None, typer.Option(help="Steps between checkpoints within an epoch.", min=1)]
 
 
 def network(name, weights, default_weights=None, precision=None):
     """A network by its name, or the model in a .keras file."""
-    if precision not in (None, *PRECISIONS):
-        raise unknown("precision", precision, PRECISIONS)
+    check_precision(precision)
     if name.endswith(".keras"):
         for option, given in (("weights", weights), ("precision", precision)):
             if given is not None:
@@ -42,12 +52,8 @@ def network(name, weights, default_weights=None, precision=None):
                     f"`--{option}` should be left out: a .keras file has its own. Received: --{option} {given}"
                 )
         return keras_resnet.load_model(name)
-    usual = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision or usual)
-    try:
+    with in_precision(precision):
         return keras_resnet.create(name, weights=weights or default_weights)
-    finally:
-        keras.config.set_dtype_policy(usual)
 
 
 def numbers(option, text, count=None):
@@ -75,8 +81,13 @@ def last_words():
         raise typer.Exit(130) from None
 
 
-def assignment(text):
-    """ "epochs=2" -> ("epochs", 2), a field of a recipe."""
+def recipe_changes(texts):
+    """["epochs=2"] -> {"epochs": 2}, fields of a recipe."""
+    return dict(map(_assignment, texts or ()))
+
+
+def _assignment(text):
+    """ "epochs=2" -> ("epochs", 2)."""
     field, equals, given = text.partition("=")
     if not equals:
         raise ValueError(f"`--set` should be FIELD=VALUE, such as epochs=2. Received: --set {text}")
@@ -94,7 +105,7 @@ def value(text):
         return text
 
 
-def listed(texts):
+def separated(texts):
     """["a,b", "c"] -> ("a", "b", "c")."""
     return tuple(name.strip() for text in texts or () for name in text.split(","))
 

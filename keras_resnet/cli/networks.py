@@ -74,7 +74,7 @@ def summary(
 ):
     """Show a network layer by layer."""
     model = network(name, weights)
-    model.summary(line_length=min(out.width, 120), print_fn=lambda line: out.print(line, highlight=False, markup=False))
+    model.summary(line_length=min(out.width, 120), print_fn=lambda line: out.print(line, highlight=False))
 
 
 @app.command()

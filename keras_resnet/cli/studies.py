@@ -12,25 +12,29 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_resnet import analysis
-from keras_resnet.cli.app import AsJson, app, assignment, err, last_words, network, numbers, out, print_json
-from keras_resnet.cli.testing import (
-    AllWeights,
+from keras_resnet.cli.app import (
+    AsJson,
+    Changes,
+    CheckpointEvery,
     DataDir,
+    Deterministic,
     Download,
-    Labels,
-    Mode,
-    Models,
-    Part,
     Precision,
+    Seed,
     SkipBad,
-    TestSet,
-    networks,
-    tell,
+    app,
+    err,
+    last_words,
+    network,
+    numbers,
+    out,
+    print_json,
+    recipe_changes,
 )
+from keras_resnet.cli.testing import AllWeights, Labels, Mode, Models, Part, TestSet, networks, tell
 from keras_resnet.data.sources import load_dataset, load_test
 from keras_resnet.evaluation import labelled_inputs, spread
 from keras_resnet.studies.degradation import degradation as run_degradation
-from keras_resnet.studies.results import FAMILIES
 from keras_resnet.studies.sizes import SIZES
 from keras_resnet.training.workdir import write_json
 
@@ -48,18 +52,13 @@ def degradation(
     dataset: Annotated[str | None, typer.Option(help="Another data set.", show_default="the size's")] = None,
     pictures: Annotated[str | None, typer.Option(help="How many of its pictures train and test: 10000,2000.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A row of RECIPES.", show_default="the size's")] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change a field of the recipe: --set epochs=2.", metavar="FIELD=VALUE"),
-    ] = None,
+    changes: Changes = None,
     data_dir: DataDir = None,
     download: Download = True,
     precision: Precision = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
-    deterministic: Annotated[bool, typer.Option(help="The same numbers in every run on this machine.")] = False,
-    checkpoint_every: Annotated[
-        int | None, typer.Option(help="Steps between checkpoints within an epoch.", min=1)
-    ] = None,
+    seed: Seed = 0,
+    deterministic: Deterministic = False,
+    checkpoint_every: CheckpointEvery = None,
     overwrite: Annotated[bool, typer.Option(help="Train the networks of an earlier study anew.")] = False,
     as_json: AsJson = False,
 ):
@@ -83,7 +82,7 @@ def degradation(
             deterministic=deterministic,
             precision=precision,
             progress=lambda text: err.print(Text(text)),
-            **dict(map(assignment, changes or ())),
+            **recipe_changes(changes),
         )
     if as_json:
         return print_json(result.to_config())
@@ -99,11 +98,7 @@ def _print_degradation(result, workdir):
         table.add_row(cell.network, f"{cell.parameters:,}", *errors, f"{cell.wall_time_s:,.0f} s")
     out.print(table)
     for change in result.changes:
-        out.print(
-            f"{FAMILIES[change.family]}, from {change.shallowest} to {change.deepest} layers: training error "
-            f"{change.training_error:+.2f}, test error {change.test_error:+.2f} points",
-            highlight=False,
-        )
+        out.print(f"{change.in_words} points", highlight=False)
     out.print(f"everything in {workdir}/", highlight=False, soft_wrap=True)
 
 

@@ -10,7 +10,19 @@ from rich.table import Table
 from rich.text import Text
 
 import keras_resnet
-from keras_resnet.cli.app import AsJson, app, err, network, numbers, out, print_json
+from keras_resnet.cli.app import (
+    AsJson,
+    DataDir,
+    Download,
+    Precision,
+    SkipBad,
+    app,
+    err,
+    network,
+    numbers,
+    out,
+    print_json,
+)
 from keras_resnet.data.pictures import listed
 from keras_resnet.data.preprocessing import MODES
 from keras_resnet.data.sources import load_test
@@ -31,17 +43,13 @@ TestSet = Annotated[
 Part = Annotated[
     str | None, typer.Option("--split", help="Another part of it, such as train or validation.", show_default="test")
 ]
-DataDir = Annotated[Path | None, typer.Option(help="Where tensorflow-datasets keeps its data.")]
-Download = Annotated[bool, typer.Option(help="Whether a missing data set may be downloaded.")]
 Labels = Annotated[
     Path | None,
     typer.Option(help="File with the class of each picture, for a folder without class folders (ImageNet's val)."),
 ]
-SkipBad = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read.")]
 Mode = Annotated[
     str | None, typer.Option(help=f"How to prepare pictures where the weights do not say it: {', '.join(MODES)}.")
 ]
-Precision = Annotated[str | None, typer.Option(help="float32, mixed_bfloat16 or mixed_float16.")]
 
 
 @app.command()

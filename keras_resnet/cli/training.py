@@ -15,7 +15,24 @@ import keras_resnet
 from keras_resnet.benchmark.compare import compare
 from keras_resnet.benchmark.contenders import CONTENDERS, PRECISIONS, TASKS
 from keras_resnet.benchmark.report import notes, table
-from keras_resnet.cli.app import app, assignment, err, last_words, listed, out, print_json, value
+from keras_resnet.cli.app import (
+    Changes,
+    CheckpointEvery,
+    DataDir,
+    Deterministic,
+    Download,
+    Precision,
+    Seed,
+    SkipBad,
+    app,
+    err,
+    last_words,
+    out,
+    print_json,
+    recipe_changes,
+    separated,
+    value,
+)
 from keras_resnet.files import replacing
 
 
@@ -29,35 +46,30 @@ def train(
     workdir: Annotated[
         Path | None, typer.Option(help="Folder for what the run leaves.", show_default="runs/RECIPE")
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change a field of the recipe: --set epochs=2.", metavar="FIELD=VALUE"),
-    ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where tensorflow-datasets keeps its data.")] = None,
-    download: Annotated[bool, typer.Option(help="Whether a missing data set may be downloaded.")] = True,
+    changes: Changes = None,
+    data_dir: DataDir = None,
+    download: Download = True,
     validation_split: Annotated[
         str | None,
         typer.Option(help="Test on this share or number of the training pictures; the test set stays untouched."),
     ] = None,
-    skip_bad: Annotated[bool, typer.Option(help="Leave out files that cannot be read.")] = False,
+    skip_bad: SkipBad = False,
     devices: Annotated[
         int | None, typer.Option(help="GPUs to use, or parts of the CPU.", show_default="all GPUs")
     ] = None,
     sync_batch_norm: Annotated[bool, typer.Option(help="Batch norm over all devices' pictures.")] = False,
-    precision: Annotated[str | None, typer.Option(help="float32, mixed_bfloat16 or mixed_float16.")] = None,
+    precision: Precision = None,
     xla: Annotated[bool | None, typer.Option(help="Compile with XLA.", show_default="only on a GPU")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
-    deterministic: Annotated[bool, typer.Option(help="The same numbers in every run on this machine.")] = False,
-    checkpoint_every: Annotated[
-        int | None, typer.Option(help="Steps between checkpoints within an epoch.", min=1)
-    ] = None,
+    seed: Seed = 0,
+    deterministic: Deterministic = False,
+    checkpoint_every: CheckpointEvery = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in the folder.")] = False,
     tensorboard: Annotated[bool, typer.Option(help="Write logs for TensorBoard.")] = False,
     validation_freq: Annotated[int, typer.Option(help="Epochs between tests.", min=1)] = 1,
 ):
     """Train a network, and leave model, checkpoint, log, curves, settings and report in a folder."""
-    row = keras_resnet.get_recipe(recipe, **dict(map(assignment, changes or ())))
+    row = keras_resnet.get_recipe(recipe, **recipe_changes(changes))
     workdir = workdir or Path("runs") / recipe
     options = {"data_dir": data_dir, "download": download, "skip_bad": skip_bad}
     if validation_split:
@@ -122,9 +134,9 @@ def benchmark(
             model,
             batch_size,
             image_size,
-            listed(precision) or ("float32",),
-            listed(contenders) or tuple(CONTENDERS),
-            listed(tasks) or tuple(TASKS),
+            separated(precision) or ("float32",),
+            separated(contenders) or tuple(CONTENDERS),
+            separated(tasks) or tuple(TASKS),
             rounds,
             steps,
             xla,

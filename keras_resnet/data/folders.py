@@ -16,6 +16,7 @@ TESTS = ("val", "valid", "validation", "test")
 """What the folder beside "train" may be called; the first one found tests."""
 READABLE = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 """Formats that TensorFlow decodes too."""
+NO_FILE = "it is no file"
 ORIENTATION = 0x0112
 """Number of the EXIF entry that says how a camera was held."""
 
@@ -104,8 +105,8 @@ def load_files(labelled, class_names, folder, skip_bad=False):
 def _fault_of_head(path):
     """Why a file is no picture, or None."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-            return "it is no file"
+        if not _is_file(path):
+            return NO_FILE
         check_picture(path)
     except OSError as error:
         return error.strerror
@@ -205,11 +206,16 @@ def _check_left(root, classes, split):
         raise ValueError(f"Expected a readable picture in every class folder. Received: {root} with none in {empty}")
 
 
+def _is_file(path):
+    """Whether it can be read to its end: a pipe would be waited for."""
+    return stat.S_ISREG(os.stat(path).st_mode)
+
+
 def _look_at(path, keep):
     """(content, None) for a readable file, its content only if it is kept; (None, why not) for another."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-            return None, "it is no file"
+        if not _is_file(path):
+            return None, NO_FILE
         content = Path(path).read_bytes()
     except OSError as error:
         return None, error.strerror

@@ -48,7 +48,8 @@ def load_labelled_folder(folder, labels, skip_bad=False):
         class_names, numbers = None, [int(name) for name in classes]
     else:
         class_names = _class_names(classes)
-        numbers = [class_names.index(name) for name in classes]
+        places = {name: number for number, name in enumerate(class_names)}
+        numbers = [places[name] for name in classes]
     labelled = [(str(path), number) for path, number in zip(pictures, numbers, strict=True)]
     return load_files(labelled, class_names, folder, skip_bad)
 

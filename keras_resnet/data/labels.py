@@ -1,6 +1,7 @@
 """Names of classes, shipped with the package, and predictions in words."""
 
 import warnings
+from collections import Counter
 from functools import cache
 from importlib import resources
 
@@ -59,7 +60,8 @@ def class_numbers(names, rows):
     if names is None:
         return np.arange(count, dtype="int32")
     ids, words = ([row[column] for row in rows] for column in (0, 1))
-    once = {word: number for number, word in enumerate(words) if words.count(word) == 1}
+    times = Counter(words)
+    once = {word: number for number, word in enumerate(words) if times[word] == 1}
     known = once | {identity: number for number, identity in enumerate(ids)}
     if all(name in known for name in names):
         return np.array([known[name] for name in names], "int32")

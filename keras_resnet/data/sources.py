@@ -57,6 +57,12 @@ def load_dataset(name, data_dir=None, download=True, validation_split=None, skip
     return _validated(found(), validation_split)
 
 
+def as_dataset(given):
+    """A Dataset as it is; from the function that gives one, or by its name."""
+    given = given() if callable(given) else given
+    return given if isinstance(given, Dataset) else load_dataset(given)
+
+
 def load_test(name, split=None, data_dir=None, download=True, labels=None, skip_bad=False):
     """The pictures of a data set that test, and nothing to train on.
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resnet.data.datasets import Dataset
-from keras_resnet.data.sources import load_dataset
+from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import unknown
 from keras_resnet.files import replacing
 from keras_resnet.studies.results import FAMILIES, Degradation, as_markdown, read_cell, read_history
@@ -196,8 +195,7 @@ def _check(recipes, dataset, precision, devices):
 
 
 def _load(dataset, pictures):
-    dataset = dataset() if callable(dataset) else dataset
-    dataset = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
+    dataset = as_dataset(dataset)
     return subset(dataset, *pictures) if pictures else dataset
 
 

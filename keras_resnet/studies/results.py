@@ -36,6 +36,14 @@ class Change:
     """Above 0 is the degradation: the deeper network could have learnt what the shallower one did."""
     test_error: float
 
+    @property
+    def in_words(self):
+        """A sentence but for its unit."""
+        return (
+            f"{FAMILIES[self.family]}, from {self.shallowest} to {self.deepest} layers: training error "
+            f"{self.training_error:+.2f}, test error {self.test_error:+.2f}"
+        )
+
 
 @dataclass(frozen=True)
 class Degradation:
@@ -111,10 +119,6 @@ def as_markdown(result):
         ),
         *(f"| {network} | | | | not trained yet |" for network in result.missing),
         "",
-        *(
-            f"{FAMILIES[change.family].capitalize()}, from {change.shallowest} to {change.deepest} layers: training "
-            f"error {change.training_error:+.2f}, test error {change.test_error:+.2f} percentage points.  "
-            for change in result.changes
-        ),
+        *(f"{change.in_words.capitalize()} percentage points.  " for change in result.changes),
     ]
     return "\n".join(lines) + "\n"

@@ -2,6 +2,7 @@
 
 import math
 import platform
+from contextlib import contextmanager
 from dataclasses import replace
 
 import keras
@@ -31,8 +32,7 @@ def network_for(model, dataset, recipe, precision, sync_batch_norm):
     Raises:
         ValueError: for an unknown name, or a network that does not fit the pictures.
     """
-    if precision not in (None, *PRECISIONS):
-        raise unknown("precision", precision, PRECISIONS)
+    check_precision(precision)
     given = isinstance(model, keras.Model)
     network = _as_it_is(model, dataset, recipe, precision) if given else _built(model, dataset, recipe, precision)
     return synchronize_batch_norm(network) if sync_batch_norm else network
@@ -69,17 +69,31 @@ def _built(model, dataset, recipe, precision):
     name = "resnet" if isinstance(model, ResNetSpec) else canonical_name(model).removesuffix("_cifar")
     side, _, channels = dataset.input_shape
     side = side if recipe.train_size in (None, side) else None
-    policy = keras.config.dtype_policy()
-    try:
-        keras.config.set_dtype_policy(precision or policy)
+    with in_precision(precision):
         return build(
             replace(spec, drop_path=recipe.drop_path or spec.drop_path),
             input_shape=(side, side, channels),
             classes=len(dataset.class_names),
             name=name,
         )
+
+
+@contextmanager
+def in_precision(precision):
+    """Networks built in the block compute in this precision: a name in PRECISIONS, or None for Keras's dtype policy."""
+    check_precision(precision)
+    usual = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision or usual)
+    try:
+        yield
     finally:
-        keras.config.set_dtype_policy(policy)
+        keras.config.set_dtype_policy(usual)
+
+
+def check_precision(precision):
+    """Raises ValueError for an unknown precision, with the nearest known ones."""
+    if precision not in (None, *PRECISIONS):
+        raise unknown("precision", precision, PRECISIONS)
 
 
 def compile_for(model, recipe, steps, jit_compile):

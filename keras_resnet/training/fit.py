@@ -4,9 +4,8 @@ from dataclasses import dataclass, replace
 
 import keras
 
-from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
-from keras_resnet.data.sources import load_dataset
+from keras_resnet.data.sources import as_dataset
 from keras_resnet.files import replacing
 from keras_resnet.training.averaging import BATCHES, use_averages
 from keras_resnet.training.building import checkpoint_size, compile_for, network_for, settings_of
@@ -84,8 +83,7 @@ def train(
     if deterministic:
         devices.make_deterministic()
     recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
-    dataset = dataset() if callable(dataset) else dataset
-    dataset = _as_tested(dataset if isinstance(dataset, Dataset) else load_dataset(dataset), recipe)
+    dataset = _as_tested(as_dataset(dataset), recipe)
     if dataset.train is None:
         raise ValueError(f"`dataset` should have pictures to train on. Received: {dataset.name}, which only tests")
     steps_per_epoch, steps = recipe.steps(len(dataset.train))
