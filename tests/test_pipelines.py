@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import hypergeom
 
 from keras_resnet import Recipe, from_arrays
 from keras_resnet.data import datasets
@@ -15,6 +16,7 @@ from keras_resnet.data.pipelines import _numpy_batches, evaluation_batches, trai
 from keras_resnet.data.preprocessing import Normalization, Preprocessing
 
 PLAIN = Recipe(epochs=1, batch_size=10)
+BARE = Recipe(epochs=1, batch_size=25)
 EVERYTHING = Recipe(
     epochs=1, batch_size=10, crop="pad", flip=True, erasing=0.5, mixup=0.2, cutmix=1.0, label_smoothing=0.1
 )
@@ -74,6 +76,17 @@ def test_every_picture_comes_once_in_every_pass_and_each_pass_is_another(kind, n
     assert abs(np.corrcoef(passes[0], passes[1])[0, 1]) < 0.35, "independent: 1/sqrt(103) is one deviation"
     for pictures, labels in training_batches(dataset, PLAIN, 2):
         np.testing.assert_array_equal(np.argmax(labels, -1), np.asarray(pictures)[:, 4, 4, 0] % 4)
+
+
+@pytest.mark.parametrize("count", [250, 2500])
+def test_batches_of_sorted_classes_are_as_mixed_as_drawn_ones(count):
+    """Class folders come one after another; so many of a class are in a batch as in one drawn by lot."""
+    labels = np.arange(count) // (count // 2)
+    sorted_ = from_arrays((np.zeros((count, 1, 1, 1), "uint8"), labels), (np.zeros((2, 1, 1, 1), "uint8"), [0, 1]))
+    batches = (
+        np.argmax(y, -1).sum() for seed in range(3) for _, y in training_batches(sorted_, BARE, 10 * count // 25, seed)
+    )
+    assert np.std(list(batches)) == pytest.approx(hypergeom(count, count // 2, 25).std(), rel=0.15)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -120,8 +120,8 @@ def _chosen(positions, count, repeats, seed):
     slots = positions // repeats
     epochs = slots // count
     seeds = tf.stack([tf.fill(tf.shape(epochs), tf.constant(seed, "int64")), epochs, tf.zeros_like(epochs)], axis=-1)
-    last = tf.constant(count - 1, "int64")
-    return tf.raw_ops.RandomIndexShuffle(index=slots % count, seed=seeds, max_index=last, rounds=4)
+    last, rounds = tf.constant(count - 1, "int64"), 8  # 4 mix few pictures badly
+    return tf.raw_ops.RandomIndexShuffle(index=slots % count, seed=seeds, max_index=last, rounds=rounds)
 
 
 def _examples(split, repeats, steps, seed, first, rows, positions):
