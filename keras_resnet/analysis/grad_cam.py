@@ -96,7 +96,8 @@ def draw_grad_cam(pictures, maps, path, titles=None):
     for i, (picture, heat, title) in enumerate(zip(pictures, maps, titles, strict=True), 1):
         height, width = picture.shape[:2]
         axes = figure.add_subplot(rows, columns, i, title=title)
-        axes.imshow(picture, cmap="gray")
-        axes.imshow(heat, "jet", alpha=0.45, vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="bilinear")
+        extent = (0, width, height, 0)
+        axes.imshow(picture, cmap="gray", extent=extent)
+        axes.imshow(heat, "jet", alpha=0.45, vmin=0, vmax=1, extent=extent, interpolation="bilinear")
         axes.axis("off")
     save_figure(figure, path)
