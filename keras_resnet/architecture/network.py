@@ -63,6 +63,21 @@ def endpoints(spec, inputs):
     return outputs
 
 
+def height(layer_name, stages):
+    """How far up in a network a layer is, by its name: 0 for the stem, 1 to `stages`, above them the classifier.
+
+    Args:
+        layer_name: as keras.applications has them: "conv1_conv", "conv3_block1_2_bn", "predictions".
+        stages: how many the network has.
+    """
+    prefix = layer_name.partition("_")[0]
+    if prefix in ("conv1", "pool1"):
+        return 0
+    if prefix == "post":  # the last norm of a pre-activation net
+        return stages
+    return int(prefix[4:]) - 1 if prefix.startswith("conv") and prefix[4:].isdecimal() else stages + 1
+
+
 def build(
     spec,
     include_top=True,

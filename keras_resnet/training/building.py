@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import keras
 
-from keras_resnet.architecture.network import build
+from keras_resnet.architecture.network import build, height
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import unknown
 from keras_resnet.training.distribution import synchronize_batch_norm
@@ -101,8 +101,10 @@ def compile_for(model, recipe, steps, jit_compile):
     loss, activation = LOSSES[recipe.loss]
     if activation:
         model.layers[-1].activation = keras.activations.get(activation)
+    made = optimizer(recipe, learning_rate(recipe, steps))
+    made.layer_rates = _layer_rates(model, recipe.layer_decay)
     model.compile(
-        optimizer(recipe, learning_rate(recipe, steps)),
+        made,
         loss=loss(),
         metrics=[
             keras.metrics.CategoricalAccuracy(name="accuracy"),
@@ -111,6 +113,18 @@ def compile_for(model, recipe, steps, jit_compile):
         jit_compile=jit_compile,
     )
     model.optimizer.build(model.trainable_variables)
+
+
+def _layer_rates(model, decay):
+    """{path of a variable: factor of its learning rate}."""
+    if decay == 1:
+        return {}
+    stages = len(model.spec.stages) if getattr(model, "spec", None) else 4
+    return {
+        variable.path: decay ** (stages + 1 - height(layer.name, stages))
+        for layer in model.layers
+        for variable in layer.trainable_variables
+    }
 
 
 def settings_of(model, dataset, recipe, seed, sync_batch_norm):

@@ -12,10 +12,10 @@ import keras
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from keras_resnet.training.averaging import averaged
-from keras_resnet.training.checkpoints import Position, load_checkpoint, save_checkpoint
+from keras_resnet.training.averaging import averaged, synchronise
+from keras_resnet.training.checkpoints import Position, load_best, load_checkpoint, save_best, save_checkpoint
 from keras_resnet.training.curves import draw_curves
-from keras_resnet.training.workdir import CHECKPOINT, CURVES, HISTORY, write_history
+from keras_resnet.training.workdir import BEST, CHECKPOINT, CURVES, HISTORY, write_history
 
 
 class Interrupted(KeyboardInterrupt):
@@ -33,14 +33,16 @@ class Recorder(keras.callbacks.Callback):
         every: steps between checkpoints within an epoch; None: only after it.
         title: above the curves.
         devices: Devices. All machines collect the numbers of a checkpoint, the chief writes them.
+        keep_best: whether the weights of the epoch that tested best are kept.
 
     Raises:
         FloatingPointError: at the end of the step after which the loss is not finite.
         Interrupted: after Ctrl-C or SIGTERM, see `interruptible`.
     """
 
-    def __init__(self, folder, settings, steps_per_epoch, batch_size, every, title, devices):
+    def __init__(self, folder, settings, steps_per_epoch, batch_size, every, title, devices, keep_best=False):
         super().__init__()
+        self.keep_best, self.best_weights = keep_best, None
         self.folder, self.settings, self.steps_per_epoch = folder, settings, steps_per_epoch
         self.batch_size, self.every, self.title, self.devices = batch_size, every, title, devices
         self.position, self.stopped_by, self.plateau = Position(), None, None
@@ -96,9 +98,39 @@ class Recorder(keras.callbacks.Callback):
         self.position = replace(
             self.position, seconds=self._seconds(), history=(*self.position.history, row), plateau=self._plateau()
         )
+        if self.keep_best and self.best_epoch == epoch + 1:
+            self._save_best()
         self._save()
+        self._forget_all_but_best()
         self._publish()
         self._stop_if_asked()
+
+    @property
+    def best_epoch(self):
+        """Number of the epoch that tested best, of several the first; None before one was tested."""
+        tested = [row for row in self.position.history if "val_accuracy" in row]
+        return max(tested, key=lambda row: row["val_accuracy"])["epoch"] if tested else None
+
+    def restore_best(self, model):
+        """Gives the model the weights of its best epoch."""
+        if self.folder:
+            load_best(self.folder / BEST.format(self.best_epoch), model)
+        else:
+            model.set_weights(self.best_weights)
+
+    def _save_best(self):
+        """Before the checkpoint that knows of it: whatever epoch a checkpoint calls the best, its weights are there."""
+        if not self.folder:
+            synchronise(self.model)
+            self.best_weights = self.model.get_weights()
+        elif self.devices.is_chief:
+            save_best(self.folder / BEST.format(self.best_epoch), self.model)
+
+    def _forget_all_but_best(self):
+        if self.folder and self.devices.is_chief:
+            for path in self.folder.glob(BEST.format("*")):
+                if path.name != BEST.format(self.best_epoch):
+                    path.unlink()
 
     def _publish(self):
         """Writes what people read: history and curves."""

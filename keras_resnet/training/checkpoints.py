@@ -52,6 +52,37 @@ def save_checkpoint(path, model, position, settings, write=True):
         save_file(arrays, partial, metadata=about)
 
 
+def save_best(path, model):
+    """Writes the model's variables alone."""
+    from safetensors.numpy import save_file
+
+    synchronise(model)
+    arrays = {
+        name: np.asarray(keras.ops.convert_to_numpy(v), order="C")
+        for name, v in _named("model", model.variables).items()
+    }
+    with replacing(path) as partial:
+        save_file(arrays, partial)
+
+
+def load_best(path, model):
+    """Puts what `save_best` wrote into the model.
+
+    Raises:
+        ValueError: for a damaged file, or one of another model.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    variables = _named("model", model.variables)
+    try:
+        with safe_open(path, "numpy") as file:
+            _check_variables(file, variables, set(file.keys()))
+            for name, variable in variables.items():
+                variable.assign(file.get_tensor(name))
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"Expected the weights of this run's best epoch ({error}). Received: {path}") from error
+
+
 def load_checkpoint(path, model, settings):
     """Puts everything back where it was; the model's variables are overwritten.
 

@@ -6,6 +6,7 @@ import keras
 
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
+from keras_resnet.errors import unknown
 from keras_resnet.files import replacing
 from keras_resnet.training.averaging import BATCHES, use_averages
 from keras_resnet.training.building import checkpoint_size, compile_for, network_for, settings_of
@@ -13,6 +14,9 @@ from keras_resnet.training.callbacks import Averages, Display, Plateau, Recorder
 from keras_resnet.training.devices import Devices, jit_compile
 from keras_resnet.training.recipes import LOSSES, changed, get_recipe
 from keras_resnet.training.workdir import MODEL, REPORT, TENSORBOARD, columns, prepare, write_json
+
+
+KEEP = ("last", "best")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ def train(
     xla=None,
     tensorboard=False,
     validation_freq=1,
+    keep="last",
     **changes,
 ):
     """Trains a network with `model.fit`.
@@ -66,6 +71,8 @@ def train(
         xla: whether XLA compiles the step; None: not on the CPU, where it halves the speed.
         tensorboard: whether logs for TensorBoard are written, to `workdir`/tensorboard.
         validation_freq: epochs between tests. With as many as there are epochs, the test set is looked at once.
+        keep: "last", or "best": the weights of the epoch that tested best, by pictures that are then no longer a test
+            but a choice; see `validation_split` of `load_dataset`.
         **changes: fields of the recipe to change, such as `epochs=2`.
 
     Returns:
@@ -87,14 +94,15 @@ def train(
     if dataset.train is None:
         raise ValueError(f"`dataset` should have pictures to train on. Received: {dataset.name}, which only tests")
     steps_per_epoch, steps = recipe.steps(len(dataset.train))
-    _check(recipe, devices, precision, validation_freq, checkpoint_every)
+    _check(recipe, devices, precision, validation_freq, checkpoint_every, keep)
     with devices.scope():
         model = network_for(model, dataset, recipe, precision, sync_batch_norm)
         compile_for(model, recipe, steps, jit_compile(xla))
-        settings = settings_of(model, dataset, recipe, seed, sync_batch_norm)
+        settings = settings_of(model, dataset, recipe, seed, sync_batch_norm) | {"keep": keep}
         folder = workdir and prepare(workdir, settings, checkpoint_size(model), overwrite, resume, devices.is_chief)
         title = f"{model.name} on {dataset.name}"
-        recorder = Recorder(folder, settings, steps_per_epoch, recipe.batch_size, checkpoint_every, title, devices)
+        every, best = checkpoint_every, keep == "best"
+        recorder = Recorder(folder, settings, steps_per_epoch, recipe.batch_size, every, title, devices, best)
         if resume:
             recorder.resume(model)
     pictures = Pictures(dataset, recipe, seed, devices)
@@ -137,8 +145,15 @@ def _as_tested(dataset, recipe):
     return replace(dataset, preprocessing=replace(dataset.preprocessing, **changes))
 
 
-def _check(recipe, devices, precision, validation_freq, checkpoint_every):
+def _check(recipe, devices, precision, validation_freq, checkpoint_every, keep):
     """Raises ValueError for what does not go together."""
+    if keep not in KEEP:
+        raise unknown("keep", keep, KEEP)
+    if keep == "best" and (recipe.ema_decay or validation_freq != 1 or devices.machines > 1):
+        raise ValueError(
+            '`keep` should be "last" with averaged weights, a `validation_freq` other than 1, or several machines. '
+            "Received: keep='best'"
+        )
     devices.check_batch(recipe.batch_size)
     for name, value in (("validation_freq", validation_freq), ("checkpoint_every", checkpoint_every)):
         if not isinstance(value, int | None) or isinstance(value, bool) or (value is not None and value < 1):
@@ -207,13 +222,14 @@ def _info(dataset):
     }
 
 
-def _measure(model, pictures, history):
+def _measure(model, pictures, recorder):
     """Accuracies on the test pictures, shares of 1.
 
-    The last epoch has measured them already if it was tested, and if its weights are the final ones: averaged weights
-    have got their batch-norm statistics anew since then.
+    The epoch whose weights are kept has measured them already if it was tested, and if its weights are the final ones:
+    averaged weights have got their batch-norm statistics anew since then.
     """
-    last = history[-1]
+    history = recorder.position.history
+    last = history[recorder.best_epoch - 1 if recorder.keep_best else -1]
     if "val_accuracy" in last and not pictures.recipe.ema_decay:
         measured = {name: last[f"val_{name}"] for name in ("accuracy", "top5_accuracy", "loss")}
     else:
@@ -231,8 +247,10 @@ def _finished(model, pictures, recorder):
     recipe, folder = pictures.recipe, recorder.folder
     if recipe.ema_decay:
         use_averages(model, pictures.for_statistics())
+    if recorder.keep_best:
+        recorder.restore_best(model)
     model.info = {**(getattr(model, "info", None) or {}), **_info(pictures.dataset)}
-    report = {**recorder.settings, **_measure(model, pictures, recorder.position.history), **_speed(recorder.position)}
+    report = {**recorder.settings, **_measure(model, pictures, recorder), **_speed(recorder.position)}
     if LOSSES[recipe.loss][1]:
         model.layers[-1].activation = keras.activations.softmax
     if folder and recorder.devices.is_chief:

@@ -22,6 +22,13 @@ class _Decay:
         norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in whole))
         return [gradient * self.global_clipnorm / ops.maximum(norm, self.global_clipnorm) for gradient in gradients]
 
+    layer_rates = {}
+    """Path of a variable -> factor of its learning rate; 1 where it is missing. Not saved: fit.py sets it."""
+
+    def _rate_of(self, variable, learning_rate):
+        factor = self.layer_rates.get(variable.path, 1.0)
+        return learning_rate if factor == 1 else learning_rate * ops.cast(factor, learning_rate.dtype)
+
     def _decay_of(self, variable):
         return self.weight_decay if self.weight_decay and self._use_weight_decay(variable) else 0.0
 
@@ -46,7 +53,7 @@ class SGD(_Decay, keras.optimizers.SGD):
     def update_step(self, gradient, variable, learning_rate):
         if decay := self._decay_of(variable):
             gradient = gradient + ops.cast(decay, gradient.dtype) * ops.cast(variable, gradient.dtype)
-        super().update_step(gradient, variable, learning_rate)
+        super().update_step(gradient, variable, self._rate_of(variable, learning_rate))
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
@@ -59,7 +66,8 @@ class LAMB(_Decay, keras.optimizers.Lamb):
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         m, v = self._momentums[index], self._velocities[index]
-        rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
+        rate = ops.cast(self._rate_of(variable, learning_rate), variable.dtype)
+        gradient = ops.cast(gradient, variable.dtype)
         step = ops.cast(self.iterations + 1, variable.dtype)
         self.assign_add(m, (gradient - m) * (1 - self.beta_1))
         self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))

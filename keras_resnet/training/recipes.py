@@ -56,6 +56,9 @@ class Recipe:
     """SGD: an L2 penalty, carried by the momentum. LAMB: inside the trust ratio."""
     decay_all: bool = True
     """Whether biases and batch norm decay too."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each stage to the one below it: the classifier learns with all of it, the last
+    stage with `layer_decay`, the one before with its square (Howard and Ruder 2018, arXiv:1801.06146, sec. 3.2)."""
     clip_norm: float = 0.0
     """The gradients' largest norm, all weights together; 0 does not clip."""
     ema_decay: float = 0.0
@@ -190,7 +193,7 @@ _CHECKS = {
     ): "a number, 0 or more",
     (("policy_magnitude",), _is_within(0, 10.001)): "a number from 0 to 10",
     (("momentum", "ema_decay", "label_smoothing", "drop_path", "warmup"), _is_within(0, 1)): "a number in [0, 1)",
-    (("erasing",), _is_within(0, 1.001)): "a number from 0 to 1",
+    (("erasing", "layer_decay"), _is_within(0, 1.001)): "a number from 0 to 1",
     (("target_threshold",), _or_none(_is_within(0, 1))): "a number in [0, 1)",
     (("warmup_constant", "nesterov", "decay_all", "flip"), lambda value: isinstance(value, bool)): "True or False",
     (("milestones",), _are_numbers): "a tuple of shares of the run",
@@ -252,6 +255,21 @@ RECIPES = {
         weight_decay=5e-4,
         decay_all=False,
         crop="pad",
+        flip=True,
+    ),
+    # A few hundred pictures and a network that has learnt from others, each phase of `finetune`: small steps, smaller
+    # the deeper, in pictures of which most is seen
+    "finetune": Recipe(
+        epochs=10,
+        batch_size=32,
+        learning_rate=0.01,
+        warmup=0.1,
+        nesterov=True,
+        decay_all=False,
+        layer_decay=0.5,
+        label_smoothing=0.1,
+        crop="random_resized",
+        scale=(0.35, 1.0),
         flip=True,
     ),
     # https://pytorch.org/blog/how-to-train-state-of-the-art-models-using-torchvision-latest-primitives (IMAGENET1K_V2)

@@ -10,6 +10,8 @@ from keras_resnet.training.checkpoints import check_settings
 
 MODEL, CHECKPOINT, HISTORY, CURVES = "model.keras", "checkpoint.safetensors", "history.csv", "curves.png"
 SETTINGS, REPORT, TENSORBOARD = "settings.json", "report.json", "tensorboard"
+BEST = "best_{}.safetensors"
+"""Of the best epoch so far, which is in its name."""
 FILES = (SETTINGS, CHECKPOINT, MODEL, HISTORY, CURVES, REPORT, TENSORBOARD)
 
 
@@ -47,7 +49,7 @@ def prepare(workdir, settings, size, overwrite=False, resume=False, write=True):
         folder.mkdir(parents=True, exist_ok=True)
         _check_room(folder, size)
         if not resume:
-            _remove(folder / name for name in earlier)
+            _remove([*(folder / name for name in earlier), *folder.glob(BEST.format("*"))])
         for name in FILES:  # what `replacing` left in a process that was killed
             _remove(folder.glob(f".????????.{name}"))
         write_json(settings, folder / SETTINGS)

@@ -1,0 +1,1 @@
+"""From a trained network to one's own pictures: its features, and networks fine-tuned from it."""
