@@ -1,1 +1,1 @@
-"""From a trained network to one's own pictures: its features, and networks fine-tuned from it."""
+"""What a trained network is used for: features, probes on them, fine-tuning."""

@@ -1,0 +1,117 @@
+"""What a network may cost, and which candidates of a space do not cost more: known before one is built."""
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from keras_resnet.architecture.complexity import complexity
+from keras_resnet.architecture.network import build
+from keras_resnet.errors import is_number
+from keras_resnet.search.space import declare, extremes, spec_of
+
+WORDS = {"max_params": "parameters", "max_multiply_adds": "multiply-adds", "max_latency": "ms a picture"}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a network may cost; None is no limit.
+
+    Raises:
+        ValueError: on construction, for a limit that is no positive number.
+    """
+
+    max_params: int | None = None
+    """Trainable parameters."""
+    max_multiply_adds: int | None = None
+    """For one picture."""
+    max_latency: float | None = None
+    """Milliseconds for one picture on this machine, measured: the only limit for which a candidate must be built."""
+
+    def __post_init__(self):
+        for name in WORDS:
+            limit = getattr(self, name)
+            if limit is not None and not (is_number(limit) and limit > 0):
+                raise ValueError(f"`{name}` should be a positive number, or None. Received: {name}={limit!r}")
+
+    def excess(self, spec, input_shape, classes, measured=True):
+        """The first limit that a network is above, as (limit, its cost); None if it fits.
+
+        Nothing is built for a network that has too many parameters or multiply-adds, nor if latency is not `measured`.
+        """
+        cost = complexity(spec, classes=classes, input_shape=input_shape)
+        costs = {"max_params": lambda: cost.parameters, "max_multiply_adds": lambda: cost.multiply_adds}
+        if measured:
+            costs["max_latency"] = lambda: latency(spec, input_shape, classes)
+        for name, measure in costs.items():
+            limit = getattr(self, name)
+            if limit is not None and (found := measure()) > limit:
+                return name, found
+        return None
+
+
+@lru_cache(maxsize=1024)
+def latency(spec, input_shape, classes, repeats=20):
+    """Milliseconds that a network needs for one picture here: the median of some, after a first one that compiles."""
+    model = build(spec, input_shape=input_shape, classes=classes)
+    picture, times = np.zeros((1, *input_shape), "float32"), []
+    for _ in range(1 + repeats):
+        began = time.perf_counter()
+        model.predict_on_batch(picture)
+        times.append(time.perf_counter() - began)
+    return 1000 * statistics.median(times[1:])
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The networks of a space that fit a budget.
+
+    Raises:
+        ValueError: on construction, if there is none.
+    """
+
+    rows: Mapping
+    """As `rows_for` gives them."""
+    budget: Budget
+    input_shape: tuple[int, int, int]
+    """(H, W, C) of one picture."""
+    classes: int
+    smallest: Mapping = field(init=False)
+    """Values of the one with the fewest parameters, of those at the lower end of the space."""
+
+    def __post_init__(self):
+        values = sorted(extremes(self.rows), key=lambda values: self.cost(values).parameters)
+        fitting = next((candidate for candidate in values if self.fits(candidate)), None)
+        if fitting is None:
+            limit, found = self.excess(values[0])
+            raise ValueError(
+                f"`{limit}` should be met by a candidate of the space; the smallest has {found:,.6g} {WORDS[limit]}. "
+                f"Received: {limit}={getattr(self.budget, limit)}"
+            )
+        object.__setattr__(self, "smallest", fitting)
+
+    def cost(self, values):
+        """The Complexity of {name: value}.
+
+        Raises:
+            ValueError: if they do not go together.
+        """
+        return complexity(spec_of(values), classes=self.classes, input_shape=self.input_shape)
+
+    def excess(self, values, measured=True):
+        """As `Budget.excess`, for {name: value}."""
+        return self.budget.excess(spec_of(values), self.input_shape, self.classes, measured)
+
+    def fits(self, values, measured=True):
+        """Whether {name: value} is a network, and within the budget."""
+        try:
+            return self.excess(values, measured) is None
+        except ValueError:  # a value that does not go with another one
+            return False
+
+    def declare(self, hp):
+        """Values of a keras_tuner.HyperParameters, to which the space is made known with the smallest as default."""
+        return declare(self.rows, hp, self.smallest)

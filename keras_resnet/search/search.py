@@ -1,0 +1,247 @@
+"""`tune`: the most accurate network that a budget allows, and how to train it."""
+
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from keras_resnet.data.datasets import TEST_SHARE, Dataset
+from keras_resnet.data.sources import load_dataset
+from keras_resnet.errors import unknown
+from keras_resnet.files import replacing
+from keras_resnet.search.budget import Budget, Candidates
+from keras_resnet.search.results import Candidate, SearchResult, as_markdown, draw
+from keras_resnet.search.space import SPACE, changes_of, rows_for, spec_of, write_spec
+from keras_resnet.search.training import Training, set_aside
+from keras_resnet.training.checkpoints import OtherRun, check_settings
+from keras_resnet.training.devices import Devices
+from keras_resnet.training.recipes import changed, get_recipe
+from keras_resnet.training.workdir import REPORT, read_json, write_json
+
+SETTINGS, ORACLE = "search.json", "oracle.json"
+RESULT, TABLE, PICTURE, WINNER = "results.json", "results.md", "results.png", "winner.json"
+FILES = (SETTINGS, ORACLE, RESULT, TABLE, PICTURE, WINNER)
+TRIAL, FINAL = "trial_", "final_"
+
+
+def tune(
+    dataset="digits",
+    tuner="random",
+    trials=20,
+    max_params=None,
+    max_multiply_adds=None,
+    max_latency=None,
+    recipe="quickstart",
+    workdir=None,
+    seed=0,
+    overwrite=False,
+    *,
+    validation_split=TEST_SHARE,
+    final=True,
+    space=SPACE,
+    checkpoint_every=None,
+    deterministic=False,
+    devices=None,
+    precision=None,
+    xla=None,
+    progress=lambda text: None,
+    **changes,
+):
+    """Searches for the network and the recipe with the highest accuracy within a budget.
+
+    Candidates are drawn from SPACE; one over the budget is drawn again before it is built. They are trained on a part
+    of the training pictures and judged by the rest; the test pictures are looked at once, in the end, with the best one
+    trained anew on all of them. A search that was interrupted goes on where it stopped, in the middle of a candidate;
+    with more `trials` a finished one goes on as well.
+
+    Several processes share a search as KerasTuner's guide to distributed tuning says: each calls this, with
+    KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT in its environment, and KERASTUNER_TUNER_ID "chief" in one, a name
+    of its own in each other. The chief trains only in the end. The trial of a worker that dies is given to the next.
+
+    Args:
+        dataset: as `train` takes it: a name, a Dataset in memory, or a function that gives one.
+        tuner: "random", "bayesian" or "hyperband". Hyperband trains many candidates for a few epochs and the best of
+            them for more, each with a schedule as long as its training, hence from the start.
+        trials: candidates to train, those of earlier calls included.
+        max_params: most trainable parameters; None is no limit.
+        max_multiply_adds: most multiply-adds for one picture.
+        max_latency: most milliseconds for one picture, measured here; candidates are built for it, but not trained.
+        recipe: name of a recipe, or a Recipe, for what the space leaves open.
+        workdir: folder for results.json, results.md, results.png, winner.json and the trials' own; None keeps nothing.
+        seed: of the candidates, of weights, order and augmentation.
+        overwrite: whether the search that `workdir` already holds is removed.
+        validation_split: share in (0, 1) or number of the training pictures that judge.
+        final: whether the best one is trained on all training pictures and tested.
+        space: rows as in SPACE.
+        checkpoint_every, deterministic, devices, precision, xla: as for `train`; devices of one machine.
+        progress: function that is told in words which candidate comes next.
+        **changes: fields of the recipe to change, such as `epochs=2`.
+
+    Returns:
+        A SearchResult. A worker's is what the chief has written so far, if they share `workdir`.
+
+    Raises:
+        ValueError: for an unknown name, a budget that no candidate meets, and another search in `workdir`; before the
+            first trial.
+        OSError: as `train`. RuntimeError: if no candidate could be trained.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when a checkpoint is written; the same call then goes on.
+    """
+    from keras_resnet.search.oracles import ORACLES, Trials
+
+    if tuner not in ORACLES:
+        raise unknown("tuner", tuner, ORACLES)
+    if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
+        raise ValueError(f"`trials` should be an integer, 1 or more. Received: trials={trials!r}")
+    available = Devices(devices)  # first, as in `train`: what reads pictures starts TensorFlow's devices
+    recipe = _recipe(recipe, space, changes)
+    dataset = _load(dataset)
+    options = {"checkpoint_every": checkpoint_every, "deterministic": deterministic, "devices": devices, "xla": xla}
+    options["precision"] = precision
+    training = Training(dataset, set_aside(dataset, validation_split), recipe, seed, options, progress)
+    training.check(available)
+    shape, budget = training.input_shape, Budget(max_params, max_multiply_adds, max_latency)
+    candidates = Candidates(rows_for(shape[0], space), budget, shape, len(dataset.class_names))
+    with _folder(workdir) as folder:
+        search = _Search(folder, _settings(tuner, training, candidates), candidates)
+        oracle_class, arguments = ORACLES[tuner]
+        oracle = oracle_class(candidates, trials, seed, search.publish, **arguments(trials, training.epochs))
+        loop = Trials(oracle, training.judge, folder)
+        if loop.is_worker:
+            search.check()
+            loop.search()
+            return search.read()
+        search.begin(oracle, overwrite)
+        loop.search()
+        return search.finish(oracle, training if final else None)
+
+
+def _recipe(recipe, space, changes):
+    """The recipe of the search. Its own drop path would go before that of a candidate."""
+    recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
+    return replace(recipe, drop_path=0.0) if "drop_path" in space else recipe
+
+
+def _load(dataset):
+    dataset = dataset() if callable(dataset) else dataset
+    return dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
+
+
+def _settings(tuner, training, candidates):
+    """What search this is, as JSON values; how many trials it has may change."""
+    return {
+        "tuner": tuner,
+        **training.settings(),
+        "budget": asdict(candidates.budget),
+        "space": {name: list(row) for name, row in candidates.rows.items()},
+    }
+
+
+@contextmanager
+def _folder(workdir):
+    """The folder of a search as a Path, which exists; without one, until the block ends."""
+    if workdir is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    try:
+        Path(workdir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"`workdir` should be a folder that can be written ({reason}). Received: {workdir}") from error
+    yield Path(workdir)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The folder of a search."""
+
+    workdir: Path
+    settings: dict
+    candidates: Candidates
+
+    def check(self):
+        """Raises ValueError if the folder holds another search."""
+        path, oracle = self.workdir / SETTINGS, self.workdir / ORACLE
+        otherwise = "Take another folder, or replace it by --overwrite (overwrite=True)."
+        if oracle.exists() and not path.exists():
+            raise ValueError(f"`workdir` holds a search of KerasTuner that is not ours. {otherwise} Received: {oracle}")
+        try:
+            check_settings(read_json(path) if path.exists() else self.settings, self.settings, path)
+        except OtherRun as error:
+            raise ValueError(f"{error}. {otherwise}") from None
+
+    def begin(self, oracle, overwrite):
+        """Goes on with the search that the folder holds, or begins one.
+
+        Raises:
+            ValueError: as `check`.
+        """
+        if overwrite:
+            self._clear()
+        self.check()
+        write_json(self.settings, self.workdir / SETTINGS)
+        if (self.workdir / ORACLE).exists():
+            oracle.reload()
+
+    def _clear(self):
+        """Removes the search; what else is in the folder stays."""
+        for name in FILES:
+            (self.workdir / name).unlink(missing_ok=True)
+        for folder in (*self.workdir.glob(f"{TRIAL}*"), *self.workdir.glob(f"{FINAL}*")):
+            shutil.rmtree(folder)
+
+    def publish(self, oracle):
+        """The SearchResult as far as it is known; with an accuracy in it, everything that people read is written."""
+        tried = tuple(self._candidate(oracle.trials[trial]) for trial in sorted(oracle.trials, key=int))
+        result = SearchResult(self.settings, tried)
+        if not result.winner:
+            return result
+        report = self._final(result.winner) / REPORT
+        result = replace(result, final=read_json(report) if report.exists() else None)
+        write_spec(result.winner.spec, self.workdir / WINNER)
+        with replacing(self.workdir / TABLE) as partial:
+            partial.write_text(as_markdown(result), "utf-8")
+        draw(result, self.workdir / PICTURE)
+        write_json(result.to_config(), self.workdir / RESULT)
+        return result
+
+    def finish(self, oracle, training):
+        """The SearchResult after the last trial; with a Training, the best candidate is trained in full.
+
+        Raises:
+            RuntimeError: if no candidate could be trained.
+        """
+        result = self.publish(oracle)
+        if not result.winner:
+            reasons = [candidate.message for candidate in result.candidates if candidate.message]
+            raise RuntimeError(f"No candidate could be trained. The last one: {(reasons or ['no reason given'])[-1]}")
+        if training is None:
+            return result
+        training.finish(result.winner, self._final(result.winner))
+        return self.publish(oracle)
+
+    def read(self):
+        """The SearchResult as the chief has last written it into this folder."""
+        path = self.workdir / RESULT
+        return SearchResult.from_config(read_json(path)) if path.exists() else SearchResult(self.settings, ())
+
+    def _final(self, winner):
+        return self.workdir / f"{FINAL}{winner.trial}"
+
+    def _candidate(self, trial):
+        """KerasTuner's Trial as a Candidate."""
+        values, metrics = trial.hyperparameters.values, trial.metrics
+        cost, lines = self.candidates.cost(values), (trial.message or "").strip().splitlines()
+        seconds = metrics.get_best_value("wall_time_s") if metrics.exists("wall_time_s") else None
+        return Candidate(
+            trial=trial.trial_id,
+            status=trial.status,
+            spec=spec_of(values),
+            recipe=changes_of(values),
+            parameters=cost.parameters,
+            multiply_adds=cost.multiply_adds,
+            top1_accuracy=trial.score if trial.status == "COMPLETED" else None,
+            wall_time_s=seconds,
+            message=lines[-1] if lines else None,
+        )

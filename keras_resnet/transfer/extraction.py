@@ -1,0 +1,233 @@
+"""Pictures -> a vector for each, in a stream; equal pixels give equal vectors, to the bit."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_resnet.analysis.layers import convolutions
+from keras_resnet.data.datasets import Dataset, Split, Stream
+from keras_resnet.data.folders import TESTS
+from keras_resnet.data.pictures import find_pictures, refuse
+from keras_resnet.data.read_ahead import read_ahead
+from keras_resnet.data.sources import DATASETS, load_test
+from keras_resnet.data.views import get_protocol
+from keras_resnet.errors import unknown
+from keras_resnet.models import preprocessing
+from keras_resnet.transfer.features import POOLINGS, PRE_LOGITS, feature_extractor
+
+UNLABELLED = -1
+"""The label of a picture whose class is not known."""
+_MOST = 2**32
+
+
+@dataclass(frozen=True)
+class Features:
+    """A vector for each picture that could be read."""
+
+    vectors: np.ndarray
+    """(N, D) float32."""
+    labels: np.ndarray
+    """(N,) int32: number of the class, or UNLABELLED."""
+    names: tuple[str, ...]
+    """Of the pictures: their paths, or their numbers where they come from no files."""
+    class_names: tuple[str, ...] = ()
+    """Empty if the labels have none."""
+    left_out: tuple[str, ...] = ()
+    """Pictures that could not be read, with what is wrong with them."""
+    settings: dict = field(default_factory=dict)
+    """How they were made, if they come from a file."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is looked at."""
+
+    split: Split | Stream
+    names: Sequence[str]
+    class_names: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What has become of some pictures that follow each other."""
+
+    stop: int
+    """Number of the first picture that comes after them."""
+    numbers: np.ndarray
+    """(B,) of those that could be read."""
+    labels: np.ndarray
+    """(B,) int32."""
+    vectors: np.ndarray
+    """(B, D) float32."""
+    faults: dict[int, str]
+    """{number of a picture that could not be read: why}."""
+
+
+def extract(
+    model, pictures, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, skip_bad=False, progress=None
+) -> Features:
+    """The features of pictures, as vectors in memory.
+
+    Pictures are read as `predict` reads them, while the network is at work. The network always sees batches of the full
+    size, and a picture that cannot be read leaves its place empty, so that a vector does not depend on what else is
+    looked at: a batch of another size may be summed in another order.
+
+    Args:
+        model: a network whose preprocessing is known, or a `feature_extractor`.
+        pictures: a folder, of which every picture is taken, with the name of its class folder as its class; a file, or
+            a list of them; a name for `load_test`; a Dataset, of which `test` is used; a Split or Stream; or pixels,
+            (N, H, W, C) uint8.
+        endpoint: see `feature_extractor`.
+        pooling: "avg" or "max", what makes vectors of maps.
+        batch_size: pictures that the network sees at a time.
+        skip_bad: whether pictures that cannot be read are left out.
+        progress: called with the number of pictures that are done, after every batch.
+
+    Raises:
+        ValueError: for an unknown endpoint, a network of unknown preprocessing, what holds no pictures, and a picture
+            that cannot be read.
+        OSError: for a path where nothing is.
+        FloatingPointError: if the network returns what is no number.
+    """
+    source = find_source(pictures)
+    found, left_out = [], list(source.left_out)
+    for batch in batches(model, source.split, endpoint, pooling, batch_size):
+        faults = named(batch.faults, source.names)
+        refuse(faults, skip_bad)
+        left_out += faults
+        found.append(batch)
+        if progress:
+            progress(batch.stop)
+    check_any(sum(len(batch.numbers) for batch in found), source)
+    numbers, labels, vectors = (
+        np.concatenate([getattr(batch, column) for batch in found]) for column in ("numbers", "labels", "vectors")
+    )
+    names = tuple(source.names[number] for number in numbers)
+    return Features(vectors, labels, names, source.class_names, tuple(left_out))
+
+
+def named(faults, names):
+    """{number: what is wrong} -> what is wrong with which picture, in words."""
+    return [f"{names[number]}: {fault}" for number, fault in faults.items()]
+
+
+def check_any(count, source):
+    """Raises ValueError if none of the pictures could be read."""
+    if not count:
+        raise ValueError(f"Expected pictures that can be read. Received: none of {len(source.split)}")
+
+
+def find_source(pictures):
+    """The Source for what `extract` takes."""
+    if isinstance(pictures, (str, os.PathLike)):
+        if pictures in DATASETS or not os.path.exists(pictures):
+            return find_source(load_test(pictures))
+        return _folder(Path(pictures)) if os.path.isdir(pictures) else _files([pictures])
+    if isinstance(pictures, Dataset):
+        about = {"class_names": tuple(pictures.class_names or ()), "left_out": tuple(pictures.left_out)}
+        return replace(find_source(pictures.test), **about)
+    if isinstance(pictures, (Split, Stream)):
+        paths = len(pictures) and pictures.paths
+        return Source(pictures, pictures.pictures.tolist() if paths else [str(n) for n in range(len(pictures))])
+    if isinstance(pictures, np.ndarray):
+        return find_source(Split(pictures, np.full(len(pictures), UNLABELLED)))
+    return _files(pictures)
+
+
+def _files(paths):
+    found = [str(path) for path in find_pictures(paths)]
+    return find_source(np.array(found, str))
+
+
+def _folder(folder):
+    """Every picture of a folder, named by its way from there."""
+    paths = find_pictures(folder)
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    classes = [_class_of(name) for name in names]
+    class_names = tuple(sorted(set(classes) - {None}))
+    numbers = {None: UNLABELLED} | {name: number for number, name in enumerate(class_names)}
+    labels = np.array([numbers[name] for name in classes], "int32")
+    return Source(Split(np.array([str(path) for path in paths]), labels), names, class_names)
+
+
+def _class_of(name):
+    """The first folder on the way to a picture that is none of the parts that data sets have; None without one."""
+    return next((part for part in name.split("/")[:-1] if part not in ("train", *TESTS)), None)
+
+
+def batches(model, split, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, start=0):
+    """The features of pictures, batch by batch, in order.
+
+    Args:
+        model, endpoint, pooling, batch_size: as for `extract`.
+        split: Split or Stream.
+        start: number of the first picture; to get the vectors of an earlier run, a multiple of `batch_size`.
+
+    Yields:
+        A Batch.
+    """
+    extractor = to_vectors(model, endpoint, pooling)
+    look, first = preprocessing(model), start
+    for packed, shown, faults in read_ahead(_numbered(split, start), [look], get_protocol("center"), batch_size):
+        labels, numbers = np.divmod(packed, _MOST)
+        stop = first + len(numbers) + len(faults)
+        vectors = np.empty((0, width(extractor)), "float32")
+        if len(numbers):
+            vectors = _vectors(extractor, shown[0][0], numbers - first, batch_size)
+        unread = sorted(set(range(first, stop)) - set(numbers.tolist()))
+        reasons = [fault.partition(": ")[2] for fault in faults]
+        yield Batch(stop, numbers, labels.astype("int32"), vectors, dict(zip(unread, reasons, strict=True)))
+        first = stop
+
+
+def to_vectors(model, endpoint, pooling):
+    """The extractor of one endpoint as vectors."""
+    if pooling not in POOLINGS:
+        raise unknown("pooling", pooling, POOLINGS)
+    if not isinstance(endpoint, str):
+        raise ValueError(f"`endpoint` should be the name of one. Received: endpoint={endpoint!r}")
+    return feature_extractor(model, endpoints=endpoint, pooling=pooling)
+
+
+def width(extractor):
+    """How many numbers its vectors have."""
+    return extractor.outputs[0].shape[-1]
+
+
+def _numbered(split, start):
+    """The pictures from `start` on, with labels that say their numbers too: those that are not read get lost."""
+    if isinstance(split, Split):
+        labels = _packed(split.labels[start:].astype("int64"), np.arange(start, len(split)))
+        return Split(split.pictures[start:], labels)
+    import tensorflow as tf
+
+    def row(number, example):
+        picture, label = example
+        return picture, _packed(tf.cast(label, "int64"), number)
+
+    return replace(split, examples=lambda seed: split.examples(seed).enumerate().skip(start).map(row))
+
+
+def _packed(labels, numbers):
+    """Two integers in one; `np.divmod(packed, _MOST)` has them again, also labels below zero."""
+    return labels * _MOST + numbers
+
+
+def _vectors(extractor, inputs, places, batch_size):
+    """(B, H, W, C), and their places in a full batch -> (B, D) float32."""
+    if len(inputs) < batch_size:
+        full = np.zeros((batch_size, *inputs.shape[1:]), inputs.dtype)
+        full[places] = inputs
+        return _vectors(extractor, full, slice(None), batch_size)[places]
+    if convolutions(extractor)[0].data_format == "channels_first":
+        inputs = np.moveaxis(inputs, -1, 1)
+    (vectors,) = extractor.predict_on_batch(inputs).values()
+    vectors = np.asarray(keras.ops.convert_to_numpy(vectors), "float32")
+    if not np.isfinite(vectors).all():
+        raise FloatingPointError(f"`model` should return numbers. Received: NaN or Inf from {extractor.name}")
+    return vectors
