@@ -1,0 +1,149 @@
+"""Fine-tuning: what stays as it was, what learns, and that it works on a few pictures of one's own."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_resnet import create, load_model, predict
+from keras_resnet.data.datasets import Split
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.sources import digits, load_dataset
+from keras_resnet.training.recipes import get_recipe
+from keras_resnet.transfer.finetuning import finetune, open_stages, with_new_head
+
+NARROW = {"depths": (1, 1, 1), "widths": (4, 4, 4), "stem_width": 4}
+
+
+def body(classes=7, size=8, channels=1):
+    """A small network that has learnt nothing and knows how its pictures are prepared."""
+    model = create("resnet20", input_shape=(size, size, channels), classes=classes, **NARROW)
+    model.info = {"preprocessing": Preprocessing("tf", size, None, channels=channels).to_config()}
+    return model
+
+
+@pytest.fixture
+def few():
+    """120 digits to train on, 40 to choose by."""
+    whole = digits()
+    return type(whole)(
+        "few",
+        whole.train[:120],
+        Split(whole.test.pictures[:40], whole.test.labels[:40]),
+        whole.class_names,
+        whole.preprocessing,
+    )
+
+
+def values(model, names):
+    return [weight.numpy() for layer in model.layers if layer.name.startswith(names) for weight in layer.weights]
+
+
+def test_the_frozen_body_is_bit_identical_after_the_head_phase(few, tmp_path):
+    """Weights and batch-norm statistics (the usual trap)."""
+    model = body()
+    before = values(model, "conv")
+    result = finetune(model, few, tmp_path / "run", stages=0, epochs=2, batch_size=40)
+    assert list(result.phases) == ["head"]
+    for old, new in zip(before, values(result.model, "conv"), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert result.model.output_shape == (None, 10) and result.model.info["class_names"] == [str(i) for i in range(10)]
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "trained"])
+def test_unfreezing_opens_exactly_the_stages_asked_for(batch_norm, few):
+    model = body()
+    before = {name: values(model, name) for name in ("conv1", "conv2", "conv3", "conv4")}
+    result = finetune(model, few, stages=2, epochs=1, batch_size=40, batch_norm=batch_norm, learning_rate=0.1)
+    assert list(result.phases) == ["head", "stage3", "stage2"]
+    open_stages(result.model, 2, batch_norm)
+    for name, old in before.items():
+        learns = name in ("conv3", "conv4")
+        layers = [layer for layer in result.model.layers if layer.name.startswith(name) and layer.weights]
+        norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+        assert {layer.trainable for layer in layers if layer not in norms} == {learns}
+        assert {layer.trainable for layer in norms} == {learns and batch_norm == "trained"}
+        if not learns:
+            for a, b in zip(old, values(result.model, name), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_the_learning_rate_falls_from_stage_to_stage(few):
+    """A step of SGD without momentum moves each layer by its gradient times its own rate."""
+    moved = {}
+    for decay in (1.0, 0.5):
+        keras.utils.set_random_seed(0)
+        model = body(10)
+        before = {layer.name: layer.get_weights()[0] for layer in model.layers if layer.weights}
+        from keras_resnet.training.fit import train
+
+        recipe = get_recipe("finetune", iterations=1, batch_size=120, momentum=0.0, nesterov=False, weight_decay=0.0)
+        train(
+            model, few, recipe, layer_decay=decay, warmup=0.0, crop="none", flip=False, schedule="step", milestones=()
+        )
+        moved[decay] = {name: model.get_layer(name).get_weights()[0] - old for name, old in before.items()}
+    for name, power in (("predictions", 0), ("conv4_block1_1_conv", 1), ("conv3_block1_1_conv", 2), ("conv1_conv", 4)):
+        np.testing.assert_allclose(moved[0.5][name], moved[1.0][name] * 0.5**power, rtol=1e-3, atol=1e-7)
+
+
+def test_the_best_epoch_is_kept_and_a_run_goes_on(few, tmp_path):
+    """Accuracies of all epochs are in the histories; the best of them is what the final network has."""
+    result = finetune(body(), few, tmp_path / "run", stages=1, epochs=4, batch_size=40, learning_rate=0.3)
+    best = max(
+        float(row.split(",")[5])
+        for name in ("0_head", "1_stage3")
+        for row in (tmp_path / "run" / name / "history.csv").read_text().splitlines()[1:]
+    )
+    assert max(report["top1_accuracy"] for report in result.phases.values()) == pytest.approx(best)
+    saved = load_model(tmp_path / "run" / "model.keras")
+    for ours, theirs in zip(saved.get_weights(), result.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["best"] == result.best
+    assert Image.open(tmp_path / "run" / "grad_cam.png").format == "PNG"
+    again = finetune(body(), few, tmp_path / "run", stages=1, epochs=4, batch_size=40, learning_rate=0.3, resume=True)
+    for ours, theirs in zip(again.model.get_weights(), result.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_new_head_keeps_the_body():
+    model = body()
+    new = with_new_head(model, 3)
+    assert new.output_shape == (None, 3) and new.spec == model.spec
+    for a, b in zip(new.get_weights()[:-2], model.get_weights()[:-2], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_ants_and_bees(test_data, tmp_path):
+    """Photographs of one's own, from CIFAR-10's weights: the answer has their names."""
+    pictures = load_dataset(test_data / "hymenoptera", skip_bad=True)
+    result = finetune("resnet20", pictures, tmp_path / "run", weights="cifar10", stages=1, epochs=3)
+    (answer,) = predict(result.model, [sorted((test_data / "hymenoptera" / "val" / "ants").glob("*.jpg"))[0]], top=1)
+    assert answer.classes[0][1] in ("ants", "bees")
+    assert result.phases[result.best]["top1_accuracy"] > 0.55
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stages": 5}, "`stages` should be an integer from 0 to 4"),
+        ({"batch_norm": "none"}, "frozen"),
+        ({"epoch": 2}, "epochs"),
+        ({"batch_size": 500}, "at most the number of training pictures"),
+    ],
+)
+def test_bad_input(changes, message, few):
+    with pytest.raises(ValueError, match=message):
+        finetune(body(), few, **{"epochs": 1, "batch_size": 40} | changes)
+
+
+def test_networks_that_cannot_be_fine_tuned(few):
+    inputs = keras.Input((8, 8, 1))
+    for model in (
+        keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs))),
+        keras.Model(inputs, keras.layers.Conv2D(3, 3, name="conv1_conv")(inputs)),
+    ):
+        with pytest.raises(ValueError, match="`model` should"):
+            finetune(model, few)
