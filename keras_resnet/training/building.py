@@ -116,15 +116,13 @@ def compile_for(model, recipe, steps, jit_compile):
 
 
 def _layer_rates(model, decay):
-    """{path of a variable: factor of its learning rate}."""
+    """A factor of the learning rate for each trainable variable."""
     if decay == 1:
-        return {}
+        return ()
     stages = len(model.spec.stages) if getattr(model, "spec", None) else 4
-    return {
-        variable.path: decay ** (stages + 1 - height(layer.name, stages))
-        for layer in model.layers
-        for variable in layer.trainable_variables
-    }
+    return [
+        decay ** (stages + 1 - height(layer.name, stages)) for layer in model.layers for _ in layer.trainable_variables
+    ]
 
 
 def settings_of(model, dataset, recipe, seed, sync_batch_norm):

@@ -22,12 +22,13 @@ class _Decay:
         norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in whole))
         return [gradient * self.global_clipnorm / ops.maximum(norm, self.global_clipnorm) for gradient in gradients]
 
-    layer_rates = {}
-    """Path of a variable -> factor of its learning rate; 1 where it is missing. Not saved: fit.py sets it."""
+    layer_rates = ()
+    """A factor of the learning rate for each trainable variable; empty: 1 for all. Not saved: `compile_for` sets it."""
 
     def _rate_of(self, variable, learning_rate):
-        factor = self.layer_rates.get(variable.path, 1.0)
-        return learning_rate if factor == 1 else learning_rate * ops.cast(factor, learning_rate.dtype)
+        if not self.layer_rates:
+            return learning_rate
+        return learning_rate * self.layer_rates[self._get_variable_index(variable)]
 
     def _decay_of(self, variable):
         return self.weight_decay if self.weight_decay and self._use_weight_decay(variable) else 0.0
