@@ -1,5 +1,7 @@
 """Residual networks in Keras: any of the family, anybody's weights, real pictures (He et al. 2015)."""
 
+from importlib import import_module
+
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.network import ResNet, build, endpoints
 from keras_resnet.architecture.spec import ResNetSpec
@@ -41,6 +43,7 @@ from keras_resnet.models import (
 )
 from keras_resnet.prediction import predict
 from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.transfer.features import feature_extractor
 from keras_resnet.variants import get_spec, list_models
 from keras_resnet.weights.catalog import list_weights
 from keras_resnet.weights.loading import load_weights
@@ -48,10 +51,19 @@ from keras_resnet.weights.saving import save_weights
 
 __version__ = "0.1.0"
 
+_LATER = {
+    # what is imported when it is used -> where it is
+    "train": "keras_resnet.training.fit",
+    "finetune": "keras_resnet.transfer.finetuning",
+    "tune": "keras_resnet.search.search",
+    "ResNetHyperModel": "keras_resnet.search.hypermodel",
+}
+
 __all__ = [
     "Preprocessing",
     "Recipe",
     "ResNet",
+    "ResNetHyperModel",
     "ResNetSpec",
     "build",
     "complexity",
@@ -59,6 +71,8 @@ __all__ = [
     "decode_predictions",
     "endpoints",
     "evaluate",
+    "feature_extractor",
+    "finetune",
     "from_arrays",
     "get_recipe",
     "get_spec",
@@ -72,6 +86,7 @@ __all__ = [
     "preprocessing",
     "save_weights",
     "train",
+    "tune",
     "ResNet18",
     "ResNet34",
     "ResNet50",
@@ -103,9 +118,7 @@ __all__ = [
 
 
 def __getattr__(name):
-    """Training is imported when it is used."""
-    if name == "train":
-        from keras_resnet.training.fit import train
-
-        return train
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Training and search are imported when they are used."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)

@@ -15,6 +15,7 @@ PORTABLE = (
     "test_loading.py",
     "test_resuming.py",
     "test_evaluation.py",
+    "test_features.py",
 )
 CHOSEN = " or ".join(
     (
@@ -27,6 +28,9 @@ CHOSEN = " or ".join(
         "ctrl_c and 19",
         "scikit_learns",
         "own_size",
+        "classifier_on_top",
+        "channels_first_is",
+        "names_its",
     )
 )
 

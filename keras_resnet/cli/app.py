@@ -39,6 +39,9 @@ Changes = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Of weights, order and augmentation.")]
 Deterministic = Annotated[bool, typer.Option(help="The same numbers in every run on this machine.")]
+Devices = Annotated[int | None, typer.Option(help="GPUs to use, or parts of the CPU.", show_default="all GPUs")]
+Resume = Annotated[bool, typer.Option(help="Go on with the run in the folder.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace an earlier run in the folder.")]
 CheckpointEvery = Annotated[int | None, typer.Option(help="Steps between checkpoints within an epoch.", min=1)]
 
 

@@ -20,8 +20,11 @@ from keras_resnet.cli.app import (
     CheckpointEvery,
     DataDir,
     Deterministic,
+    Devices,
     Download,
+    Overwrite,
     Precision,
+    Resume,
     Seed,
     SkipBad,
     app,
@@ -34,12 +37,18 @@ from keras_resnet.cli.app import (
     value,
 )
 from keras_resnet.files import replacing
+from keras_resnet.search.space import read_spec
 
 
 @app.command()
 def train(
     recipe: Annotated[str, typer.Option(help="A row of RECIPES.")] = "quickstart",
-    model: Annotated[str, typer.Option(help="A network of `keras-resnet models`.")] = "resnet20",
+    model: Annotated[
+        str | None, typer.Option(help="A network of `keras-resnet models`.", show_default="resnet20")
+    ] = None,
+    spec: Annotated[
+        Path | None, typer.Option(help="A ResNetSpec as JSON instead, such as the winner.json of `keras-resnet tune`.")
+    ] = None,
     dataset: Annotated[
         str, typer.Option(help="digits, a name of tensorflow-datasets, or a folder with a folder for each class.")
     ] = "digits",
@@ -54,21 +63,21 @@ def train(
         typer.Option(help="Test on this share or number of the training pictures; the test set stays untouched."),
     ] = None,
     skip_bad: SkipBad = False,
-    devices: Annotated[
-        int | None, typer.Option(help="GPUs to use, or parts of the CPU.", show_default="all GPUs")
-    ] = None,
+    devices: Devices = None,
     sync_batch_norm: Annotated[bool, typer.Option(help="Batch norm over all devices' pictures.")] = False,
     precision: Precision = None,
     xla: Annotated[bool | None, typer.Option(help="Compile with XLA.", show_default="only on a GPU")] = None,
     seed: Seed = 0,
     deterministic: Deterministic = False,
     checkpoint_every: CheckpointEvery = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace an earlier run in the folder.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     tensorboard: Annotated[bool, typer.Option(help="Write logs for TensorBoard.")] = False,
     validation_freq: Annotated[int, typer.Option(help="Epochs between tests.", min=1)] = 1,
 ):
     """Train a network, and leave model, checkpoint, log, curves, settings and report in a folder."""
+    if spec and model:
+        raise ValueError(f"`--model` and `--spec` should not be given both. Received: --model {model} --spec {spec}")
     row = keras_resnet.get_recipe(recipe, **recipe_changes(changes))
     workdir = workdir or Path("runs") / recipe
     options = {"data_dir": data_dir, "download": download, "skip_bad": skip_bad}
@@ -76,7 +85,7 @@ def train(
         options["validation_split"] = value(validation_split)
     with last_words():
         report = keras_resnet.train(
-            model,
+            read_spec(spec) if spec else model or "resnet20",
             partial(keras_resnet.load_dataset, dataset, **options),
             row,
             workdir,

@@ -15,7 +15,6 @@ from keras_resnet.training.devices import Devices, jit_compile
 from keras_resnet.training.recipes import LOSSES, changed, get_recipe
 from keras_resnet.training.workdir import MODEL, REPORT, TENSORBOARD, columns, prepare, write_json
 
-
 KEEP = ("last", "best")
 
 

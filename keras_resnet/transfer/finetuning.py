@@ -1,7 +1,7 @@
 """Fine-tuning: a new classifier on a body that stays as it is, then stages from the top down that learn as well.
 
-Howard and Ruder 2018, arXiv:1801.06146, sec. 3.3, call it gradual unfreezing. Each phase is a run of `train` in a folder
-of its own, so that whatever `train` promises holds here too.
+Howard and Ruder 2018, arXiv:1801.06146, sec. 3.3, call it gradual unfreezing. Each phase is a run of `train` in a
+folder of its own, so that whatever `train` promises holds here too.
 """
 
 from dataclasses import dataclass, replace
