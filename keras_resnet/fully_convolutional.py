@@ -5,6 +5,8 @@ from itertools import pairwise
 import keras
 from keras import layers
 
+from keras_resnet.models import clone
+
 
 def fully_convolutional(model, side):
     """The same network as if it looked through a window of `side` pixels wherever its feature maps allow it.
@@ -25,17 +27,15 @@ def fully_convolutional(model, side):
         ValueError: for a model that ends otherwise, or is no graph of layers with one input.
     """
     position, channels = _pooling(model), model.input_shape[-1]
-    pictures = keras.Input((None, None, channels), name="pictures")
-    clone = keras.models.clone_model(model, pictures, _without_weights)
-    clone.set_weights(model.get_weights())
-    features = clone.layers[position].input
-    window = keras.Model(clone.inputs, features).compute_output_shape((1, side, side, channels))[1:3]
+    copy = clone(model, (None, None, channels))
+    features = copy.layers[position].input
+    window = keras.Model(copy.inputs, features).compute_output_shape((1, side, side, channels))[1:3]
     x = layers.AveragePooling2D(window, strides=1, dtype=features.dtype, name="window")(features)
-    for layer in clone.layers[position + 1 :]:
+    for layer in copy.layers[position + 1 :]:
         x = layer(x)
     if getattr(model.layers[-1], "activation", None) is keras.activations.linear:
         x = layers.Softmax(name="probabilities")(x)
-    dense = keras.Model(clone.inputs, keras.ops.mean(x, axis=(1, 2)), name=model.name)
+    dense = keras.Model(copy.inputs, keras.ops.mean(x, axis=(1, 2)), name=model.name)
     if keras.backend.backend() == "tensorflow":
         dense.jit_compile = False  # XLA would compile it anew for every size of picture
     return dense
@@ -59,11 +59,3 @@ def _pooling(model):
     if pooling.data_format != "channels_last":
         raise ValueError(f"`model` should have its channels last. Received: {model.name} with {pooling.data_format}")
     return found[-1]
-
-
-def _without_weights(layer):
-    """The layer anew; its kernel, which is about to be overwritten, is not drawn."""
-    config = layer.get_config()
-    if "kernel_initializer" in config:
-        config["kernel_initializer"] = "zeros"
-    return layer.__class__.from_config(config)

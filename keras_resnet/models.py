@@ -134,6 +134,37 @@ def load_model(path):
         raise ValueError(f"`path` should be an intact .keras file ({reason}). Received: path={str(path)!r}") from error
 
 
+def clone(model, input_shape=None):
+    """A copy with layers and weights of its own, which knows what the model knows; `clone_model` of Keras forgets it.
+
+    Args:
+        model: Functional model with one input.
+        input_shape: (H, W, C) of its pictures, or (C, H, W), where they are to be others; None for sides of any length.
+
+    Raises:
+        ValueError: for another kind of model.
+    """
+    tensors = None
+    if input_shape is not None:
+        name = model.layers[0].name
+        tensors = keras.tree.map_structure(lambda _: keras.Input(input_shape, name=name), model.input)
+    copy = keras.models.clone_model(model, tensors, _without_weights)
+    copy.set_weights(model.get_weights())
+    for layer in model.layers:
+        if hasattr(layer, "kernel_initializer"):
+            copy.get_layer(layer.name).kernel_initializer = layer.kernel_initializer
+    copy.spec, copy.info = getattr(model, "spec", None), dict(getattr(model, "info", None) or {})
+    return copy
+
+
+def _without_weights(layer):
+    """The layer anew; its kernel, which is about to be overwritten, is not drawn."""
+    config = layer.get_config()
+    if "kernel_initializer" in config:
+        config["kernel_initializer"] = "zeros"
+    return layer.__class__.from_config(config)
+
+
 def preprocessing(model_or_weights, variant=None):
     """The Preprocessing that belongs to a network's weights: a function of pictures.
 

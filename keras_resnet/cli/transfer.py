@@ -209,7 +209,7 @@ def finetune(
             stages=stages,
             head_epochs=head_epochs,
             batch_norm=batch_norm,
-            recipe=keras_resnet.get_recipe(recipe, **recipe_changes(changes)),
+            recipe=recipe,
             seed=seed,
             overwrite=overwrite,
             resume=resume,
@@ -217,6 +217,7 @@ def finetune(
             devices=devices,
             deterministic=deterministic,
             checkpoint_every=checkpoint_every,
+            **recipe_changes(changes),
         )
     table = Table("phase", "best epoch's accuracy", box=None, header_style="bold")
     for name, report in result.phases.items():

@@ -34,6 +34,17 @@ def read_ahead(split, looks, protocol, batch_size):
         yield from _ahead(threads, lambda batch: _read(*batch, looks, protocol), batches)
 
 
+def pictures_at(split, numbers):
+    """The pictures that have these numbers, as `as_shown` takes them; a Stream is read as far as the last of them."""
+    if isinstance(split, Split):
+        part = split[numbers]
+        return part.pictures if part.decoded else part.pictures.tolist()
+    wanted = {int(number) for number in numbers}
+    examples = enumerate(islice(_streamed(split), max(wanted, default=-1) + 1))
+    found = {number: picture for number, (picture, _) in examples if number in wanted}
+    return [found[number] for number in numbers]
+
+
 def _batches(split, size):
     """(number of the first, pictures, labels) of so many pictures at a time."""
     if isinstance(split, Split):

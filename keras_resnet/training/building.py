@@ -23,7 +23,7 @@ def network_for(model, dataset, recipe, precision, sync_batch_norm):
     """A network for these pictures.
 
     Args:
-        model: name of a network or a ResNetSpec; or a Keras model, which stays as it is.
+        model: name of a network or a ResNetSpec; or a Keras model, which stays as it is, or a function that gives one.
         dataset: Dataset.
         recipe: Recipe.
         precision: a name in PRECISIONS, or None for Keras's dtype policy.
@@ -33,7 +33,8 @@ def network_for(model, dataset, recipe, precision, sync_batch_norm):
         ValueError: for an unknown name, or a network that does not fit the pictures.
     """
     check_precision(precision)
-    given = isinstance(model, keras.Model)
+    given = callable(model)  # a Keras model is a function too
+    model = model if isinstance(model, keras.Model) or not given else model()
     network = _as_it_is(model, dataset, recipe, precision) if given else _built(model, dataset, recipe, precision)
     return synchronize_batch_norm(network) if sync_batch_norm else network
 

@@ -52,7 +52,8 @@ def train(
     """Trains a network with `model.fit`.
 
     Args:
-        model: name of a network or a ResNetSpec, built for the pictures; or a Keras model, a softmax over the classes.
+        model: name of a network or a ResNetSpec, built for the pictures; or a Keras model, a softmax over the classes;
+            on several devices a function that gives one, which is called where they are.
         dataset: name of a data set (see `load_dataset`), a Dataset, or a function that gives one: TensorFlow's devices
             are set up before it is called.
         recipe: name of a recipe, or a Recipe.
@@ -94,6 +95,11 @@ def train(
         raise ValueError(f"`dataset` should have pictures to train on. Received: {dataset.name}, which only tests")
     steps_per_epoch, steps = recipe.steps(len(dataset.train))
     _check(recipe, devices, precision, validation_freq, checkpoint_every, keep)
+    if isinstance(model, keras.Model) and devices.replicas > 1:
+        raise ValueError(
+            "`model` should be a name, a ResNetSpec, or a function that gives a Keras model, on several devices: one "
+            f"that exists is on one of them. Received: {model.name}"
+        )
     with devices.scope():
         model = network_for(model, dataset, recipe, precision, sync_batch_norm)
         compile_for(model, recipe, steps, jit_compile(xla))

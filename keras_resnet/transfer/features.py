@@ -2,13 +2,12 @@
 
 import os
 
-import keras
 from keras import layers
 
 from keras_resnet.analysis.layers import check_network, convolutions, endpoints_of, last_feature_map
 from keras_resnet.architecture.network import ResNet
 from keras_resnet.errors import unknown
-from keras_resnet.models import create, load_model
+from keras_resnet.models import clone, create, load_model
 
 POOLINGS = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 PRE_LOGITS = "pre_logits"
@@ -73,10 +72,7 @@ def _of_shape(model, input_shape):
         raise ValueError(
             f"`input_shape` should be like {given}, with other sides or None for them. Received: {input_shape!r}"
         )
-    copy = keras.models.clone_model(model, keras.tree.map_structure(lambda _: keras.Input(input_shape), model.input))
-    copy.set_weights(model.get_weights())
-    copy.spec, copy.info = getattr(model, "spec", None), getattr(model, "info", None)
-    return copy
+    return clone(model, input_shape)
 
 
 def _channel_axis(model):

@@ -5,6 +5,7 @@ folder of its own, so that whatever `train` promises holds here too.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -12,15 +13,16 @@ import numpy as np
 
 from keras_resnet.analysis.grad_cam import draw_grad_cam, grad_cam
 from keras_resnet.architecture.network import ResNet, height
-from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.preprocessing import preprocess_input
-from keras_resnet.data.sources import load_dataset
+from keras_resnet.data.read_ahead import pictures_at
+from keras_resnet.data.sources import as_dataset
 from keras_resnet.data.views import as_shown, get_protocol
 from keras_resnet.errors import unknown
 from keras_resnet.evaluation import evaluate
 from keras_resnet.files import replacing
-from keras_resnet.models import create, load_model, preprocessing
+from keras_resnet.models import clone, create, load_model, preprocessing
 from keras_resnet.prediction import in_order_of_axes
+from keras_resnet.training.building import in_precision
 from keras_resnet.training.devices import Devices
 from keras_resnet.training.fit import train
 from keras_resnet.training.recipes import changed, get_recipe
@@ -45,6 +47,11 @@ class FineTuning:
     def best(self):
         """Name of the phase that tested best, of several the first."""
         return max(self.phases, key=lambda name: self.phases[name]["top1_accuracy"])
+
+    def after(self, phase, run):
+        """With one more phase, of which this is the Run."""
+        result = FineTuning(run.model, {**self.phases, phase: run.report})
+        return result if result.best == phase else replace(result, model=self.model)
 
 
 def finetune(
@@ -77,7 +84,8 @@ def finetune(
         head_epochs: of the first phase; None: as many as the recipe has, which the other phases have each.
         batch_norm: "frozen": statistics, scales and offsets stay those of the body: a few pictures of one's own would
             spoil them; "trained": they are learnt where their stage is.
-        recipe: name of a recipe, or a Recipe, for every phase.
+        recipe: name of a recipe, or a Recipe, for every phase. Of a recipe given by name, a batch is no larger than the
+            data set.
         seed, overwrite, resume, precision, devices, deterministic, checkpoint_every: as for `train`.
         **changes: fields of the recipe to change, such as `epochs=5`.
 
@@ -90,24 +98,23 @@ def finetune(
     """
     if batch_norm not in BATCH_NORM:
         raise unknown("batch_norm", batch_norm, BATCH_NORM)
+    as_it_is = not isinstance(recipe, str) or "batch_size" in changes
     recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
     Devices(devices)  # before anything is read: what reads pictures starts TensorFlow's devices
     keras.utils.set_random_seed(seed)
-    dataset = dataset() if callable(dataset) else dataset
-    dataset = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
+    dataset = as_dataset(dataset)
+    if dataset.train is not None and not as_it_is:
+        recipe = replace(recipe, batch_size=min(recipe.batch_size, len(dataset.train)))
     network = _network(model, weights, dataset, precision)
     dataset = replace(dataset, preprocessing=_look(network, dataset))
     options = {"overwrite": overwrite, "resume": resume, "devices": devices, "deterministic": deterministic}
     options |= {"checkpoint_every": checkpoint_every, "keep": "best"}
     result = FineTuning(network, {})
     for number, phase in enumerate(_phases(network, stages)):
-        open_stages(network, phase.height, batch_norm)
         folder = workdir and Path(workdir) / f"{number}_{phase.name}"
-        run = train(network, dataset, _recipe(recipe, number, head_epochs), folder, seed, **options)
-        result.phases[phase.name] = run.report
-        if result.best == phase.name:
-            weights_of_best = network.get_weights()
-    network.set_weights(weights_of_best)
+        begin = partial(opened, network, phase.height, batch_norm)
+        run = train(begin, dataset, _recipe(recipe, number, head_epochs), folder, seed, **options)
+        result, network = result.after(phase.name, run), run.model
     if workdir:
         _save(result, dataset, Path(workdir))
     return result
@@ -141,7 +148,7 @@ def draw_looks(model, dataset, path, most=8):
         raise ValueError(f"Expected pictures that can be read. Received: {result.left_out[0]}")
     right = result.predicted == result.labels
     chosen = np.concatenate([np.flatnonzero(right)[:most], np.flatnonzero(~right)[:most]])
-    (views,) = as_shown(_pictures(dataset.test, chosen), preprocessing(model), get_protocol("center"))
+    (views,) = as_shown(pictures_at(dataset.test, chosen), preprocessing(model), get_protocol("center"))
     inputs = preprocess_input(views[:, 0], preprocessing(model).mode, "channels_last")
     maps = grad_cam(model, in_order_of_axes(model, inputs), result.predicted[chosen])
     names = [name for _, name in result.classes]
@@ -150,11 +157,6 @@ def draw_looks(model, dataset, path, most=8):
         for taken, label in zip(result.predicted[chosen], result.labels[chosen], strict=True)
     ]
     draw_grad_cam(views[:, 0], maps, path, titles)
-
-
-def _pictures(split, numbers):
-    part = split[numbers]
-    return part.pictures if part.decoded else part.pictures.tolist()
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,13 @@ def _phases(network, stages):
         yield Phase(f"stage{lowest}" if lowest else "stem", lowest)
 
 
+def opened(model, lowest, batch_norm):
+    """A copy of the network in which the layers from a stage upward learn, see `open_stages`."""
+    copy = clone(model)
+    open_stages(copy, lowest, batch_norm)
+    return copy
+
+
 def open_stages(model, lowest, batch_norm="frozen"):
     """Lets the layers from a stage upward learn, and no other.
 
@@ -191,10 +200,14 @@ def open_stages(model, lowest, batch_norm="frozen"):
 
 def _network(model, weights, dataset, precision):
     """The network to fine-tune: its body as it was, a new classifier for the data set's classes."""
-    if isinstance(model, keras.Model):
-        body = model
-    elif str(model).endswith(".keras"):
-        body = load_model(model)
+    if isinstance(model, keras.Model) or str(model).endswith(".keras"):
+        for option, given, usual in (("weights", weights, "imagenet"), ("precision", precision, None)):
+            if given not in (None, usual):
+                raise ValueError(
+                    f"`{option}` should be left out with a Keras model or a .keras file, which has its own. "
+                    f"Received: {option}={given!r}"
+                )
+        body = model if isinstance(model, keras.Model) else load_model(model)
     else:
         body = _created(model, weights, dataset, precision)
     stages = len(body.spec.stages) if getattr(body, "spec", None) else 4
@@ -207,14 +220,10 @@ def _network(model, weights, dataset, precision):
 
 
 def _created(name, weights, dataset, precision):
-    usual = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision or usual)
-    try:
+    with in_precision(precision):
         if weights is None:
             return create(name, input_shape=dataset.input_shape, classes=len(dataset.class_names))
         return create(name, weights=weights)
-    finally:
-        keras.config.set_dtype_policy(usual)
 
 
 def with_new_head(model, classes):

@@ -1,0 +1,133 @@
+"""`keras-resnet features`, `probe`, `nearest`, `finetune`, as a person uses them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics.pairwise import cosine_similarity
+from test_cli import run
+from test_cli_testing import digits_network
+
+from keras_resnet import load_dataset
+from keras_resnet.cli import main
+from keras_resnet.transfer import extract, read_features
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A network, and digits in class folders: 10 of each of three to train on, 4 to test; one file is none."""
+    folder = tmp_path_factory.mktemp("transfer")
+    digits_network().save(folder / "small.keras")
+    data = load_dataset("digits")
+    for part, split, count in (("train", data.train, 10), ("val", data.test, 4)):
+        for label, name in enumerate(("zero", "one", "two")):
+            (folder / "digits" / part / name).mkdir(parents=True)
+            for number, picture in enumerate(split.pictures[split.labels == label][:count]):
+                Image.fromarray(picture[..., 0]).save(folder / "digits" / part / name / f"{number}.png")
+    for part in ("train", "val"):
+        done = run("features", folder / "digits" / part, folder / f"{part}.npz", "--model", folder / "small.keras")
+        assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """What a command says, other than its output, that ends with exit status 1 and no traceback."""
+
+    def message(*words):
+        monkeypatch.setattr("sys.argv", ["keras-resnet", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr().err
+        assert stopped.value.code == 1 and "Traceback" not in said
+        return " ".join(said.split())
+
+    return message
+
+
+def test_features_are_those_of_python(home):
+    found = read_features(home / "train.npz")
+    expected = extract(digits_network(), home / "digits" / "train")
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+    assert found.class_names == ("one", "two", "zero") and found.names[0] == "one/0.png"
+
+
+def test_bad_files_are_listed_and_make_the_exit_status_1(home, refused, tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.zeros((8, 8), "uint8")).save(tmp_path / name)
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    words = ("features", tmp_path, tmp_path / "out.parquet", "--model", home / "small.keras", "--json")
+    assert "`vectors` should be four at least" in refused(*words, "--map", tmp_path / "map.png")
+    assert "c.png: " in refused(*words)
+    assert read_features(tmp_path / "out.parquet").names == ("a.png", "b.png")
+
+
+def test_probe_and_nearest(home):
+    words = (home / "train.npz", home / "val.npz")
+    said = json.loads(run("probe", *words, "-k", 3, "--json").stdout)
+    assert set(said) == {"linear probe", "3 nearest neighbours"}
+    table = run("probe", *words, "-k", 3).stdout
+    assert all(f"{found['top1_accuracy']:.2f} % of 12" in table for found in said.values())
+
+    train = read_features(home / "train.npz")
+    cosines = cosine_similarity(train.vectors)[train.names.index("two/3.png")]
+    best = [number for number in np.argsort(-cosines) if train.names[number] != "two/3.png"][:4]
+    answers = json.loads(run("nearest", home / "train.npz", "two/3.png", "-k", 4, "--json").stdout)
+    np.testing.assert_allclose([answer["cosine"] for answer in answers], cosines[best], atol=1e-5)
+    assert "two/3.png" not in [answer["name"] for answer in answers]
+
+
+def test_finetune_and_predict_with_the_names_of_the_classes(home, refused):
+    words = ("--model", home / "small.keras", "--dataset", home / "digits", "--workdir", home / "run", "--stages", 1)
+    done = run("finetune", *words, "--set", "epochs=2", "--set", "crop=none", "--set", "flip=false")
+    assert "head" in done.stdout and "stage3" in done.stdout and "(kept)" in done.stdout
+    report = json.loads((home / "run" / "report.json").read_text())
+    assert report["phases"]["head"]["recipe"]["batch_size"] == 30, "no larger than there are pictures"
+    picture = home / "digits" / "val" / "one" / "0.png"
+    answer = json.loads(run("predict", picture, "--model", home / "run" / "model.keras", "--json").stdout)
+    assert {row["name"] for row in answer[0]["classes"]} == {"zero", "one", "two"}
+    assert Image.open(home / "run" / "grad_cam.png").size[0] > 100
+    assert "overwrite" in refused("finetune", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["features", "{home}/nowhere", "out.npz"], "Expected a folder of pictures"),
+        (["features", "{home}/digits", "out.txt"], ".npz or .parquet"),
+        (["features", "{home}/digits", "out.npz", "--endpoint", "stage9"], "stage3"),
+        (["features", "{home}/digits", "out.npz", "--pooling", "mean"], "avg"),
+        (["features", "{home}/digits", "{home}/train.npz"], "--overwrite"),
+        (["finetune", "--dataset", "{home}/digits/train/one"], "a folder for each class"),
+        (["finetune", "--dataset", "{home}/digits", "--stages", "9"], "`stages` should be an integer from 0 to 4"),
+        (["finetune", "--dataset", "{home}/digits", "--batch-norm", "off"], "frozen"),
+        (["finetune", "--dataset", "{home}/digits", "--weights", "imagenet_"], "`weights` should be left out"),
+    ],
+)
+def test_bad_input_is_one_message(home, words, message, refused, tmp_path):
+    words = [word.format(home=home).replace("out.", f"{tmp_path}/out.") for word in words]
+    workdir = ["--workdir", tmp_path / "run"] if words[0] == "finetune" else []
+    assert message in refused(*words, *workdir, "--model", home / "small.keras")
+    assert not list(tmp_path.iterdir())
+
+
+def test_features_that_cannot_be_compared(home, refused, tmp_path):
+    digits_network(1).save(tmp_path / "other.keras")
+    run("features", home / "digits" / "val", tmp_path / "other.npz", "--model", tmp_path / "other.keras")
+    assert "the same network" in refused("probe", home / "train.npz", tmp_path / "other.npz")
+    assert "one picture" in refused("nearest", home / "train.npz", "3.png")
+
+
+def test_class_folders_that_differ(home, refused, tmp_path):
+    for name in ("train/a", "train/b", "val/a", "val/c"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.fromarray(np.zeros((8, 8), "uint8")).save(tmp_path / "set" / name / f"{number}.png")
+    words = ("finetune", "--dataset", tmp_path / "set", "--model", home / "small.keras", "--workdir", tmp_path / "run")
+    assert "classes" in refused(*words)
+    (tmp_path / "one" / "a").mkdir(parents=True)
+    Path(tmp_path / "set" / "train" / "a" / "0.png").rename(tmp_path / "one" / "a" / "0.png")
+    words = (*words[:2], tmp_path / "one", *words[3:])
+    assert "class" in refused(*words) and not (tmp_path / "run").exists()
