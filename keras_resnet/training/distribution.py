@@ -125,8 +125,8 @@ def strategy(devices=None):
             devices to split its CPU; None for one.
 
     Returns:
-        A `tf.distribute.Strategy`: TensorFlow's default for one device, `MirroredStrategy` for several,
-        `MultiWorkerMirroredStrategy`, the same at every call, for several machines.
+        A `tf.distribute.Strategy`, the same at every call: TensorFlow's default for one device, `MirroredStrategy` for
+        several, `MultiWorkerMirroredStrategy` for several machines.
 
     Raises:
         ValueError: for more devices than there are, an impossible TF_CONFIG, a port in use, or when it is too late.
@@ -143,7 +143,13 @@ def strategy(devices=None):
         return tf.distribute.get_strategy()
     if not gpus:
         _split_cpu(count)
-    kind = "GPU" if gpus else "CPU"
+    return _one_machine("GPU" if gpus else "CPU", count)
+
+
+@functools.cache  # what one strategy has built another cannot touch: a run may go on with the model of an earlier one
+def _one_machine(kind, count):
+    import tensorflow as tf
+
     return _repaired(tf.distribute.MirroredStrategy([f"{kind}:{number}" for number in range(count)]))
 
 

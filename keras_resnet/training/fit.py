@@ -8,6 +8,7 @@ from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import unknown
 from keras_resnet.files import replacing
+from keras_resnet.models import clone
 from keras_resnet.training.averaging import BATCHES, use_averages
 from keras_resnet.training.building import checkpoint_size, compile_for, network_for, settings_of
 from keras_resnet.training.callbacks import Averages, Display, Plateau, Recorder, interruptible
@@ -260,6 +261,7 @@ def _finished(model, pictures, recorder):
         model.layers[-1].activation = keras.activations.softmax
     if folder and recorder.devices.is_chief:
         _save(model, report, folder)
+    model = clone(model) if recorder.devices.replicas > 1 else model  # where `predict_on_batch` sees a batch once
     return Run(model, columns(recorder.position.history), report)
 
 

@@ -1,0 +1,28 @@
+"""A trained network learns the classes of a few hundred photographs.
+
+    python examples/fine_tuning.py PHOTOS [MODEL] [WEIGHTS] [EPOCHS]
+
+PHOTOS has a folder for each class, or folders "train" and "val" of such. First a new classifier learns on top of the
+frozen body, then the last stage with it; batch norm stays as it is, and the best epoch of all is kept.
+"""
+
+import sys
+import tempfile
+from functools import partial
+
+import keras_resnet
+
+
+def main(photos, model="resnet20", weights="cifar10", epochs="10"):
+    with tempfile.TemporaryDirectory() as folder:
+        data = partial(keras_resnet.load_dataset, photos, skip_bad=True)
+        result = keras_resnet.finetune(model, data, folder, weights=weights, stages=1, epochs=int(epochs))
+        for name, report in result.phases.items():
+            kept = ", kept" if name == result.best else ""
+            print(f"{name}: {100 * report['top1_accuracy']:.1f} % of {report['test_images']} validation pictures{kept}")
+        network = keras_resnet.load_model(f"{folder}/model.keras")  # it knows its classes and how to prepare pictures
+        print("classes:", ", ".join(network.info["class_names"]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
