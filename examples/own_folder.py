@@ -1,4 +1,4 @@
-"""Training from the start on a folder of photographs, with checkpoints; the same command goes on after any interruption.
+"""Training from the start on a folder of photographs, with checkpoints: the same command goes on where it stopped.
 
     python examples/own_folder.py PHOTOS [WORKDIR] [EPOCHS]
 
@@ -12,14 +12,18 @@ import keras_resnet
 
 
 def main(photos, workdir="runs/photos", epochs="60"):
-    spec = keras_resnet.get_spec("resnet18")
     recipe = keras_resnet.get_recipe(
-        "cifar_fast", epochs=int(epochs), batch_size=32, learning_rate=0.05, crop="random_resized", train_size=96
+        "cifar_fast",
+        epochs=int(epochs),
+        batch_size=32,
+        learning_rate=0.05,
+        crop="random_resized",
+        train_size=96,
+        test_size=96,
+        test_resize=110,
     )
     data = partial(keras_resnet.load_dataset, photos, skip_bad=True)
-    run = keras_resnet.train(
-        spec, data, recipe, workdir, resume=True, checkpoint_every=20, test_size=96, test_resize=110
-    )
+    run = keras_resnet.train("resnet18", data, recipe, workdir, resume=True, checkpoint_every=20)
     print(f"{100 * run.report['top1_accuracy']:.1f} % of {run.report['test_images']} test pictures; all in {workdir}/")
     print(f"ask it: keras-resnet predict PICTURE --model {workdir}/model.keras")
 

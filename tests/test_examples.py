@@ -1,11 +1,28 @@
 """The examples run, and say what they should."""
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from keras_resnet import load_dataset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """40 digits in two class folders, and 8 to test."""
+    folder, data = tmp_path_factory.mktemp("photos"), load_dataset("digits")
+    for part, split, count in (("train", data.train, 20), ("val", data.test, 4)):
+        for label, name in enumerate(("zero", "one")):
+            (folder / part / name).mkdir(parents=True)
+            for number, picture in enumerate(split.pictures[split.labels == label][:count]):
+                Image.fromarray(picture[..., 0]).resize((32, 32)).save(folder / part / name / f"{number}.png")
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -15,9 +32,26 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
         ("weights_between_libraries.py", ["{folder}"], "and back: the same logits"),
         ("alexnet.py", ["{folder}/costs"], "AlexNet: 60,965,224 parameters, 724,406,816 multiply-adds"),
         ("load_time.py", ["ResNet50", "1"], "ratio"),
+        (
+            "feature_extraction.py",
+            ["{photos}", "resnet20", "cifar10", "{folder}/map.png"],
+            "a linear classifier on top",
+        ),
+        ("fine_tuning.py", ["{photos}", "resnet20", "cifar10", "1"], "classes: one, zero"),
+        ("own_folder.py", ["{photos}", "{folder}/run", "1"], "% of 8 test pictures"),
+        ("search.py", ["2", "1"], "KerasTuner's own: {"),
     ],
 )
-def test_an_example_runs(name, arguments, says, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("sys.argv", [name, *(argument.format(folder=tmp_path) for argument in arguments)])
+def test_an_example_runs(name, arguments, says, photos, monkeypatch, capsys, tmp_path):
+    arguments = (argument.format(folder=tmp_path, photos=photos) for argument in arguments)
+    monkeypatch.setattr("sys.argv", [name, *arguments])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     assert says in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("multi_gpu.py", "agree on one network"), ("multi_machine.py", "machine 1: ")]
+)
+def test_an_example_for_several_devices_runs(name, says):
+    done = subprocess.run([sys.executable, EXAMPLES / name, "1"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and says in done.stdout, done.stderr

@@ -1,0 +1,70 @@
+"""`keras-resnet tune`, and `train --spec`, as a person uses them."""
+
+import json
+
+import pytest
+from PIL import Image
+from test_cli import run
+
+from keras_resnet import ResNetSpec, complexity
+from keras_resnet.cli import main
+from keras_resnet.cli.search import amount
+
+QUICK = ("--dataset", "digits", "--max-params", "25k", "--set", "epochs=1", "--set", "batch_size=128")
+
+
+def test_a_search_and_its_winner_trained_again(tmp_path):
+    words = ("tune", *QUICK, "--trials", 2, "--workdir", tmp_path / "search", "--no-final")
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "search" / "results.json").read_text())
+    assert [candidate["parameters"] <= 25_000 for candidate in found["candidates"]] == [True, True]
+    winner = tmp_path / "search" / "winner.json"
+    spec = ResNetSpec(**json.loads(winner.read_text()))
+    cost = complexity(spec, classes=10, input_shape=(8, 8, 1))
+    assert (cost.parameters, cost.multiply_adds) in {
+        (candidate["parameters"], candidate["multiply_adds"]) for candidate in found["candidates"]
+    }
+    assert f"keras-resnet train --spec {winner} --recipe quickstart --dataset digits --set " in done.stdout
+    assert Image.open(tmp_path / "search" / "results.png").format == "PNG"
+
+    again = run(*words, "--json")
+    assert json.loads(again.stdout)["candidates"] == found["candidates"], "nothing is trained twice"
+    changes = done.stdout.split("--dataset digits")[1].splitlines()[0].split()
+    trained = run("train", "--spec", winner, *changes, "--set", "epochs=1", "--workdir", tmp_path / "run")
+    assert trained.exit_code == 0, trained.output
+    assert ResNetSpec(**json.loads((tmp_path / "run" / "settings.json").read_text())["spec"]) == spec
+
+
+@pytest.mark.parametrize(("text", "number"), [("100k", 100_000), ("1.5M", 1_500_000), ("40G", 4e10), ("12", 12)])
+def test_amounts(text, number):
+    assert amount("max-params", text) == number
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("tune", *QUICK, "--max-params", "10"), "`max_params` should be met by a candidate of the space"),
+        (("tune", *QUICK, "--max-params", "many"), "`--max-params` should be a number"),
+        (("tune", *QUICK, "--tuner", "grid"), "hyperband"),
+        (("tune", *QUICK, "--set", "epoch=1"), "epochs"),
+        (("tune", *QUICK, "--workdir", "{folder}/other"), "not ours"),
+        (("train", "--spec", "{folder}/spec.json"), "fields of a ResNetSpec"),
+        (("train", "--spec", "{folder}/list.json"), "Expected a ResNetSpec as JSON"),
+        (("train", "--spec", "{folder}/none.json"), "none.json"),
+        (("train", "--spec", "{folder}/spec.json", "--model", "resnet20"), "should not be given both"),
+    ],
+)
+def test_bad_input_is_one_message_before_the_first_trial(words, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "spec.json").write_text('{"depth": [1, 1]}')
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "oracle.json").write_text("{}")
+    words = [word.format(folder=tmp_path) for word in words]
+    words += [] if "--workdir" in words else ["--workdir", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", ["keras-resnet", *words])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr().err
+    assert stopped.value.code == 1 and "Traceback" not in said and message in " ".join(said.split())
+    assert not list(tmp_path.glob("**/trial_*"))
