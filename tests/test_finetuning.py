@@ -1,18 +1,24 @@
 """Fine-tuning: what stays as it was, what learns, and that it works on a few pictures of one's own."""
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from keras_resnet import create, load_model, predict
-from keras_resnet.data.datasets import Split
+from keras_resnet.data.datasets import Split, Stream
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.read_ahead import pictures_at
 from keras_resnet.data.sources import digits, load_dataset
+from keras_resnet.training.fit import train
 from keras_resnet.training.recipes import get_recipe
-from keras_resnet.transfer.finetuning import finetune, open_stages, with_new_head
+from keras_resnet.transfer.finetuning import draw_looks, finetune, open_stages, with_new_head
 
 NARROW = {"depths": (1, 1, 1), "widths": (4, 4, 4), "stem_width": 4}
 
@@ -77,8 +83,6 @@ def test_the_learning_rate_falls_from_stage_to_stage(few):
         keras.utils.set_random_seed(0)
         model = body(10)
         before = {layer.name: layer.get_weights()[0] for layer in model.layers if layer.weights}
-        from keras_resnet.training.fit import train
-
         recipe = get_recipe("finetune", iterations=1, batch_size=120, momentum=0.0, nesterov=False, weight_decay=0.0)
         train(
             model, few, recipe, layer_decay=decay, warmup=0.0, crop="none", flip=False, schedule="step", milestones=()
@@ -113,6 +117,50 @@ def test_a_new_head_keeps_the_body():
     assert new.output_shape == (None, 3) and new.spec == model.spec
     for a, b in zip(new.get_weights()[:-2], model.get_weights()[:-2], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+SEVERAL = """
+import sys
+from keras_resnet import evaluate, finetune
+result = finetune(sys.argv[1], "digits", sys.argv[2], devices=2, stages=1, epochs=1, crop="none", flip=False)
+print(evaluate(result.model, "digits").top1_error, 100 - 100 * result.phases[result.best]["top1_accuracy"])
+"""
+
+
+def test_on_several_devices(tmp_path):
+    """In a process of its own: TensorFlow starts its devices once. What comes out is a network like any other."""
+    body().save(tmp_path / "body.keras")
+    words = [sys.executable, "-c", SEVERAL, tmp_path / "body.keras", tmp_path / "run"]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    tested, reported = map(float, done.stdout.splitlines()[-1].split())
+    assert tested == pytest.approx(reported, abs=0.3)  # a picture is 0.28 %
+
+
+def test_an_existing_network_on_several_devices_is_refused(few, monkeypatch):
+    monkeypatch.setattr("keras_resnet.training.devices.Devices.replicas", 2)
+    with pytest.raises(ValueError, match="a function that gives a Keras model, on several devices"):
+        train(body(10), few, "finetune", epochs=1)
+
+
+def test_a_batch_is_no_larger_than_the_data_set(few):
+    result = finetune(body(), replace(few, train=few.train[:20]), stages=0, epochs=1)
+    assert result.phases["head"]["recipe"]["batch_size"] == 20
+
+
+def test_pictures_of_a_stream_are_looked_at(few, tmp_path):
+    """Of a prepared set larger than memory, the same ones are drawn."""
+    split = few.test
+    streamed = replace(
+        few, test=Stream(lambda seed: tf.data.Dataset.from_tensor_slices((split.pictures, split.labels)), 40)
+    )
+    numbers = [7, 0, 33]
+    np.testing.assert_array_equal(pictures_at(streamed.test, numbers), pictures_at(split, numbers))
+    model = body(10)
+    model.info["class_names"] = list(few.class_names)
+    for dataset, name in ((few, "a.png"), (streamed, "b.png")):
+        draw_looks(model, dataset, tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ TASKS = {
     "pipeline": Task("images/s", in_batches=True),
     "whole_run": Task("images/s", in_batches=True),
     "evaluation": Task("images/s", in_batches=True),
+    "extraction": Task("images/s", in_batches=True),
 }
 
 

@@ -1,8 +1,8 @@
 """What is measured: networks behind the same verbs, ours and stock Keras's here.
 
 A verb is a task: `inference(steps)`, `train(steps)`, `build(steps)`, `load(steps)`, `pipeline(steps)`,
-`whole_run(steps)`, `evaluation(steps)`. It does its work `steps` times, and returns when the work is done, not merely
-under way; one that returns seconds has timed itself.
+`whole_run(steps)`, `evaluation(steps)`, `extraction(steps)`. It does its work `steps` times, and returns when the work
+is done, not merely under way; one that returns seconds has timed itself.
 """
 
 import copy
@@ -141,6 +141,9 @@ class KerasNetwork(Network):
     def evaluation(self, steps):
         self.test_pictures(steps)
 
+    def extraction(self, steps):
+        self.pictures_to_vectors(steps)
+
     @cached_property
     def input_pipeline(self):
         from keras_resnet.benchmark.pipelines import input_pipeline
@@ -152,6 +155,12 @@ class KerasNetwork(Network):
         from keras_resnet.benchmark.pipelines import evaluation
 
         return evaluation(self.model, self.job, self.folder)
+
+    @cached_property
+    def pictures_to_vectors(self):
+        from keras_resnet.benchmark.pipelines import extraction
+
+        return extraction(self.model, self.job, self.folder)
 
     @cached_property
     def weights_file(self):

@@ -1,4 +1,4 @@
-"""The input pipeline that a network would be trained through, a whole run and an evaluation, over made-up pictures."""
+"""The input pipeline that a network would be trained through, a whole run, a test, features, over made-up pictures."""
 
 from dataclasses import replace
 from functools import partial
@@ -11,6 +11,7 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation import evaluate
 from keras_resnet.training.fit import train
 from keras_resnet.training.recipes import Recipe
+from keras_resnet.transfer.extraction import extract, to_vectors
 from keras_resnet.variants import get_spec
 
 PICTURES = 256
@@ -46,12 +47,21 @@ def evaluation(model, job, folder):
 
     CIFAR's come from memory, ImageNet's from JPEG files.
     """
+    return _over_pictures(evaluate, model, job, folder)
+
+
+def extraction(model, job, folder):
+    """The same of what the classifier sees, by `keras_resnet.transfer.extract`."""
+    return _over_pictures(extract, to_vectors(model), job, folder)
+
+
+def _over_pictures(look, model, job, folder):
     dataset = _dataset(job, folder, PICTURES)
     model.info = {**(model.info or {}), "preprocessing": dataset.preprocessing.to_config()}
 
     def run(steps):
         test = dataset.train[np.arange(steps * job.batch_size) % PICTURES]
-        evaluate(model, replace(dataset, test=test), batch_size=job.batch_size)
+        look(model, replace(dataset, test=test), batch_size=job.batch_size)
 
     return run
 

@@ -185,12 +185,14 @@ def batches(model, split, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, st
         first = stop
 
 
-def to_vectors(model, endpoint, pooling):
-    """The extractor of one endpoint as vectors."""
+def to_vectors(model, endpoint=PRE_LOGITS, pooling="avg"):
+    """The extractor of one endpoint as vectors; a model that is such a one stays as it is."""
     if pooling not in POOLINGS:
         raise unknown("pooling", pooling, POOLINGS)
     if not isinstance(endpoint, str):
         raise ValueError(f"`endpoint` should be the name of one. Received: endpoint={endpoint!r}")
+    if isinstance(model.output, dict) and [*model.output] == [endpoint] and len(model.output[endpoint].shape) == 2:
+        return model
     return feature_extractor(model, endpoints=endpoint, pooling=pooling)
 
 
