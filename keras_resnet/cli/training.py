@@ -74,6 +74,9 @@ def train(
     overwrite: Overwrite = False,
     tensorboard: Annotated[bool, typer.Option(help="Write logs for TensorBoard.")] = False,
     validation_freq: Annotated[int, typer.Option(help="Epochs between tests.", min=1)] = 1,
+    keep: Annotated[
+        str, typer.Option(help="best: the weights of the epoch that tested best; give it a --validation-split.")
+    ] = "last",
 ):
     """Train a network, and leave model, checkpoint, log, curves, settings and report in a folder."""
     if spec and model:
@@ -100,6 +103,7 @@ def train(
             xla=xla,
             tensorboard=tensorboard,
             validation_freq=validation_freq,
+            keep=keep,
         ).report
     out.print(
         f"top-1 accuracy {100 * report['top1_accuracy']:.2f} % on {report['test_images']} test pictures, "

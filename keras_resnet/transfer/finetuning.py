@@ -147,7 +147,7 @@ def draw_looks(model, dataset, path, most=8):
     if result.left_out:
         raise ValueError(f"Expected pictures that can be read. Received: {result.left_out[0]}")
     right = result.predicted == result.labels
-    chosen = np.concatenate([np.flatnonzero(right)[:most], np.flatnonzero(~right)[:most]])
+    chosen = np.concatenate([_some(np.flatnonzero(right), most), _some(np.flatnonzero(~right), most)])
     (views,) = as_shown(pictures_at(dataset.test, chosen), preprocessing(model), get_protocol("center"))
     inputs = preprocess_input(views[:, 0], preprocessing(model).mode, "channels_last")
     maps = grad_cam(model, in_order_of_axes(model, inputs), result.predicted[chosen])
@@ -157,6 +157,12 @@ def draw_looks(model, dataset, path, most=8):
         for taken, label in zip(result.predicted[chosen], result.labels[chosen], strict=True)
     ]
     draw_grad_cam(views[:, 0], maps, path, titles)
+
+
+def _some(numbers, most):
+    """So many of them, evenly from the first to the last: class folders come one after another."""
+    places = np.linspace(0, len(numbers) - 1, min(most, len(numbers)))
+    return numbers[places.astype(int)]
 
 
 @dataclass(frozen=True)
