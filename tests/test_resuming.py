@@ -17,6 +17,7 @@ import pytest
 import keras_resnet
 from keras_resnet import Recipe, get_spec, train
 from keras_resnet.training.callbacks import Recorder
+from keras_resnet.training.checkpoints import OtherRun, check_settings
 from keras_resnet.training.workdir import prepare
 
 TINY = replace(get_spec("resnet20"), depths=(1, 1, 1), widths=(4, 8, 8), stem_width=4)
@@ -203,3 +204,12 @@ def test_twenty_kills_do_not_change_the_outcome(tmp_path):
     assert reports[0]["top1_accuracy"] == reports[1]["top1_accuracy"]
     one, other = (outcomes(tmp_path / name / "history.csv") for name in ("whole", "killed"))
     assert one == other and len(one) == 4
+
+
+def test_a_run_of_an_earlier_version_goes_on_if_nothing_has_changed():
+    """Its settings do not say what there was no choice about."""
+    here = {"keep": "last", "recipe": {"layer_decay": 1.0, "epochs": 3}}
+    check_settings({"recipe": {"epochs": 3}}, here, "settings.json")
+    for name, changes in (("keep", {"keep": "best"}), ("layer_decay", {"recipe": {"layer_decay": 0.5, "epochs": 3}})):
+        with pytest.raises(OtherRun, match=name):
+            check_settings({"recipe": {"epochs": 3}}, here | changes, "settings.json")

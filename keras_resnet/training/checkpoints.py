@@ -125,6 +125,10 @@ class OtherRun(ValueError):
     """The checkpoint belongs to a run with other settings."""
 
 
+EARLIER = {"keep": "last", "recipe.layer_decay": 1.0}
+"""What the runs of earlier versions did, whose settings do not say it."""
+
+
 def check_settings(found, expected, path):
     """Compares the settings of two runs.
 
@@ -132,7 +136,7 @@ def check_settings(found, expected, path):
         OtherRun: with the first value that differs.
     """
     for name, there, here in _differences(found, json.loads(json.dumps(expected))):
-        if name.startswith("versions"):
+        if name.startswith("versions") or (there is None and here == EARLIER.get(name)):
             continue
         raise OtherRun(
             f"The run to resume should have the same settings; {name} was {there!r} there. "
