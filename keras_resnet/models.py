@@ -1,13 +1,15 @@
 """ResNet18(...), ResNet50(...), ...: the signature of keras.applications, for every network of VARIANTS."""
 
+import hashlib
 import os
 from dataclasses import fields, replace
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from keras_resnet.architecture.complexity import complexity
-from keras_resnet.architecture.network import build
+from keras_resnet.architecture.network import build, made_from
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import unknown
@@ -153,8 +155,7 @@ def clone(model, input_shape=None):
     for layer in model.layers:
         if hasattr(layer, "kernel_initializer"):
             copy.get_layer(layer.name).kernel_initializer = layer.kernel_initializer
-    copy.spec, copy.info = getattr(model, "spec", None), dict(getattr(model, "info", None) or {})
-    return copy
+    return made_from(copy, model)
 
 
 def _without_weights(layer):
@@ -190,6 +191,34 @@ def preprocessing(model_or_weights, variant=None):
             f"Received: model={getattr(model_or_weights, 'name', model_or_weights)!r}"
         )
     return Preprocessing.from_config(config)
+
+
+def tell(model, look, mode):
+    """Tells a network whose weights do not say it how its pictures are prepared.
+
+    Args:
+        model: Keras model.
+        look: Preprocessing that is right for its pictures but for their size and their channels.
+        mode: a name in MODES; None tells nothing.
+    """
+    info = dict(getattr(model, "info", None) or {})
+    if mode is None or "preprocessing" in info:
+        return
+    *sides, channels = model.input_shape[1:]
+    if getattr(model, "spec", None) and model.spec.channel_axis == 1:
+        channels, *sides = model.input_shape[1:]
+    size = sides[0] or look.size
+    resize = look.resize and look.resize * size // look.size
+    wanted = replace(look, mode=mode, size=size, resize=resize, channels=channels)
+    model.info = info | {"preprocessing": wanted.to_config()}
+
+
+def digest(model):
+    """SHA-256 of a network's weights, as a string of hexadecimal digits."""
+    found = hashlib.sha256()
+    for array in model.get_weights():
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def _preprocessing_of_tag(tag, variant):

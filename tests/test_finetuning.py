@@ -1,8 +1,10 @@
 """Fine-tuning: what stays as it was, what learns, and that it works on a few pictures of one's own."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import keras
@@ -18,13 +20,14 @@ from keras_resnet.data.read_ahead import pictures_at
 from keras_resnet.data.sources import digits, load_dataset
 from keras_resnet.training.fit import train
 from keras_resnet.training.recipes import get_recipe
-from keras_resnet.transfer.finetuning import draw_looks, finetune, open_stages, with_new_head
+from keras_resnet.transfer.finetuning import draw_looks, finetune, with_new_head
 
 NARROW = {"depths": (1, 1, 1), "widths": (4, 4, 4), "stem_width": 4}
 
 
-def body(classes=7, size=8, channels=1):
+def body(classes=7, size=8, channels=1, seed=0):
     """A small network that has learnt nothing and knows how its pictures are prepared."""
+    keras.utils.set_random_seed(seed)
     model = create("resnet20", input_shape=(size, size, channels), classes=classes, **NARROW)
     model.info = {"preprocessing": Preprocessing("tf", size, None, channels=channels).to_config()}
     return model
@@ -59,21 +62,21 @@ def test_the_frozen_body_is_bit_identical_after_the_head_phase(few, tmp_path):
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "trained"])
-def test_unfreezing_opens_exactly_the_stages_asked_for(batch_norm, few):
-    model = body()
-    before = {name: values(model, name) for name in ("conv1", "conv2", "conv3", "conv4")}
-    result = finetune(model, few, stages=2, epochs=1, batch_size=40, batch_norm=batch_norm, learning_rate=0.1)
-    assert list(result.phases) == ["head", "stage3", "stage2"]
-    open_stages(result.model, 2, batch_norm)
-    for name, old in before.items():
-        learns = name in ("conv3", "conv4")
-        layers = [layer for layer in result.model.layers if layer.name.startswith(name) and layer.weights]
-        norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
-        assert {layer.trainable for layer in layers if layer not in norms} == {learns}
-        assert {layer.trainable for layer in norms} == {learns and batch_norm == "trained"}
-        if not learns:
-            for a, b in zip(old, values(result.model, name), strict=True):
-                np.testing.assert_array_equal(a, b)
+def test_unfreezing_opens_exactly_the_stages_asked_for(batch_norm, few, tmp_path):
+    """What each phase leaves, against what it began with: kernels, and batch norm with its statistics."""
+    options = {"epochs": 1, "batch_size": 40, "learning_rate": 0.1}
+    finetune(body(), few, tmp_path, stages=2, batch_norm=batch_norm, **options)
+    phases = [body(), *(load_model(tmp_path / name / "model.keras") for name in ("0_head", "1_stage3", "2_stage2"))]
+    learning = [(), ("conv4",), ("conv4", "conv3")]
+    for before, after, names in zip(phases, phases[1:], learning, strict=False):
+        for old in before.layers[:-1]:
+            if not old.weights:
+                continue
+            norm = isinstance(old, keras.layers.BatchNormalization)
+            learns = old.name.startswith(names) and (not norm or batch_norm == "trained") if names else False
+            new = after.get_layer(old.name)
+            same = [np.array_equal(*pair) for pair in zip(old.get_weights(), new.get_weights(), strict=True)]
+            assert new.trainable == learns and all(same) != learns, (old.name, same)
 
 
 def test_the_learning_rate_falls_from_stage_to_stage(few):
@@ -108,6 +111,59 @@ def test_the_best_epoch_is_kept_and_a_run_goes_on(few, tmp_path):
     assert Image.open(tmp_path / "run" / "grad_cam.png").format == "PNG"
     again = finetune(body(), few, tmp_path / "run", stages=1, epochs=4, batch_size=40, learning_rate=0.3, resume=True)
     for ours, theirs in zip(again.model.get_weights(), result.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_folder_is_not_overwritten_unasked_and_gone_on_with_only_as_it_was(few, tmp_path):
+    body().save(tmp_path / "model.keras")
+    options = {"stages": 1, "epochs": 1, "batch_size": 40}
+    with pytest.raises(FileExistsError, match="model.keras"):
+        finetune(tmp_path / "model.keras", few, tmp_path, **options)
+    run = tmp_path / "run"
+    finetune(body(), few, run, **options)
+    with pytest.raises(ValueError, match="weights_sha256"):
+        finetune(body(seed=1), few, run, resume=True, **options)
+    with pytest.raises(ValueError, match="batch_norm"):
+        finetune(body(), few, run, resume=True, batch_norm="trained", **options)
+    (run / "9_notes").mkdir()
+    finetune(body(seed=1), few, run, overwrite=True, **options | {"stages": 0})
+    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["0_head", "9_notes"]
+
+
+def test_networks_of_keras_applications_know_their_classes_afterwards(few, tmp_path):
+    """Their .keras files otherwise forget them, and how pictures are to be prepared."""
+    model = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3))
+    colours = replace(few, preprocessing=Preprocessing("torch", 32, 32))
+    with pytest.raises(ValueError, match="how pictures are to be prepared"):
+        finetune(model, colours, epochs=1)
+    finetune(model, colours, tmp_path / "run", stages=0, epochs=1, mode="caffe")
+    saved = load_model(tmp_path / "run" / "model.keras")
+    assert saved.info["class_names"] == list(few.class_names) and saved.info["preprocessing"]["mode"] == "caffe"
+
+
+KILLED = """
+import sys
+from keras_resnet import finetune
+recipe = {"epochs": 3, "crop": "none", "flip": False}
+finetune(sys.argv[1], "digits", sys.argv[2], stages=1, deterministic=True, resume=True, **recipe)
+"""
+
+
+@pytest.mark.slow
+def test_fine_tuning_that_was_killed_goes_on(tmp_path):
+    body().save(tmp_path / "body.keras")
+    words = [sys.executable, "-c", KILLED, str(tmp_path / "body.keras")]
+    subprocess.run([*words, str(tmp_path / "whole")], check=True, capture_output=True)
+    process = subprocess.Popen([*words, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not (tmp_path / "killed" / "1_stage3" / "checkpoint.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed" / "model.keras").exists()
+    subprocess.run([*words, str(tmp_path / "killed")], check=True, capture_output=True)
+    whole, killed = (load_model(tmp_path / name / "model.keras").get_weights() for name in ("whole", "killed"))
+    for ours, theirs in zip(whole, killed, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -180,11 +236,25 @@ def test_ants_and_bees(test_data, tmp_path):
         ({"batch_norm": "none"}, "frozen"),
         ({"epoch": 2}, "epochs"),
         ({"batch_size": 500}, "at most the number of training pictures"),
+        ({"head_epochs": 0}, "epochs"),
+        ({"ema_decay": 0.9}, "`recipe` should have `ema_decay` 0"),
+        ({"mode": "pytorch", "model": "unknown"}, "torch"),
+        ({"model": "unknown"}, "should have weights that say how pictures are to be prepared"),
     ],
 )
-def test_bad_input(changes, message, few):
+def test_bad_input(changes, message, few, tmp_path):
+    model = body()
+    if "model" in changes:
+        model.info = {}
+    options = {"epochs": 1, "batch_size": 40} | {name: value for name, value in changes.items() if name != "model"}
     with pytest.raises(ValueError, match=message):
-        finetune(body(), few, **{"epochs": 1, "batch_size": 40} | changes)
+        finetune(model, few, tmp_path / "run", **options)
+
+
+def test_a_single_class_is_refused(few):
+    one = Split(few.train.pictures, np.zeros(120, "int32"))
+    with pytest.raises(ValueError, match="two classes at least"):
+        finetune(body(), replace(few, train=one, test=one, class_names=("digit",)), epochs=1)
 
 
 def test_networks_that_cannot_be_fine_tuned(few):

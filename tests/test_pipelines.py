@@ -192,3 +192,19 @@ def test_large_sets_are_read_from_their_files(numbered, tmp_path, monkeypatch):
     assert found.train.paths
     seen = numbers(training_batches(found, PLAIN, 8))
     assert len(set(seen)) == 80
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_come_in_the_channels_that_are_wanted(channels):
+    """Grey ones for a colour network, and the other way round, by Pillow's weights."""
+    generator = np.random.default_rng(0)
+    pictures = generator.integers(0, 256, (6, 8, 8, 4 - channels), "uint8")
+    mode, given = ("RGB", "L") if channels == 3 else ("L", "RGB")
+    expected = [np.asarray(Image.fromarray(picture.squeeze(), given).convert(mode)) for picture in pictures]
+    dataset = from_arrays((pictures, [0, 1] * 3), (pictures, [0, 1] * 3))
+    dataset = replace(dataset, preprocessing=replace(AS_THEY_ARE, channels=channels))
+    (shown, _), *_ = evaluation_batches(dataset.test, dataset, 6)
+    np.testing.assert_allclose(np.squeeze(shown), expected, atol=1)
+    (seen, _), *_ = training_batches(dataset, replace(PLAIN, batch_size=6), 1)
+    sums = [sorted(np.reshape(some, (6, -1)).astype("float64").sum(axis=1)) for some in (seen, expected)]
+    np.testing.assert_allclose(*sums, rtol=0.01)

@@ -1,6 +1,7 @@
 """From a specification to a Keras model."""
 
 import numbers
+import re
 import sys
 from dataclasses import replace
 
@@ -61,6 +62,18 @@ def endpoints(spec, inputs):
     if spec.preactivation:
         outputs[f"stage{len(spec.stages)}"] = bn_relu(spec=spec, name="post")(x)
     return outputs
+
+
+def made_from(model, other):
+    """The model, with the spec and the info of another one that it was made from."""
+    model.spec, model.info = getattr(other, "spec", None), dict(getattr(other, "info", None) or {})
+    return model
+
+
+def stage_count(model):
+    """How many stages a network has, by the names of its layers."""
+    found = (re.match(r"conv(\d+)_", layer.name) for layer in model.layers)
+    return max((int(match[1]) for match in found if match), default=1) - 1
 
 
 def height(layer_name, stages):

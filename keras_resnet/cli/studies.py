@@ -31,9 +31,10 @@ from keras_resnet.cli.app import (
     print_json,
     recipe_changes,
 )
-from keras_resnet.cli.testing import AllWeights, Labels, Mode, Models, Part, TestSet, networks, tell
+from keras_resnet.cli.testing import AllWeights, Labels, Mode, Models, Part, TestSet, networks
 from keras_resnet.data.sources import load_dataset, load_test
 from keras_resnet.evaluation import labelled_inputs, spread
+from keras_resnet.models import tell
 from keras_resnet.studies.degradation import degradation as run_degradation
 from keras_resnet.studies.sizes import SIZES
 from keras_resnet.training.workdir import write_json
@@ -120,7 +121,8 @@ def responses(
     workdir.mkdir(parents=True, exist_ok=True)
     measured = networks(model or ["resnet50"], weights)
     pictures = load_test(dataset, split, data_dir, download, labels, skip_bad)
-    tell(measured, pictures.preprocessing, mode)
+    for one in measured.values():
+        tell(one, pictures.preprocessing, mode)
     values = {
         name: analysis.layer_responses(one, labelled_inputs(one, pictures, skip_bad=skip_bad))
         for name, one in measured.items()
@@ -151,7 +153,8 @@ def signals(
     workdir.mkdir(parents=True, exist_ok=True)
     measured = networks(model or ["resnet50"], weights, required=False)
     pictures = spread(load_test(dataset, split, data_dir, download, labels, skip_bad), batch_size)
-    tell(measured, pictures.preprocessing, mode or pictures.preprocessing.mode)
+    for one in measured.values():
+        tell(one, pictures.preprocessing, mode or pictures.preprocessing.mode)
     variances, norms = {}, {}
     for name, one in measured.items():
         inputs, targets = next(labelled_inputs(one, pictures, batch_size, skip_bad))

@@ -1,6 +1,5 @@
 """The command that tests networks, and what it shares with the studies: evaluate."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +27,7 @@ from keras_resnet.data.preprocessing import MODES
 from keras_resnet.data.sources import load_test
 from keras_resnet.data.views import PROTOCOLS, get_protocol
 from keras_resnet.evaluation import check_confusion, draw_confusion
+from keras_resnet.models import tell
 
 Models = Annotated[
     list[str] | None,
@@ -83,7 +83,8 @@ def evaluate(
     if confusion:
         check_confusion(next(iter(tested.values())), confusion)
     pictures = load_test(dataset, split, data_dir, download, labels, skip_bad)
-    tell(tested, pictures.preprocessing, mode)
+    for one in tested.values():
+        tell(one, pictures.preprocessing, mode)
     with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
         bar = progress.add_task("looking", total=len(pictures.test))
         result = keras_resnet.evaluate(
@@ -134,20 +135,6 @@ def _usual(name):
     if "imagenet" not in tags:
         raise ValueError(f"`--weights` should be given for {name}: a file, or one of {tags}. Received: none")
     return "imagenet"
-
-
-def tell(tested, look, mode):
-    """Tells networks whose weights do not say it how pictures are prepared: as the data set's, in this mode."""
-    for one in tested.values():
-        info = getattr(one, "info", None) or {}
-        if mode and "preprocessing" not in info:
-            *sides, channels = one.input_shape[1:]
-            if getattr(one, "spec", None) and one.spec.channel_axis == 1:
-                channels, *sides = one.input_shape[1:]
-            size = sides[0] or look.size
-            resize = look.resize and look.resize * size // look.size
-            wanted = replace(look, mode=mode, size=size, resize=resize, channels=channels)
-            one.info = {**info, "preprocessing": wanted.to_config()}
 
 
 def _print_evaluation(result, title, by_class):

@@ -73,9 +73,13 @@ def _train_size(dataset, recipe):
 
 def _whole_batches(dataset, recipe):
     """Whether pictures are pixels that need nothing done to them one by one."""
-    split = dataset.train
     one_by_one = recipe.crop not in ("none", "pad") or recipe.policy != "none"
-    return split.decoded and split.pictures.shape[1] == _train_size(dataset, recipe) and not one_by_one
+    return not one_by_one and _is_ready(dataset.train, _train_size(dataset, recipe), dataset.preprocessing.channels)
+
+
+def _is_ready(split, size, channels):
+    """Whether pictures are pixels as a network takes them, but for their range."""
+    return split.decoded and split.pictures.shape[1:] == (size, size, channels)
 
 
 def _numpy_batches(split, recipe, steps, seed, first, rows):
@@ -240,7 +244,7 @@ def _in_order(split, dataset, share):
     else:
         examples = split.examples(None)
     examples = examples.shard(share[1], share[0])
-    if split.decoded and split.pictures.shape[1] == wanted.size and wanted.resize is None:
+    if wanted.resize is None and _is_ready(split, wanted.size, wanted.channels):
         return examples
 
     def read(picture, label):

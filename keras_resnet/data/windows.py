@@ -145,7 +145,7 @@ def read_window(picture, window, size, channels, *, fast=False, interpolation="b
     that is resized and then cropped. Transparent pixels are shown on white. The orientation in EXIF is not applied.
 
     Args:
-        picture: contents of a file (JPEG, PNG, GIF, BMP), a string scalar; or uint8 (H, W, channels).
+        picture: contents of a file (JPEG, PNG, GIF, BMP), a string scalar; or uint8 (H, W, C), grey or RGB.
         window: float32 (top, left, height, width).
         size: side of the square.
         channels: 3 for RGB, 1 for grey.
@@ -188,7 +188,7 @@ def _part(picture, first, stop, channels, dct_method):
         return pixels[first[0] : stop[0], first[1] : stop[1]]
 
     if picture.dtype != tf.string:
-        return of_pixels(picture)
+        return of_pixels(picture) if picture.shape[-1] == channels else _in_colours(of_pixels(picture), channels)
     return tf.cond(tf.io.is_jpeg(picture), of_jpeg, lambda: of_pixels(_decoded(picture, channels)))
 
 
@@ -199,6 +199,11 @@ def _decoded(contents, channels):
     transparent = (depth % 2 == 0) & _is_png(contents)  # in a BMP, the fourth value means nothing
     opacity = tf.cond(transparent, lambda: pixels[..., -1:] / 255, lambda: tf.ones_like(pixels[..., :1]))
     shown = 255 - (255 - pixels[..., : depth - 1 + depth % 2]) * opacity
-    colours = tf.broadcast_to(shown, (*tf.unstack(tf.shape(pixels)[:2]), 3))
+    return _in_colours(shown, channels)
+
+
+def _in_colours(pixels, channels):
+    """Grey or RGB pixels -> uint8 (H, W, channels), of 1 or 3 channels."""
+    colours = tf.broadcast_to(tf.cast(pixels, "float32"), (*tf.unstack(tf.shape(pixels)[:2]), 3))
     grey = tf.reduce_sum(colours * LUMA, axis=-1, keepdims=True)
     return tf.cast(tf.round({1: grey, 3: colours}[channels]), "uint8")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import keras
 
-from keras_resnet.architecture.network import build, height
+from keras_resnet.architecture.network import build, height, stage_count
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import unknown
 from keras_resnet.training.distribution import synchronize_batch_norm
@@ -120,7 +120,7 @@ def _layer_rates(model, decay):
     """A factor of the learning rate for each trainable variable."""
     if decay == 1:
         return ()
-    stages = len(model.spec.stages) if getattr(model, "spec", None) else 4
+    stages = stage_count(model)
     return [
         decay ** (stages + 1 - height(layer.name, stages)) for layer in model.layers for _ in layer.trainable_variables
     ]

@@ -94,6 +94,8 @@ def train(
     dataset = _as_tested(as_dataset(dataset), recipe)
     if dataset.train is None:
         raise ValueError(f"`dataset` should have pictures to train on. Received: {dataset.name}, which only tests")
+    if len(dataset.class_names) < 2:
+        raise ValueError(f"`dataset` should have two classes at least. Received: {list(dataset.class_names)}")
     steps_per_epoch, steps = recipe.steps(len(dataset.train))
     _check(recipe, devices, precision, validation_freq, checkpoint_every, keep)
     if isinstance(model, keras.Model) and devices.replicas > 1:

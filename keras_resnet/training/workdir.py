@@ -50,7 +50,7 @@ def prepare(workdir, settings, size, overwrite=False, resume=False, write=True):
         _check_room(folder, size)
         if not resume:
             _remove([*(folder / name for name in earlier), *folder.glob(BEST.format("*"))])
-        for name in FILES:  # what `replacing` left in a process that was killed
+        for name in (*FILES, BEST.format("*")):  # what `replacing` left in a process that was killed
             _remove(folder.glob(f".????????.{name}"))
         write_json(settings, folder / SETTINGS)
     except OSError as error:
@@ -66,8 +66,8 @@ def _remove(paths):
 
 
 def _check_room(folder, size):
-    """The last checkpoint, the next one beside it, and the model at the end."""
-    needed, free = 3 * size + 2**20, shutil.disk_usage(folder).free
+    """The last checkpoint, the next one beside it, the best weights, and the model at the end."""
+    needed, free = 4 * size + 2**20, shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(f"its disk has {free / 2**20:,.0f} MiB free, the run needs {needed / 2**20:,.0f} MiB")
 

@@ -4,6 +4,8 @@ Howard and Ruder 2018, arXiv:1801.06146, sec. 3.3, call it gradual unfreezing. E
 folder of its own, so that whatever `train` promises holds here too.
 """
 
+import re
+import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +14,7 @@ import keras
 import numpy as np
 
 from keras_resnet.analysis.grad_cam import draw_grad_cam, grad_cam
-from keras_resnet.architecture.network import ResNet, height
+from keras_resnet.architecture.network import ResNet, height, made_from, stage_count
 from keras_resnet.data.preprocessing import preprocess_input
 from keras_resnet.data.read_ahead import pictures_at
 from keras_resnet.data.sources import as_dataset
@@ -20,16 +22,18 @@ from keras_resnet.data.views import as_shown, get_protocol
 from keras_resnet.errors import unknown
 from keras_resnet.evaluation import evaluate
 from keras_resnet.files import replacing
-from keras_resnet.models import clone, create, load_model, preprocessing
+from keras_resnet.models import clone, create, digest, load_model, preprocessing, tell
 from keras_resnet.prediction import in_order_of_axes
 from keras_resnet.training.building import in_precision
 from keras_resnet.training.devices import Devices
 from keras_resnet.training.fit import train
 from keras_resnet.training.recipes import changed, get_recipe
-from keras_resnet.training.workdir import MODEL, REPORT, write_json
+from keras_resnet.training.workdir import MODEL, REPORT, prepare, write_json
 
 BATCH_NORM = ("frozen", "trained")
 LOOKS = "grad_cam.png"
+PHASE = re.compile(r"\d_(head|stage\d|stem)")
+"""Name of a phase's folder."""
 HEAD_RATE = 3.0
 """Learning rate of the first phase, where only the classifier learns, in units of the recipe's."""
 
@@ -71,6 +75,7 @@ def finetune(
     devices=None,
     deterministic=False,
     checkpoint_every=None,
+    mode=None,
     **changes,
 ):
     """Teaches a trained network the classes of a few hundred pictures.
@@ -86,7 +91,8 @@ def finetune(
             spoil them; "trained": they are learnt where their stage is.
         recipe: name of a recipe, or a Recipe, for every phase. Of a recipe given by name, a batch is no larger than the
             data set.
-        seed, overwrite, resume, precision, devices, deterministic, checkpoint_every: as for `train`.
+        seed, overwrite, resume, precision, devices, deterministic, checkpoint_every: as for `train`, on one machine.
+        mode: how pictures are prepared where the weights do not say it, a name in MODES.
         **changes: fields of the recipe to change, such as `epochs=5`.
 
     Returns:
@@ -98,33 +104,63 @@ def finetune(
     """
     if batch_norm not in BATCH_NORM:
         raise unknown("batch_norm", batch_norm, BATCH_NORM)
-    as_it_is = not isinstance(recipe, str) or "batch_size" in changes
+    whole_batches = not isinstance(recipe, str) or "batch_size" in changes
     recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
-    Devices(devices)  # before anything is read: what reads pictures starts TensorFlow's devices
+    _check(recipe, Devices(devices))  # before anything is read: what reads pictures starts TensorFlow's devices
     keras.utils.set_random_seed(seed)
     dataset = as_dataset(dataset)
-    if dataset.train is not None and not as_it_is:
+    if dataset.train is not None and not whole_batches:
         recipe = replace(recipe, batch_size=min(recipe.batch_size, len(dataset.train)))
-    network = _network(model, weights, dataset, precision)
-    dataset = replace(dataset, preprocessing=_look(network, dataset))
+    network, look = _network(model, weights, dataset, precision, mode)
+    recipes = _recipes(recipe, head_epochs, _phases(network, stages))
+    if workdir:
+        about = {"stages": stages, "batch_norm": batch_norm, "seed": seed, "weights_sha256": digest(network)}
+        about |= {name: recipe.to_config() for (name, _), recipe in recipes.items()}
+        _prepare(Path(workdir), about, overwrite, resume)
     options = {"overwrite": overwrite, "resume": resume, "devices": devices, "deterministic": deterministic}
     options |= {"checkpoint_every": checkpoint_every, "keep": "best"}
-    result = FineTuning(network, {})
-    for number, phase in enumerate(_phases(network, stages)):
-        folder = workdir and Path(workdir) / f"{number}_{phase.name}"
-        begin = partial(opened, network, phase.height, batch_norm)
-        run = train(begin, dataset, _recipe(recipe, number, head_epochs), folder, seed, **options)
-        result, network = result.after(phase.name, run), run.model
+    dataset, result = replace(dataset, preprocessing=look), FineTuning(network, {})
+    for number, ((name, lowest), recipe) in enumerate(recipes.items()):
+        folder = workdir and Path(workdir) / f"{number}_{name}"
+        run = train(partial(opened, network, lowest, batch_norm), dataset, recipe, folder, seed, **options)
+        result, network = result.after(name, run), run.model
     if workdir:
         _save(result, dataset, Path(workdir))
     return result
 
 
-def _recipe(recipe, number, head_epochs):
-    """The recipe of a phase: the first one, where the classifier begins from nothing, takes larger steps."""
-    if number:
-        return recipe
-    return changed(recipe, epochs=head_epochs or recipe.epochs, learning_rate=HEAD_RATE * recipe.learning_rate)
+def _check(recipe, devices):
+    """Raises ValueError for what cannot keep the best epoch."""
+    if recipe.ema_decay or devices.machines > 1:
+        raise ValueError(
+            "`recipe` should have `ema_decay` 0, and the run one machine: the weights of the best epoch are kept. "
+            f"Received: ema_decay={recipe.ema_decay}, {devices.machines} machines"
+        )
+
+
+def _phases(network, stages):
+    """Name of each phase -> the lowest stage that learns in it; above the stages, the classifier alone."""
+    top = stage_count(network)
+    if not isinstance(stages, int) or isinstance(stages, bool) or not 0 <= stages <= top + 1:
+        raise ValueError(f"`stages` should be an integer from 0 to {top + 1}. Received: stages={stages!r}")
+    opens = {f"stage{lowest}" if lowest else "stem": lowest for lowest in range(top, top - stages, -1)}
+    return {"head": top + 1} | opens
+
+
+def _recipes(recipe, head_epochs, phases):
+    """{phase: its recipe}: the first one, where the classifier begins from nothing, takes larger steps."""
+    epochs = recipe.epochs if head_epochs is None else head_epochs
+    first = changed(recipe, epochs=epochs, learning_rate=HEAD_RATE * recipe.learning_rate)
+    return {phase: recipe if number else first for number, phase in enumerate(phases.items())}
+
+
+def _prepare(folder, settings, overwrite, resume):
+    """As for a run; phases that an earlier fine-tuning left go with it."""
+    if overwrite and folder.is_dir():
+        for path in folder.iterdir():
+            if PHASE.fullmatch(path.name) and path.is_dir():
+                shutil.rmtree(path)
+    prepare(folder, settings, 0, overwrite, resume)
 
 
 def _save(result, dataset, folder):
@@ -165,24 +201,6 @@ def _some(numbers, most):
     return numbers[places.astype(int)]
 
 
-@dataclass(frozen=True)
-class Phase:
-    """Which part of a network learns."""
-
-    name: str
-    height: int
-    """The lowest stage that learns; above the stages, the classifier alone."""
-
-
-def _phases(network, stages):
-    top = len(network.spec.stages) if getattr(network, "spec", None) else 4
-    if not isinstance(stages, int) or isinstance(stages, bool) or not 0 <= stages <= top + 1:
-        raise ValueError(f"`stages` should be an integer from 0 to {top + 1}. Received: stages={stages!r}")
-    yield Phase("head", top + 1)
-    for lowest in range(top, top - stages, -1):
-        yield Phase(f"stage{lowest}" if lowest else "stem", lowest)
-
-
 def opened(model, lowest, batch_norm):
     """A copy of the network in which the layers from a stage upward learn, see `open_stages`."""
     copy = clone(model)
@@ -198,14 +216,14 @@ def open_stages(model, lowest, batch_norm="frozen"):
         lowest: number of the stage; 0 for the stem, one more than there are stages for the classifier alone.
         batch_norm: "frozen": none of the batch norms learns, or adapts its statistics; or "trained".
     """
-    stages = len(model.spec.stages) if getattr(model, "spec", None) else 4
+    stages = stage_count(model)
     for layer in model.layers:
         frozen = batch_norm == "frozen" and isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = height(layer.name, stages) >= lowest and not frozen
 
 
-def _network(model, weights, dataset, precision):
-    """The network to fine-tune: its body as it was, a new classifier for the data set's classes."""
+def _network(model, weights, dataset, precision, mode):
+    """The network to fine-tune (its body as it was, a new classifier) and how its pictures are prepared."""
     if isinstance(model, keras.Model) or str(model).endswith(".keras"):
         for option, given, usual in (("weights", weights, "imagenet"), ("precision", precision, None)):
             if given not in (None, usual):
@@ -216,20 +234,24 @@ def _network(model, weights, dataset, precision):
         body = model if isinstance(model, keras.Model) else load_model(model)
     else:
         body = _created(model, weights, dataset, precision)
-    stages = len(body.spec.stages) if getattr(body, "spec", None) else 4
-    if all(height(layer.name, stages) > stages for layer in body.layers):
+    if not stage_count(body):
         raise ValueError(
             "`model` should be a residual network with the layer names of keras.applications, by which its stages are "
             f"known. Received: {body.name}"
         )
-    return with_new_head(body, len(dataset.class_names))
+    network = with_new_head(body, len(dataset.class_names))
+    tell(network, dataset.preprocessing, mode)
+    return network, preprocessing(network)
 
 
 def _created(name, weights, dataset, precision):
+    """By its name; random weights take pictures as the data set has them."""
     with in_precision(precision):
-        if weights is None:
-            return create(name, input_shape=dataset.input_shape, classes=len(dataset.class_names))
-        return create(name, weights=weights)
+        if weights is not None:
+            return create(name, weights=weights)
+        network = create(name, input_shape=dataset.input_shape, classes=len(dataset.class_names))
+        tell(network, dataset.preprocessing, dataset.preprocessing.mode)
+        return network
 
 
 def with_new_head(model, classes):
@@ -238,6 +260,9 @@ def with_new_head(model, classes):
     Args:
         model: Functional classifier that ends in a Dense layer; its layers become part of the result.
         classes: number of classes.
+
+    Returns:
+        A ResNet, whose .keras file will know its class names.
 
     Raises:
         ValueError: for a model that ends otherwise.
@@ -248,14 +273,4 @@ def with_new_head(model, classes):
     head = keras.layers.Dense(
         classes, "softmax", kernel_initializer=last.kernel_initializer, dtype=last.dtype_policy, name=last.name
     )
-    kind = ResNet if isinstance(model, ResNet) else keras.Model
-    network = kind(model.inputs[0], head(last.input), name=model.name)
-    network.spec, network.info = getattr(model, "spec", None), dict(getattr(model, "info", None) or {})
-    return network
-
-
-def _look(network, dataset):
-    """How pictures are prepared: as the weights want it; for random ones, as the data set does."""
-    if "preprocessing" in network.info:
-        return preprocessing(network)
-    return dataset.preprocessing
+    return made_from(ResNet(model.inputs[0], head(last.input), name=model.name), model)
