@@ -117,6 +117,12 @@ def test_features_that_cannot_be_compared(home, refused, tmp_path):
     digits_network(1).save(tmp_path / "other.keras")
     run("features", home / "digits" / "val", tmp_path / "other.npz", "--model", tmp_path / "other.keras")
     assert "the same network" in refused("probe", home / "train.npz", tmp_path / "other.npz")
+    with np.load(home / "val.npz") as file:
+        arrays = dict(file)
+    for name in ("preprocessing", "precision"):
+        settings = json.loads(str(arrays["settings"])) | {name: "another one"}
+        np.savez(tmp_path / "other.npz", **arrays | {"settings": np.array(json.dumps(settings))})
+        assert f"Received: {{'{name}': [" in refused("probe", home / "train.npz", tmp_path / "other.npz")
     assert "one picture" in refused("nearest", home / "train.npz", "3.png")
 
 

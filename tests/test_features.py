@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,10 @@ from conftest import pictures, randomise
 from PIL import Image
 
 from keras_resnet import build, create, endpoints, get_spec, list_models, load_model, preprocessing
+from keras_resnet.analysis.layers import channel_axis
 from keras_resnet.data.datasets import Dataset, Split, Stream
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.training.building import in_precision
 from keras_resnet.transfer.extraction import extract
 from keras_resnet.transfer.features import feature_extractor
 from keras_resnet.transfer.probes import (
@@ -130,6 +133,11 @@ def test_channels_first_is_channels_last():
     )
     assert first.input_shape == (None, 3, None, None)
     assert {name: found.shape[1] for name, found in first.output.items()} == {"stage2": 128, "pre_logits": 512}
+    assert (channel_axis(last), channel_axis(first)) == (3, 1)
+    body = build(replace(short("resnet18"), data_format="channels_first"), include_top=False)
+    assert feature_extractor(body, input_shape=(3, 64, 96)).input_shape == (None, 3, 64, 96)
+    with pytest.raises(ValueError, match="`input_shape` should be like"):
+        feature_extractor(body, input_shape=(64, 96, 3))
     if keras.backend.backend() != "tensorflow":  # whose convolutions do not take it on processors
         randomise(last)
         first.set_weights(last.get_weights())
@@ -144,6 +152,8 @@ def test_channels_first_is_channels_last():
         ({"endpoints": "stage4"}, r"\['stem', 'stage1', 'stage2', 'stage3', 'pre_logits'\].*endpoints='stage4'"),
         ({"endpoints": ("stem", "C6")}, "endpoints='C6'"),
         ({"endpoints": ()}, "some of .*Received: endpoints="),
+        ({"endpoints": 5}, "some of .*Received: endpoints=5"),
+        ({"endpoints": [["stem"]]}, r"some of .*Received: endpoints=\[\['stem'\]\]"),
         ({"pooling": "mean"}, "`pooling` should be one of"),
         ({"weights": "imagenet"}, "`weights` should be left out"),
     ],
@@ -256,9 +266,13 @@ def test_sources_without_pictures(tmp_path):
             extract(model, source, skip_bad=True)
     with pytest.raises(FileNotFoundError):
         extract(model, tmp_path / "nowhere")
-    for arguments in ({"pooling": None}, {"endpoint": "stage9"}, {"endpoint": ("stem", "stage1")}):
-        with pytest.raises(ValueError, match="should be"):
-            extract(model, noise(1), **arguments)
+    for source in (None, 5, [noise(1)[0]], [None]):
+        with pytest.raises(ValueError, match="`pictures` should be a folder.*Received: pictures="):
+            extract(model, source)
+    wrong = {"pooling": None, "endpoint": "stage9", "batch_size": 0}
+    for name, given in [*wrong.items(), ("endpoint", ("stem", "stage1")), ("batch_size", 1.5), ("model", None)]:
+        with pytest.raises(ValueError, match=rf"should be.*Received: {name}s?="):
+            extract(**{"model": model, "pictures": noise(1), name: given})
 
 
 def test_no_number_is_no_feature():
@@ -296,8 +310,11 @@ def test_a_file_of_other_features_is_kept_unless_it_is_to_be_replaced(folder, tm
     out = tmp_path / "out.npz"
     write_features(network(), folder, out, batch_size=4)
     before = out.read_bytes()
+    with in_precision("mixed_bfloat16"):
+        rounding = network()
     for model, settings, name in (
         (network(seed=1), {}, "weights was 'seed 0'"),
+        (rounding, {}, "precision was 'float32' there. Received: precision='mixed_bfloat16'"),
         (network(), {"endpoint": "stage2"}, "endpoint was 'pre_logits'"),
     ):
         with pytest.raises(ValueError, match=f"{name}.*--overwrite"):
@@ -338,6 +355,47 @@ def test_after_sigkill_it_goes_on_and_the_file_is_the_same(folder, tmp_path):
     write_features(network(), folder, out, batch_size=4, progress=lambda *done: seen.append(done[0]))
     assert seen == [8, 12] and members(out) == members(whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npz", "pictures", "whole.npz"]
+
+
+@pytest.mark.parametrize(
+    "line", [b"5", b"[1, 2]", b"[12, []]", b"[8, {}]", b"[9, {}]", b"[99, {}]", b'[12, {"1": "of another batch"}]']
+)
+def test_a_journal_counts_as_far_as_it_is_one(folder, tmp_path, line, extractor):
+    out, seen = tmp_path / "out.npz", []
+
+    def stop(done, total):
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_features(extractor, folder, out, batch_size=4, progress=stop)
+    for name, more in (("journal.jsonl", line + b"\n"), ("rows.float32", bytes(10_000))):
+        with open(tmp_path / "out.npz.partial" / name, "ab") as file:
+            file.write(more)
+    write_features(extractor, folder, out, batch_size=4, progress=lambda *done: seen.append(done[0]))
+    assert seen == [8, 12]
+    np.testing.assert_array_equal(read_features(out).vectors, extract(extractor, noise(10), batch_size=4).vectors)
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    return feature_extractor(network(), endpoints="pre_logits", pooling="avg")
+
+
+def test_one_process_at_a_time_writes_a_file(folder, tmp_path, extractor):
+    out, said = tmp_path / "out.npz", []
+
+    def meanwhile(done, total):
+        for overwrite in (False, True):
+            with pytest.raises(OSError, match="no other process writes") as refusal:
+                write_features(extractor, folder, out, batch_size=4, overwrite=overwrite)
+            said.append(str(refusal.value))
+
+    write_features(extractor, folder, out, batch_size=4, progress=meanwhile)
+    assert len(said) == 8 and said[0].endswith(f"Received: out={str(out)!r}")
+    found = read_features(out).vectors
+    np.testing.assert_array_equal(found, extract(extractor, noise(10), batch_size=4).vectors)
+    assert not (tmp_path / "out.npz.partial").exists()
 
 
 def members(path):
@@ -392,6 +450,9 @@ HOSTILE = {
     "labels": saved(labels=np.array([0, 1])),
     "JSON": saved(settings=np.array("[" * 100_000)),
     "list": saved(settings=np.array("[]")),
+    "left out": saved(settings=np.array('{"left_out": 5}')),
+    "left out too": saved(settings=np.array('{"left_out": [5]}')),
+    "shape": saved(settings=np.array('{"shape": "23"}')),
     "larger": claiming((2, 3 * 10**12)),
 }
 
@@ -415,8 +476,8 @@ def test_hostile_parquet_is_refused(tmp_path):
     whole = {"features": [[0.0] * 3] * 2, "names": ["a", "b"], "labels": [0, 0]}
     metadata = {"keras_resnet": json.dumps({"class_names": ["x"]})}
 
-    def write(changes=(), vectors=vectors, metadata=metadata, **options):
-        types = {"features": vectors, "names": pyarrow.string(), "labels": pyarrow.int32()}
+    def write(changes=(), vectors=vectors, metadata=metadata, texts=None, **options):
+        types = {"features": vectors, "names": texts or pyarrow.string(), "labels": pyarrow.int32()}
         table = pyarrow.table(whole | dict(changes), schema=pyarrow.schema(types, metadata=metadata))
         parquet.write_table(table, path, **{"compression": "none", "use_dictionary": False} | options)
 
@@ -426,6 +487,10 @@ def test_hostile_parquet_is_refused(tmp_path):
         {"use_dictionary": True},
         {"compression": "snappy"},
         {"metadata": None},
+        {"metadata": {"keras_resnet": '{"class_names": [5]}'}},
+        {"metadata": {"keras_resnet": '{"class_names": ["x"], "left_out": 5}'}},
+        {"texts": pyarrow.list_(pyarrow.string()), "changes": {"names": [["a"], ["b"]]}},
+        {"texts": pyarrow.binary()},
         {"changes": {"names": ["a", None]}},
         {"changes": {"labels": [0, 1]}},
         {"vectors": pyarrow.list_(pyarrow.float32())},
@@ -434,6 +499,19 @@ def test_hostile_parquet_is_refused(tmp_path):
         write(**arguments)
         with pytest.raises(ValueError, match="Expected features"):
             read_features(path)
+    write()
+    path.write_bytes(path.read_bytes()[:-20] + path.read_bytes()[-8:])  # a footer that ends too soon
+    with pytest.raises(ValueError, match=r"Expected features.*in\.parquet"):
+        read_features(path)
+    long = ["a" * 5_000, *["b"] * 999]  # 20 MB, if each took as much as the longest
+    write(
+        {"features": [[0.0] * 3] * 1_000, "names": long, "labels": [999] * 1_000},
+        metadata={"keras_resnet": json.dumps({"class_names": long})},
+    )
+    tracemalloc.start()
+    found = read_features(path)
+    assert tracemalloc.get_traced_memory()[1] < 5e6 and list(found.names) == list(found.class_names) == long
+    tracemalloc.stop()
 
 
 def test_parquet_without_pyarrow_says_how_to_get_it(folder, tmp_path, monkeypatch):

@@ -41,7 +41,12 @@ def check_inputs(model, inputs):
 
 def channels_last(maps, model):
     """(B, h, w, C), in whatever order of axes the model's convolutions leave them."""
-    return np.moveaxis(maps, 1, -1) if convolutions(model)[0].data_format == "channels_first" else maps
+    return np.moveaxis(maps, channel_axis(model), -1)
+
+
+def channel_axis(model):
+    """Axis of the channels in a batch: 3, or 1 where the model's convolutions are channels-first."""
+    return 1 if convolutions(model)[0].data_format == "channels_first" else 3
 
 
 def convolutions(model):

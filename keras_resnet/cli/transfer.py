@@ -34,11 +34,14 @@ from keras_resnet.cli.app import (
     recipe_changes,
     value,
 )
-from keras_resnet.cli.testing import Mode, tell
+from keras_resnet.cli.testing import Mode
 from keras_resnet.data.pictures import listed
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import unknown
+from keras_resnet.models import tell
 
+ALIKE = ("weights_sha256", "preprocessing", "precision", "endpoint", "pooling", "class_names")
+"""What features that are compared have in common."""
 Vectors = Annotated[Path, typer.Argument(help="A file that `keras-resnet features` wrote.", metavar="FEATURES")]
 
 
@@ -61,7 +64,7 @@ def features(
 ):
     """Write a vector for each picture of a folder. Repeat it to go on; bad files make the exit status 1."""
     looker = network(model, weights, "imagenet", precision)
-    tell({looker.name: looker}, Preprocessing(mode or "torch"), mode)
+    tell(looker, Preprocessing(mode or "torch"), mode)
     with Progress(console=err, transient=True, disable=not err.is_terminal) as progress, last_words():
         bar = progress.add_task("looking", total=None)
         about = transfer.write_features(
@@ -145,12 +148,13 @@ def _comparable(*paths):
         ValueError: if they were not made in the same way, or have other classes.
     """
     found = [transfer.read_features(path) for path in paths]
-    how = [{name: one.settings.get(name) for name in ("weights_sha256", "endpoint", "pooling")} for one in found]
-    if how[0] != how[1] or found[0].class_names != found[1].class_names:
+    settings = [one.settings | {"class_names": one.class_names} for one in found]
+    values = {name: [one.get(name) for one in settings] for name in ALIKE}
+    differences = {name: pair for name, pair in values.items() if pair[0] != pair[1]}
+    if differences:
         raise ValueError(
-            "Both files should have features of the same network, endpoint and pooling, and the same classes. "
-            f"Received: {paths[0]} with {how[0]} and {found[0].class_names}, "
-            f"{paths[1]} with {how[1]} and {found[1].class_names}"
+            f"Both files should have features of the same network, alike in {', '.join(ALIKE)}. "
+            f"Received: {differences} in {paths[0]} and {paths[1]}"
         )
     return found
 
@@ -181,6 +185,7 @@ def finetune(
         int | None, typer.Option(help="Of the first phase.", min=1, show_default="the recipe's")
     ] = None,
     changes: Changes = None,
+    mode: Mode = None,
     data_dir: DataDir = None,
     download: Download = True,
     validation_split: Annotated[
@@ -217,6 +222,7 @@ def finetune(
             devices=devices,
             deterministic=deterministic,
             checkpoint_every=checkpoint_every,
+            mode=mode,
             **recipe_changes(changes),
         )
     table = Table("phase", "best epoch's accuracy", box=None, header_style="bold")

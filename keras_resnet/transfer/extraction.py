@@ -1,14 +1,15 @@
 """Pictures -> a vector for each, in a stream; equal pixels give equal vectors, to the bit."""
 
 import os
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from keras_resnet.analysis.layers import convolutions
+from keras_resnet.analysis.layers import channel_axis, check_network
 from keras_resnet.data.datasets import Dataset, Split, Stream
 from keras_resnet.data.folders import TESTS
 from keras_resnet.data.pictures import find_pictures, refuse
@@ -89,11 +90,12 @@ def extract(
         progress: called with the number of pictures that are done, after every batch.
 
     Raises:
-        ValueError: for an unknown endpoint, a network of unknown preprocessing, what holds no pictures, and a picture
-            that cannot be read.
+        ValueError: for an unknown endpoint, a network of unknown preprocessing, a batch size below 1, what holds no
+            pictures, and a picture that cannot be read.
         OSError: for a path where nothing is.
         FloatingPointError: if the network returns what is no number.
     """
+    check_batch_size(batch_size)
     source = find_source(pictures)
     found, left_out = [], list(source.left_out)
     for batch in batches(model, source.split, endpoint, pooling, batch_size):
@@ -109,6 +111,12 @@ def extract(
     )
     names = tuple(source.names[number] for number in numbers)
     return Features(vectors, labels, names, source.class_names, tuple(left_out))
+
+
+def check_batch_size(batch_size):
+    """Raises ValueError for what is no number of pictures."""
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"`batch_size` should be an integer, 1 or more. Received: batch_size={batch_size!r}")
 
 
 def named(faults, names):
@@ -139,7 +147,13 @@ def find_source(pictures):
     return _files(pictures)
 
 
-def _files(paths):
+def _files(pictures):
+    paths = list(pictures) if isinstance(pictures, Iterable) else [pictures]
+    if not all(isinstance(path, (str, os.PathLike)) for path in paths):
+        raise ValueError(
+            "`pictures` should be a folder, files, the name of a data set, a Dataset, a Split or Stream, or one array "
+            f"of pixels. Received: pictures={reprlib.repr(pictures)}"
+        )
     found = [str(path) for path in find_pictures(paths)]
     return find_source(np.array(found, str))
 
@@ -191,6 +205,7 @@ def to_vectors(model, endpoint=PRE_LOGITS, pooling="avg"):
         raise unknown("pooling", pooling, POOLINGS)
     if not isinstance(endpoint, str):
         raise ValueError(f"`endpoint` should be the name of one. Received: endpoint={endpoint!r}")
+    check_network(model)
     if isinstance(model.output, dict) and [*model.output] == [endpoint] and len(model.output[endpoint].shape) == 2:
         return model
     return feature_extractor(model, endpoints=endpoint, pooling=pooling)
@@ -226,9 +241,7 @@ def _vectors(extractor, inputs, places, batch_size):
         full = np.zeros((batch_size, *inputs.shape[1:]), inputs.dtype)
         full[places] = inputs
         return _vectors(extractor, full, slice(None), batch_size)[places]
-    if convolutions(extractor)[0].data_format == "channels_first":
-        inputs = np.moveaxis(inputs, -1, 1)
-    (vectors,) = extractor.predict_on_batch(inputs).values()
+    (vectors,) = extractor.predict_on_batch(np.moveaxis(inputs, -1, channel_axis(extractor))).values()
     vectors = np.asarray(keras.ops.convert_to_numpy(vectors), "float32")
     if not np.isfinite(vectors).all():
         raise FloatingPointError(f"`model` should return numbers. Received: NaN or Inf from {extractor.name}")

@@ -1,11 +1,12 @@
 """A network as a source of features: the maps of its endpoints, or a vector for each picture."""
 
 import os
+from collections.abc import Iterable
 
 from keras import layers
 
-from keras_resnet.analysis.layers import check_network, convolutions, endpoints_of, last_feature_map
-from keras_resnet.architecture.network import ResNet
+from keras_resnet.analysis.layers import channel_axis, check_network, convolutions, endpoints_of, last_feature_map
+from keras_resnet.architecture.network import ResNet, made_from
 from keras_resnet.errors import unknown
 from keras_resnet.models import clone, create, load_model
 
@@ -42,13 +43,8 @@ def feature_extractor(name_or_model, weights=None, endpoints=None, pooling=None,
         raise unknown("pooling", pooling, (None, *POOLINGS))
     model = _network(name_or_model, weights, input_shape)
     known = _tensors(model)
-    names = [_last(known)] if endpoints is None else [endpoints] if isinstance(endpoints, str) else list(endpoints)
-    if not names:
-        raise ValueError(f"`endpoints` should be some of {list(known)}. Received: endpoints={endpoints!r}")
-    outputs = {name: _pooled(_find(known, name), pooling, model, name) for name in names}
-    extractor = ResNet(model.inputs[0], outputs, name=model.name)
-    extractor.spec, extractor.info = getattr(model, "spec", None), dict(getattr(model, "info", None) or {})
-    return extractor
+    outputs = {name: _pooled(_find(known, name), pooling, model, name) for name in _names(endpoints, known)}
+    return made_from(ResNet(model.inputs[0], outputs, name=model.name), model)
 
 
 def _network(name_or_model, weights, input_shape):
@@ -66,18 +62,12 @@ def _network(name_or_model, weights, input_shape):
 
 def _of_shape(model, input_shape):
     """A copy of the model for pictures of another size."""
-    given = model.inputs[0].shape[1:]
-    axis = _channel_axis(model)
+    given, axis = model.inputs[0].shape[1:], channel_axis(model) - 1
     if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3 or input_shape[axis] != given[axis]:
         raise ValueError(
             f"`input_shape` should be like {given}, with other sides or None for them. Received: {input_shape!r}"
         )
     return clone(model, input_shape)
-
-
-def _channel_axis(model):
-    """Of one picture: 0 or -1."""
-    return 0 if convolutions(model)[0].data_format == "channels_first" else -1
 
 
 def _tensors(model):
@@ -95,6 +85,16 @@ def _pre_logits(model):
     if classifiers:
         return classifiers[-1].input
     return _pooled(model.outputs[0], "avg", model, PRE_LOGITS)
+
+
+def _names(endpoints, known):
+    """The endpoints that are asked for, one at least."""
+    if endpoints is None:
+        return [_last(known)]
+    names = [endpoints] if isinstance(endpoints, str) or not isinstance(endpoints, Iterable) else list(endpoints)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`endpoints` should be some of {list(known)}. Received: endpoints={endpoints!r}")
+    return names
 
 
 def _last(known):

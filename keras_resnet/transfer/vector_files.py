@@ -3,9 +3,7 @@
 import json
 import math
 import os
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +12,10 @@ from keras_resnet.errors import unknown
 from keras_resnet.transfer.extraction import UNLABELLED, Features
 from keras_resnet.weights.zip_members import member_size
 
-KINDS = {"features": ("f", 2), "names": ("U", 1), "labels": ("iu", 1), "class_names": ("U", 1), "settings": ("U", 0)}
-"""Arrays of a .npz: name -> kinds of numbers, axes."""
+KINDS = {"features": ("f", 2), "names": ("UO", 1), "labels": ("iu", 1), "class_names": ("UO", 1), "settings": ("U", 0)}
+"""Arrays of a .npz: name -> kinds of numbers, axes. Texts from elsewhere are objects (O), each as long as it is."""
+LISTS = {"shape": int, "class_names": str, "left_out": str}
+"""Lists among the settings: name -> what is in them."""
 SETTINGS = b"keras_resnet"
 """Key of the JSON in a Parquet file."""
 GROUP = 4096
@@ -68,7 +68,7 @@ def read_features(path):
         np.asarray(arrays["labels"], "int32"),
         tuple(arrays["names"].tolist()),
         tuple(arrays["class_names"].tolist()),
-        tuple(map(str, settings.get("left_out", ()))),
+        tuple(settings.get("left_out", ())),
         settings,
     )
 
@@ -81,33 +81,28 @@ def read_settings(path):
 def _read(path, names):
     """{name: array} of some of KINDS, checked; the settings as a dict."""
     check_format(path)
-    try:
-        with open(path, "rb") as file:
+    with open(path, "rb") as file:
+        try:
             arrays = FORMATS[Path(path).suffix][1](file, names)
-        _check(arrays)
-        arrays["settings"] = json.loads(str(arrays["settings"]))
-        if not isinstance(arrays["settings"], dict):
-            raise ValueError("its settings are no JSON object")
-        return arrays
-    except _DAMAGE as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"Expected features as `keras-resnet features` writes them ({reason}). Received: {path}"
-        ) from (error)
+            _check(arrays)
+            return arrays | {"settings": _settings(str(arrays["settings"]))}
+        except Exception as error:  # on damaged files zipfile, NumPy and pyarrow raise nearly anything
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(
+                f"Expected features as `keras-resnet features` writes them ({reason}). Received: {path}"
+            ) from error
 
 
-_DAMAGE = (
-    ValueError,
-    KeyError,
-    TypeError,
-    EOFError,
-    RuntimeError,  # an encrypted member; JSON that is nested too deeply; what pyarrow cannot do
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+def _settings(text):
+    """JSON -> dict; raises ValueError if it is none, or its LISTS are of something else."""
+    settings = json.loads(text)
+    if not isinstance(settings, dict):
+        raise ValueError("its settings are no JSON object")
+    for name, kind in LISTS.items():
+        values = settings.get(name, [])
+        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+            raise ValueError(f"{name} in its settings is no list of {kind.__name__}")
+    return settings
 
 
 def _check(arrays):
@@ -116,6 +111,8 @@ def _check(arrays):
         kinds, axes = KINDS[name]
         if array.dtype.kind not in kinds or array.ndim != axes:
             raise ValueError(f"{name} of {array.dtype} with {array.ndim} axes")
+        if array.dtype.hasobject and not all(isinstance(value, str) for value in array):
+            raise ValueError(f"{name} that are no text")
     lengths = {name: len(arrays[name]) for name in ("features", "names", "labels") if name in arrays}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"rows of {lengths}")
@@ -185,7 +182,7 @@ def _read_parquet(file, names):
     size = os.fstat(file.fileno()).st_size
     table = _parquet().ParquetFile(file)
     settings = table.schema_arrow.metadata[SETTINGS].decode()
-    found = {"settings": np.array(settings), "class_names": np.array(json.loads(settings)["class_names"], str)}
+    found = {"settings": np.array(settings), "class_names": np.array(json.loads(settings)["class_names"], object)}
     wanted = [name for name in names if name not in found]
     if wanted:
         _check_columns(table, size)
@@ -199,6 +196,9 @@ def _read_parquet(file, names):
 def _check_columns(table, size):
     """Raises ValueError for what might be larger in memory than in the file: compressed, or the same many times."""
     vectors, about = table.schema_arrow.field("features").type, table.metadata
+    names, labels = (table.schema_arrow.field(name).type for name in ("names", "labels"))
+    if str(names) not in ("string", "large_string") or not str(labels).startswith(("int", "uint")):
+        raise ValueError(f"names of {names}, labels of {labels}")
     groups = [about.row_group(number) for number in range(about.num_row_groups)]
     columns = [group.column(number) for group in groups for number in range(group.num_columns)]
     if any(column.compression != "UNCOMPRESSED" for column in columns):
@@ -213,7 +213,7 @@ def _check_columns(table, size):
 
 def _column(name, column):
     if name == "names":
-        return np.array(column.to_pylist(), str)
+        return np.array(column.to_pylist(), object)
     if name == "labels":
         return column.to_numpy()
     return column.flatten().to_numpy().reshape(-1, column.type.list_size)

@@ -4,20 +4,34 @@ import glob
 import hashlib
 import json
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.files import replacing
-from keras_resnet.models import preprocessing
+from keras_resnet.files import check_target, replacing
+from keras_resnet.models import digest, preprocessing
 from keras_resnet.training.checkpoints import check_settings
 from keras_resnet.training.workdir import read_json, write_json
-from keras_resnet.transfer.extraction import Features, batches, check_any, find_source, named, to_vectors, width
+from keras_resnet.transfer.extraction import (
+    Features,
+    batches,
+    check_any,
+    check_batch_size,
+    find_source,
+    named,
+    to_vectors,
+    width,
+)
 from keras_resnet.transfer.features import PRE_LOGITS
 from keras_resnet.transfer.vector_files import check_format, read_settings, write_vectors
 
-SETTINGS, ROWS, JOURNAL = "settings.json", "rows.float32", "journal.jsonl"
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+SETTINGS, ROWS, JOURNAL, LOCK = "settings.json", "rows.float32", "journal.jsonl", "lock"
 
 
 def write_features(
@@ -45,11 +59,12 @@ def write_features(
     Raises:
         ValueError: as `extract`, for another suffix, if OUT or OUT.partial/ is of other settings, weights or files, and
             if no picture can be read.
-        OSError: for a folder that is not there, and an OUT that cannot be written.
+        OSError: for a folder that is not there, and an OUT that cannot be written, or that another process is writing.
         ImportError: for Parquet without pyarrow.
         FloatingPointError: if the network returns what is no number.
     """
     check_format(out)
+    check_batch_size(batch_size)
     if not Path(folder).is_dir():
         raise NotADirectoryError(f"Expected a folder of pictures. Received: folder={str(folder)!r}")
     source, extractor = find_source(Path(folder)), to_vectors(model, endpoint, pooling)
@@ -58,17 +73,21 @@ def write_features(
     if not overwrite and Path(out).exists():
         found = read_settings(out)
         _check_same({name: found.get(name) for name in settings}, settings, out)
-        partial.remove()
+        if partial.folder.exists():
+            with partial.locked():
+                partial.remove()
         return found
-    _sweep(Path(out).resolve())
-    with replacing(out) as beside:  # whatever would fail at the end fails now
+    target = check_target(out)  # whatever would fail at the end fails now
+    with partial.locked():
+        _sweep(target)
         partial.open(settings, overwrite)
         _extract(extractor, source, endpoint, pooling, batch_size, partial, progress)
         features = partial.features(source)
         found = {"shape": features.vectors.shape, "class_names": features.class_names, "left_out": features.left_out}
         about = settings | {name: list(values) for name, values in found.items()}
-        write_vectors(beside, features, about)
-    partial.remove()
+        with replacing(target) as beside:
+            write_vectors(beside, features, about)
+        partial.remove()
     return about
 
 
@@ -87,21 +106,24 @@ def _settings(extractor, source, endpoint, pooling, batch_size):
     """What decides on the vectors, as JSON values."""
     sizes = (os.path.getsize(path) for path in source.split.pictures)
     files = "\n".join(f"{name}\t{size}" for name, size in zip(source.names, sizes, strict=True))
-    weights = hashlib.sha256()
-    for array in extractor.get_weights():
-        weights.update(array.tobytes())
     return {
         "model": extractor.name,
         "spec": extractor.spec and extractor.spec.to_config(),
         "weights": extractor.info.get("weights"),
         "preprocessing": preprocessing(extractor).to_config(),
+        "precision": _precision(extractor),
         "endpoint": endpoint,
         "pooling": pooling,
         "batch_size": batch_size,
         "files": len(source.names),
         "files_sha256": hashlib.sha256(files.encode("utf-8", "surrogateescape")).hexdigest(),
-        "weights_sha256": weights.hexdigest(),
+        "weights_sha256": digest(extractor),
     }
+
+
+def _precision(extractor):
+    """The dtype policies of its layers; its own says only where it was made."""
+    return ", ".join(sorted({layer.dtype_policy.name for layer in extractor.layers}))
 
 
 def _check_same(found, settings, path):
@@ -126,37 +148,49 @@ class Partial:
         """How many vectors there are."""
         return self.done - len(self.faults)
 
+    @contextmanager
+    def locked(self):
+        """Makes the folder, for this process alone; one that is killed lets go of it.
+
+        Raises:
+            OSError: if another process has it, or it cannot be made.
+        """
+        self.folder.mkdir(exist_ok=True)
+        with open(self.folder / LOCK, "wb") as file:
+            if not _lock(file):
+                out = str(self.folder.with_suffix(""))
+                raise BlockingIOError(f"`out` should be a file that no other process writes. Received: out={out!r}")
+            yield
+
     def open(self, settings, overwrite):
-        """Makes the folder, or takes up what is in it.
+        """Begins in the folder, or takes up what is in it.
 
         Raises:
             ValueError: if that is of other settings.
             OSError: if it cannot be written.
         """
         if overwrite:
-            self.remove()
-        self.folder.mkdir(exist_ok=True)
+            self._clear()
         path = self.folder / SETTINGS
         if path.exists():
             _check_same(read_json(path), settings, path)
         else:
             write_json(settings, path)
-        whole = self._take_up()
+        whole = self._take_up(settings["batch_size"], settings["files"])
         for name, size in ((JOURNAL, whole), (ROWS, self._bytes())):
             with open(self.folder / name, "ab") as file:
                 file.truncate(size)
 
-    def _take_up(self):
+    def _take_up(self, batch_size, files):
         """Reads the journal; returns how many bytes of it count."""
         journal, rows = self.folder / JOURNAL, self.folder / ROWS
         stored, whole = rows.stat().st_size if rows.exists() else 0, 0
         for line in journal.read_bytes().splitlines(keepends=True) if journal.exists() else ():
             before = self.done, self.faults
             try:
-                stop, faults = json.loads(line)
-            except ValueError:
+                self._count(*_entry(line, self.done, min(self.done + batch_size, files)))
+            except (ValueError, TypeError, AttributeError, RecursionError):  # it is none, or one of something else
                 break
-            self._count(stop, {int(number): fault for number, fault in faults.items()})
             if not line.endswith(b"\n") or self._bytes() > stored:
                 self.done, self.faults = before
                 break
@@ -191,12 +225,38 @@ class Partial:
         return Features(vectors, source.split.labels[kept], names, source.class_names, left_out)
 
     def remove(self):
-        """Removes the folder; files that are not ours keep it. The journal goes first: without it nothing is done."""
+        """Removes the folder; files that are not ours keep it."""
+        self._clear()
+        (self.folder / LOCK).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _clear(self):
+        """The journal goes first: without it nothing is done."""
         for name in (JOURNAL, ROWS, SETTINGS):
             (self.folder / name).unlink(missing_ok=True)
         _sweep(self.folder / SETTINGS)
-        with suppress(OSError):
-            self.folder.rmdir()
+
+
+def _entry(line, start, stop):
+    """A line of the journal, of the batch of pictures [start, stop) -> (stop, {number: fault})."""
+    found, faults = json.loads(line)
+    faults = {int(number): fault for number, fault in faults.items()}
+    if found != stop or not faults.keys() <= set(range(start, stop)):
+        raise ValueError(f"a batch of other pictures than {start} to {stop}")
+    return stop, faults
+
+
+def _lock(file):
+    """Whether an open file is this process's alone, until it is closed; where there are no locks, it is."""
+    if fcntl:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            return True
+    return os.fstat(file.fileno()).st_nlink > 0  # else its process has just ended, and removed it
 
 
 def _sweep(path):
