@@ -1,6 +1,7 @@
 """`keras-resnet tune`, and `train --spec`, as a person uses them."""
 
 import json
+import shlex
 
 import pytest
 from PIL import Image
@@ -14,26 +15,34 @@ QUICK = ("--dataset", "digits", "--max-params", "25k", "--set", "epochs=1", "--s
 
 
 def test_a_search_and_its_winner_trained_again(tmp_path):
-    words = ("tune", *QUICK, "--trials", 2, "--workdir", tmp_path / "search", "--no-final")
+    chosen = ("--seed", 3, "--precision", "float32", "--data-dir", tmp_path / "my data", "--set", "weight_decay=0.01")
+    words = ("tune", *QUICK, *chosen, "--trials", 1, "--workdir", tmp_path / "a search")
     done = run(*words)
     assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / "search" / "results.json").read_text())
-    assert [candidate["parameters"] <= 25_000 for candidate in found["candidates"]] == [True, True]
-    winner = tmp_path / "search" / "winner.json"
+    found = json.loads((tmp_path / "a search" / "results.json").read_text())
+    assert [candidate["parameters"] <= 25_000 for candidate in found["candidates"]] == [True]
+    assert [candidate["recipe"]["weight_decay"] for candidate in found["candidates"]] == [0.01]
+    winner = tmp_path / "a search" / "winner.json"
     spec = ResNetSpec(**json.loads(winner.read_text()))
     cost = complexity(spec, classes=10, input_shape=(8, 8, 1))
     assert (cost.parameters, cost.multiply_adds) in {
         (candidate["parameters"], candidate["multiply_adds"]) for candidate in found["candidates"]
     }
-    assert f"keras-resnet train --spec {winner} --recipe quickstart --dataset digits --set " in done.stdout
-    assert Image.open(tmp_path / "search" / "results.png").format == "PNG"
+    assert Image.open(tmp_path / "a search" / "results.png").format == "PNG"
 
     again = run(*words, "--json")
     assert json.loads(again.stdout)["candidates"] == found["candidates"], "nothing is trained twice"
-    changes = done.stdout.split("--dataset digits")[1].splitlines()[0].split()
-    trained = run("train", "--spec", winner, *changes, "--set", "epochs=1", "--workdir", tmp_path / "run")
+    command = shlex.split(done.stdout.split("again: ")[1].splitlines()[0])
+    assert command[0] == "keras-resnet" and command[command.index("--data-dir") + 1] == str(tmp_path / "my data")
+    trained = run(*command[1:], "--workdir", tmp_path / "run")
     assert trained.exit_code == 0, trained.output
-    assert ResNetSpec(**json.loads((tmp_path / "run" / "settings.json").read_text())["spec"]) == spec
+    final, again = (json.loads((folder / "settings.json").read_text()) for folder in _runs(tmp_path, found))
+    assert again == final and again["seed"] == 3
+
+
+def _runs(folder, found):
+    """The folders of the winner's training in the end of the search, and of the one by the printed command."""
+    return folder / "a search" / f"final_{found['winner']}", folder / "run"
 
 
 @pytest.mark.parametrize(("text", "number"), [("100k", 100_000), ("1.5M", 1_500_000), ("40G", 4e10), ("12", 12)])

@@ -1,21 +1,24 @@
 """The search: candidates within a budget, KerasTuner's tuners, and a folder that goes on where it stopped."""
 
+import errno
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
 import keras_tuner
 import numpy as np
 import pytest
+from keras_tuner.src.distribute.oracle_chief import exit_chief
 from PIL import Image
 from sklearn.linear_model import BayesianRidge
 
-from keras_resnet import complexity, get_spec, load_dataset, load_model
+from keras_resnet import complexity, from_arrays, get_recipe, get_spec, load_dataset, load_model
 from keras_resnet.data.datasets import Stream
 from keras_resnet.search import budget as budget_module
 from keras_resnet.search import hypermodel
@@ -24,7 +27,7 @@ from keras_resnet.search.hypermodel import ResNetHyperModel
 from keras_resnet.search.oracles import ORACLES, Trials
 from keras_resnet.search.results import COSTS, Candidate, SearchResult, as_markdown
 from keras_resnet.search.search import tune
-from keras_resnet.search.space import SPACE, changes_of, read_spec, rows_for, spec_of, write_spec
+from keras_resnet.search.space import SPACE, changes_of, read_spec, rows_for, settle, spec_of, write_spec
 from keras_resnet.search.training import set_aside
 from keras_resnet.training import building
 
@@ -36,8 +39,8 @@ def cost(spec):
     return complexity(spec, input_shape=DIGITS[0], classes=DIGITS[1])
 
 
-def candidates(rows=None, **limits):
-    return Candidates(rows or rows_for(8), Budget(**limits), *DIGITS)
+def candidates(rows=None, side=8, **limits):
+    return Candidates(rows or rows_for(side), Budget(**limits), (side, side, 1), 10)
 
 
 def drawn(rows, count, seed=0):
@@ -117,6 +120,68 @@ def test_a_budget_counts_before_it_builds(built):
 def test_values_that_do_not_go_together_do_not_fit():
     values = {**candidates().smallest, "groups": 2}
     assert values["block"] == "basic" and not candidates().fits(values)
+    rows = {**rows_for(8), "groups": ("Int", {"min_value": 1, "max_value": 4})}
+    assert candidates(rows).smallest["groups"] == 1
+    with pytest.raises(ValueError, match="go together"):
+        candidates({**rows, "block": ("Fixed", {"value": "basic"}), "groups": ("Fixed", {"value": 2})})
+
+
+def test_the_smallest_is_found_where_a_larger_value_is_cheaper():
+    """The less a network is dilated, the less it computes."""
+    rows = rows_for(64, {**SPACE, "output_stride": ("Choice", {"values": [8, 16, 32]})})
+    unlimited = candidates(rows, 64)
+    narrow = [{**values, "width": 8, "depth_1": 1, "depth_2": 1, "depth_3": 1} for values in drawn(rows, 200)]
+    costs = [unlimited.cost(values).multiply_adds for values in narrow if unlimited.is_network(values)]
+    assert candidates(rows, 64, max_multiply_adds=min(costs)).smallest["output_stride"] > 8
+
+
+def test_what_does_not_fit_is_made_smaller_and_keeps_its_recipe():
+    limited = candidates(max_params=60_000)
+    for values in drawn(limited.rows, 100):
+        found = limited.within(values)
+        assert cost(spec_of(found)).parameters <= 60_000 and changes_of(found) == changes_of(values)
+        assert (found == values) == (cost(spec_of(values)).parameters <= 60_000)
+        assert all(found[name] <= values[name] for name in ("width", "depth_1", "depth_2", "depth_3"))
+        wider = {**found, "width": next((width for width in SPACE["width"][1]["values"] if width > found["width"]), 0)}
+        assert found["width"] == values["width"] or not limited.fits(wider)
+
+
+@pytest.mark.parametrize("fast", [0, 1])
+def test_few_networks_are_measured(fast, tmp_path, monkeypatch):
+    """Where none is fast enough but perhaps the smallest."""
+    measured = []
+
+    def latency(spec, input_shape, classes):
+        measured.append(spec)
+        return 1.0 if fast and spec == measured[0] else 10.0
+
+    monkeypatch.setattr(budget_module, "latency", latency)
+    if not fast:
+        with pytest.raises(ValueError, match="max_latency.*smallest has 10 ms"):
+            candidates(side=32, max_latency=2.0)
+        assert len(set(measured)) <= budget_module.MEASURED
+        return
+    made, _ = oracle("random", tmp_path, max_latency=2.0)
+    assert spec_of(made.create_trial("worker").hyperparameters.values) == measured[0]
+    assert len(set(measured)) <= 1 + budget_module.MEASURED
+
+
+def test_what_is_given_is_not_searched():
+    recipe, space = settle("quickstart", SPACE, {"learning_rate": 0.3, "drop_path": 0.1, "epochs": 2})
+    assert (recipe.epochs, recipe.learning_rate, recipe.drop_path) == (2, 0.3, 0.0)
+    model = ResNetHyperModel(*DIGITS, learning_rate=0.3, drop_path=0.1, epochs=2)
+    assert model.candidates.rows == rows_for(8, space) and model.recipe == recipe
+    values = model.candidates.smallest
+    assert changes_of(values)["learning_rate"] == 0.3 and spec_of(values).drop_path == 0.1
+    hp = keras_tuner.HyperParameters()
+    model.declare_hyperparameters(hp)
+    assert {row.name for row in hp.space if isinstance(row, keras_tuner.engine.hyperparameters.Fixed)} == {
+        "learning_rate",
+        "drop_path",
+    }
+    space = {name: row for name, row in SPACE.items() if name != "drop_path"}
+    assert settle(get_recipe("rsb_a2"), space, {})[1]["drop_path"] == ("Fixed", {"value": 0.05})
+    assert settle("quickstart", SPACE, {})[1] == SPACE
 
 
 def test_a_spec_is_read_as_it_was_written(tmp_path):
@@ -131,13 +196,21 @@ def test_a_spec_is_read_as_it_was_written(tmp_path):
         ("[1]", "ResNetSpec as JSON"),
         ("no", "JSON file"),
         ('{"depth": 1}', "Nearest.*depths"),
-        ('{"block": "x"}', "block"),
+        ("{}", "without.*'widths'"),
+        ('{"depths": [1], "widths": [8]}', "without.*'stem'"),
     ],
 )
 def test_a_file_without_a_spec_is_refused(text, message, tmp_path):
     (tmp_path / "spec.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_spec(tmp_path / "spec.json")
+
+
+def test_a_spec_that_is_none_is_refused(tmp_path):
+    for change in ({"block": "x"}, {"stem": ["cifar"]}, {"depths": 5}, {"drop_path": "much"}):
+        (tmp_path / "spec.json").write_text(json.dumps(get_spec("resnet20").to_config() | change))
+        with pytest.raises(ValueError, match=next(iter(change))):
+            read_spec(tmp_path / "spec.json")
 
 
 # KerasTuner
@@ -162,6 +235,17 @@ def test_where_hardly_anything_fits_the_smallest_is_taken(tmp_path, monkeypatch)
     loop.search()
     assert {spec_of(trial.hyperparameters.values) for trial in made.trials.values()} == {spec_of(smallest)}
     assert len({trial.hyperparameters.values["learning_rate"] for trial in made.trials.values()}) == 3
+
+
+def test_a_search_ends_when_all_that_fits_was_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_resnet.search.oracles.DRAWS", 30)
+    rows = rows_for(8, settle("quickstart", SPACE, {"learning_rate": 0.1, "weight_decay": 0.0, "drop_path": 0.0})[1])
+    made = ORACLES["random"][0](
+        candidates(rows, max_params=cost(spec_of(candidates().smallest)).parameters), 3, 0, None
+    )
+    made._publish = lambda oracle: None
+    Trials(made, lambda folder, values: {"top1_accuracy": 0.5}, tmp_path).search()
+    assert len(made.trials) == 1
 
 
 def test_the_bayesian_tuner_takes_what_its_model_promises(tmp_path, monkeypatch):
@@ -238,6 +322,92 @@ def test_the_trial_of_a_dead_worker_is_done_by_another(tmp_path):
     assert made.create_trial("alive").status == "STOPPED" and not made.tuner_ids
 
 
+def lost(folder, **options):
+    """An oracle with a worker that was given up, and its trial."""
+    made, _ = oracle("random", folder, trials=2, **options)
+    trial = made.create_trial("slow")
+    made._heard["slow"] -= 61
+    made.give_up_the_silent()
+    assert made._retry_queue == [trial.trial_id] and not made.ongoing_trials
+    return made, trial
+
+
+def end(made, trial, accuracy=0.5):
+    trial.status = "COMPLETED"
+    made.update_trial(trial.trial_id, {"top1_accuracy": accuracy})
+    made.end_trial(trial)
+
+
+def test_a_worker_that_was_given_up_and_still_lives_gets_its_trial_back(tmp_path):
+    made, trial = lost(tmp_path)
+    made.get_trial(trial.trial_id)
+    assert made.ongoing_trials == {"slow": trial} and not made._retry_queue
+    assert made.create_trial("other").trial_id != trial.trial_id
+    end(made, trial)
+    assert made.end_order == [trial.trial_id]
+
+
+@pytest.mark.parametrize("given_up", [True, False])
+def test_so_does_one_whose_chief_was_started_again(given_up, tmp_path):
+    made, trial = lost(tmp_path)
+    if not given_up:
+        made.get_trial(trial.trial_id)
+    again, _ = oracle("random", tmp_path, trials=2)
+    again.reload()
+    assert again._retry_queue == [trial.trial_id]
+    again.get_trial(trial.trial_id)
+    assert list(again.ongoing_trials) == ["slow"] and not again._retry_queue
+    again.give_up_the_silent()
+    assert list(again.ongoing_trials) == ["slow"]
+
+
+def test_a_trial_ends_once(tmp_path):
+    made, trial = lost(tmp_path / "alone")
+    end(made, trial)  # before anybody else has got it
+    assert not made._retry_queue and made.create_trial("other").trial_id != trial.trial_id
+    published = []
+    made, trial = lost(tmp_path / "both", publish=published.append)
+    same = made.create_trial("other")
+    assert same.trial_id == trial.trial_id
+    made.get_trial(trial.trial_id)
+    assert list(made.ongoing_trials) == ["other"]
+    end(made, trial)
+    same.status = "FAILED"
+    made.end_trial(same)
+    assert (made.end_order, made.trials[trial.trial_id].score) == ([trial.trial_id], 0.5) and len(published) == 1
+    assert not made.ongoing_trials
+
+
+def test_while_the_oracle_draws_nobody_falls_silent(tmp_path):
+    made, _ = oracle("random", tmp_path)
+    made.create_trial("working")
+    populate = made.populate_space
+    made.populate_space = lambda trial_id: time.sleep(0.5) or populate(trial_id)
+    made.create_trial("asking")
+    made.give_up_the_silent(silence=0.4)
+    assert made.tuner_ids == {"working", "asking"} and not made._retry_queue
+
+
+def test_an_error_leaves_the_oracle_unlocked(tmp_path, monkeypatch):
+    """As on a full disk."""
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    made, _ = oracle("random", tmp_path, publish=full)
+    trial = made.create_trial("worker")
+    with pytest.raises(OSError):
+        end(made, trial)
+    monkeypatch.setattr("keras_resnet.search.oracles.write_json", full)
+    for failing in (lambda: made.create_trial("worker"), lambda: end(made, trial)):
+        with pytest.raises(OSError):
+            failing()
+    other = threading.Thread(target=exit_chief, args=[made], daemon=True)  # what KerasTuner's chief waits for
+    other.start()
+    other.join(10)
+    assert not other.is_alive()
+
+
 def test_a_candidate_that_diverges_gets_nothing_right_and_one_without_memory_fails(tmp_path):
     outcomes = iter([FloatingPointError("The loss became nan"), RuntimeError("no memory")])
 
@@ -251,24 +421,41 @@ def test_a_candidate_that_diverges_gets_nothing_right_and_one_without_memory_fai
     assert made.trials["1"].status == "FAILED" and "no memory" in made.trials["1"].message
 
 
-def test_our_space_in_a_tuner_of_keras_tuner(tmp_path, built):
-    space = ResNetHyperModel(*DIGITS, max_params=40_000, epochs=1, batch_size=256)
-    tuner = keras_tuner.RandomSearch(
-        space, "val_accuracy", 2, seed=1, directory=tmp_path, max_consecutive_failed_trials=3
-    )
-    tuner.search(load_dataset("digits", validation_split=0.2), verbose=0)
-    assert built and all(cost(spec).parameters <= 40_000 for spec in built)
-    hp = keras_tuner.HyperParameters()
-    hp.values = {**space.candidates.smallest, "width": 64}
-    count = len(built)
-    with pytest.raises(keras_tuner.errors.FailedTrialError, match="max_params"):
-        space.build(hp)
-    assert len(built) == count
-    completed = [trial for trial in tuner.oracle.trials.values() if trial.status == "COMPLETED"]
-    assert all(0 < trial.score <= 1 for trial in completed)
-    assert cost(spec_of(candidates().smallest)).parameters == sum(
-        np.prod(weight.shape) for weight in space.build(keras_tuner.HyperParameters()).trainable_weights
-    )
+@pytest.fixture
+def eager():
+    """Trainings of a step or two need no graph, which takes most of their time."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "kind, arguments, trials",
+    [
+        (keras_tuner.RandomSearch, {"max_trials": 2}, 2),
+        (keras_tuner.BayesianOptimization, {"max_trials": 3, "num_initial_points": 2}, 3),
+        (keras_tuner.Hyperband, {"max_epochs": 2, "factor": 2}, 5),
+    ],
+)
+def test_our_space_in_a_tuner_of_keras_tuner(kind, arguments, trials, tmp_path, built, eager):
+    """The budget leaves a hundredth of the space."""
+    digits = load_dataset("digits", validation_split=0.2)
+    few = replace(digits, train=digits.train[:32], test=digits.test[:32])
+    space, fitted = ResNetHyperModel(*DIGITS, max_params=30_000, epochs=1, batch_size=32), []
+    fit = space.fit
+    space.fit = lambda hp, model, *data, **options: fitted.append(model) or fit(hp, model, *data, **options)
+    tuner = kind(space, "val_accuracy", seed=1, directory=tmp_path, **arguments)
+    assert built == [spec_of(space.candidates.smallest)], "KerasTuner builds one at once"
+    tuner.search(few, verbose=0)
+    tried = [tuner.oracle.trials[trial] for trial in tuner.oracle.start_order]
+    assert [trial.status for trial in tried] == ["COMPLETED"] * trials and len(fitted) == trials
+    assert all(cost(spec).parameters <= 30_000 for spec in built)
+    assert built[1:] == [spec_of(trial.hyperparameters.values) for trial in tried]
+    assert built[1:] == [replace(model.spec, data_format=None) for model in fitted]
+    assert all(0 <= trial.score <= 1 for trial in tried)
 
 
 # `tune`
@@ -277,6 +464,11 @@ def test_our_space_in_a_tuner_of_keras_tuner(tmp_path, built):
 def interrupted(*arguments, **options):
     """In the place of `train`: Ctrl-C."""
     raise KeyboardInterrupt
+
+
+def refused(*arguments, **options):
+    """In the place of `train`: bad input that no check has found."""
+    raise ValueError("no such pictures")
 
 
 @pytest.fixture(scope="module")
@@ -345,11 +537,30 @@ def test_a_folder_of_another_search_is_refused(search, tmp_path, built, monkeypa
     with pytest.raises(ValueError, match="not ours.*--overwrite"):
         tune(trials=2, workdir=folder, **TINY)
     assert not built
-    (folder / "notes.txt").write_text("mine")
+    foreign = {"notes.txt", "trial_7", "trial_of_mine", "final_report"}
+    for name in foreign:
+        (folder / name).mkdir() if "_of_" in name else (folder / name).write_text("mine")
     monkeypatch.setattr("keras_resnet.search.training.train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tune(trials=2, workdir=folder, overwrite=True, **{**TINY, "seed": 1})
-    assert {path.name for path in folder.iterdir()} == {"notes.txt", "search.json", "oracle.json", "trial_0"}
+    assert {path.name for path in folder.iterdir()} == foreign | {"search.json", "oracle.json", "trial_0"}
+
+
+def test_a_folder_without_a_search_keeps_what_is_in_it(tmp_path, monkeypatch):
+    for name in ("trial_5", "final_0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("mine")
+    monkeypatch.setattr("keras_resnet.search.training.train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune(trials=2, workdir=tmp_path, overwrite=True, **TINY)
+    assert len(list(tmp_path.glob("*/notes.txt"))) == 2
+
+
+def test_what_no_candidate_can_be_trained_with_ends_the_search(tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_resnet.search.training.train", refused)
+    with pytest.raises(ValueError, match="^no such pictures$"):
+        tune(trials=2, workdir=tmp_path, **TINY)
+    assert [path.name for path in tmp_path.glob("trial_*")] == ["trial_0"]
 
 
 @pytest.mark.parametrize(
@@ -365,6 +576,8 @@ def test_a_folder_of_another_search_is_refused(search, tmp_path, built, monkeypa
         ({"dataset": "digit"}, "dataset.*digits"),
         ({"validation_split": 2.0}, "validation_split"),
         ({"batch_size": 1_300}, "batch_size"),
+        ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"learning_rate": -1.0}, "learning_rate"),
         ({"precision": "float8"}, "precision"),
         ({"epoch": 1}, "changes.*epochs"),
         ({"space": {"depths": ("Int", {})} | {"dept": ("Int", {})}}, "space.*Nearest.*depth"),
@@ -375,6 +588,18 @@ def test_bad_arguments_are_refused_before_the_first_trial(arguments, message, tm
     with pytest.raises(ValueError, match=message):
         tune(**{"trials": 1, "workdir": tmp_path / "search", **arguments})
     assert not built and not (tmp_path / "search").exists()
+
+
+def test_what_train_would_refuse_on_several_devices_is_refused_first(monkeypatch, built):
+    monkeypatch.setattr("keras_resnet.training.devices.Devices.replicas", 2)
+    with pytest.raises(ValueError, match="mixed_float16"):
+        tune(precision="mixed_float16", **TINY)
+    assert not built
+
+
+def test_a_single_class_is_refused():
+    with pytest.raises(ValueError, match="two classes"):
+        tune(from_arrays((np.zeros((20, 8, 8, 1), "uint8"), np.zeros(20, int)), class_names=["nought"]), **TINY)
 
 
 def test_a_stream_and_a_file_in_the_way_are_refused(tmp_path):

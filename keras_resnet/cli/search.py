@@ -1,5 +1,7 @@
 """The command that searches for a network: tune."""
 
+import json
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -75,7 +77,7 @@ def tune(
             amount("max-params", max_params),
             amount("max-multiply-adds", max_multiply_adds),
             max_latency,
-            keras_resnet.get_recipe(recipe, **recipe_changes(changes)),
+            recipe,
             workdir,
             seed,
             overwrite,
@@ -86,12 +88,14 @@ def tune(
             devices=devices,
             precision=precision,
             progress=lambda text: err.print(Text(text), soft_wrap=True),
+            **recipe_changes(changes),
         )
     if as_json:
         return print_json(result.to_config())
     if result.winner:  # a worker may end before the chief has written anything
         _print(result)
-        _print_command(result.winner, recipe, dataset, workdir)
+        again = {"recipe": recipe, "dataset": dataset, "data-dir": data_dir, "precision": precision, "devices": devices}
+        out.print(f"again: {_command(result, workdir, again)}", highlight=False, soft_wrap=True)
     out.print(f"everything in {workdir}/", highlight=False, soft_wrap=True)
 
 
@@ -130,9 +134,15 @@ def _print(result):
         )
 
 
-def _print_command(winner, recipe, dataset, workdir):
-    """How to train the best network again."""
-    wanted = {name: given for name, given in winner.recipe.items() if name != "epochs"}  # Hyperband's, to choose
-    changes = "".join(f" --set {name}={given:.4g}" for name, given in wanted.items())
-    command = f"keras-resnet train --spec {workdir / WINNER} --recipe {recipe} --dataset {dataset}{changes}"
-    out.print(f"again: {command}", highlight=False, soft_wrap=True)
+def _command(result, workdir, options):
+    """How to train the best network again, as it is trained in the end of the search."""
+    named = keras_resnet.get_recipe(options["recipe"]).to_config()
+    chosen = {name: given for name, given in result.winner.recipe.items() if name != "epochs"}  # Hyperband's, to choose
+    changes = {name: given for name, given in (result.settings["recipe"] | chosen).items() if given != named[name]}
+    options = {"spec": workdir / WINNER, **options, "seed": result.settings["seed"]}
+    words = ["keras-resnet", "train"]
+    for option, given in options.items():
+        words += () if given is None else (f"--{option}", str(given))
+    for name, given in changes.items():
+        words += ("--set", f"{name}={given if isinstance(given, str) else json.dumps(given)}")
+    return shlex.join(words)

@@ -11,9 +11,11 @@ import numpy as np
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.network import build
 from keras_resnet.errors import is_number
-from keras_resnet.search.space import declare, extremes, spec_of
+from keras_resnet.search.space import between, changes_of, declare, extremes, spec_of
 
 WORDS = {"max_params": "parameters", "max_multiply_adds": "multiply-adds", "max_latency": "ms a picture"}
+MEASURED = 8
+"""Networks that are built for their latency, seconds each, to find one that fits."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,14 @@ class Candidates:
     """Values of the one with the fewest parameters, of those at the lower end of the space."""
 
     def __post_init__(self):
-        values = sorted(extremes(self.rows), key=lambda values: self.cost(values).parameters)
-        fitting = next((candidate for candidate in values if self.fits(candidate)), None)
+        values = [values for values in extremes(self.rows) if self.is_network(values)]
+        if not values:
+            raise ValueError("`space` should have values that go together: no network is as the ends of its rows say")
+        values.sort(key=lambda values: self.cost(values).parameters)
+        counted = [candidate for candidate in values if self.fits(candidate, measured=False)]
+        fitting = next(filter(self.fits, counted[:MEASURED]), None)
         if fitting is None:
-            limit, found = self.excess(values[0])
+            limit, found = self.excess((counted or values)[0])
             raise ValueError(
                 f"`{limit}` should be met by a candidate of the space; the smallest has {found:,.6g} {WORDS[limit]}. "
                 f"Received: {limit}={getattr(self.budget, limit)}"
@@ -105,12 +111,41 @@ class Candidates:
         """As `Budget.excess`, for {name: value}."""
         return self.budget.excess(spec_of(values), self.input_shape, self.classes, measured)
 
+    def is_network(self, values):
+        """Whether {name: value} go together."""
+        try:
+            return spec_of(values) is not None
+        except ValueError:
+            return False
+
     def fits(self, values, measured=True):
         """Whether {name: value} is a network, and within the budget."""
-        try:
-            return self.excess(values, measured) is None
-        except ValueError:  # a value that does not go with another one
-            return False
+        return self.is_network(values) and self.excess(values, measured) is None
+
+    def first(self, proposals):
+        """The first of some {name: value} that fits. If none does, or MEASURED were too slow, the smallest with what
+        the last one changes in the recipe."""
+        values, left = self.smallest, MEASURED
+        for values in proposals:
+            if self.fits(values, measured=False):
+                if self.fits(values):
+                    return values
+                left -= 1
+            if not left:
+                break
+        return {**self.smallest, **changes_of(values)}
+
+    def within(self, values):
+        """{name: value} if it fits; else the first that does while its rows go to the smallest's, one after another."""
+        return self.first(self._towards_the_smallest(values))
+
+    def _towards_the_smallest(self, values):
+        yield values
+        for name, row in self.rows.items():
+            steps = () if name in changes_of(values) else between(row, values[name], self.smallest[name])
+            for value in steps:
+                values = {**values, name: value}
+                yield values
 
     def declare(self, hp):
         """Values of a keras_tuner.HyperParameters, to which the space is made known with the smallest as default."""

@@ -3,23 +3,25 @@
 import math
 
 import keras_tuner
-from keras_tuner.errors import FailedTrialError
 
 from keras_resnet.architecture.network import build
 from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
-from keras_resnet.search.budget import WORDS, Budget, Candidates
-from keras_resnet.search.space import SPACE, changes_of, rows_for, spec_of
+from keras_resnet.search.budget import Budget, Candidates
+from keras_resnet.search.space import SPACE, changes_of, rows_for, settle, spec_of
 from keras_resnet.training.building import compile_for
 from keras_resnet.training.devices import jit_compile
-from keras_resnet.training.recipes import changed, get_recipe
+from keras_resnet.training.recipes import changed
 
 
 class ResNetHyperModel(keras_tuner.HyperModel):
     """The space of residual networks and their training, for any tuner of KerasTuner.
 
         tuner = keras_tuner.RandomSearch(ResNetHyperModel((8, 8, 1), 10, max_params=100_000), "val_accuracy", 20)
-        tuner.search(keras_resnet.load_dataset("digits"))
+        tuner.search(keras_resnet.load_dataset("digits", validation_split=0.2))
+
+    A tuner knows nothing of a budget. What it draws above that is made smaller until it fits, before it is built: the
+    width first, then depth after depth, then what follows in the space. The trial says what was built.
 
     Args:
         input_shape: (side, side, channels) of the pictures.
@@ -27,7 +29,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         max_params, max_multiply_adds, max_latency: the budget, see `Budget`.
         recipe: name of a recipe, or a Recipe: how candidates are trained, but for what the space changes.
         space: rows as in SPACE.
-        **changes: fields of the recipe to change, such as `epochs=2`.
+        **changes: fields of the recipe to change, such as `epochs=2`; one that the space has is not searched then.
 
     Raises:
         ValueError: if no candidate fits the budget; for an unknown recipe or row.
@@ -45,24 +47,19 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         **changes,
     ):
         super().__init__("resnet")
+        self.recipe, space = settle(recipe, space, changes)
         budget = Budget(max_params, max_multiply_adds, max_latency)
         self.candidates = Candidates(rows_for(input_shape[0], space), budget, tuple(input_shape), classes)
-        self.recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
 
     def declare_hyperparameters(self, hp):
         """Makes the space known to `hp`; the defaults are the smallest candidate, so that they fit."""
         self.candidates.declare(hp)
 
     def build(self, hp):
-        """A compiled keras.Model; its learning rate is constant until `fit` knows how long it trains.
-
-        Raises:
-            keras_tuner.errors.FailedTrialError: for a candidate over the budget, before it is built.
-        """
-        values = self.candidates.declare(hp)
-        if excess := self.candidates.excess(values):
-            limit, found = excess
-            raise FailedTrialError(f"`{limit}` is exceeded: the candidate has {found:,.6g} {WORDS[limit]}.")
+        """A compiled keras.Model, within the budget; `hp` then has its values. Its learning rate is constant until
+        `fit` knows how long it trains."""
+        values = self.candidates.within(self.candidates.declare(hp))
+        hp.values.update(values)
         model = build(spec_of(values), input_shape=self.candidates.input_shape, classes=self.candidates.classes)
         compile_for(model, changed(self._recipe(hp), schedule="constant", milestones=(), warmup=0.0), 1, jit_compile())
         return model

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import islice
 from pathlib import Path
 
 import keras_tuner
@@ -14,8 +15,8 @@ import numpy as np
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.errors import FatalError
 from keras_tuner.src.distribute.utils import is_chief_oracle
+from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
-from keras_resnet.search.space import changes_of
 from keras_resnet.training.workdir import write_json
 
 OBJECTIVE = "top1_accuracy"
@@ -23,6 +24,21 @@ DRAWS = 2_000
 """Candidates drawn to find one that fits, before the smallest is taken; the Bayesian oracle chooses among as many."""
 BEAT, SILENCE = 10, 60
 """Seconds between a worker's signs of life, and without one after which it is taken for dead."""
+
+
+@contextmanager
+def locked(oracle):
+    """Within the block, no other thread is in the oracle: `keras_tuner.synchronized`, whose lock outlives an error."""
+    name = threading.current_thread().name
+    if THREADS[oracle] == name:
+        yield
+        return
+    with LOCKS[oracle]:
+        THREADS[oracle] = name
+        try:
+            yield
+        finally:
+            THREADS[oracle] = None
 
 
 class WithinBudget:
@@ -48,52 +64,77 @@ class WithinBudget:
         )
         self.max_trials = trials  # Hyperband's constructor does not take it
         self.verbose = 0
-        self.candidates, self._publish, self._heard = candidates, publish, {}
+        self.candidates, self._publish = candidates, publish
+        self._heard, self._workers = {}, {}  # worker -> when; trial -> the worker that has it, or had it last
 
     def _random_values(self):
         """Draws again until a candidate fits; where hardly any does, the smallest with what was drawn of the recipe."""
-        for _ in range(DRAWS):
-            values = super()._random_values()
-            if values is None or self.candidates.fits(values):
-                return values
-        return {**self.candidates.smallest, **changes_of(values)}
+        values = self.candidates.first(islice(iter(super()._random_values, None), DRAWS))
+        return None if self._duplicate(values) else values
 
-    @keras_tuner.synchronized
     def create_trial(self, tuner_id):
         """As KerasTuner's; but a worker waits for the others, should one of their trials have to be done again."""
-        self._heard[tuner_id] = time.monotonic()
-        trial = super().create_trial(tuner_id)
-        if trial.status == "STOPPED" and self.ongoing_trials:
-            self.tuner_ids.add(tuner_id)
-            trial.status = "IDLE"
-        return trial
+        with locked(self):
+            self._heard[tuner_id] = began = time.monotonic()
+            trial = super().create_trial(tuner_id)
+            deaf = time.monotonic() - began
+            self._heard = {name: heard + deaf for name, heard in self._heard.items()}
+            if trial.status == "STOPPED" and self.ongoing_trials:
+                self.tuner_ids.add(tuner_id)
+                trial.status = "IDLE"
+            return trial
 
-    @keras_tuner.synchronized
     def get_trial(self, trial_id):
-        """As KerasTuner's, and a sign of life: workers can ask the chief for nothing simpler."""
-        for tuner_id, trial in self.ongoing_trials.items():
-            if trial.trial_id == trial_id:
+        """As KerasTuner's, and a sign of life: workers can ask the chief for nothing simpler. One that was given up,
+        and whose trial nobody else has, gets it back."""
+        with locked(self):
+            if tuner_id := self._workers.get(trial_id):
                 self._heard[tuner_id] = time.monotonic()
-        return super().get_trial(trial_id)
+                if trial_id in self._retry_queue:
+                    self._retry_queue.remove(trial_id)
+                    self.tuner_ids.add(tuner_id)
+                    self.ongoing_trials[tuner_id] = self.trials[trial_id]
+                    self.save()
+            return super().get_trial(trial_id)
 
-    @keras_tuner.synchronized
     def give_up_the_silent(self, silence=SILENCE):
         """Takes workers that were not heard of for so many seconds for dead; the next to ask gets their trials."""
-        now = time.monotonic()
-        for tuner_id in [name for name in self.tuner_ids if now - self._heard[name] > silence]:
-            self.tuner_ids.discard(tuner_id)
-            if trial := self.ongoing_trials.pop(tuner_id, None):
-                self._retry_queue.append(trial.trial_id)
-                self.save()
+        with locked(self):
+            now = time.monotonic()
+            for tuner_id in [name for name in self.tuner_ids if now - self._heard[name] > silence]:
+                self.tuner_ids.discard(tuner_id)
+                if trial := self.ongoing_trials.pop(tuner_id, None):
+                    self._retry_queue.append(trial.trial_id)
+                    self.save()
 
-    @keras_tuner.synchronized
+    def update_trial(self, trial_id, metrics, step=0):
+        """As KerasTuner's."""
+        with locked(self):
+            return super().update_trial(trial_id, metrics, step)
+
     def end_trial(self, trial):
-        super().end_trial(trial)
+        """As KerasTuner's; where two workers did a trial, since one was given up too early, the first end counts."""
+        with locked(self):
+            if trial.trial_id in self.end_order:
+                return
+            if trial.trial_id in self._retry_queue:
+                self._retry_queue.remove(trial.trial_id)
+            super().end_trial(trial)
         self._publish(self)
 
     def save(self):
         """As KerasTuner's, but whole or not at all: the process may be killed."""
+        self._workers |= {trial.trial_id: tuner_id for tuner_id, trial in self.ongoing_trials.items()}
         write_json(self.get_state(), self._get_oracle_fname())
+
+    def get_state(self):
+        """As KerasTuner's, and who had which trial."""
+        return super().get_state() | {"workers": self._workers}
+
+    def set_state(self, state):
+        """As KerasTuner's."""
+        super().set_state(state)
+        self._workers = state.get("workers", {})
 
     def _save_trial(self, trial):
         write_json(trial.get_state(), Path(self._get_trial_dir(trial.trial_id), "trial.json"))
@@ -123,9 +164,10 @@ class BayesianOracle(WithinBudget, keras_tuner.oracles.BayesianOptimizationOracl
             return self._random_populate_space()
         draws = (super(WithinBudget, self)._random_values() for _ in range(DRAWS))  # KerasTuner's, budget or not
         fitting = [values for values in draws if values and self.candidates.fits(values, measured=False)]
-        ranked = [fitting[place] for place in np.argsort(self._bounds(fitting))] if fitting else []
-        values = next(filter(self.candidates.fits, ranked), None)
-        return {"status": "RUNNING", "values": values} if values else self._random_populate_space()
+        if not fitting:
+            return self._random_populate_space()
+        ranked = (fitting[place] for place in np.argsort(self._bounds(fitting)))
+        return {"status": "RUNNING", "values": self.candidates.first(ranked)}
 
     def _bounds(self, drawn):
         """For each {name: value} the lower confidence bound of its loss, as in KerasTuner's own `populate_space`."""
@@ -181,9 +223,16 @@ class Trials(BaseTuner):
         """Nothing: the oracle saves itself."""
 
     def search(self):
-        """Runs trials until the oracle has no more; as chief, gives them to workers, and on when one dies."""
-        with every(BEAT, self.oracle.give_up_the_silent) if is_chief_oracle() else nullcontext():
-            super().search()
+        """Runs trials until the oracle has no more; as chief, gives them to workers, and on when one dies.
+
+        Raises:
+            ValueError, OSError: where `run_trial` says that no candidate can be trained.
+        """
+        try:
+            with every(BEAT, self.oracle.give_up_the_silent) if is_chief_oracle() else nullcontext():
+                super().search()
+        except FatalError as error:
+            raise error.__cause__ from None
 
     @property
     def is_worker(self):

@@ -1,28 +1,28 @@
 """`tune`: the most accurate network that a budget allows, and how to train it."""
 
+import re
 import shutil
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from keras_resnet.data.datasets import TEST_SHARE, Dataset
-from keras_resnet.data.sources import load_dataset
+from keras_resnet.data.datasets import TEST_SHARE
+from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import unknown
 from keras_resnet.files import replacing
 from keras_resnet.search.budget import Budget, Candidates
 from keras_resnet.search.results import Candidate, SearchResult, as_markdown, draw
-from keras_resnet.search.space import SPACE, changes_of, rows_for, spec_of, write_spec
+from keras_resnet.search.space import SPACE, changes_of, rows_for, settle, spec_of, write_spec
 from keras_resnet.search.training import Training, set_aside
 from keras_resnet.training.checkpoints import OtherRun, check_settings
 from keras_resnet.training.devices import Devices
-from keras_resnet.training.recipes import changed, get_recipe
 from keras_resnet.training.workdir import REPORT, read_json, write_json
 
 SETTINGS, ORACLE = "search.json", "oracle.json"
 RESULT, TABLE, PICTURE, WINNER = "results.json", "results.md", "results.png", "winner.json"
 FILES = (SETTINGS, ORACLE, RESULT, TABLE, PICTURE, WINNER)
-TRIAL, FINAL = "trial_", "final_"
+FOLDERS = re.compile(r"(trial|final)_\d+")
 
 
 def tune(
@@ -76,14 +76,14 @@ def tune(
         space: rows as in SPACE.
         checkpoint_every, deterministic, devices, precision, xla: as for `train`; devices of one machine.
         progress: function that is told in words which candidate comes next.
-        **changes: fields of the recipe to change, such as `epochs=2`.
+        **changes: fields of the recipe to change, such as `epochs=2`; one that the space has is not searched then.
 
     Returns:
         A SearchResult. A worker's is what the chief has written so far, if they share `workdir`.
 
     Raises:
-        ValueError: for an unknown name, a budget that no candidate meets, and another search in `workdir`; before the
-            first trial.
+        ValueError: for an unknown name, a single class, a budget that no candidate meets, and another search in
+            `workdir`; before the first trial.
         OSError: as `train`. RuntimeError: if no candidate could be trained.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when a checkpoint is written; the same call then goes on.
     """
@@ -93,15 +93,11 @@ def tune(
         raise unknown("tuner", tuner, ORACLES)
     if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
         raise ValueError(f"`trials` should be an integer, 1 or more. Received: trials={trials!r}")
-    available = Devices(devices)  # first, as in `train`: what reads pictures starts TensorFlow's devices
-    recipe = _recipe(recipe, space, changes)
-    dataset = _load(dataset)
     options = {"checkpoint_every": checkpoint_every, "deterministic": deterministic, "devices": devices, "xla": xla}
-    options["precision"] = precision
-    training = Training(dataset, set_aside(dataset, validation_split), recipe, seed, options, progress)
-    training.check(available)
+    recipe, space = settle(recipe, space, changes)
+    training = _training(dataset, validation_split, recipe, seed, options | {"precision": precision}, progress)
     shape, budget = training.input_shape, Budget(max_params, max_multiply_adds, max_latency)
-    candidates = Candidates(rows_for(shape[0], space), budget, shape, len(dataset.class_names))
+    candidates = Candidates(rows_for(shape[0], space), budget, shape, len(training.dataset.class_names))
     with _folder(workdir) as folder:
         search = _Search(folder, _settings(tuner, training, candidates), candidates)
         oracle_class, arguments = ORACLES[tuner]
@@ -116,15 +112,13 @@ def tune(
         return search.finish(oracle, training if final else None)
 
 
-def _recipe(recipe, space, changes):
-    """The recipe of the search. Its own drop path would go before that of a candidate."""
-    recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
-    return replace(recipe, drop_path=0.0) if "drop_path" in space else recipe
-
-
-def _load(dataset):
-    dataset = dataset() if callable(dataset) else dataset
-    return dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
+def _training(dataset, validation_split, recipe, seed, options, progress):
+    """The Training, checked."""
+    devices = Devices(options["devices"])  # first, as in `train`: what reads pictures starts TensorFlow's devices
+    dataset = as_dataset(dataset)
+    training = Training(dataset, set_aside(dataset, validation_split), recipe, seed, options, progress)
+    training.check(devices)
+    return training
 
 
 def _settings(tuner, training, candidates):
@@ -185,11 +179,14 @@ class _Search:
             oracle.reload()
 
     def _clear(self):
-        """Removes the search; what else is in the folder stays."""
+        """Removes the search, if there is one; what else is in the folder stays."""
+        if not any((self.workdir / name).exists() for name in (SETTINGS, ORACLE)):
+            return
+        for folder in self.workdir.iterdir():
+            if FOLDERS.fullmatch(folder.name) and folder.is_dir():
+                shutil.rmtree(folder)
         for name in FILES:
             (self.workdir / name).unlink(missing_ok=True)
-        for folder in (*self.workdir.glob(f"{TRIAL}*"), *self.workdir.glob(f"{FINAL}*")):
-            shutil.rmtree(folder)
 
     def publish(self, oracle):
         """The SearchResult as far as it is known; with an accuracy in it, everything that people read is written."""
@@ -227,7 +224,7 @@ class _Search:
         return SearchResult.from_config(read_json(path)) if path.exists() else SearchResult(self.settings, ())
 
     def _final(self, winner):
-        return self.workdir / f"{FINAL}{winner.trial}"
+        return self.workdir / f"final_{winner.trial}"
 
     def _candidate(self, trial):
         """KerasTuner's Trial as a Candidate."""

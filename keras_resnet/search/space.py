@@ -1,19 +1,19 @@
 """SPACE: what is searched, one row a field of the network or of its recipe; values of these rows -> ResNetSpec."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import product
 
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import STEMS
-from keras_resnet.errors import unknown
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.errors import is_number, unknown
+from keras_resnet.training.recipes import Recipe, changed, get_recipe
 from keras_resnet.training.workdir import read_json, write_json
 
 SPACE = {
-    # name -> (method of keras_tuner.HyperParameters, its arguments). Of numbers, a larger one never costs less.
-    "depth": ("Int", {"min_value": 1, "max_value": 4}),  # blocks, drawn for each stage
+    # name -> (method of keras_tuner.HyperParameters, its arguments). What is made to fit shrinks row after row.
     "width": ("Choice", {"values": [8, 12, 16, 24, 32, 48, 64]}),  # of stem and first stage; doubles with each stage
+    "depth": ("Int", {"min_value": 1, "max_value": 4}),  # blocks, drawn for each stage
     "block": ("Choice", {"values": ["basic", "bottleneck"]}),
     "shortcut": ("Choice", {"values": ["A", "B", "C", "pooled"]}),
     "stem": ("Choice", {"values": ["cifar", "imagenet", "deep"]}),
@@ -21,20 +21,42 @@ SPACE = {
     "learning_rate": ("Float", {"min_value": 0.02, "max_value": 0.5, "sampling": "log"}),
     "weight_decay": ("Float", {"min_value": 1e-5, "max_value": 5e-3, "sampling": "log"}),
 }
-LEAST = {
-    # method -> the values of a row among which its cheapest one is; what names cost, only a count tells
-    "Int": lambda row: [row["min_value"]],
-    "Float": lambda row: [row["min_value"]],
+ENDS = {
+    # method -> the values of a row among which its cheapest one is
+    "Int": lambda row: [row["min_value"], row["max_value"]],
+    "Float": lambda row: [row["min_value"], row["max_value"]],
     "Boolean": lambda row: [False, True],
     "Fixed": lambda row: [row["value"]],
-    "Choice": lambda row: row["values"] if isinstance(row["values"][0], str) else [min(row["values"])],
+    "Choice": lambda row: row["values"],
 }
 SMALL = 64
 """Side in pixels up to which pictures are seen at full resolution by the "cifar" stem, and in three stages."""
 
 _SPEC = {field.name for field in fields(ResNetSpec)}
 _RECIPE = {field.name for field in fields(Recipe)} - _SPEC - {"epochs", "iterations"}
+_EITHER_WAY = _SPEC - {field.name for field in fields(Recipe)}
+"""What may cost more or less with a larger value. Depth and width cost more; what a recipe has too costs nothing."""
 _STAGED = "depth_"
+
+
+def settle(recipe, space, changes):
+    """What a search trains by, and what it searches: a field that `changes` names is not searched.
+
+    Args:
+        recipe: name of a recipe, or a Recipe.
+        space: rows as in SPACE.
+        changes: {field of the recipe: value}.
+
+    Returns:
+        (Recipe, rows). Drop path is the network's, and 0 in the recipe, where it would go before that of a candidate.
+
+    Raises:
+        ValueError: for an unknown recipe or field, and a value that makes no sense.
+    """
+    recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
+    named = [name for name in (*space, "drop_path") if name in changes or name not in space]
+    fixed = {name: ("Fixed", {"value": getattr(recipe, name)}) for name in named}
+    return replace(recipe, drop_path=0.0), {**space, **fixed}
 
 
 def rows_for(side, space=SPACE):
@@ -48,17 +70,16 @@ def rows_for(side, space=SPACE):
     Raises:
         ValueError: for a row that is none.
     """
-    stages = 3 if side <= SMALL else 4
-    rows = {}
+    stages, rows = 3 if side <= SMALL else 4, {}
+    depths = [f"{_STAGED}{stage}" for stage in range(stages, 0, -1)]  # the last one costs most, and shrinks first
     for name, (method, arguments) in space.items():
-        if method not in LEAST:
-            raise unknown("space", method, LEAST)
+        if method not in ENDS:
+            raise unknown("space", method, ENDS)
         if name not in {"depth", "width"} | _SPEC | _RECIPE:
             raise unknown("space", name, ["depth", "width", *sorted(_SPEC | _RECIPE)], "fields of ResNetSpec or Recipe")
         if name == "stem" and method == "Choice":
             arguments = arguments | {"values": [stem for stem in arguments["values"] if _is_for(stem, side)]}
-        names = [f"{_STAGED}{stage}" for stage in range(1, stages + 1)] if name == "depth" else [name]
-        rows |= dict.fromkeys(names, (method, arguments))
+        rows |= dict.fromkeys(depths if name == "depth" else [name], (method, arguments))
     return rows
 
 
@@ -80,8 +101,20 @@ def declare(rows, hp, defaults):
 
 def extremes(rows):
     """Values of the candidates among which the smallest of the space is, by whatever measure."""
-    options = [LEAST[method](arguments) for method, arguments in rows.values()]
+    ends = {name: ENDS[method](arguments) for name, (method, arguments) in rows.items()}
+    options = [values if name in _EITHER_WAY else [min(values)] for name, values in ends.items()]
     return [dict(zip(rows, values, strict=True)) for values in product(*options)]
+
+
+def between(row, first, last):
+    """The values of a row from one to another, without the first: all numbers, of anything else the last one."""
+    method, arguments = row
+    if method == "Int":
+        values = range(arguments["min_value"], arguments["max_value"] + 1, arguments.get("step") or 1)
+    else:
+        values = arguments["values"] if method == "Choice" and is_number(last) else [last]
+    found = {value for value in values if value != first and min(first, last) <= value <= max(first, last)}
+    return sorted(found, reverse=first > last)
 
 
 def spec_of(values):
@@ -126,4 +159,8 @@ def read_spec(path):
     for name in config:
         if name not in known:
             raise unknown("spec", name, known, f"fields of a ResNetSpec, in {path}")
+    if missing := [name for name in known if name not in config]:
+        raise ValueError(
+            f"Expected a ResNetSpec as JSON: a value for each of its fields. Received: {path} without {missing}"
+        )
     return ResNetSpec(**config)

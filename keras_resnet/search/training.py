@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import keras
 
 from keras_resnet.data.datasets import Dataset, Split
-from keras_resnet.errors import unknown
 from keras_resnet.search.results import in_words
 from keras_resnet.search.space import changes_of, spec_of
-from keras_resnet.training.building import PRECISIONS
+from keras_resnet.training.building import check_precision
 from keras_resnet.training.callbacks import Interrupted
+from keras_resnet.training.fit import check
 from keras_resnet.training.fit import train
 from keras_resnet.training.recipes import Recipe, changed
 from keras_resnet.training.workdir import REPORT
@@ -48,11 +48,12 @@ class Training:
 
     def check(self, devices):
         """Raises ValueError for what `train` would refuse, before there is a candidate."""
-        precision = self.options["precision"]
-        if precision not in (None, *PRECISIONS):
-            raise unknown("precision", precision, PRECISIONS)
+        precision, names = self.options["precision"], self.dataset.class_names
+        if len(names) < 2:
+            raise ValueError(f"`dataset` should have two classes at least. Received: {list(names)}")
+        check_precision(precision)
         self.recipe.steps(len(self.halves.train))
-        devices.check_batch(self.recipe.batch_size)
+        check(self.recipe, devices, precision, 1, self.options["checkpoint_every"], "last")
         if devices.machines > 1:
             raise ValueError(
                 "A search shares its candidates by KERASTUNER_ORACLE_IP, and trains each on one machine. "

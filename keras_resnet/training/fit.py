@@ -97,7 +97,7 @@ def train(
     if len(dataset.class_names) < 2:
         raise ValueError(f"`dataset` should have two classes at least. Received: {list(dataset.class_names)}")
     steps_per_epoch, steps = recipe.steps(len(dataset.train))
-    _check(recipe, devices, precision, validation_freq, checkpoint_every, keep)
+    check(recipe, devices, precision, validation_freq, checkpoint_every, keep)
     if isinstance(model, keras.Model) and devices.replicas > 1:
         raise ValueError(
             "`model` should be a name, a ResNetSpec, or a function that gives a Keras model, on several devices: one "
@@ -153,7 +153,7 @@ def _as_tested(dataset, recipe):
     return replace(dataset, preprocessing=replace(dataset.preprocessing, **changes))
 
 
-def _check(recipe, devices, precision, validation_freq, checkpoint_every, keep):
+def check(recipe, devices, precision, validation_freq, checkpoint_every, keep):
     """Raises ValueError for what does not go together."""
     if keep not in KEEP:
         raise unknown("keep", keep, KEEP)
