@@ -12,8 +12,7 @@ from keras_resnet.search.results import in_words
 from keras_resnet.search.space import changes_of, spec_of
 from keras_resnet.training.building import check_precision
 from keras_resnet.training.callbacks import Interrupted
-from keras_resnet.training.fit import check
-from keras_resnet.training.fit import train
+from keras_resnet.training.fit import check, train
 from keras_resnet.training.recipes import Recipe, changed
 from keras_resnet.training.workdir import REPORT
 

@@ -267,6 +267,7 @@ RECIPES = {
         nesterov=True,
         decay_all=False,
         layer_decay=0.5,
+        clip_norm=1.0,  # a new classifier may begin far off
         label_smoothing=0.1,
         crop="random_resized",
         scale=(0.35, 1.0),
