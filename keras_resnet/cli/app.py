@@ -19,7 +19,7 @@ from keras_resnet.training.building import PRECISIONS, check_precision, in_preci
 from keras_resnet.training.recipes import Recipe
 
 app = typer.Typer(
-    help="Residual networks in Keras: build, load anybody's weights, train, test as the paper does, look at pictures.",
+    help="Residual networks in Keras: build, load anybody's weights, train, test, fine-tune, search, look at pictures.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
