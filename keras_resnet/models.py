@@ -146,16 +146,19 @@ def clone(model, input_shape=None):
     Raises:
         ValueError: for another kind of model.
     """
-    tensors = None
-    if input_shape is not None:
-        name = model.layers[0].name
-        tensors = keras.tree.map_structure(lambda _: keras.Input(input_shape, name=name), model.input)
-    copy = keras.models.clone_model(model, tensors, _without_weights)
+    copy = keras.models.clone_model(model, inputs_like(model, input_shape), _without_weights)
     copy.set_weights(model.get_weights())
     for layer in model.layers:
         if hasattr(layer, "kernel_initializer"):
             copy.get_layer(layer.name).kernel_initializer = layer.kernel_initializer
     return made_from(copy, model)
+
+
+def inputs_like(model, input_shape=None):
+    """A keras.Input with the name and the dtype of a model's, nested as there; Keras's own clones have another name."""
+    name, (given,) = model.layers[0].name, model.inputs
+    shape = given.shape[1:] if input_shape is None else input_shape
+    return keras.tree.map_structure(lambda _: keras.Input(shape, dtype=given.dtype, name=name), model.input)
 
 
 def _without_weights(layer):

@@ -11,6 +11,7 @@ from conftest import pictures, randomise
 
 import keras_resnet
 from keras_resnet import create, list_models, list_weights, load_model, preprocessing
+from keras_resnet.models import clone
 
 PAIRS = ["ResNet50", "ResNet101", "ResNet152", "ResNet50V2", "ResNet101V2", "ResNet152V2"]
 
@@ -192,3 +193,13 @@ def test_a_bad_keras_file_is_one_clear_error(content, tmp_path):
 def test_info_is_json():
     model = create("resnet20", depths=(1, 1, 1))
     assert json.loads(json.dumps(model.get_config()["resnet"]))["spec"]["depths"] == [1, 1, 1]
+
+
+def test_a_clone_is_the_same_network_with_weights_of_its_own():
+    model = randomise(create("seresnet50", depths=(1, 1, 1, 1), input_shape=(64, 64, 3), classes=3), 0)
+    model.info = {"class_names": ["a", "b", "c"]}
+    copy, picture = clone(model), np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
+    np.testing.assert_array_equal(copy(picture), model(picture))
+    assert copy.get_config() == model.get_config()
+    copy.set_weights([0 * array for array in copy.get_weights()])
+    assert np.any(model.get_weights()[0]) and clone(model, (None, None, 3)).input_shape == (None, None, None, 3)
