@@ -29,7 +29,6 @@ CHOSEN = " or ".join(
         "scikit_learns",
         "own_size",
         "classifier_on_top",
-        "channels_first_is",
         "names_its",
     )
 )

@@ -95,6 +95,7 @@ def test_a_whole_run_on_two_machines_is_that_on_two_devices(start, tmp_path):
     assert again["accuracy"] == devices["accuracy"], "what machines saved, devices go on with"
 
 
+@pytest.mark.slow
 def test_what_two_devices_measure_is_what_the_saved_network_has(start):
     trained = start("train", devices=2, batch_size=128, test_pictures=257)()
     loss, accuracy = trained["tested"]

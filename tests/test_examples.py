@@ -49,6 +49,7 @@ def test_an_example_runs(name, arguments, says, photos, monkeypatch, capsys, tmp
     assert says in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "says"), [("multi_gpu.py", "agree on one network"), ("multi_machine.py", "machine 1: ")]
 )

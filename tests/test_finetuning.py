@@ -183,6 +183,7 @@ print(evaluate(result.model, "digits").top1_error, 100 - 100 * result.phases[res
 """
 
 
+@pytest.mark.slow
 def test_on_several_devices(tmp_path):
     """In a process of its own: TensorFlow starts its devices once. What comes out is a network like any other."""
     body().save(tmp_path / "body.keras")
