@@ -25,6 +25,13 @@ def replacing(path):
         temporary.unlink(missing_ok=True)
 
 
+def sweep(folder, *patterns):
+    """Removes what `replacing` left in a folder when its process was killed, of files whose names match a pattern."""
+    for pattern in patterns:
+        for left in folder.glob(f".????????.{pattern}"):
+            left.unlink()
+
+
 def check_target(path):
     """The Path at which `replacing` would put a file.
 

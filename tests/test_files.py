@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from keras_resnet.files import replacing
+from keras_resnet.files import replacing, sweep
 
 
 def test_replacing_renames_when_the_block_ends_and_not_before(tmp_path):
@@ -33,6 +33,19 @@ def test_replacing_follows_links(tmp_path):
     with replacing(link) as temporary:
         temporary.write_text("new")
     assert link.is_symlink() and target.read_text() == "new"
+
+
+def test_sweep_removes_what_a_killed_process_leaves_and_nothing_else(tmp_path):
+    kept = tmp_path / "a.txt", tmp_path / ".b.txt", tmp_path / ".0123abcd.c.txt"
+    for path in kept:
+        path.touch()
+    for name in ("a.txt", "best_1.txt"):
+        with replacing(tmp_path / name) as temporary:
+            temporary.touch()
+            left = temporary
+        left.touch()
+    sweep(tmp_path, "a.txt", "best_*.txt")
+    assert {*tmp_path.iterdir()} == {*kept, tmp_path / "best_1.txt"}
 
 
 def test_replacing_says_what_is_wrong_with_the_folder(tmp_path, monkeypatch):

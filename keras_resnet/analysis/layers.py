@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_resnet.architecture.network import height, stage_count
 from keras_resnet.errors import unknown
 
 
@@ -79,15 +80,10 @@ def endpoints_of(model):
     They are found by the names of keras.applications, so in its networks too. A layer comes after all that it depends
     on, and the end of a stage depends on all of its stage.
     """
-    found = {}
+    stages, found = stage_count(model), {}
     for layer in model.layers:
-        prefix = layer.name.split("_")[0]
-        if prefix in ("conv1", "pool1"):
-            found["stem"] = layer
-        elif prefix.startswith("conv") and prefix[4:].isdigit() and "_block" in layer.name:
-            found[f"stage{int(prefix[4:]) - 1}"] = layer
-        elif prefix == "post" and found:  # the last norm and ReLU of a pre-activation net belong to its last stage
-            found[next(reversed(found))] = layer
+        if (number := height(layer.name, stages)) <= stages:
+            found[f"stage{number}" if number else "stem"] = layer
     return found
 
 

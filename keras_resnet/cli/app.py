@@ -6,6 +6,7 @@ import sys
 import warnings
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 Weights = Annotated[str | None, typer.Option(help="A tag (see `keras-resnet models`) or the path of a weights file.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where tensorflow-datasets keeps its data.")]
 Download = Annotated[bool, typer.Option(help="Whether a missing data set may be downloaded.")]
+ValidationSplit = Annotated[
+    str | None,
+    typer.Option(help="Judge by this share or number of the training pictures; the test set stays untouched."),
+]
 SkipBad = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read.")]
 Precision = Annotated[str | None, typer.Option(help=f"{', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}.")]
 Changes = Annotated[
@@ -57,6 +62,12 @@ def network(name, weights, default_weights=None, precision=None):
         return keras_resnet.load_model(name)
     with in_precision(precision):
         return keras_resnet.create(name, weights=weights or default_weights)
+
+
+def source(dataset, data_dir, download, skip_bad=False, validation_split=None):
+    """A function that loads a data set, to be called when TensorFlow's devices are set up."""
+    judged_by = value(validation_split) if validation_split else None
+    return partial(keras_resnet.load_dataset, dataset, data_dir, download, judged_by, skip_bad)
 
 
 def numbers(option, text, count=None):

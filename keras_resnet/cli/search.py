@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,12 +21,14 @@ from keras_resnet.cli.app import (
     Overwrite,
     Precision,
     Seed,
+    ValidationSplit,
     app,
     err,
     last_words,
     out,
     print_json,
     recipe_changes,
+    source,
     value,
 )
 from keras_resnet.search.results import in_words
@@ -51,9 +52,7 @@ def tune(
     ] = None,
     data_dir: DataDir = None,
     download: Download = True,
-    validation_split: Annotated[
-        str, typer.Option(help="Share or number of the training pictures that judge the candidates.")
-    ] = "0.2",
+    validation_split: ValidationSplit = "0.2",
     final: Annotated[bool, typer.Option(help="Train the best one on all training pictures, and test it.")] = True,
     devices: Devices = None,
     precision: Precision = None,
@@ -71,7 +70,7 @@ def tune(
     workdir = workdir or Path("runs") / f"tune_{Path(dataset).name}"
     with last_words():
         result = keras_resnet.tune(
-            partial(keras_resnet.load_dataset, dataset, data_dir=data_dir, download=download),
+            source(dataset, data_dir, download),
             tuner,
             trials,
             amount("max-params", max_params),
@@ -137,8 +136,8 @@ def _print(result):
 def _command(result, workdir, options):
     """How to train the best network again, as it is trained in the end of the search."""
     named = keras_resnet.get_recipe(options["recipe"]).to_config()
-    chosen = {name: given for name, given in result.winner.recipe.items() if name != "epochs"}  # Hyperband's, to choose
-    changes = {name: given for name, given in (result.settings["recipe"] | chosen).items() if given != named[name]}
+    trained = result.settings["recipe"] | result.winner.final_recipe
+    changes = {name: given for name, given in trained.items() if given != named[name]}
     options = {"spec": workdir / WINNER, **options, "seed": result.settings["seed"]}
     words = ["keras-resnet", "train"]
     for option, given in options.items():

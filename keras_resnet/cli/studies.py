@@ -30,9 +30,10 @@ from keras_resnet.cli.app import (
     out,
     print_json,
     recipe_changes,
+    source,
 )
 from keras_resnet.cli.testing import AllWeights, Labels, Mode, Models, Part, TestSet, networks
-from keras_resnet.data.sources import load_dataset, load_test
+from keras_resnet.data.sources import load_test
 from keras_resnet.evaluation import labelled_inputs, spread
 from keras_resnet.models import tell
 from keras_resnet.studies.degradation import degradation as run_degradation
@@ -68,12 +69,12 @@ def degradation(
     Repeat the command to go on with an interrupted study.
     """
     workdir = workdir or Path("runs") / f"degradation_{size}"
-    source = SIZES[size].dataset if dataset is None and size in SIZES else dataset
+    name = SIZES[size].dataset if dataset is None and size in SIZES else dataset
     with last_words():
         result = run_degradation(
             workdir,
             size,
-            source and partial(load_dataset, source, data_dir=data_dir, download=download),
+            name and source(name, data_dir, download),
             numbers("depths", depths),
             recipe,
             numbers("pictures", pictures, count=2),

@@ -4,7 +4,6 @@ import json
 import shlex
 import sys
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +26,7 @@ from keras_resnet.cli.app import (
     Resume,
     Seed,
     SkipBad,
+    ValidationSplit,
     app,
     err,
     last_words,
@@ -34,7 +34,7 @@ from keras_resnet.cli.app import (
     print_json,
     recipe_changes,
     separated,
-    value,
+    source,
 )
 from keras_resnet.files import replacing
 from keras_resnet.search.space import read_spec
@@ -58,10 +58,7 @@ def train(
     changes: Changes = None,
     data_dir: DataDir = None,
     download: Download = True,
-    validation_split: Annotated[
-        str | None,
-        typer.Option(help="Test on this share or number of the training pictures; the test set stays untouched."),
-    ] = None,
+    validation_split: ValidationSplit = None,
     skip_bad: SkipBad = False,
     devices: Devices = None,
     sync_batch_norm: Annotated[bool, typer.Option(help="Batch norm over all devices' pictures.")] = False,
@@ -83,13 +80,10 @@ def train(
         raise ValueError(f"`--model` and `--spec` should not be given both. Received: --model {model} --spec {spec}")
     row = keras_resnet.get_recipe(recipe, **recipe_changes(changes))
     workdir = workdir or Path("runs") / recipe
-    options = {"data_dir": data_dir, "download": download, "skip_bad": skip_bad}
-    if validation_split:
-        options["validation_split"] = value(validation_split)
     with last_words():
         report = keras_resnet.train(
             read_spec(spec) if spec else model or "resnet20",
-            partial(keras_resnet.load_dataset, dataset, **options),
+            source(dataset, data_dir, download, skip_bad, validation_split),
             row,
             workdir,
             seed,

@@ -1,6 +1,5 @@
 """Commands that use a trained network for something else: features, probe, nearest, finetune."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +23,7 @@ from keras_resnet.cli.app import (
     Resume,
     Seed,
     SkipBad,
+    ValidationSplit,
     Weights,
     app,
     err,
@@ -32,7 +32,7 @@ from keras_resnet.cli.app import (
     out,
     print_json,
     recipe_changes,
-    value,
+    source,
 )
 from keras_resnet.cli.testing import Mode
 from keras_resnet.data.pictures import listed
@@ -188,10 +188,7 @@ def finetune(
     mode: Mode = None,
     data_dir: DataDir = None,
     download: Download = True,
-    validation_split: Annotated[
-        str | None,
-        typer.Option(help="Choose the epoch by this share or number of the training pictures, not by the test set."),
-    ] = None,
+    validation_split: ValidationSplit = None,
     skip_bad: SkipBad = False,
     devices: Devices = None,
     precision: Precision = None,
@@ -202,13 +199,10 @@ def finetune(
     overwrite: Overwrite = False,
 ):
     """Teach a trained network classes of one's own: a new classifier first, then the upper stages, from the top."""
-    options = {"data_dir": data_dir, "download": download, "skip_bad": skip_bad}
-    if validation_split:
-        options["validation_split"] = value(validation_split)
     with last_words():
         result = keras_resnet.finetune(
             model,
-            partial(keras_resnet.load_dataset, dataset, **options),
+            source(dataset, data_dir, download, skip_bad, validation_split),
             workdir,
             weights=_wanted(model, weights),
             stages=stages,

@@ -1,7 +1,5 @@
 """Our space as a HyperModel of KerasTuner, which is imported here: this module is itself imported where it is used."""
 
-import math
-
 import keras_tuner
 
 from keras_resnet.architecture.network import build
@@ -82,7 +80,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         recipe = self._recipe(hp)
         per_epoch, steps = recipe.steps(len(data.train))
         compile_for(model, recipe, steps, jit_compile())
-        given = {"verbose": 0, **arguments, "epochs": math.ceil(steps / per_epoch), "initial_epoch": 0}
+        given = {"verbose": 0, **arguments, "epochs": recipe.begun_epochs(len(data.train)), "initial_epoch": 0}
         return model.fit(
             training_batches(data, recipe, given["epochs"] * per_epoch, seed),
             validation_data=evaluation_batches(data.test, data, recipe.batch_size),

@@ -28,6 +28,11 @@ class Candidate:
     message: str | None = None
     """Why it failed."""
 
+    @property
+    def final_recipe(self):
+        """What is changed in it when this one is trained in the end: not the epochs, by which Hyperband chooses."""
+        return {name: value for name, value in self.recipe.items() if name != "epochs"}
+
     def to_config(self):
         """All of it as JSON values."""
         return vars(self) | {"spec": self.spec.to_config()}

@@ -15,9 +15,9 @@ from keras_resnet.search.budget import Budget, Candidates
 from keras_resnet.search.results import Candidate, SearchResult, as_markdown, draw
 from keras_resnet.search.space import SPACE, changes_of, rows_for, settle, spec_of, write_spec
 from keras_resnet.search.training import Training, set_aside
-from keras_resnet.training.checkpoints import OtherRun, check_settings
+from keras_resnet.training.checkpoints import OTHERWISE, check_settings
 from keras_resnet.training.devices import Devices
-from keras_resnet.training.workdir import REPORT, read_json, write_json
+from keras_resnet.training.workdir import REPORT, read_json, writable, write_json
 
 SETTINGS, ORACLE = "search.json", "oracle.json"
 RESULT, TABLE, PICTURE, WINNER = "results.json", "results.md", "results.png", "winner.json"
@@ -138,11 +138,8 @@ def _folder(workdir):
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
         return
-    try:
-        Path(workdir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"`workdir` should be a folder that can be written ({reason}). Received: {workdir}") from error
+    with writable(workdir):
+        pass
     yield Path(workdir)
 
 
@@ -157,13 +154,11 @@ class _Search:
     def check(self):
         """Raises ValueError if the folder holds another search."""
         path, oracle = self.workdir / SETTINGS, self.workdir / ORACLE
-        otherwise = "Take another folder, or replace it by --overwrite (overwrite=True)."
+        otherwise = OTHERWISE.format("folder")
         if oracle.exists() and not path.exists():
             raise ValueError(f"`workdir` holds a search of KerasTuner that is not ours. {otherwise} Received: {oracle}")
-        try:
-            check_settings(read_json(path) if path.exists() else self.settings, self.settings, path)
-        except OtherRun as error:
-            raise ValueError(f"{error}. {otherwise}") from None
+        if path.exists():
+            check_settings(read_json(path), self.settings, path, otherwise)
 
     def begin(self, oracle, overwrite):
         """Goes on with the search that the folder holds, or begins one.

@@ -1,7 +1,5 @@
 """How candidates are trained and judged, and the best one in the end."""
 
-import gc
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -11,7 +9,7 @@ from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.search.results import in_words
 from keras_resnet.search.space import changes_of, spec_of
 from keras_resnet.training.building import check_precision
-from keras_resnet.training.callbacks import Interrupted
+from keras_resnet.training.callbacks import one_of_several
 from keras_resnet.training.fit import check, train
 from keras_resnet.training.recipes import Recipe, changed
 from keras_resnet.training.workdir import REPORT
@@ -43,16 +41,13 @@ class Training:
     @property
     def epochs(self):
         """Of a candidate's training."""
-        return _epochs(self.recipe, self.halves)
+        return self.recipe.begun_epochs(len(self.halves.train))
 
     def check(self, devices):
         """Raises ValueError for what `train` would refuse, before there is a candidate."""
-        precision, names = self.options["precision"], self.dataset.class_names
-        if len(names) < 2:
-            raise ValueError(f"`dataset` should have two classes at least. Received: {list(names)}")
+        precision = self.options["precision"]
         check_precision(precision)
-        self.recipe.steps(len(self.halves.train))
-        check(self.recipe, devices, precision, 1, self.options["checkpoint_every"], "last")
+        check(self.halves, self.recipe, devices, precision, 1, self.options["checkpoint_every"], "last")
         if devices.machines > 1:
             raise ValueError(
                 "A search shares its candidates by KERASTUNER_ORACLE_IP, and trains each on one machine. "
@@ -84,26 +79,14 @@ class Training:
         if (folder / REPORT).exists():
             return
         self.progress(f"{folder.name}: {in_words(winner.spec)}, on all {len(self.dataset.train):,} training pictures")
-        recipe = {name: value for name, value in winner.recipe.items() if name != "epochs"}  # Hyperband's, to choose
-        self._train(self.dataset, winner.spec, recipe, folder)
+        self._train(self.dataset, winner.spec, winner.final_recipe, folder)
 
     def _train(self, dataset, spec, changes, folder):
         recipe = changed(self.recipe, **changes)
-        every = 1 if recipe.schedule == "plateau" else _epochs(recipe, dataset)  # one look, in the end
-        try:
-            return train(
-                spec, dataset, recipe, folder, self.seed, resume=True, validation_freq=every, **self.options
-            ).report
-        except Interrupted:
-            raise Interrupted(f"Stopped in {folder.name}. To go on, repeat the command without --overwrite.") from None
-        finally:
-            gc.collect()  # as after the networks of a study
-
-
-def _epochs(recipe, dataset):
-    """Of a training; one that `iterations` cuts short counts."""
-    per_epoch, steps = recipe.steps(len(dataset.train))
-    return math.ceil(steps / per_epoch)
+        last = recipe.begun_epochs(len(dataset.train))
+        options = {**self.options, "resume": True, "validation_freq": 1 if recipe.schedule == "plateau" else last}
+        with one_of_several(folder.name):
+            return train(spec, dataset, recipe, folder, self.seed, **options).report
 
 
 def set_aside(dataset, validation_split):

@@ -1,6 +1,5 @@
 """The paper's central experiment: with depth plain networks degrade, residual ones improve (He et al. 2015, fig. 6)."""
 
-import gc
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +13,12 @@ from keras_resnet.errors import unknown
 from keras_resnet.files import replacing
 from keras_resnet.studies.results import FAMILIES, Degradation, as_markdown, read_cell, read_history
 from keras_resnet.studies.sizes import SIZES, subset
-from keras_resnet.training.building import PRECISIONS
-from keras_resnet.training.callbacks import Interrupted
-from keras_resnet.training.checkpoints import OtherRun, check_settings
+from keras_resnet.training.building import check_precision
+from keras_resnet.training.callbacks import one_of_several
+from keras_resnet.training.checkpoints import OTHERWISE, check_settings
 from keras_resnet.training.curves import draw_panels
 from keras_resnet.training.devices import Devices
-from keras_resnet.training.fit import train
+from keras_resnet.training.fit import check, train
 from keras_resnet.training.recipes import changed, get_recipe
 from keras_resnet.training.workdir import HISTORY, REPORT, SETTINGS, prepare, read_json, write_json
 from keras_resnet.variants import list_models
@@ -79,17 +78,19 @@ def degradation(
     recipes = {network: _recipe(row, network, recipe, changes) for network in _networks(depths or row.depths)}
     available = Devices(devices)  # first, as in `train`: what reads pictures starts TensorFlow's devices
     dataset = _load(dataset or row.dataset, pictures or row.pictures)
-    _check(recipes.values(), dataset, precision, available)
+    _check(recipes.values(), dataset, precision, available, checkpoint_every)
     settings = _settings(dataset, seed, precision or keras.config.dtype_policy().name)
     study = _Study(Path(workdir), recipes, settings)
     if overwrite:
         study.clear()
     study.check()
     options = {"checkpoint_every": checkpoint_every, "deterministic": deterministic, "devices": devices, "xla": xla}
+    options |= {"precision": precision, "resume": True}
     result = study.publish()
     for network in result.missing:
         progress(f"{network}: network {len(result.cells) + 1} of {len(recipes)}")
-        _train(network, dataset, recipes[network], study.workdir / network, seed, precision=precision, **options)
+        with one_of_several(network):
+            train(network, dataset, recipes[network], study.workdir / network, seed, **options)
         result = study.publish()
     return result
 
@@ -112,12 +113,7 @@ class _Study:
                 continue
             expected = {**self.settings, "model": network, "recipe": recipe.to_config()}
             found = {name: value for name, value in read_json(path).items() if name in expected}
-            try:
-                check_settings(found, expected, path)
-            except OtherRun as error:
-                raise ValueError(
-                    f"{error}. Take another folder, or replace it by --overwrite (overwrite=True)."
-                ) from None
+            check_settings(found, expected, path, OTHERWISE.format("folder"))
 
     def clear(self):
         """Removes the networks; what else is in their folders stays."""
@@ -180,13 +176,11 @@ def _recipe(row, network, recipe, changes):
     return get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
 
 
-def _check(recipes, dataset, precision, devices):
+def _check(recipes, dataset, precision, devices, checkpoint_every):
     """Raises ValueError for what `train` would refuse, before anything is removed for it."""
-    if precision not in (None, *PRECISIONS):
-        raise unknown("precision", precision, PRECISIONS)
+    check_precision(precision)
     for recipe in recipes:
-        recipe.steps(len(dataset.train))
-        devices.check_batch(recipe.batch_size)
+        check(dataset, recipe, devices, precision, 1, checkpoint_every, "last")
     if devices.machines > 1:
         raise ValueError(
             "A study runs on one machine; several may train its networks one by one, by `keras-resnet train`. "
@@ -211,12 +205,3 @@ def _settings(dataset, seed, precision):
         "sync_batch_norm": False,
         "precision": precision,
     }
-
-
-def _train(network, dataset, recipe, folder, seed, **options):
-    try:
-        train(network, dataset, recipe, folder, seed, resume=True, **options)
-    except Interrupted:
-        raise Interrupted(f"Stopped in {network}. To go on, repeat the command without --overwrite.") from None
-    finally:
-        gc.collect()  # models refer to themselves; `keras.utils.clear_session` would also reset the dtype policy

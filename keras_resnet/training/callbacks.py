@@ -1,5 +1,6 @@
 """What happens between steps: progress is shown, checkpoints are written, trouble is noticed."""
 
+import gc
 import math
 import signal
 import threading
@@ -235,6 +236,17 @@ class Display(keras.callbacks.Callback):
 
 def _errors(logs):
     return f"loss {logs['loss']:.4f}, training error {100 * (1 - logs['accuracy']):.2f} %"
+
+
+@contextmanager
+def one_of_several(name):
+    """Around a run that is one of several: what it leaves in memory is freed; one that is interrupted says its name."""
+    try:
+        yield
+    except Interrupted:
+        raise Interrupted(f"Stopped in {name}. To go on, repeat the command without --overwrite.") from None
+    finally:
+        gc.collect()  # models refer to themselves; `keras.utils.clear_session` would also reset the dtype policy
 
 
 def _in_main_thread():

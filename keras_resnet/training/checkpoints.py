@@ -1,6 +1,7 @@
 """Everything that decides how a run goes on, in one file: weights, optimiser, metrics, random states, the step."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 import keras
@@ -38,31 +39,18 @@ def save_checkpoint(path, model, position, settings, write=True):
         FloatingPointError: if a variable is not finite; nothing is written then.
         OSError: if the file cannot be written.
     """
-    from safetensors.numpy import save_file
-
-    variables = _variables(model) | _named("metrics", model.metrics_variables)
-    arrays = {name: np.asarray(keras.ops.convert_to_numpy(value), order="C") for name, value in variables.items()}
+    arrays = _arrays(_variables(model) | _named("metrics", model.metrics_variables))
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise FloatingPointError(f"The weights are no longer finite ({name}) after step {position.step}.")
-    if not write:
-        return
-    about = {"position": json.dumps(asdict(position)), "settings": json.dumps(settings)}
-    with replacing(path) as partial:
-        save_file(arrays, partial, metadata=about)
+    if write:
+        _write(path, arrays, {"position": json.dumps(asdict(position)), "settings": json.dumps(settings)})
 
 
 def save_best(path, model):
     """Writes the model's variables alone."""
-    from safetensors.numpy import save_file
-
     synchronise(model)
-    arrays = {
-        name: np.asarray(keras.ops.convert_to_numpy(v), order="C")
-        for name, v in _named("model", model.variables).items()
-    }
-    with replacing(path) as partial:
-        save_file(arrays, partial)
+    _write(path, _arrays(_named("model", model.variables)))
 
 
 def load_best(path, model):
@@ -71,16 +59,8 @@ def load_best(path, model):
     Raises:
         ValueError: for a damaged file, or one of another model.
     """
-    from safetensors import SafetensorError, safe_open
-
-    variables = _named("model", model.variables)
-    try:
-        with safe_open(path, "numpy") as file:
-            _check_variables(file, variables, set(file.keys()))
-            for name, variable in variables.items():
-                variable.assign(file.get_tensor(name))
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"Expected the weights of this run's best epoch ({error}). Received: {path}") from error
+    with _reading(path, "the weights of this run's best epoch") as file:
+        _assign(file, set(file.keys()), _named("model", model.variables))
 
 
 def load_checkpoint(path, model, settings):
@@ -93,32 +73,50 @@ def load_checkpoint(path, model, settings):
         ValueError: for a damaged file, a checkpoint of other settings, or of another model or optimiser.
         OSError: if the file cannot be read.
     """
+    with _reading(path, "a checkpoint of this run") as file:
+        metadata, names = file.metadata() or {}, set(file.keys())
+        position, there = (json.loads(metadata[name]) for name in ("position", "settings"))
+        check_settings(there, settings, path)
+        metrics = sorted((name for name in names if name.startswith("metrics/")), key=_place)
+        _assign(file, names - set(metrics), _variables(model))
+        return Position(**position | {"history": tuple(position["history"])}), [*map(file.get_tensor, metrics)]
+
+
+def _write(path, arrays, about=None):
+    from safetensors.numpy import save_file
+
+    with replacing(path) as partial:
+        save_file(arrays, partial, metadata=about)
+
+
+@contextmanager
+def _reading(path, expected):
+    """An open file; an error within the block says what was expected of it."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-            position, there = (json.loads(metadata[name]) for name in ("position", "settings"))
-            check_settings(there, settings, path)
-            variables, names = _variables(model), set(file.keys())
-            metrics = sorted((name for name in names if name.startswith("metrics/")), key=_place)
-            _check_variables(file, variables, names - set(metrics))
-            for name, variable in variables.items():
-                variable.assign(file.get_tensor(name))
-            return Position(**position | {"history": tuple(position["history"])}), [*map(file.get_tensor, metrics)]
+            yield file
     except OtherRun:
         raise
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"Expected a checkpoint of this run ({error}). Received: {path}") from error
+        raise ValueError(f"Expected {expected} ({error}). Received: {path}") from error
 
 
-def _check_variables(file, variables, names):
+def _assign(file, names, variables):
+    """Arrays of the file -> variables, once all of them are found to fit."""
     if differing := sorted(variables.keys() ^ names):
         raise ValueError(f"variables that only one of them has: {differing[:5]}")
     for name, variable in variables.items():
         shape = file.get_slice(name).get_shape()
         if tuple(shape) != tuple(variable.shape):
             raise ValueError(f"{name} should be {tuple(variable.shape)}, is {tuple(shape)}")
+    for name, variable in variables.items():
+        variable.assign(file.get_tensor(name))
+
+
+OTHERWISE = "Take another {}, or replace it by --overwrite (overwrite=True)."
+"""What to do instead of going on with other settings: in another "folder", or "file"."""
 
 
 class OtherRun(ValueError):
@@ -129,8 +127,14 @@ EARLIER = {"keep": "last", "recipe.layer_decay": 1.0}
 """What the runs of earlier versions did, whose settings do not say it."""
 
 
-def check_settings(found, expected, path):
+def check_settings(found, expected, path, otherwise=""):
     """Compares the settings of two runs.
+
+    Args:
+        found: JSON values.
+        expected: what they should be.
+        path: where they were found.
+        otherwise: what to do if they differ, in words.
 
     Raises:
         OtherRun: with the first value that differs.
@@ -140,7 +144,7 @@ def check_settings(found, expected, path):
             continue
         raise OtherRun(
             f"The run to resume should have the same settings; {name} was {there!r} there. "
-            f"Received: {name}={here!r}, in {path}"
+            f"Received: {name}={here!r}, in {path}" + (otherwise and f". {otherwise}")
         )
 
 
@@ -163,6 +167,10 @@ def _variables(model):
 def _named(group, variables):
     """By number: the names that Keras gives depend on what else the process has made."""
     return {f"{group}/{index}": variable for index, variable in enumerate(variables)}
+
+
+def _arrays(variables):
+    return {name: np.asarray(keras.ops.convert_to_numpy(value), order="C") for name, value in variables.items()}
 
 
 def _place(name):

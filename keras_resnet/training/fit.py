@@ -7,14 +7,13 @@ import keras
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import unknown
-from keras_resnet.files import replacing
 from keras_resnet.models import clone
 from keras_resnet.training.averaging import BATCHES, use_averages
 from keras_resnet.training.building import checkpoint_size, compile_for, network_for, settings_of
 from keras_resnet.training.callbacks import Averages, Display, Plateau, Recorder, interruptible
 from keras_resnet.training.devices import Devices, jit_compile
 from keras_resnet.training.recipes import LOSSES, changed, get_recipe
-from keras_resnet.training.workdir import MODEL, REPORT, TENSORBOARD, columns, prepare, write_json
+from keras_resnet.training.workdir import TENSORBOARD, columns, prepare, write_run
 
 KEEP = ("last", "best")
 
@@ -92,12 +91,8 @@ def train(
         devices.make_deterministic()
     recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
     dataset = _as_tested(as_dataset(dataset), recipe)
-    if dataset.train is None:
-        raise ValueError(f"`dataset` should have pictures to train on. Received: {dataset.name}, which only tests")
-    if len(dataset.class_names) < 2:
-        raise ValueError(f"`dataset` should have two classes at least. Received: {list(dataset.class_names)}")
+    check(dataset, recipe, devices, precision, validation_freq, checkpoint_every, keep)
     steps_per_epoch, steps = recipe.steps(len(dataset.train))
-    check(recipe, devices, precision, validation_freq, checkpoint_every, keep)
     if isinstance(model, keras.Model) and devices.replicas > 1:
         raise ValueError(
             "`model` should be a name, a ResNetSpec, or a function that gives a Keras model, on several devices: one "
@@ -153,8 +148,13 @@ def _as_tested(dataset, recipe):
     return replace(dataset, preprocessing=replace(dataset.preprocessing, **changes))
 
 
-def check(recipe, devices, precision, validation_freq, checkpoint_every, keep):
+def check(dataset, recipe, devices, precision, validation_freq, checkpoint_every, keep):
     """Raises ValueError for what does not go together."""
+    if dataset.train is None:
+        raise ValueError(f"`dataset` should have pictures to train on. Received: {dataset.name}, which only tests")
+    if len(dataset.class_names) < 2:
+        raise ValueError(f"`dataset` should have two classes at least. Received: {list(dataset.class_names)}")
+    recipe.steps(len(dataset.train))  # at least one
     if keep not in KEEP:
         raise unknown("keep", keep, KEEP)
     if keep == "best" and (recipe.ema_decay or validation_freq != 1 or devices.machines > 1):
@@ -262,12 +262,6 @@ def _finished(model, pictures, recorder):
     if LOSSES[recipe.loss][1]:
         model.layers[-1].activation = keras.activations.softmax
     if folder and recorder.devices.is_chief:
-        _save(model, report, folder)
+        write_run(model, report, folder)
     model = clone(model) if recorder.devices.replicas > 1 else model  # where `predict_on_batch` sees a batch once
     return Run(model, columns(recorder.position.history), report)
-
-
-def _save(model, report, folder):
-    with replacing(folder / MODEL) as partial:
-        model.save(partial)
-    write_json(report, folder / REPORT)

@@ -150,6 +150,15 @@ class Recipe:
         an_epoch = images // self.batch_size
         return an_epoch, self.iterations or self.epochs * an_epoch
 
+    def begun_epochs(self, images):
+        """Epochs of the run for so many training pictures; one that `iterations` cuts short counts.
+
+        Raises:
+            ValueError: as `steps`.
+        """
+        an_epoch, steps = self.steps(images)
+        return -(-steps // an_epoch)
+
     def to_config(self):
         """The values as JSON can hold them; `Recipe(**config)` is the way back."""
         return asdict(self) | {"milestones": list(self.milestones), "scale": list(self.scale)}

@@ -3,9 +3,10 @@
 import csv
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
-from keras_resnet.files import replacing
+from keras_resnet.files import replacing, sweep
 from keras_resnet.training.checkpoints import check_settings
 
 MODEL, CHECKPOINT, HISTORY, CURVES = "model.keras", "checkpoint.safetensors", "history.csv", "curves.png"
@@ -45,18 +46,24 @@ def prepare(workdir, settings, size, overwrite=False, resume=False, write=True):
         )
     if resume and SETTINGS in earlier:
         check_settings(read_json(folder / SETTINGS), settings, folder / SETTINGS)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writable(workdir):
         _check_room(folder, size)
         if not resume:
             _remove([*(folder / name for name in earlier), *folder.glob(BEST.format("*"))])
-        for name in (*FILES, BEST.format("*")):  # what `replacing` left in a process that was killed
-            _remove(folder.glob(f".????????.{name}"))
+        sweep(folder, *FILES, BEST.format("*"))
         write_json(settings, folder / SETTINGS)
+    return folder
+
+
+@contextmanager
+def writable(workdir):
+    """Makes the folder, unless it exists; an OSError, here or within the block, says that it cannot be written."""
+    try:
+        Path(workdir).mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"`workdir` should be a folder that can be written ({reason}). Received: {workdir}") from error
-    return folder
 
 
 def _remove(paths):
@@ -70,6 +77,13 @@ def _check_room(folder, size):
     needed, free = 4 * size + 2**20, shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(f"its disk has {free / 2**20:,.0f} MiB free, the run needs {needed / 2**20:,.0f} MiB")
+
+
+def write_run(model, report, folder):
+    """The trained network and what is to be said of it -> the folder."""
+    with replacing(folder / MODEL) as partial:
+        model.save(partial)
+    write_json(report, folder / REPORT)
 
 
 def read_json(path):

@@ -21,14 +21,13 @@ from keras_resnet.data.sources import as_dataset
 from keras_resnet.data.views import as_shown, get_protocol
 from keras_resnet.errors import unknown
 from keras_resnet.evaluation import evaluate
-from keras_resnet.files import replacing
 from keras_resnet.models import clone, create, digest, load_model, preprocessing, tell
 from keras_resnet.prediction import in_order_of_axes
 from keras_resnet.training.building import in_precision
 from keras_resnet.training.devices import Devices
 from keras_resnet.training.fit import train
 from keras_resnet.training.recipes import changed, get_recipe
-from keras_resnet.training.workdir import MODEL, REPORT, prepare, write_json
+from keras_resnet.training.workdir import prepare, write_run
 
 BATCH_NORM = ("frozen", "trained")
 LOOKS = "grad_cam.png"
@@ -125,7 +124,8 @@ def finetune(
         run = train(partial(opened, network, lowest, batch_norm), dataset, recipe, folder, seed, **options)
         result, network = result.after(name, run), run.model
     if workdir:
-        _save(result, dataset, Path(workdir))
+        write_run(result.model, {"best": result.best, "phases": result.phases}, Path(workdir))
+        draw_looks(result.model, dataset, Path(workdir) / LOOKS)
     return result
 
 
@@ -161,13 +161,6 @@ def _prepare(folder, settings, overwrite, resume):
             if PHASE.fullmatch(path.name) and path.is_dir():
                 shutil.rmtree(path)
     prepare(folder, settings, 0, overwrite, resume)
-
-
-def _save(result, dataset, folder):
-    with replacing(folder / MODEL) as partial:
-        result.model.save(partial)
-    write_json({"best": result.best, "phases": result.phases}, folder / REPORT)
-    draw_looks(result.model, dataset, folder / LOOKS)
 
 
 def draw_looks(model, dataset, path, most=8):

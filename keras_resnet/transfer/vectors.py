@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.files import check_target, replacing
+from keras_resnet.files import check_target, replacing, sweep
 from keras_resnet.models import digest, preprocessing
-from keras_resnet.training.checkpoints import check_settings
+from keras_resnet.training.checkpoints import OTHERWISE, check_settings
 from keras_resnet.training.workdir import read_json, write_json
 from keras_resnet.transfer.extraction import (
     Features,
@@ -72,14 +72,14 @@ def write_features(
     partial = Partial(Path(f"{out}.partial"), width(extractor))
     if not overwrite and Path(out).exists():
         found = read_settings(out)
-        _check_same({name: found.get(name) for name in settings}, settings, out)
+        check_settings({name: found.get(name) for name in settings}, settings, out, OTHERWISE.format("file"))
         if partial.folder.exists():
             with partial.locked():
                 partial.remove()
         return found
     target = check_target(out)  # whatever would fail at the end fails now
     with partial.locked():
-        _sweep(target)
+        sweep(target.parent, glob.escape(target.name))
         partial.open(settings, overwrite)
         _extract(extractor, source, endpoint, pooling, batch_size, partial, progress)
         features = partial.features(source)
@@ -126,13 +126,6 @@ def _precision(extractor):
     return ", ".join(sorted({layer.dtype_policy.name for layer in extractor.layers}))
 
 
-def _check_same(found, settings, path):
-    try:
-        check_settings(found, settings, path)
-    except ValueError as error:
-        raise ValueError(f"{error}. Take another file, or replace it by --overwrite (overwrite=True).") from None
-
-
 class Partial:
     """The folder of what is done: rows of numbers, one after another, and a journal of the batches they came in.
 
@@ -173,7 +166,7 @@ class Partial:
             self._clear()
         path = self.folder / SETTINGS
         if path.exists():
-            _check_same(read_json(path), settings, path)
+            check_settings(read_json(path), settings, path, OTHERWISE.format("file"))
         else:
             write_json(settings, path)
         whole = self._take_up(settings["batch_size"], settings["files"])
@@ -235,7 +228,7 @@ class Partial:
         """The journal goes first: without it nothing is done."""
         for name in (JOURNAL, ROWS, SETTINGS):
             (self.folder / name).unlink(missing_ok=True)
-        _sweep(self.folder / SETTINGS)
+        sweep(self.folder, SETTINGS)
 
 
 def _entry(line, start, stop):
@@ -257,9 +250,3 @@ def _lock(file):
         except OSError:  # a file system without locks
             return True
     return os.fstat(file.fileno()).st_nlink > 0  # else its process has just ended, and removed it
-
-
-def _sweep(path):
-    """Removes what `replacing` left in a process that was killed."""
-    for left in path.parent.glob(f".????????.{glob.escape(path.name)}"):
-        left.unlink()
