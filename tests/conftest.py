@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -8,6 +9,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import pytest
+
+gc.set_threshold(10_000)  # networks are many small objects, of which few are rubbish soon
 
 REFERENCES = Path(__file__).parent / "references"
 
@@ -29,6 +32,14 @@ def _fresh_keras():
     yield
     keras.config.set_dtype_policy("float32")
     keras.config.set_image_data_format("channels_last")
+
+
+@pytest.fixture(scope="module")
+def few_batches():
+    """Averaged weights get their batch-norm statistics from two batches: from fifty they are most of a short run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("keras_resnet.training.fit.BATCHES", 2)
+        yield
 
 
 def randomise(model, seed=0):

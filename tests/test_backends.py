@@ -33,6 +33,9 @@ CHOSEN = " or ".join(
     )
 )
 
+FASTER = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+"""JAX compiles for longer than it computes here."""
+
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_backend_alone(backend):
@@ -42,6 +45,6 @@ def test_a_backend_alone(backend):
     tests = [str(Path(__file__).with_name(name)) for name in PORTABLE]
     script = "import sys, pytest; sys.modules['tensorflow'] = None; sys.exit(pytest.main(sys.argv[1:]))"
     arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", "-k", CHOSEN, *tests]
-    environment = {**os.environ, "KERAS_BACKEND": backend}
+    environment = {**os.environ, "KERAS_BACKEND": backend, **FASTER}
     done = subprocess.run([sys.executable, "-c", script, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

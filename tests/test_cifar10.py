@@ -39,7 +39,7 @@ PUBLISHED = {"resnet20-12fca82f": 8.27, "resnet32-d509ac18": 7.37}
 """github.com/akamaster/pytorch_resnet_cifar10: top-1 error in percent."""
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", ["resnet20-12fca82f", pytest.param("resnet32-d509ac18", marks=pytest.mark.slow)])
 def test_published_weights_give_their_published_error(name, cifar10, test_data):
     said = evaluated(test_data, name)
     assert said["images"] == 10_000 and said["top1_error"] == PUBLISHED[name]

@@ -29,6 +29,20 @@ def run(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
+@pytest.fixture
+def ended(monkeypatch, capsys):
+    """A command in this process, through `main` -> (exit status, what it answered, what it said)."""
+
+    def ended(*words):
+        monkeypatch.setattr("sys.argv", ["keras-resnet", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return stopped.value.code, *capsys.readouterr()
+
+    return ended
+
+
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
     """A small untrained network that knows its preprocessing and classes, as a .keras file."""
@@ -61,7 +75,7 @@ def test_the_quickstart(tmp_path):
     assert "epoch 40, step 880 of 880" in done.stderr and "top-1 accuracy" in done.stdout
 
 
-def test_train_and_predict_end_to_end(tmp_path):
+def test_train_and_predict_end_to_end(tmp_path, ended, monkeypatch):
     settings = ("--set", "epochs=6", "--workdir", "run")
     done = command("train", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -74,8 +88,9 @@ def test_train_and_predict_end_to_end(tmp_path):
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout)
     assert [answer["classes"][0]["name"] for answer in answers] == [str(label) for label in labels[:3]]
-    again = command("train", *settings, cwd=tmp_path)
-    assert again.returncode == 1 and "overwrite" in again.stderr and "Traceback" not in again.stderr
+    monkeypatch.chdir(tmp_path)
+    status, _, said = ended("train", *settings)
+    assert status == 1 and "overwrite" in said and "Traceback" not in said
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
@@ -116,15 +131,15 @@ def test_predict_prints_a_table(folder, model_file):
     assert "a.png" in re.sub(r"\s|ant|bee|wasp|[\d.]+ %", "", done.stdout)
 
 
-def test_bad_pictures_are_listed_the_good_ones_predicted(folder, model_file):
+def test_bad_pictures_are_listed_the_good_ones_predicted(folder, model_file, ended):
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.jpg").write_text("this is no picture")
-    done = command("predict", folder, "--model", model_file, "--json")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    answers = {answer["path"].rsplit("/", 1)[-1]: answer for answer in json.loads(done.stdout)}
+    status, answered, said = ended("predict", folder, "--model", model_file, "--json")
+    assert status == 1 and "Traceback" not in said
+    answers = {answer["path"].rsplit("/", 1)[-1]: answer for answer in json.loads(answered)}
     assert len(answers["a.png"]["classes"]) == len(answers["b.jpg"]["classes"]) == 3
     for name in ("empty.png", "text.jpg"):
-        assert not answers[name]["classes"] and name in answers[name]["error"] and name in done.stderr
+        assert not answers[name]["classes"] and name in answers[name]["error"] and name in said
 
 
 @pytest.mark.parametrize(
@@ -149,13 +164,10 @@ def test_bad_pictures_are_listed_the_good_ones_predicted(folder, model_file):
         (("convert", REFERENCES / "torch_malicious.pth", "out.h5", "--model", "resnet20"), "system"),
     ],
 )
-def test_bad_input_is_one_message_and_status_1(words, message, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_one_message_and_status_1(words, message, tmp_path, ended, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["keras-resnet", *map(str, words)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    said = capsys.readouterr().err
-    assert stopped.value.code == 1 and said.startswith("error:") and message in said
+    status, _, said = ended(*words)
+    assert status == 1 and said.startswith("error:") and message in said
     assert not any(tmp_path.iterdir())
 
 

@@ -20,6 +20,7 @@ from keras_resnet.training.callbacks import Recorder
 from keras_resnet.training.checkpoints import OtherRun, check_settings
 from keras_resnet.training.workdir import prepare
 
+pytestmark = pytest.mark.usefixtures("few_batches")
 TINY = replace(get_spec("resnet20"), depths=(1, 1, 1), widths=(4, 8, 8), stem_width=4)
 RECIPE = Recipe(
     epochs=3, batch_size=128, crop="pad", padding=1, flip=True, mixup=0.2, drop_path=0.2, ema_decay=0.9, warmup=0.1
@@ -43,8 +44,21 @@ def interrupt(monkeypatch, step, number=signal.SIGINT):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, few_batches):
     return train(TINY, recipe=RECIPE, workdir=tmp_path_factory.mktemp("undisturbed"), deterministic=True)
+
+
+@pytest.fixture(scope="module")
+def one_epoch(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one_epoch")
+    train(TINY, workdir=folder, epochs=1)
+    return folder
+
+
+@pytest.fixture
+def finished(one_epoch, tmp_path):
+    """The folder of a run of one epoch, whose files a test may change."""
+    return shutil.copytree(one_epoch, tmp_path / "run")
 
 
 @pytest.mark.parametrize("step", [1, 11, 19])
@@ -119,18 +133,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_good_checkpoint_stays(t
         ({"model": replace(TINY, widths=(4, 8, 16))}, "parameters was|spec.widths was"),
     ],
 )
-def test_another_run_is_not_gone_on_with(changes, message, tmp_path):
-    train(TINY, workdir=tmp_path, epochs=1)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+def test_another_run_is_not_gone_on_with(changes, message, finished):
+    before = {path.name: path.read_bytes() for path in finished.iterdir()}
     with pytest.raises(ValueError, match=message):
-        train(**{"model": TINY, "workdir": tmp_path, "epochs": 1, "resume": True, **changes})
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        train(**{"model": TINY, "workdir": finished, "epochs": 1, "resume": True, **changes})
+    assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "foreign", "of other shapes"])
-def test_a_damaged_checkpoint_is_refused(damage, tmp_path):
-    train(TINY, workdir=tmp_path, epochs=1)
-    path = tmp_path / "checkpoint.safetensors"
+def test_a_damaged_checkpoint_is_refused(damage, finished):
+    path = finished / "checkpoint.safetensors"
     whole = path.read_bytes()
     if damage == "of other shapes":
         from safetensors import safe_open
@@ -144,7 +156,7 @@ def test_a_damaged_checkpoint_is_refused(damage, tmp_path):
     else:
         path.write_bytes({"truncated": whole[:-100], "empty": b"", "foreign": b"PK" + whole[2:]}[damage])
     with pytest.raises(ValueError, match=r"Expected a checkpoint of this run.*Received: .*checkpoint.safetensors"):
-        train(TINY, workdir=tmp_path, epochs=1, resume=True)
+        train(TINY, workdir=finished, epochs=1, resume=True)
 
 
 def test_a_workdir_that_cannot_hold_a_run_is_found_before_training(tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 import keras_resnet
 from keras_resnet import Recipe, create, from_arrays, get_spec, load_dataset, load_model, preprocessing
 from keras_resnet.training.averaging import recompute_statistics
+from keras_resnet.training.callbacks import Recorder
 from keras_resnet.training.curves import draw_curves
 from keras_resnet.training.fit import _stretches
 
@@ -71,22 +72,24 @@ def test_binary_cross_entropy_trains_and_leaves_a_softmax(tmp_path):
     np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
 
 
-def test_averaged_weights_are_judged_and_kept(tmp_path):
-    """Against an average that this test computes from the weights after every step."""
-    decay, steps = 0.8, 5
-    runs = [
-        train(SPEC, recipe=Recipe(iterations=n, batch_size=64, ema_decay=0.0, learning_rate=0.01, schedule="constant"))
-        for n in range(1, steps + 1)
-    ]
-    weights = [keras.ops.convert_to_numpy(run.model.get_layer("conv1_conv").kernel) for run in runs]
+def test_averaged_weights_are_judged_and_kept(tmp_path, monkeypatch):
+    """Against an average that this test computes from the weights after every step of a run without one."""
+    decay, weights = 0.8, []
+    recipe = Recipe(iterations=5, batch_size=64, ema_decay=0.0, learning_rate=0.01, schedule="constant")
+    with monkeypatch.context() as patch:
+        own = Recorder.on_train_batch_end
+
+        def on_train_batch_end(self, batch, logs=None):
+            weights.append(keras.ops.convert_to_numpy(self.model.get_layer("conv1_conv").kernel).copy())
+            own(self, batch, logs)
+
+        patch.setattr(Recorder, "on_train_batch_end", on_train_batch_end)
+        train(SPEC, recipe=recipe)
+    assert len(weights) == 5
     expected = weights[0]  # Keras begins with the weights after the first step
     for after in weights[1:]:
         expected = decay * expected + (1 - decay) * after
-    averaged = train(
-        SPEC,
-        recipe=Recipe(iterations=steps, batch_size=64, ema_decay=decay, learning_rate=0.01, schedule="constant"),
-        workdir=tmp_path,
-    )
+    averaged = train(SPEC, recipe=replace(recipe, ema_decay=decay), workdir=tmp_path)
     np.testing.assert_allclose(averaged.model.get_layer("conv1_conv").kernel, expected, atol=1e-5)
     saved = load_model(tmp_path / "model.keras").get_layer("conv1_conv").kernel
     np.testing.assert_allclose(saved, expected, atol=1e-5)
@@ -119,13 +122,19 @@ def test_the_test_set_can_be_looked_at_once(tmp_path):
     assert run.history["val_accuracy"][2] == pytest.approx(run.report["top1_accuracy"])
 
 
+@pytest.fixture(scope="module")
+def photographs(test_data):
+    """Ants and bees, every file looked at."""
+    return load_dataset(test_data / "hymenoptera", skip_bad=True)
+
+
 @pytest.mark.parametrize("recipe", ["he2015_imagenet", "torchvision_v2", "rsb_a1", "rsb_a3"])
-def test_recipes_for_photographs_run_from_files(recipe, test_data, tmp_path):
-    """Real photographs of ants and bees, made small; that such a recipe learns takes longer than a test may."""
-    pictures = load_dataset(test_data / "hymenoptera", skip_bad=True)
+def test_recipes_for_photographs_run_from_files(recipe, photographs, few_batches, tmp_path):
+    """Real photographs, made small; that such a recipe learns takes longer than a test may."""
+    narrow = replace(get_spec("resnet18"), depths=(1, 1, 1, 1), widths=(8, 16, 16, 16), stem_width=8)
     scale = {"scale": (36, 60)} if recipe == "he2015_imagenet" else {}
     sizes = {"train_size": 32, "test_size": 40, "test_resize": 46}
-    run = train("resnet18", pictures, recipe, tmp_path, iterations=2, batch_size=12, **sizes, **scale)
+    run = train(narrow, photographs, recipe, tmp_path, iterations=2, batch_size=12, **sizes, **scale)
     assert run.report["classes"] == ["ants", "bees"] and np.isfinite(run.history["loss"]).all()
     model = load_model(tmp_path / "model.keras")
     assert model.info["preprocessing"]["size"] == 40 and model.info["class_names"] == ["ants", "bees"]
