@@ -146,7 +146,7 @@ def clone(model, input_shape=None):
     Raises:
         ValueError: for another kind of model.
     """
-    copy = keras.models.clone_model(model, inputs_like(model, input_shape), _without_weights)
+    copy = keras.models.clone_model(model, inputs_like(model, input_shape), anew)
     copy.set_weights(model.get_weights())
     for layer in model.layers:
         if hasattr(layer, "kernel_initializer"):
@@ -161,12 +161,12 @@ def inputs_like(model, input_shape=None):
     return keras.tree.map_structure(lambda _: keras.Input(shape, dtype=given.dtype, name=name), model.input)
 
 
-def _without_weights(layer):
-    """The layer anew; its kernel, which is about to be overwritten, is not drawn."""
+def anew(layer, **changes):
+    """The layer once more, with changes of its configuration; its kernel, about to be overwritten, is not drawn."""
     config = layer.get_config()
     if "kernel_initializer" in config:
         config["kernel_initializer"] = "zeros"
-    return layer.__class__.from_config(config)
+    return type(layer).from_config(config | changes)
 
 
 def preprocessing(model_or_weights, variant=None):

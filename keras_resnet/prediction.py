@@ -21,11 +21,30 @@ class Prediction:
     error: str | None = None
 
 
+class Classifier:
+    """What `predict` asks of a network, here of a Keras model; an exported network answers the same calls.
+
+    Raises:
+        ValueError: on construction, if the model's preprocessing is not known.
+    """
+
+    def __init__(self, model):
+        self.model, self.look, self.class_names = model, preprocessing(model), class_names(model)
+
+    def prepare(self, pictures):
+        """What a Preprocessing takes -> what the network takes."""
+        return self.look(pictures)
+
+    def probabilities(self, inputs):
+        """(B, H, W, C) -> (B, classes)."""
+        return probabilities(self.model, inputs)
+
+
 def predict(model, paths, top=5, batch_size=32):
     """Classifies picture files, as the model's weights want them prepared.
 
     Args:
-        model: a network whose preprocessing is known.
+        model: a network whose preprocessing is known, or one from `load_exported`.
         paths: a file, a folder (searched for pictures, with its folders), or a list of them.
         top: how many classes a picture.
         batch_size: pictures at a time; memory is taken for so many.
@@ -37,21 +56,42 @@ def predict(model, paths, top=5, batch_size=32):
         ValueError, FileNotFoundError: with the first picture asked for, if there is no such file, no picture in a
             folder, or no known preprocessing.
     """
-    prepare, names = preprocessing(model), class_names(model)
+    network = _classifier(model)
     found = find_pictures(paths)
     for start in range(0, len(found), batch_size):
         pictures, answers = [], [Prediction(path) for path in found[start : start + batch_size]]
         for answer in answers:
             try:
-                pictures.append(load_picture(answer.path, prepare.channels))
+                pictures.append(load_picture(answer.path, network.look.channels))
             except (ValueError, OSError) as error:
                 answer.error = str(error)
         readable = [answer for answer in answers if answer.error is None]
         if readable:
-            decoded = decode_predictions(probabilities(model, prepare(pictures)), top=top, classes=names)
-            for answer, classes in zip(readable, decoded, strict=True):
+            for answer, classes in zip(readable, classify(network, pictures, top), strict=True):
                 answer.classes = classes
         yield from answers
+
+
+def classify(model, pictures, top=5):
+    """Classifies pictures in memory, all at once.
+
+    Args:
+        model, top: as for `predict`.
+        pictures: what a Preprocessing takes: a PIL image, a uint8 array (H, W) or (H, W, C), a path, or several.
+
+    Returns:
+        For each picture a list of (id, name, probability), the most probable class first.
+
+    Raises:
+        ValueError: for a network of unknown preprocessing and for what is no picture.
+    """
+    network = _classifier(model)
+    scores = network.probabilities(network.prepare(pictures))
+    return decode_predictions(scores, top=top, classes=network.class_names)
+
+
+def _classifier(model):
+    return Classifier(model) if isinstance(model, keras.Model) else model
 
 
 def class_names(model):
@@ -74,5 +114,9 @@ def probabilities(model, inputs):
 
 def in_order_of_axes(model, inputs):
     """(B, H, W, C) -> as the model has its axes."""
-    first = getattr(model, "spec", None) and model.spec.channel_axis == 1
-    return np.moveaxis(inputs, -1, 1) if first else inputs
+    return np.moveaxis(inputs, -1, 1) if channels_first(model) else inputs
+
+
+def channels_first(model):
+    """Whether a model takes (B, C, H, W), as far as its spec says."""
+    return bool(getattr(model, "spec", None)) and model.spec.channel_axis == 1

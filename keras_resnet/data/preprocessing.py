@@ -233,11 +233,15 @@ class Preprocessing:
             ValueError: for a file that is no picture and an array that is none.
             OSError: for a file that cannot be opened.
         """
+        return preprocess_input(self.pixels(pictures), self.mode, data_format="channels_last")
+
+    def pixels(self, pictures):
+        """The same pictures before their values are normalised: (B, size, size, channels) uint8."""
         pictures = [pictures] if is_one_picture(pictures) else list(pictures)
         pixels = np.empty((len(pictures), self.size, self.size, self.channels), "uint8")
         for row, picture in zip(pixels, pictures, strict=True):
             row[:] = np.asarray(self.square(as_picture(picture, self.channels))).reshape(row.shape)
-        return preprocess_input(pixels, self.mode, data_format="channels_last")
+        return pixels
 
     def square(self, picture):
         """What the network sees of a PIL image, as a PIL image."""

@@ -1,0 +1,63 @@
+"""ONNX: written through `Model.export`, quantised by ONNX Runtime, which also runs it."""
+
+from keras_resnet.deployment.served import INPUT, KEY
+
+KEPT = ("Softmax",)
+"""Operations that stay in float32: what they return has too many orders of magnitude for fewer bits."""
+
+
+def write(order, path):
+    """Writes the Order to a file."""
+    import onnx
+
+    model, signature = order.graph()
+    model.export(str(path), format="onnx", verbose=False, input_signature=signature)
+    if order.precision == "int8":
+        _quantize(path, order.samples)
+    found = onnx.load(path)
+    if order.precision == "float16":
+        found = _halved(found)
+    for tensor in (*found.graph.input, *found.graph.output):
+        if order.batch_size is None:
+            tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.helper.set_model_props(found, {KEY: order.metadata.to_json()})
+    onnx.save(found, path)
+
+
+def _halved(model):
+    """The same in float16, but for inputs and outputs."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    return convert_float_to_float16(model, keep_io_types=True, op_block_list=list(KEPT))
+
+
+def _quantize(path, samples):
+    """Weights by channel and activations by tensor in eight bits, in ONNX's QuantizeLinear and DequantizeLinear."""
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):
+        rows = iter(samples)
+
+        def get_next(self):
+            batch = next(self.rows, None)
+            return None if batch is None else {INPUT: batch}
+
+    kinds = [kind for kind in quantization.registry.QDQRegistry if kind not in KEPT]
+    quantization.quant_pre_process(path, path, skip_symbolic_shape=True)
+    quantization.quantize_static(path, path, Reader(), op_types_to_quantize=kinds, per_channel=True)
+
+
+class Session:
+    """A file of this format, ready to answer."""
+
+    def __init__(self, path):
+        import onnxruntime
+
+        self.session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
+        self.metadata = self.session.get_modelmeta().custom_metadata_map.get(KEY)
+        self.batch_size = self.session.get_inputs()[0].shape[0]
+        self.outputs = [output.name for output in self.session.get_outputs()]
+
+    def run(self, inputs):
+        """{name: array}."""
+        return dict(zip(self.outputs, self.session.run(None, {INPUT: inputs}), strict=True))

@@ -1,0 +1,136 @@
+"""The graph that is exported: pixels in, probabilities out; and what goes along with it as metadata."""
+
+import json
+from dataclasses import asdict, dataclass, field
+
+import keras
+
+from keras_resnet.architecture.network import made_from
+from keras_resnet.data.labels import class_rows
+from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
+from keras_resnet.deployment.folding import fold_batch_norm
+from keras_resnet.deployment.inference import in_numbers
+from keras_resnet.models import preprocessing
+from keras_resnet.prediction import channels_first, class_names
+
+INPUT = "images"
+"""Name of the input of every exported network."""
+KEY = "keras_resnet"
+"""Under which the metadata stands in files of every format, as one string of JSON."""
+LONGEST = 2**20
+"""Characters of metadata at most: the file may be somebody's."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What an exported file says of itself."""
+
+    name: str
+    format: str
+    precision: str
+    preprocessing: dict | None
+    """The values of the Preprocessing; None if it is not known."""
+    raw: bool = False
+    """Whether pictures must be normalised before they come in; else they are RGB in 0..255."""
+    channels_first: bool = False
+    """Whether they come in as (B, C, H, W)."""
+    class_names: tuple[str, ...] | None = None
+    """None for what is no classifier."""
+    class_ids: tuple[str, ...] | None = None
+    """WordNet ids, where the classes are ImageNet's."""
+    weights: str | None = None
+    unfolded: tuple[str, ...] = field(default=())
+    """Batch norms that no convolution could take in."""
+
+    def to_json(self):
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text):
+        """The way back, of a file that may be anybody's.
+
+        Raises:
+            ValueError: for text that says something else.
+        """
+        try:
+            if len(text) > LONGEST:
+                raise ValueError("too long")
+            found = cls(**json.loads(text))
+            found.look and found.look.to_config()
+            names = found.class_names
+            if names is not None and not all(isinstance(name, str) for name in names):
+                raise ValueError("class names that are no strings")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"Expected metadata that this package writes ({error}). Received: {text[:80]!r}") from error
+        return found
+
+    @property
+    def look(self):
+        """The Preprocessing; None if it is not known."""
+        return self.preprocessing and Preprocessing.from_config(self.preprocessing)
+
+
+def served(model, precision="float32", raw=False):
+    """The network as it is exported: batch norms folded, normalisation in front, probabilities behind.
+
+    Args:
+        model: Functional model with one input.
+        precision: a name in PRECISIONS of `inference`, in which it computes.
+        raw: whether it takes prepared pictures, and returns what `model` returns.
+
+    Returns:
+        A model from {"images": uint8 (B, H, W, C) in 0..255}, or of raw ones what `model` takes, to a dict: of
+        "probabilities" (B, classes) float32, of "logits" or "features" where a raw network ends in these, or with the
+        names of several outputs.
+
+    Raises:
+        ValueError: for a network of unknown preprocessing, unless `raw`; and as `fold_batch_norm`.
+    """
+    network = in_numbers(fold_batch_norm(model), precision)
+    (given,) = network.inputs
+    if raw:
+        inputs = keras.Input(given.shape[1:], dtype=given.dtype, name=INPUT)
+        return made_from(keras.Model(inputs, outputs_of(network, inputs), name=model.name), network)
+    look = preprocessing(model)
+    sides = given.shape[2:] if channels_first(model) else given.shape[1:3]
+    inputs = keras.Input((*sides, look.channels), dtype="uint8", name=INPUT)
+    prepared = preprocess_input(keras.ops.cast(inputs, "float32"), look.mode, "channels_last")
+    if channels_first(model):
+        prepared = keras.ops.transpose(prepared, (0, 3, 1, 2))
+    outputs = outputs_of(network, prepared)
+    if "logits" in outputs:
+        outputs = {"probabilities": keras.ops.softmax(outputs["logits"])}
+    return made_from(keras.Model(inputs, outputs, name=model.name), network)
+
+
+def outputs_of(model, inputs):
+    """{name: output} of a model for inputs; names are those of a dict of outputs, else what the last layer says."""
+    outputs = model(inputs)
+    return outputs if isinstance(outputs, dict) else {name_of_output(model): outputs}
+
+
+def name_of_output(model):
+    """ "probabilities" or "logits" of a classifier, else "features"."""
+    activation = getattr(model.layers[-1], "activation", None)
+    known = {keras.activations.softmax: "probabilities", keras.activations.linear: "logits"}
+    return known.get(activation, "features") if len(model.output_shape) == 2 else "features"
+
+
+def metadata(model, form, precision, raw, unfolded=()):
+    """The Metadata of a network that is exported."""
+    classifies = not isinstance(model.output, dict) and name_of_output(model) != "features"
+    rows = class_rows(class_names(model)) if classifies else None
+    info = getattr(model, "info", None) or {}
+    ids, names = zip(*rows, strict=True) if rows else (None, None)
+    return Metadata(
+        name=model.name,
+        format=form,
+        precision=precision,
+        preprocessing=info.get("preprocessing"),
+        raw=raw,
+        channels_first=raw and channels_first(model),
+        class_names=names,
+        class_ids=ids if ids != names else None,
+        weights=info.get("weights"),
+        unfolded=tuple(unfolded),
+    )
