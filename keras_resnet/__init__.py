@@ -57,6 +57,10 @@ _LATER = {
     "finetune": "keras_resnet.transfer.finetuning",
     "tune": "keras_resnet.search.search",
     "ResNetHyperModel": "keras_resnet.search.hypermodel",
+    "fold_batch_norm": "keras_resnet.deployment.folding",
+    "optimize_for_inference": "keras_resnet.deployment.inference",
+    "export": "keras_resnet.deployment.exporting",
+    "load_exported": "keras_resnet.deployment.exported",
 }
 
 __all__ = [
@@ -71,16 +75,20 @@ __all__ = [
     "decode_predictions",
     "endpoints",
     "evaluate",
+    "export",
     "feature_extractor",
     "finetune",
+    "fold_batch_norm",
     "from_arrays",
     "get_recipe",
     "get_spec",
     "list_models",
     "list_weights",
     "load_dataset",
+    "load_exported",
     "load_model",
     "load_weights",
+    "optimize_for_inference",
     "predict",
     "preprocess_input",
     "preprocessing",
@@ -118,7 +126,7 @@ __all__ = [
 
 
 def __getattr__(name):
-    """Training and search are imported when they are used."""
+    """Training, search and deployment are imported when they are used."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LATER[name]), name)

@@ -161,12 +161,15 @@ def inputs_like(model, input_shape=None):
     return keras.tree.map_structure(lambda _: keras.Input(shape, dtype=given.dtype, name=name), model.input)
 
 
-def anew(layer, **changes):
-    """The layer once more, with changes of its configuration; its kernel, about to be overwritten, is not drawn."""
+def anew(layer, kind=None, **changes):
+    """The layer once more, with changes of its configuration; its kernel, about to be overwritten, is not drawn.
+
+    `kind` is another class that takes the same configuration.
+    """
     config = layer.get_config()
     if "kernel_initializer" in config:
         config["kernel_initializer"] = "zeros"
-    return type(layer).from_config(config | changes)
+    return (kind or type(layer)).from_config(config | changes)
 
 
 def preprocessing(model_or_weights, variant=None):

@@ -109,7 +109,12 @@ def probabilities(model, inputs):
     if outputs.ndim != 2:
         raise ValueError(f"`model` should be a classifier. Received: a model with outputs {model.output_shape}")
     logits = getattr(model.layers[-1], "activation", None) is keras.activations.linear
-    return keras.ops.convert_to_numpy(keras.ops.softmax(outputs)) if logits else outputs
+    return softmax(outputs) if logits else outputs
+
+
+def softmax(logits):
+    """(B, classes) arrays of scores -> probabilities."""
+    return keras.ops.convert_to_numpy(keras.ops.softmax(logits))
 
 
 def in_order_of_axes(model, inputs):

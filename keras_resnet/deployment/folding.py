@@ -80,7 +80,12 @@ def _absorbed(layer, norm):
 def _values(norm):
     """What a batch norm multiplies and adds; without scale or offset, 1 or 0."""
     ones, zeros = np.ones(norm.moving_mean.shape), np.zeros(norm.moving_mean.shape)
-    return norm.gamma if norm.scale else ones, norm.beta if norm.center else zeros, norm.moving_mean, norm.moving_variance
+    return (
+        norm.gamma if norm.scale else ones,
+        norm.beta if norm.center else zeros,
+        norm.moving_mean,
+        norm.moving_variance,
+    )
 
 
 def _float64(values):

@@ -65,9 +65,31 @@ def in_numbers(model, precision):
             return "float32"
         return f"mixed_{precision}" if isinstance(layer, layers.BatchNormalization) else precision
 
-    copy = keras.models.clone_model(model, inputs_like(model), lambda layer: anew(layer, dtype=policy(layer)))
+    def other(layer):
+        return anew(layer, GroupedConv2D if _is_grouped(layer) else None, dtype=policy(layer))
+
+    copy = keras.models.clone_model(model, inputs_like(model), other)
     copy.set_weights(model.get_weights())
     return made_from(copy, model)
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class GroupedConv2D(layers.Conv2D):
+    """A convolution in groups by TensorFlow's own kernel, which has no gradient on CPUs.
+
+    Keras has XLA compile these, for their gradient: slower, and not to be expressed in other formats.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        import tensorflow as tf
+
+        return tf.nn.conv2d(inputs, kernel, self.strides, self.padding.upper(), dilations=self.dilation_rate)
+
+
+def _is_grouped(layer):
+    """Whether Keras would have XLA compile it."""
+    grouped = isinstance(layer, layers.Conv2D) and layer.groups > 1 and layer.data_format == "channels_last"
+    return grouped and keras.backend.backend() == "tensorflow"
 
 
 def has_bfloat16():
@@ -83,7 +105,7 @@ def has_bfloat16():
 
 
 def _frozen(model):
-    """Keras's `predict_function` as one TensorFlow graph, whose constants oneDNN arranges once and not at every step."""
+    """Keras's `predict_function` as one TensorFlow graph, whose constants oneDNN arranges once and not every time."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -94,7 +116,9 @@ def _frozen(model):
 
     def predict(data):
         pictures, _, _ = keras.utils.unpack_x_y_sample_weight(data[0])
-        pictures = tf.ensure_shape(tf.cast(pictures, given.dtype), given.shape)  # others would end the process in oneDNN
+        pictures = tf.ensure_shape(
+            tf.cast(pictures, given.dtype), given.shape
+        )  # others would end the process in oneDNN
         return tf.nest.pack_sequence_as(traced.structured_outputs, graph(pictures))
 
     return predict

@@ -1,22 +1,44 @@
 """LiteRT, for phones and small machines: written and quantised by TensorFlow's converter."""
 
-from keras_resnet.deployment.served import INPUT, KEY
+import shutil
+
+from keras_resnet.deployment.served import INPUT, KEY, Metadata
 
 
 def write(order, path):
     """Writes the Order to a file."""
+    model, signature = order.graph()
+    if order.precision == "int8":
+        folder = path.with_name("float32")
+        model.export(str(folder), format="tf_saved_model", verbose=False, input_signature=signature)
+        contents = _quantized(folder, order.samples)
+        shutil.rmtree(folder)
+    else:
+        model.export(str(path), format="litert", verbose=False, input_signature=signature, **_options(order.precision))
+        contents = path.read_bytes()
+    path.write_bytes(_with_metadata(contents, order.metadata.to_json()))
+
+
+def _options(precision):
+    """Of the converter; float16 is how weights are stored."""
     import tensorflow as tf
 
-    options = {}
-    if order.precision != "float32":
-        options["optimizations"] = [tf.lite.Optimize.DEFAULT]
-    if order.precision == "float16":
-        options["target_spec"] = {"supported_types": [tf.float16]}
-    if order.precision == "int8":
-        options["representative_dataset"] = lambda: ([batch] for batch in order.samples)
-    model, signature = order.graph()
-    model.export(str(path), format="litert", verbose=False, input_signature=signature, **options)
-    path.write_bytes(_with_metadata(path.read_bytes(), order.metadata.to_json()))
+    half = {"optimizations": [tf.lite.Optimize.DEFAULT], "target_spec": {"supported_types": [tf.float16]}}
+    return half if precision == "float16" else {}
+
+
+def _quantized(folder, samples):
+    """A SavedModel -> the same in eight bits, but for the softmax: of 256 steps most classes would get none."""
+    import tensorflow as tf
+
+    def dataset():
+        return ([batch] for batch in samples)
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
+    converter.optimizations, converter.representative_dataset = [tf.lite.Optimize.DEFAULT], dataset
+    kept = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=["SOFTMAX"])
+    debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_dataset=dataset, debug_options=kept)
+    return debugger.get_nondebug_quantized_model()
 
 
 def _with_metadata(contents, text):
@@ -53,7 +75,7 @@ class Session:
     def __init__(self, path):
         from ai_edge_litert.interpreter import Interpreter
 
-        self.metadata = _metadata(path)
+        self.metadata = Metadata.from_json(_metadata(path))
         self.interpreter = Interpreter(str(path))
         (signature,) = self.interpreter.get_signature_list()
         self.runner = self.interpreter.get_signature_runner(signature)

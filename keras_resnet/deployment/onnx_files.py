@@ -1,6 +1,8 @@
 """ONNX: written through `Model.export`, quantised by ONNX Runtime, which also runs it."""
 
-from keras_resnet.deployment.served import INPUT, KEY
+import numpy as np
+
+from keras_resnet.deployment.served import INPUT, KEY, Metadata
 
 KEPT = ("Softmax",)
 """Operations that stay in float32: what they return has too many orders of magnitude for fewer bits."""
@@ -12,6 +14,7 @@ def write(order, path):
 
     model, signature = order.graph()
     model.export(str(path), format="onnx", verbose=False, input_signature=signature)
+    onnx.save(_with_zeros_that_stay(onnx.load(path)), path)
     if order.precision == "int8":
         _quantize(path, order.samples)
     found = onnx.load(path)
@@ -22,6 +25,23 @@ def write(order, path):
             tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.helper.set_model_props(found, {KEY: order.metadata.to_json()})
     onnx.save(found, path)
+
+
+def _with_zeros_that_stay(model):
+    """The same, with the least positive number where zeros are put around the input of a max pooling.
+
+    ONNX Runtime (1.31) makes zeros there the pooling's own padding, which is minus infinity: where the numbers may be
+    negative, as in pre-activation networks, that is another network. Other numbers than zero it leaves alone.
+    """
+    import onnx
+
+    pooled = {node.input[0] for node in model.graph.node if node.op_type == "MaxPool"}
+    least = onnx.numpy_helper.from_array(np.array(np.finfo("float32").smallest_normal), "nearly_zero")
+    for node in model.graph.node:
+        if node.op_type == "Pad" and node.output[0] in pooled:
+            node.input[2:] = [least.name]
+    model.graph.initializer.append(least)
+    return model
 
 
 def _halved(model):
@@ -54,8 +74,9 @@ class Session:
         import onnxruntime
 
         self.session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
-        self.metadata = self.session.get_modelmeta().custom_metadata_map.get(KEY)
-        self.batch_size = self.session.get_inputs()[0].shape[0]
+        self.metadata = Metadata.from_json(self.session.get_modelmeta().custom_metadata_map.get(KEY))
+        first = self.session.get_inputs()[0].shape[0]
+        self.batch_size = first if isinstance(first, int) else None
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def run(self, inputs):

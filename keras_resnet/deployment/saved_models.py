@@ -1,10 +1,8 @@
 """TensorFlow's SavedModel, a folder, which also takes encoded picture files."""
 
-import json
-
 import keras
 
-from keras_resnet.deployment.served import INPUT, KEY
+from keras_resnet.deployment.served import INPUT, KEY, Metadata
 
 BYTES = "image_bytes"
 """Name of the input that takes the contents of picture files."""
@@ -49,7 +47,7 @@ class Session:
         import tensorflow as tf
 
         extra = path / "assets.extra" / f"{KEY}.json"
-        self.metadata = extra.read_text() if extra.exists() else None
+        self.metadata = Metadata.from_json(extra.read_text() if extra.exists() else None)
         self.loaded = tf.saved_model.load(str(path))
         self.serve = self.loaded.signatures["serving_default"]
         self.batch_size = self.serve.structured_input_signature[1][INPUT].shape[0]

@@ -1,7 +1,7 @@
 """The graph that is exported: pixels in, probabilities out; and what goes along with it as metadata."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import keras
 
@@ -36,32 +36,30 @@ class Metadata:
     """Whether they come in as (B, C, H, W)."""
     class_names: tuple[str, ...] | None = None
     """None for what is no classifier."""
-    class_ids: tuple[str, ...] | None = None
-    """WordNet ids, where the classes are ImageNet's."""
     weights: str | None = None
-    unfolded: tuple[str, ...] = field(default=())
-    """Batch norms that no convolution could take in."""
 
     def to_json(self):
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text):
-        """The way back, of a file that may be anybody's.
+        """The way back, from a file that may be anybody's.
 
         Raises:
-            ValueError: for text that says something else.
+            ValueError: for text that says something else, and for None: a file without.
         """
         try:
             if len(text) > LONGEST:
                 raise ValueError("too long")
             found = cls(**json.loads(text))
-            found.look and found.look.to_config()
-            names = found.class_names
-            if names is not None and not all(isinstance(name, str) for name in names):
+            if found.preprocessing:
+                Preprocessing.from_config(found.preprocessing)
+            if not all(isinstance(name, str) for name in found.class_names or ()):
                 raise ValueError("class names that are no strings")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"Expected metadata that this package writes ({error}). Received: {text[:80]!r}") from error
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"Expected a file that `keras_resnet.export` wrote ({error}). Received: {str(text)[:80]!r}"
+            ) from error
         return found
 
     @property
@@ -116,12 +114,11 @@ def name_of_output(model):
     return known.get(activation, "features") if len(model.output_shape) == 2 else "features"
 
 
-def metadata(model, form, precision, raw, unfolded=()):
-    """The Metadata of a network that is exported."""
+def metadata(model, form, precision, raw):
+    """The Metadata of a network that is to be exported in a format of FORMATS."""
     classifies = not isinstance(model.output, dict) and name_of_output(model) != "features"
-    rows = class_rows(class_names(model)) if classifies else None
+    names = class_names(model) if classifies else None
     info = getattr(model, "info", None) or {}
-    ids, names = zip(*rows, strict=True) if rows else (None, None)
     return Metadata(
         name=model.name,
         format=form,
@@ -129,8 +126,6 @@ def metadata(model, form, precision, raw, unfolded=()):
         preprocessing=info.get("preprocessing"),
         raw=raw,
         channels_first=raw and channels_first(model),
-        class_names=names,
-        class_ids=ids if ids != names else None,
+        class_names=tuple(name for _, name in class_rows(names)) if classifies else None,
         weights=info.get("weights"),
-        unfolded=tuple(unfolded),
     )

@@ -1,0 +1,95 @@
+"""Real pictures that an exported network is calibrated and compared with."""
+
+import os
+import warnings
+from dataclasses import replace
+
+import numpy as np
+
+from keras_resnet.data.datasets import Split
+from keras_resnet.data.pictures import listed
+from keras_resnet.data.preprocessing import Normalization
+from keras_resnet.data.read_ahead import pictures_at, read_ahead
+from keras_resnet.data.sources import load_test
+from keras_resnet.data.views import get_protocol
+from keras_resnet.transfer.extraction import UNLABELLED, find_source
+
+AS_THEY_ARE = Normalization(divisor=1.0)
+
+
+def shown(pictures):
+    """The Source of what `extract` takes; None for `samples`."""
+    return find_source(samples() if pictures is None else pictures)
+
+
+def in_batches(source, look, batch_size):
+    """Pictures as a network sees them, before their values are normalised.
+
+    Args:
+        source: Source.
+        look: Preprocessing.
+        batch_size: pictures at a time.
+
+    Yields:
+        (pixels (B, size, size, channels) uint8, labels (B,)). What cannot be read is left out, with a warning.
+
+    Raises:
+        ValueError: in the end, if none could be read.
+    """
+    faults, count = list(source.left_out), 0
+    plain = replace(look, mode=AS_THEY_ARE)
+    for labels, views, unread in read_ahead(source.split, [plain], get_protocol("center"), batch_size):
+        faults += unread
+        count += len(labels)
+        if len(labels):
+            yield views[0][0].astype("uint8"), labels
+    _tell(faults, count)
+
+
+def spread(pictures, look, count):
+    """(N, size, size, channels) uint8: `count` pictures at most, from everywhere among them.
+
+    Args:
+        pictures: what `extract` takes; of a data set by its name, the pictures that train.
+        look: Preprocessing.
+        count: how many at most.
+
+    Raises:
+        ValueError: for what holds no pictures, or none that can be read.
+        OSError: for a path where nothing is.
+    """
+    if isinstance(pictures, (str, os.PathLike)) and not os.path.exists(pictures):
+        pictures = load_test(pictures, split="train")
+    split = find_source(pictures).split
+    numbers = np.unique(np.linspace(0, len(split) - 1, count).astype(int)) if len(split) else []
+    found, faults = [], []
+    for picture in pictures_at(split, numbers):
+        try:
+            found.append(look.pixels([picture]))
+        except (ValueError, OSError) as error:
+            faults.append(str(error))
+    _tell(faults, len(found))
+    return np.concatenate(found)
+
+
+def _tell(faults, count):
+    if not count:
+        raise ValueError(f"Expected pictures that can be read. Received: none; {len(faults)} unreadable")
+    if faults:
+        warnings.warn(f"{len(faults)} pictures could not be read, and are left out:\n  {listed(faults)}", stacklevel=3)
+
+
+def samples():
+    """Sixteen views of the two photographs that come with scikit-learn, a temple and a flower, as a Split.
+
+    By Dan Heath and Lars Holm Nielsen, Creative Commons BY; see `sklearn.datasets.load_sample_images`.
+    """
+    from sklearn.datasets import load_sample_images
+
+    views = [
+        photograph[top : top + 213, left : left + 213]
+        for photograph in load_sample_images().images
+        for top in (0, 213)
+        for left in (0, 142, 284, 426)
+    ]
+    return Split(np.stack(views), np.full(len(views), UNLABELLED))

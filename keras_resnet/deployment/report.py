@@ -1,0 +1,103 @@
+"""The report beside an exported network, for people (Markdown) and programs (JSON)."""
+
+import json
+from dataclasses import asdict
+
+from keras_resnet.benchmark.machine import machine, versions
+from keras_resnet.deployment.formats import FORMATS, PRECISIONS
+
+
+def report(metadata, agreement, speeds, size, unfolded):
+    """The report as a dict for JSON.
+
+    Args:
+        metadata: Metadata of the file.
+        agreement: Agreement.
+        speeds: what `agreement.speed` returns.
+        size: bytes of the file, or of all files of the folder.
+        unfolded: names of the batch norms that no convolution could take in.
+
+    Returns:
+        The values; "agrees" says whether the network is as near to Keras's as its precision allows.
+    """
+    tolerance = PRECISIONS[metadata.precision]
+    return {
+        "network": metadata.name,
+        "weights": metadata.weights,
+        "format": metadata.format,
+        "precision": metadata.precision,
+        "raw": metadata.raw,
+        "bytes": size,
+        "agrees": agreement.relative <= tolerance,  # NaN does not
+        "tolerance": tolerance,
+        **asdict(agreement),
+        "speed": [_row(seconds) for seconds in speeds],
+        "unfolded": list(unfolded),
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def _row(seconds):
+    """Seconds of a batch -> latency in milliseconds and pictures a second, and how many times as fast as Keras."""
+    count, both = seconds["batch_size"], {name: seconds[name] for name in ("keras", "exported")}
+    return {
+        "batch_size": count,
+        "milliseconds": {name: 1e3 * taken for name, taken in both.items()},
+        "images_per_second": {name: count / taken for name, taken in both.items()},
+        "ratio": both["keras"] / both["exported"],
+    }
+
+
+def as_json(values):
+    return json.dumps(values, indent=2) + "\n"
+
+
+def as_markdown(values):
+    """The same as a page."""
+    return "\n".join([*_verdict(values), "", *_answers(values), "", *_speeds(values), "", *_rest(values), ""])
+
+
+def _verdict(values):
+    title = FORMATS[values["format"]].title
+    weights = f" with the weights {values['weights']}" if values["weights"] else ""
+    yield f"# {values['network']}{weights} as {title}, {values['precision']}"
+    yield ""
+    verdict = (
+        "It says what its Keras network says" if values["agrees"] else "**It does not say what its Keras network says**"
+    )
+    yield (
+        f"{verdict}: the differences of its logits are {values['relative']:.2g} of their spread (root mean squares; "
+        f"{values['precision']} may differ by {values['tolerance']:g})."
+    )
+
+
+def _answers(values):
+    yield f"| on {values['pictures']} pictures | |"
+    yield "|---|---|"
+    yield f"| largest difference of logits | {values['largest']:.3g} |"
+    for name, title in (("top1", "same most probable class"), ("top5", "same five most probable classes")):
+        if values[name] is not None:
+            yield f"| {title} | {100 * values[name]:.2f} % |"
+    for name, share in (values["accuracy"] or {}).items():
+        yield f"| top-1 accuracy, {name} | {100 * share:.2f} % |"
+
+
+def _speeds(values):
+    yield "| batch | Keras, images/s | exported, images/s | ratio | Keras, ms a batch | exported, ms a batch |"
+    yield "|---|---|---|---|---|---|"
+    for row in values["speed"]:
+        rates, times = row["images_per_second"], row["milliseconds"]
+        yield (
+            f"| {row['batch_size']} | {rates['keras']:.1f} | {rates['exported']:.1f} | {row['ratio']:.2f} | "
+            f"{times['keras']:.1f} | {times['exported']:.1f} |"
+        )
+
+
+def _rest(values):
+    machine, libraries = values["machine"], (f"{name} {version}" for name, version in values["versions"].items())
+    yield f"{values['bytes'] / 2**20:.1f} MiB. Measured on {machine['cpu']}, {machine['cores']} cores, with"
+    yield f"{', '.join(libraries)}."
+    if values["unfolded"]:
+        yield ""
+        yield "Batch norms that follow no convolution, and stay: " + ", ".join(values["unfolded"]) + "."
