@@ -4,16 +4,20 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keras_resnet.benchmark.networks import KerasNetwork, Network, StockNetwork
+from keras_resnet.benchmark.networks import FoldedNetwork, KerasNetwork, Network, OptimizedNetwork, StockNetwork
 from keras_resnet.benchmark.others import (
     CompiledTorchNetwork,
+    LiteRtNetwork,
     OnnxNetwork,
     OpenVinoNetwork,
+    OpenVinoTorchNetwork,
     TorchNetwork,
     torchvision_name,
 )
+from keras_resnet.deployment.formats import FORMATS
 
-PRECISIONS = ("float32", "mixed_bfloat16")
+COMPUTED = ("float32", "mixed_bfloat16")
+PRECISIONS = (*COMPUTED, "int8")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Contender:
 
     network: type[Network]
     tasks: tuple[str, ...] = ("inference", "train", "build", "load")
-    precisions: tuple[str, ...] = PRECISIONS
+    precisions: tuple[str, ...] = COMPUTED
     needs: tuple[str, ...] = ()
     """Modules beyond those of this package."""
     backend: str | None = None
@@ -58,18 +62,27 @@ class Contender:
 BASELINE = "keras"
 """Whom the others are compared with."""
 
-_TORCH = {"needs": ("torch", "torchvision"), "backend": "torch", "has": torchvision_name}
+_TORCH = {"backend": "torch", "has": torchvision_name}
 _EXPORTED = {"tasks": ("inference", "load"), "backend": "tensorflow"}
+
+
+def _needs(form):
+    return (*FORMATS[form].writes, "tensorflow")
+
 
 CONTENDERS = {
     "keras_resnet": Contender(KerasNetwork, tasks=tuple(TASKS)),
     "keras": Contender(StockNetwork),
-    "torch": Contender(TorchNetwork, **_TORCH),
-    "torch_compiled": Contender(CompiledTorchNetwork, **_TORCH),
-    "onnxruntime": Contender(
-        OnnxNetwork, precisions=("float32",), needs=("onnxruntime", "onnx", "tf2onnx", "tensorflow"), **_EXPORTED
+    "folded": Contender(FoldedNetwork, tasks=("inference",)),
+    "optimized": Contender(OptimizedNetwork, tasks=("inference",)),
+    "torch": Contender(TorchNetwork, needs=("torch", "torchvision"), **_TORCH),
+    "torch_compiled": Contender(CompiledTorchNetwork, needs=("torch", "torchvision"), **_TORCH),
+    "onnxruntime": Contender(OnnxNetwork, precisions=("float32", "int8"), needs=_needs("onnx"), **_EXPORTED),
+    "openvino": Contender(OpenVinoNetwork, precisions=PRECISIONS, needs=_needs("openvino"), **_EXPORTED),
+    "openvino_torch": Contender(
+        OpenVinoTorchNetwork, ("inference",), needs=("torch", "torchvision", "onnxscript", "openvino"), **_TORCH
     ),
-    "openvino": Contender(OpenVinoNetwork, needs=("openvino", "tensorflow"), **_EXPORTED),
+    "litert": Contender(LiteRtNetwork, precisions=("float32", "int8"), needs=_needs("litert"), **_EXPORTED),
 }
 
 

@@ -16,6 +16,8 @@ import keras
 import numpy as np
 
 from keras_resnet.benchmark.machine import accelerator
+from keras_resnet.deployment.folding import fold_batch_norm
+from keras_resnet.deployment.inference import optimize_for_inference
 from keras_resnet.models import create
 from keras_resnet.training.devices import jit_compile
 from keras_resnet.variants import canonical_name, get_spec
@@ -170,6 +172,34 @@ class KerasNetwork(Network):
 
     def accelerator(self):
         return accelerator(keras.backend.backend())
+
+
+class FoldedNetwork(KerasNetwork):
+    """The same with its batch norms folded."""
+
+    @property
+    def name(self):
+        return f"keras_resnet {self.job.model}, folded"
+
+    def create(self, weights=None):
+        return fold_batch_norm(super().create(weights))
+
+
+class OptimizedNetwork(KerasNetwork):
+    """The same as `optimize_for_inference` leaves it, one call a batch, as it is served."""
+
+    @property
+    def name(self):
+        return f"keras_resnet {self.job.model}, optimized"
+
+    @cached_property
+    def optimized(self):
+        precision = self.job.precision.removeprefix("mixed_")
+        return optimize_for_inference(self.model, precision)
+
+    def inference(self, steps):
+        for _ in range(steps):
+            self.optimized.predict_on_batch(self.job.pictures)
 
 
 class StockNetwork(KerasNetwork):

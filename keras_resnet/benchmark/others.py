@@ -1,11 +1,17 @@
-"""What is measured beside Keras: torchvision's networks, and ours as ONNX Runtime and OpenVINO run them."""
+"""What is measured beside Keras: torchvision's networks, and ours as they are exported."""
 
 from functools import cached_property
 
 import keras
+import numpy as np
 
 from keras_resnet.benchmark.machine import accelerator
 from keras_resnet.benchmark.networks import Network, ours
+from keras_resnet.deployment.exported import load_exported
+from keras_resnet.deployment.formats import FORMATS
+from keras_resnet.deployment.openvino_files import HINTS
+from keras_resnet.deployment.order import Order
+from keras_resnet.deployment.served import metadata
 from keras_resnet.variants import canonical_name
 
 TORCHVISION = (
@@ -100,57 +106,78 @@ class CompiledTorchNetwork(TorchNetwork):
     compiled = True
 
 
+class OpenVinoTorchNetwork(Network):
+    """torchvision's network, written as ONNX by torch, in OpenVINO."""
+
+    memory_is_its_own = False  # torch's is in it
+
+    def __init__(self, job, folder):
+        super().__init__(job, folder)
+        import openvino
+        import torch
+        import torchvision
+
+        torch.manual_seed(0)
+        model = torchvision.models.get_model(torchvision_name(job.model), weights=None).eval()
+        self.pictures = np.moveaxis(job.pictures, -1, 1).copy()
+        torch.onnx.export(model, torch.from_numpy(self.pictures), self.folder / "network.onnx")
+        config = {"INFERENCE_PRECISION_HINT": HINTS[EXPORTED[job.precision]], "PERFORMANCE_HINT": "LATENCY"}
+        self.network = openvino.Core().compile_model(self.folder / "network.onnx", "CPU", config)
+
+    @property
+    def name(self):
+        return f"OpenVINO torchvision {torchvision_name(self.job.model)}"
+
+    def inference(self, steps):
+        for _ in range(steps):
+            self.network(self.pictures, share_inputs=True)
+
+
+EXPORTED = {"float32": "float32", "mixed_bfloat16": "bfloat16", "int8": "int8"}
+"""What exported networks are called in a precision."""
+
+
 class ExportedNetwork(Network):
-    """This package's network, exported with `Model.export`, then run without Keras; `load` is file to ready session."""
+    """This package's network as `export` writes it, but for the preprocessing; `load` is file to ready session."""
 
     memory_is_its_own = False  # the exporter's is in it
-    runtime, format, suffix = None, None, None
+    format = None
 
     def __init__(self, job, folder):
         super().__init__(job, folder)
         keras.utils.set_random_seed(0)
-        self.path, self.pictures = str(self.folder / f"network{self.suffix}"), job.pictures
-        signature = [keras.InputSpec("float32", self.pictures.shape)]
-        ours(job).export(self.path, format=self.format, verbose=False, input_signature=signature)
-        self.session = self.open()
+        model, row = ours(job), FORMATS[self.format]
+        facts = metadata(model, self.format, EXPORTED[job.precision], raw=True)
+        self.path, self.pictures = self.folder / f"network{row.suffix}", job.pictures
+        row.module.write(Order(model, facts, calibration=self.pictures), self.path)
+        self.network = load_exported(self.path)
 
     @property
     def name(self):
-        return f"{self.runtime} {self.job.model}"
+        return f"{FORMATS[self.format].title} {self.job.model}"
 
     def inference(self, steps):
         for _ in range(steps):
-            self.run()
+            self.network(self.pictures)
 
     def load(self, steps):
         for _ in range(steps):
-            self.open()
+            load_exported(self.path)
 
 
 class OnnxNetwork(ExportedNetwork):
     """In ONNX Runtime, on the best of its execution providers."""
 
-    runtime, format, suffix = "ONNX Runtime", "onnx", ".onnx"
-
-    def open(self):
-        import onnxruntime
-
-        return onnxruntime.InferenceSession(self.path, providers=onnxruntime.get_available_providers())
-
-    def run(self):
-        return self.session.run(None, {self.session.get_inputs()[0].name: self.pictures})[0]
+    format = "onnx"
 
 
 class OpenVinoNetwork(ExportedNetwork):
     """In OpenVINO on the CPU."""
 
-    runtime, format, suffix = "OpenVINO", "openvino", ".xml"
+    format = "openvino"
 
-    def open(self):
-        import openvino
 
-        precision = {"float32": "f32", "mixed_bfloat16": "bf16"}[self.job.precision]
-        return openvino.Core().compile_model(self.path, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+class LiteRtNetwork(ExportedNetwork):
+    """In LiteRT on the CPU."""
 
-    def run(self):
-        return self.session(self.pictures)[0]
+    format = "litert"

@@ -54,11 +54,7 @@ def network(name, weights, default_weights=None, precision=None):
     """A network by its name, or the model in a .keras file."""
     check_precision(precision)
     if name.endswith(".keras"):
-        for option, given in (("weights", weights), ("precision", precision)):
-            if given is not None:
-                raise ValueError(
-                    f"`--{option}` should be left out: a .keras file has its own. Received: --{option} {given}"
-                )
+        own_weights("a .keras file", weights=weights, precision=precision)
         return keras_resnet.load_model(name)
     with in_precision(precision):
         return keras_resnet.create(name, weights=weights or default_weights)
@@ -68,6 +64,13 @@ def source(dataset, data_dir, download, skip_bad=False, validation_split=None):
     """A function that loads a data set, to be called when TensorFlow's devices are set up."""
     judged_by = value(validation_split) if validation_split else None
     return partial(keras_resnet.load_dataset, dataset, data_dir, download, judged_by, skip_bad)
+
+
+def own_weights(what, **options):
+    """Raises ValueError for options about a network in a file, which has its own."""
+    for option, given in options.items():
+        if given is not None:
+            raise ValueError(f"`--{option}` should be left out: {what} has its own. Received: --{option} {given}")
 
 
 def numbers(option, text, count=None):

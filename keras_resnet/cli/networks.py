@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 import keras_resnet
-from keras_resnet.cli.app import AsJson, Weights, app, err, network, out, print_json
+from keras_resnet.cli.app import AsJson, Weights, app, err, network, out, own_weights, print_json
 from keras_resnet.data.pictures import find_pictures
+from keras_resnet.deployment.exported import is_exported
 from keras_resnet.weights.catalog import WEIGHTS
 
 
@@ -80,14 +81,17 @@ def summary(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.", metavar="IMAGE...")],
-    model: Annotated[str, typer.Option(help="A network of `keras-resnet models`, or a .keras file.")] = "resnet50",
+    model: Annotated[
+        str,
+        typer.Option(help="A network of `keras-resnet models`, a .keras file, or what `keras-resnet export` wrote."),
+    ] = "resnet50",
     weights: Weights = None,
     top: Annotated[int, typer.Option(help="Classes a picture.", min=1)] = 5,
     as_json: AsJson = False,
 ):
     """Say what is in pictures. Files that are no pictures are listed, and make the exit status 1."""
     paths = find_pictures(images)  # before any weights are fetched
-    looker = network(model, weights, default_weights="imagenet")
+    looker = any_network(model, weights)
     answers = keras_resnet.predict(looker, paths, top=top)
     answers = list(track(answers, "looking", len(paths), console=err, transient=True, disable=not err.is_terminal))
     if as_json:
@@ -99,6 +103,14 @@ def predict(
         err.print("[red]not read:[/]", Text(f"{answer.path}: {answer.error}"), soft_wrap=True)
     if bad:
         raise typer.Exit(1)
+
+
+def any_network(name, weights):
+    """A network by its name, or out of a file: Keras's, or an exported one."""
+    if not is_exported(name):
+        return network(name, weights, default_weights="imagenet")
+    own_weights("an exported network", weights=weights)
+    return keras_resnet.load_exported(name)
 
 
 def _as_json(answer):

@@ -60,8 +60,8 @@ FORMATS = {
     ),
 }
 PRECISIONS = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.1, EIGHT_BITS: 0.3}
-"""How far from Keras's an exported network's answers may be, as `Agreement.relative` measures it: several times what was
-measured of networks of VARIANTS, and less than what a wrong order of channels or a missing mean makes."""
+"""How far from Keras's an exported network's answers may be, as `Agreement.relative` measures it: several times what
+was measured of networks of VARIANTS, and less than what a wrong order of channels or a missing mean makes."""
 
 
 def find_format(name, path):

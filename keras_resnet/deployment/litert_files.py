@@ -1,6 +1,7 @@
 """LiteRT, for phones and small machines: written and quantised by TensorFlow's converter."""
 
 import shutil
+import warnings
 
 from keras_resnet.deployment.served import INPUT, KEY, Metadata
 
@@ -37,7 +38,11 @@ def _quantized(folder, samples):
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
     converter.optimizations, converter.representative_dataset = [tf.lite.Optimize.DEFAULT], dataset
     kept = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=["SOFTMAX"])
-    debugger = tf.lite.experimental.QuantizationDebugger(converter=converter, debug_dataset=dataset, debug_options=kept)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")  # which the debugger uses
+        debugger = tf.lite.experimental.QuantizationDebugger(
+            converter=converter, debug_dataset=dataset, debug_options=kept
+        )
     return debugger.get_nondebug_quantized_model()
 
 

@@ -36,11 +36,11 @@ def _with_zeros_that_stay(model):
     import onnx
 
     pooled = {node.input[0] for node in model.graph.node if node.op_type == "MaxPool"}
+    padded = [node for node in model.graph.node if node.op_type == "Pad" and node.output[0] in pooled]
     least = onnx.numpy_helper.from_array(np.array(np.finfo("float32").smallest_normal), "nearly_zero")
-    for node in model.graph.node:
-        if node.op_type == "Pad" and node.output[0] in pooled:
-            node.input[2:] = [least.name]
-    model.graph.initializer.append(least)
+    for node in padded:
+        node.input[2:] = [least.name]
+    model.graph.initializer.extend([least] if padded else [])
     return model
 
 

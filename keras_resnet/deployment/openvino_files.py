@@ -1,6 +1,8 @@
 """OpenVINO: an .xml with the graph beside a .bin with the weights; quantised by NNCF."""
 
+import contextlib
 import logging
+import sys
 
 from keras_resnet.deployment.served import INPUT, KEY, Metadata
 
@@ -43,7 +45,8 @@ def _quantized(model, samples):
 
     nncf.set_log_level(logging.ERROR)
     whole = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX)
-    return nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples), advanced_parameters=whole)
+    with contextlib.redirect_stdout(sys.stderr):  # its progress
+        return nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples), advanced_parameters=whole)
 
 
 class Session:
