@@ -1,0 +1,107 @@
+"""keras-resnet export, and predict with what it wrote."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_resnet
+from keras_resnet.cli import main
+
+pytest.importorskip("openvino", reason="OpenVINO is not installed")
+
+
+@pytest.fixture
+def ended(monkeypatch, capsys):
+    """A command in this process, through `main` -> (exit status, what it answered, what it said)."""
+
+    def ended(*words):
+        monkeypatch.setattr("sys.argv", ["keras-resnet", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    return ended
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of photographs of several sizes: parts of those that scikit-learn has."""
+    from sklearn.datasets import load_sample_images
+
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, photograph in enumerate(load_sample_images().images):
+        Image.fromarray(photograph).save(folder / f"{number}.jpg")
+        Image.fromarray(photograph[50:150, 100:400]).save(folder / f"{number}_part.png")
+    return folder
+
+
+def test_export_reports_and_predict_gives_the_same_table(ended, pictures, tmp_path):
+    path = tmp_path / "resnet20.xml"
+    words = ("export", "resnet20", path, "--weights", "cifar10", "--no-timed", "--json", "--pictures", pictures)
+    status, answer, _ = ended(*words)
+    report = json.loads(answer)
+    assert (status, report["format"], report["precision"], report["pictures"]) == (0, "openvino", "float32", 4)
+    assert report["agrees"] and report["top1"] == 1 and report["speed"] == []
+    assert json.loads((tmp_path / "resnet20.xml.report.json").read_text()) == report
+    assert "resnet20 with the weights cifar10 as OpenVINO" in (tmp_path / "resnet20.xml.report.md").read_text()
+    tables = [
+        json.loads(ended("predict", pictures, "--json", *words)[1])
+        for words in (("--model", path), ("--model", "resnet20", "--weights", "cifar10"))
+    ]
+    for ours, keras in zip(*tables, strict=True):
+        assert ours["path"] == keras["path"]
+        assert [row["name"] for row in ours["classes"]] == [row["name"] for row in keras["classes"]]
+        np.testing.assert_allclose(*([row["probability"] for row in t["classes"]] for t in (ours, keras)), atol=1e-5)
+
+
+def test_eight_bits_from_a_folder(ended, pictures, tmp_path):
+    path = tmp_path / "small.xml"
+    words = ("export", "resnet20", path, "--weights", "cifar10", "--precision", "int8", "--no-timed", "--json")
+    status, answer, said = ended(*words, "--calibration", pictures, "--pictures", pictures)
+    assert status == 0, said
+    assert json.loads(answer)["precision"] == "int8"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("resnet20", "net.onyx"), ".onnx"),
+        (("resnet20", "net.onnx", "--format", "onyx"), "onnx"),
+        (("resnet20", "net.onnx", "--precision", "bfloat16"), "saved_model, openvino"),
+        (("resnet20", "net.onnx", "--precision", "int8"), "`calibration`"),
+        (("resnet20", "net.xml", "--precision", "int8", "--calibration", "empty"), "pictures"),
+        (("resnet20", "taken.onnx"), "overwrite"),
+        (("resnet20", "nowhere/net.onnx"), "folder"),
+        (("missing.keras", "net.onnx"), "missing.keras"),
+    ],
+)
+def test_bad_input_is_one_message_and_nothing_is_written(ended, words, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken.onnx").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    weights = ("--weights", "cifar10") if words[0] == "resnet20" else ()
+    status, _, said = ended("export", *words, *weights)
+    assert status == 1 and said.startswith("error:") and expected in said and "Traceback" not in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "taken.onnx"]
+    assert (tmp_path / "taken.onnx").read_text() == "mine"
+
+
+def test_a_network_without_known_preprocessing_says_what_to_do(ended, tmp_path):
+    network = keras_resnet.create("resnet20", depths=(1, 1, 1), classes=3)
+    network.save(tmp_path / "net.keras")
+    status, _, said = ended("export", tmp_path / "net.keras", tmp_path / "net.xml")
+    assert status == 1 and "preprocess" in said
+    words = ("export", tmp_path / "net.keras", tmp_path / "net.xml", "--no-timed", "--json")
+    assert json.loads(ended(*words, "--mode", "torch")[1])["agrees"]
+    assert json.loads(ended(*words, "--raw", "--overwrite")[1])["raw"]
+
+
+@pytest.mark.parametrize("words", [("--weights", "cifar10"), ()])
+def test_predict_refuses_what_is_no_exported_network(ended, words, pictures, tmp_path):
+    path = tmp_path / "net.xml"
+    path.write_text("<net/>")
+    status, _, said = ended("predict", pictures, "--model", path, *words)
+    assert status == 1 and said.startswith("error:") and (("--weights" in said) if words else ("intact" in said))
