@@ -16,7 +16,7 @@ from rich.console import Console
 from keras_resnet.benchmark import contenders, machine, others, pipelines
 from keras_resnet.benchmark.compare import compare
 from keras_resnet.benchmark.contenders import CONTENDERS, TASKS, obstacle
-from keras_resnet.benchmark.networks import Job, KerasNetwork, StockNetwork
+from keras_resnet.benchmark.networks import FoldedNetwork, Job, KerasNetwork, OptimizedNetwork, StockNetwork
 from keras_resnet.benchmark.report import notes, table
 from keras_resnet.benchmark.rounds import Field
 from keras_resnet.variants import VARIANTS
@@ -120,16 +120,26 @@ def test_the_input_pipeline_gives_batches_for_the_network(model, tmp_path, monke
     assert not np.array_equal(batches[0], batches[2])  # the same pictures again, augmented anew
 
 
-@pytest.mark.parametrize("network", [others.OnnxNetwork, others.OpenVinoNetwork])
+@pytest.mark.parametrize("network", [others.OnnxNetwork, others.OpenVinoNetwork, others.LiteRtNetwork])
 def test_an_exported_network_computes_what_ours_does(network, resnet8, tmp_path):
     row = next(row for row in CONTENDERS.values() if row.network is network)
     for module in row.needs:
         pytest.importorskip(module)
     exported = network(TINY, tmp_path)
+    (answers,) = exported.network(TINY.pictures).values()
     ours = KerasNetwork(TINY, tmp_path).model  # of the same seed
-    np.testing.assert_allclose(exported.run(), ours.predict(TINY.pictures, verbose=0), atol=1e-4)
+    np.testing.assert_allclose(answers, ours.predict(TINY.pictures, verbose=0), atol=1e-4)
     exported.inference(2)
     exported.load(1)
+
+
+def test_folded_and_optimized_networks_compute_what_ours_does(resnet8, tmp_path):
+    expected = KerasNetwork(TINY, tmp_path).model.predict(TINY.pictures, verbose=0)  # of the same seed
+    folded, optimized = FoldedNetwork(TINY, tmp_path), OptimizedNetwork(TINY, tmp_path)
+    for model in (folded.model, optimized.optimized):
+        assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
+        np.testing.assert_allclose(model.predict_on_batch(TINY.pictures), expected, atol=1e-4)
+    optimized.inference(2)
 
 
 def test_torchs_network_is_torchvisions_and_learns(tmp_path):
@@ -156,7 +166,7 @@ def test_obstacles_are_named(monkeypatch):
     assert obstacle(Job("torch", "float32", "resnet50", 1, 64)) == "not installed: torch"
     monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda module: module)
     assert obstacle(Job("torch", "float32", "resnet20_cifar", 1, 32)) == "has no resnet20_cifar"
-    assert obstacle(Job("onnxruntime", "mixed_bfloat16", "resnet50", 1, 64)) == "runs in float32 only"
+    assert obstacle(Job("onnxruntime", "mixed_bfloat16", "resnet50", 1, 64)) == "runs in float32, int8 only"
     assert obstacle(Job("torch", "float32", "resnet50_v1_5", 1, 64)) is None
 
 

@@ -1,6 +1,7 @@
 """`export`: a network into a file of another format, loaded back and compared before it gets its name."""
 
 import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -81,11 +82,17 @@ def export(
         OSError: if it cannot be written.
     """
     key, target = find_format(format, path), Path(path)
-    _check(key, target, precision, batch_size, calibration, overwrite)
-    facts = metadata(model, key, precision, raw)
+    _check(key, target, precision, calibration, overwrite)
+    _check_count("samples", samples)
+    _check_count("batch_size", 1 if batch_size is None else batch_size)
     unfolded = fold_batch_norm(model).info["unfolded"]
+    facts = metadata(model, key, precision, raw)
     look = _look(model, raw)
     inputs = None if calibration is None else taken(facts, look, spread(calibration, look, samples))
+    if inputs is not None and len(inputs) < (batch_size or 1):
+        raise ValueError(
+            f"`calibration` should be {batch_size} pictures or more, a whole batch. Received: {len(inputs)} pictures"
+        )
     with _beside(target) as folder:
         with _told(key, model, folder):
             FORMATS[key].module.write(Order(model, facts, batch_size, inputs), folder / target.name)
@@ -100,12 +107,12 @@ def export(
     return values
 
 
-def _check(key, target, precision, batch_size, calibration, overwrite):
+def _check(key, target, precision, calibration, overwrite):
     """The errors that need no work."""
     row = FORMATS[key]
     check_precision(key, precision)
     check_installed(key, row.writes)
-    if not target.name.endswith(row.suffix) or (not row.suffix and target.suffix in _suffixes()):
+    if target.suffix != row.suffix and (row.suffix or target.suffix in _suffixes()):
         raise ValueError(
             f"`path` should end in {row.suffix or 'no suffix'} for {row.title}. Received: path={str(target)!r}"
         )
@@ -114,13 +121,16 @@ def _check(key, target, precision, batch_size, calibration, overwrite):
             f"`calibration` should be pictures for {EIGHT_BITS}, and for no other precision. "
             f"Received: precision={precision!r}, calibration={calibration!r}"
         )
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"`batch_size` should be 1 or more, or None. Received: batch_size={batch_size!r}")
     if target.exists() and not overwrite:
         raise FileExistsError(
             f"Something is there already; `overwrite` (--overwrite) replaces it. Received: path={str(target)!r}"
         )
     check_target(target.with_name(f"{target.name}.report.json"))
+
+
+def _check_count(argument, value):
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"`{argument}` should be an integer, 1 or more. Received: {argument}={value!r}")
 
 
 def _suffixes():
@@ -141,7 +151,7 @@ def _look(model, raw):
 @contextmanager
 def _beside(target):
     """A folder in that of `target`, in which files become whole; what an export that was killed left goes first."""
-    for left in target.parent.glob(f".exporting.{target.name}.*"):
+    for left in target.parent.glob(f".exporting.{glob.escape(target.name)}.*"):
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f".exporting.{target.name}.", dir=target.parent) as folder:
         yield Path(folder)

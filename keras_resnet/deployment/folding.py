@@ -8,7 +8,8 @@ from keras_resnet.architecture.network import made_from
 from keras_resnet.models import anew, inputs_like
 
 FOLDABLE = (layers.Conv2D, layers.Dense)
-"""Layers with a kernel whose last axis is that of the channels they return."""
+"""Layers with a kernel whose last axis is that of the channels they return; classes derived from them may compute with
+another kernel than they have."""
 
 
 def fold_batch_norm(model):
@@ -26,10 +27,13 @@ def fold_batch_norm(model):
         batch norms that stay: what they follow is no convolution, or others see it too.
 
     Raises:
-        ValueError: for a model that is no graph of layers, or has models among its layers.
+        ValueError: for a model that is no graph of layers from one input, or has models among its layers or layers that
+            cannot be made once more.
     """
     if not hasattr(model, "operations") or any(isinstance(layer, keras.Model) for layer in model.layers):
         raise ValueError(f"`model` should be one graph of layers. Received: {model}")
+    if len(model.inputs) != 1:
+        raise ValueError(f"`model` should have one input. Received: {model.name} with {len(model.inputs)}")
     pairs = _pairs(model)
     norms = {norm.name for norm in pairs.values()}
 
@@ -39,12 +43,34 @@ def fold_batch_norm(model):
     def call(layer, *arguments, **keywords):
         return arguments[0] if layer.name in norms else layer(*arguments, **keywords)
 
-    copy = made_from(keras.models.clone_model(model, inputs_like(model), with_bias, call), model)
+    copy = cloned(model, with_bias, call)
     for layer in copy.layers:
         original, norm = model.get_layer(layer.name), pairs.get(layer.name)
         layer.set_weights(_absorbed(original, norm) if norm else original.get_weights())
     copy.info["unfolded"] = [layer.name for layer in copy.layers if isinstance(layer, layers.BatchNormalization)]
     return copy
+
+
+def cloned(model, layer_again, call=None):
+    """Keras's `clone_model`, with the names and the info of the model.
+
+    Raises:
+        ValueError: for a layer that cannot be made from its configuration.
+    """
+
+    def again(layer):
+        try:
+            copy = layer_again(layer)
+        except Exception as error:  # whatever a layer's own code raises
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                "`model` should have layers that can be made once more from what their `get_config` returns. "
+                f"Received: {model.name} with {type(layer).__name__} {layer.name!r} ({reason})"
+            ) from error
+        copy.name = layer.name  # a layer without `get_config` forgets it
+        return copy
+
+    return made_from(keras.models.clone_model(model, inputs_like(model), again, call), model)
 
 
 def _pairs(model):
@@ -56,7 +82,9 @@ def _pairs(model):
 
 def _goes_with(before, norm, model):
     """Whether a layer can do the work of the batch norm that follows it."""
-    if not isinstance(before, FOLDABLE) or before.activation is not keras.activations.linear:
+    if type(before) not in FOLDABLE or before.activation is not keras.activations.linear:
+        return False
+    if len(before.weights) != 1 + before.use_bias:  # others are LoRA's, or a quantised kernel's scales
         return False
     users = [node for node in before._outbound_nodes if node.operation in model.operations]
     called_once = len(before._inbound_nodes) == len(users) == 1

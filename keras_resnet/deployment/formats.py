@@ -65,7 +65,7 @@ was measured of networks of VARIANTS, and less than what a wrong order of channe
 
 
 def find_format(name, path):
-    """The key of FORMATS that a name means, or None and the name of a file.
+    """The key of FORMATS that a name means, or None and the name of a file; what is a folder is a SavedModel.
 
     Raises:
         ValueError: for an unknown name, and a file name without a suffix that is one of theirs.
@@ -75,7 +75,7 @@ def find_format(name, path):
         if key not in FORMATS:
             raise unknown("format", name, FORMATS)
         return key
-    suffix = Path(path).suffix
+    suffix = "" if Path(path).is_dir() else Path(path).suffix
     found = [key for key, row in FORMATS.items() if row.suffix == suffix]
     if not found:
         raise unknown("path", str(path), [row.suffix for row in FORMATS.values() if row.suffix])

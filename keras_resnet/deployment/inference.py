@@ -7,10 +7,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_resnet.architecture.network import made_from
-from keras_resnet.deployment.folding import fold_batch_norm
+from keras_resnet.deployment.folding import cloned, fold_batch_norm
 from keras_resnet.errors import unknown
-from keras_resnet.models import anew, inputs_like
+from keras_resnet.models import anew
 from keras_resnet.training.devices import jit_compile
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -60,17 +59,20 @@ def in_numbers(model, precision):
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
 
+    last = [tensor._keras_history.operation for tensor in model.outputs]
+
     def policy(layer):
-        if precision == "float32" or any(layer.output is tensor for tensor in model.outputs):
+        if precision == "float32" or layer in last:
             return "float32"
         return f"mixed_{precision}" if isinstance(layer, layers.BatchNormalization) else precision
 
     def other(layer):
-        return anew(layer, GroupedConv2D if _is_grouped(layer) else None, dtype=policy(layer))
+        dtype = {"dtype": policy(layer)} if "dtype" in layer.get_config() else {}  # operations have none
+        return anew(layer, GroupedConv2D if _is_grouped(layer) else None, **dtype)
 
-    copy = keras.models.clone_model(model, inputs_like(model), other)
+    copy = cloned(model, other)
     copy.set_weights(model.get_weights())
-    return made_from(copy, model)
+    return copy
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -110,15 +112,17 @@ def _frozen(model):
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     (given,) = model.inputs
-    function = tf.function(lambda pictures: model(pictures, training=False), autograph=False)
+    nested = keras.tree.is_nested(model.input)
+    function = tf.function(
+        lambda pictures: model(keras.tree.pack_sequence_as(model.input, [pictures]), training=False), autograph=False
+    )
     traced = function.get_concrete_function(tf.TensorSpec(given.shape, given.dtype))
     graph = convert_variables_to_constants_v2(traced)
 
     def predict(data):
         pictures, _, _ = keras.utils.unpack_x_y_sample_weight(data[0])
-        pictures = tf.ensure_shape(
-            tf.cast(pictures, given.dtype), given.shape
-        )  # others would end the process in oneDNN
+        (pictures,) = keras.tree.flatten(pictures) if nested else (pictures,)
+        pictures = tf.ensure_shape(tf.cast(pictures, given.dtype), given.shape)  # others end the process in oneDNN
         return tf.nest.pack_sequence_as(traced.structured_outputs, graph(pictures))
 
     return predict

@@ -45,10 +45,13 @@ def _with_zeros_that_stay(model):
 
 
 def _halved(model):
-    """The same in float16, but for inputs and outputs."""
+    """The same in float16, but for inputs and outputs; in order again, as ONNX has it and its converter does not."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
-    return convert_float_to_float16(model, keep_io_types=True, op_block_list=list(KEPT))
+    found = OnnxModel(convert_float_to_float16(model, keep_io_types=True, op_block_list=list(KEPT)))
+    found.topological_sort()
+    return found.model
 
 
 def _quantize(path, samples):

@@ -54,8 +54,9 @@ class Metadata:
             found = cls(**json.loads(text))
             if found.preprocessing:
                 Preprocessing.from_config(found.preprocessing)
-            if not all(isinstance(name, str) for name in found.class_names or ()):
-                raise ValueError("class names that are no strings")
+            names = [found.name, found.format, found.precision, *(found.class_names or ())]
+            if isinstance(found.class_names, str) or not all(isinstance(name, str) for name in names):
+                raise ValueError("names that are no strings")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"Expected a file that `keras_resnet.export` wrote ({error}). Received: {str(text)[:80]!r}"

@@ -1,0 +1,269 @@
+"""Folded batch norms: the same logits for every network, and left alone wherever folding would change them."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from conftest import pictures, randomise
+from keras import layers
+from test_network import DISTINCT, narrow
+
+from keras_resnet import build, create, fold_batch_norm, get_spec, list_models
+from keras_resnet.data.datasets import natural_preprocessing
+from keras_resnet.models import tell
+
+
+def answers(model, x):
+    """All outputs in one vector."""
+    outputs = keras.tree.flatten(model(x, training=False))
+    return np.concatenate([keras.ops.convert_to_numpy(output).ravel() for output in outputs])
+
+
+def calm(model):
+    """Random gates, open or shut, make chaos of rounding errors, and hundreds of random blocks no number at all."""
+    if model.spec.se_ratio or model.spec.layers > 200:
+        for layer in model.layers:
+            if isinstance(layer, layers.BatchNormalization):
+                layer.gamma.assign(layer.gamma * 0.5)
+    return model
+
+
+def folded(model, x=None):
+    """A randomised model, folded; asserts that it answers as before."""
+    x = pictures(2, *model.input_shape[1:]) if x is None else x
+    model = randomise(model)
+    expected, copy = answers(calm(model) if getattr(model, "spec", None) else model, x), fold_batch_norm(model)
+    assert np.isfinite(expected).all()
+    assert np.abs(answers(copy, x) - expected).max() <= 1e-4 * np.abs(expected).max()
+    return copy
+
+
+def names(model, kind=layers.BatchNormalization):
+    return [layer.name for layer in model.layers if isinstance(layer, kind)]
+
+
+@pytest.mark.parametrize("name", DISTINCT.values())
+def test_a_narrow_network_of_every_kind_is_folded_to_the_same_logits(name):
+    spec = narrow(get_spec(name))
+    copy = folded(build(spec, classes=5, input_shape=(32, 40, 3), classifier_activation=None))
+    assert copy.info["unfolded"] == names(copy) and bool(names(copy)) == spec.preactivation
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_models())
+def test_every_network_is_folded_to_the_same_logits(name):
+    """At its width and depth, on small pictures."""
+    folded(build(get_spec(name), input_shape=(32, 32, 3), classifier_activation=None))
+
+
+def test_kernel_and_bias_are_torchs():
+    """torch 2.13, torch.nn.utils.fusion.fuse_conv_bn_eval of the same numbers; its kernels are (out, in, H, W)."""
+    inputs = keras.Input((4, 4, 2))
+    norm = layers.BatchNormalization(epsilon=1e-3)
+    model = keras.Model(inputs, norm(layers.Conv2D(3, (1, 2), name="conv")(inputs)))
+    kernel = (np.arange(12).reshape(3, 2, 1, 2) / 4 - 1).transpose(2, 3, 1, 0)
+    statistics = [1.5, -0.5, 2], [0.25, 0, -1], [1, -2, 0.5], [0.25, 4, 1]
+    model.set_weights([kernel, np.array([0.5, -1, 2]), *map(np.array, statistics)])
+    found, bias = fold_batch_norm(model).get_layer("conv").get_weights()
+    expected = [-2.99401808, -2.24551344, -1.49700904, -0.74850446, 0, -0.06249219, -0.12498438, -0.18747658]
+    expected += [1.99900079, 2.49875093, 2.9985013, 3.49825144]
+    np.testing.assert_allclose(found.transpose(3, 2, 0, 1).ravel(), expected, rtol=1e-6)
+    np.testing.assert_allclose(bias, [-1.24700904, -0.24996877, 1.9985013], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2"])
+def test_networks_of_keras_applications_are_folded(name):
+    """Keras's own layers and graph; the norms that stay are those that no convolution's output goes straight into."""
+    kind = getattr(keras.applications, name)
+    model = kind(weights=None, input_shape=(32, 32, 3), classifier_activation=None, classes=7)
+    copy = folded(model)
+    after_sums = [name for name in names(model) if name.endswith("preact_bn") or name == "post_bn"]
+    assert copy.info["unfolded"] == after_sums and (name == "ResNet50V2") == bool(after_sums)
+
+
+def test_of_preactivation_networks_what_follows_sums_and_pooling_stays():
+    """A block's first norm, and the one after the last block; after the CIFAR nets' stem comes a convolution."""
+    model = build(get_spec("preact_resnet110"), input_shape=(8, 8, 3))
+    stay = [name for name in names(model) if name.endswith("preact_bn") or name == "post_bn"]
+    stay.remove("conv2_block1_preact_bn")  # of what the stem's convolution returns
+    assert fold_batch_norm(model).info["unfolded"] == stay and len(stay) == 54
+
+
+def test_what_belongs_to_the_network_stays_with_it(tmp_path):
+    model = create("resnet20", classifier_activation=None)
+    tell(model, natural_preprocessing((32, 32, 3)), "torch")
+    before = dict(model.info)
+    copy = folded(model)
+    assert copy.spec == model.spec and copy.info == before | {"unfolded": []}
+    assert model.info == before, "the original knows nothing of it"
+    assert copy.name == model.name and copy.layers[0].name == model.layers[0].name
+    assert {*names(copy, layers.Layer)} == {name for name in names(model, layers.Layer) if not name.endswith("_bn")}
+    copy.save(tmp_path / "folded.keras")
+    x = pictures(2, 32, 32, 3)
+    np.testing.assert_array_equal(answers(keras.saving.load_model(tmp_path / "folded.keras"), x), answers(copy, x))
+
+
+def test_weights_and_policies_are_copies():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = randomise(build(narrow(get_spec("resnet18")), input_shape=(32, 32, 3), classes=4))
+    copy = fold_batch_norm(model)
+    assert copy.get_layer("conv2_block1_1_conv").dtype_policy.name == "mixed_bfloat16"
+    assert copy.output.dtype == "float32"
+    x = pictures(2, 32, 32, 3)
+    expected = answers(copy, x)
+    for weight in model.weights:
+        weight.assign(weight * 0)
+    np.testing.assert_array_equal(answers(copy, x), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet20", "seresnet50", "resnet50v2"])
+def test_channels_first_networks_are_folded(name):
+    spec = replace(narrow(get_spec(name)), data_format="channels_first")
+    copy = folded(build(spec, classes=4, input_shape=(3, 32, 40), classifier_activation=None))
+    assert bool(copy.info["unfolded"]) == spec.preactivation
+
+
+def two_convolutions(x):
+    layer = layers.Conv2D(3, 3, padding="same")
+    return layers.BatchNormalization()(layer(layer(x)))
+
+
+def two_norms(x):
+    layer = layers.BatchNormalization()
+    return layer(layers.Conv2D(3, 1)(layer(layers.Conv2D(3, 1)(x))))
+
+
+def seen_by_others(x):
+    x = layers.Conv2D(4, 3)(x)
+    return layers.Add()([layers.BatchNormalization()(x), x])
+
+
+def returned(x):
+    x = layers.Conv2D(4, 3)(x)
+    return {"before": x, "after": layers.BatchNormalization()(x)}
+
+
+class Standardized(layers.Conv2D):
+    """Convolves with another kernel than it has (Qiao et al. 2019, arXiv:1903.10520)."""
+
+    def convolution_op(self, inputs, kernel):
+        kernel = keras.ops.convert_to_tensor(kernel)
+        return super().convolution_op(inputs, kernel / keras.ops.std(kernel, axis=(0, 1, 2)))
+
+
+def adapted(x):
+    layer = layers.Dense(4)
+    x = layers.BatchNormalization()(layer(x))
+    layer.enable_lora(2)
+    return x
+
+
+STAYS = {
+    "a convolution that is called twice": two_convolutions,
+    "a norm that is called twice": two_norms,
+    "a map that others see": seen_by_others,
+    "a map that is returned": returned,
+    "an activation in between": lambda x: layers.BatchNormalization()(layers.Conv2D(4, 3, activation="relu")(x)),
+    "another axis": lambda x: layers.BatchNormalization(axis=1)(layers.Conv2D(8, 3, padding="same")(x)),
+    "a kernel of other axes": lambda x: layers.BatchNormalization()(layers.Conv2DTranspose(4, 3)(x)),
+    "a kernel for each channel": lambda x: layers.BatchNormalization()(layers.DepthwiseConv2D(3)(x)),
+    "a kernel that is changed first": lambda x: layers.BatchNormalization()(Standardized(4, 3)(x)),
+    "LoRA": adapted,
+    "no layer before it": lambda x: layers.BatchNormalization()(x),
+    "an operation before it": lambda x: layers.BatchNormalization()(layers.Conv2D(4, 3)(x) + 1),
+}
+
+
+@pytest.mark.parametrize("what", STAYS)
+def test_what_cannot_be_folded_stays_and_is_named(what):
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, STAYS[what](inputs))
+    assert folded(model).info["unfolded"] == names(model)
+
+
+def shorn(**norm):
+    return lambda x: layers.BatchNormalization(**norm)(layers.Conv2D(4, 3, use_bias=False)(x))
+
+
+FOLDS = {
+    "neither scale nor offset": shorn(center=False, scale=False),
+    "no scale": shorn(scale=False),
+    "no offset": shorn(center=False),
+    "groups": lambda x: layers.BatchNormalization()(layers.Conv2D(6, 3, groups=3, dilation_rate=2)(x)),
+    "a dense layer": lambda x: layers.BatchNormalization()(layers.Dense(5)(layers.Flatten()(x))),
+    "a dense layer at every place": lambda x: layers.BatchNormalization(axis=3)(layers.Dense(5)(x)),
+    "one norm of two": lambda x: layers.Conv2D(2, 1)(layers.BatchNormalization()(layers.Conv2D(4, 3)(x))),
+    "operations around it": lambda x: keras.ops.relu(shorn()(x * 2) + 1),
+}
+
+
+@pytest.mark.parametrize("what", FOLDS)
+def test_what_can_be_folded_is(what):
+    inputs = keras.Input((8, 8, 3))
+    assert folded(keras.Model(inputs, FOLDS[what](inputs))).info["unfolded"] == []
+
+
+def test_of_two_norms_in_a_row_the_second_stays():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization(name="first")(layers.Conv2D(4, 3)(inputs))
+    assert folded(keras.Model(inputs, layers.BatchNormalization(name="second")(x))).info["unfolded"] == ["second"]
+
+
+def test_a_part_of_a_network_is_folded_like_the_whole():
+    """The layers above it, which are no part of it, also see what it returns."""
+    whole = build(narrow(get_spec("resnet18")), input_shape=(32, 32, 3))
+    part = keras.Model(whole.input, whole.get_layer("conv3_block1_1_bn").output)
+    assert folded(part).info["unfolded"] == []
+
+
+class Scaled(layers.Layer):
+    """Somebody's layer, without `get_config`."""
+
+    def __init__(self, factor, **keywords):
+        super().__init__(**keywords)
+        self.factor = factor
+
+    def call(self, inputs):
+        return inputs * 2
+
+
+def test_a_layer_without_get_config_keeps_its_name():
+    inputs = keras.Input((8, 8, 3))
+    copy = folded(keras.Model(inputs, shorn()(Scaled(2.0, name="scaled")(inputs))))
+    assert copy.info["unfolded"] == [] and "scaled" in names(copy, layers.Layer)
+
+
+class Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+def nested():
+    return keras.Sequential([keras.Input((8, 8, 3)), keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3)])])
+
+
+def two_inputs():
+    first, second = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    return keras.Model([first, second], first + second, name="pair")
+
+
+def unclonable():
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, Scaled(object(), name="scaled")(inputs), name="mine")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Subclassed, "one graph of layers"),
+        (nested, "one graph of layers"),
+        (keras.Sequential, "one graph of layers"),
+        (lambda: "resnet20", "one graph of layers. Received: resnet20"),
+        (two_inputs, "one input. Received: pair with 2"),
+        (unclonable, "get_config.*Received: mine with Scaled 'scaled'"),
+    ],
+)
+def test_other_models_are_refused(model, message):
+    with pytest.raises(ValueError, match=message):
+        fold_batch_norm(model())

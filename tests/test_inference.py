@@ -1,0 +1,226 @@
+"""Networks that only answer: the same answers, from one graph for every batch size, and no crash on wrong shapes."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from conftest import pictures, randomise
+from keras import layers
+from test_network import narrow
+
+from keras_resnet import build, create, feature_extractor, get_spec, optimize_for_inference
+from keras_resnet.deployment import inference
+from keras_resnet.deployment.inference import PRECISIONS, GroupedConv2D, in_numbers
+
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="of TensorFlow's graphs")
+ROUNDING = {"float32": 1e-5, "bfloat16": 2**-8, "float16": 2**-11}
+"""Relative to the largest number: what one of these formats' roundings makes."""
+
+
+def predict(model, x):
+    return keras.tree.map_structure(lambda array: np.asarray(array), model.predict(x, verbose=0))
+
+
+def network(name, **changes):
+    """A narrow one with random weights that ends in logits."""
+    spec = replace(narrow(get_spec(name)), **changes)
+    shape = (3, 32, 40) if spec.data_format == "channels_first" else (32, 40, 3)
+    return randomise(build(spec, classes=5, input_shape=shape, classifier_activation=None))
+
+
+def difference(model, other, x):
+    """Largest difference, relative to the largest number."""
+    expected = predict(model, x)
+    return np.abs(predict(other, x) - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        *(("resnet18", precision) for precision in PRECISIONS),
+        ("resnet50v2", "bfloat16"),
+        ("resnext50_32x4d", "float32"),
+        ("seresnet50", "bfloat16"),
+    ],
+)
+def test_answers_are_the_same_but_for_rounding(name, precision):
+    model, x = network(name), pictures(3, 32, 40, 3)
+    fast = optimize_for_inference(model, precision)
+    found = difference(model, fast, x)
+    assert found <= 10 * ROUNDING[precision]
+    assert precision == "float32" or found > 1e-5, "it computed in float32"
+    assert predict(fast, x).dtype == np.float32
+
+
+def test_of_the_trained_network():
+    model = create("resnet20", weights="cifar10")
+    fast = optimize_for_inference(model, "float32")
+    assert difference(model, fast, pictures(4, 32, 32, 3)) <= 1e-5
+    assert fast.spec == model.spec and fast.info == model.info | {"unfolded": []} and fast.name == model.name
+    assert fast.input_shape == model.input_shape and fast.output_shape == model.output_shape
+
+
+@needs_tensorflow
+def test_one_trace_serves_every_batch_size(monkeypatch):
+    """Counted where TensorFlow traces; what the weights become later changes nothing."""
+    import tensorflow as tf
+
+    traces, call = [], keras.Model.__call__
+    model = network("resnet18")
+
+    def counted(self, inputs, *arguments, **keywords):
+        if self.name == model.name and tf.is_symbolic_tensor(keras.tree.flatten(inputs)[0]):
+            traces.append(inputs.shape)
+        return call(self, inputs, *arguments, **keywords)
+
+    monkeypatch.setattr(keras.Model, "__call__", counted)
+    fast, x = optimize_for_inference(model, "float32"), pictures(7, 32, 40, 3)
+    assert [shape.as_list() for shape in traces] == [[None, 32, 40, 3]]
+    whole = predict(fast, x)
+    for batch_size in (1, 2, 3, 7):
+        np.testing.assert_allclose(
+            fast.predict(x, batch_size=batch_size, verbose=0), whole, rtol=1e-4, atol=1e-4 * np.abs(whole).max()
+        )
+        assert fast.predict_on_batch(x[:batch_size]).shape == (batch_size, 5)
+    assert len(traces) == 1
+    for weight in fast.weights:
+        weight.assign(weight * 0)
+    np.testing.assert_array_equal(predict(fast, x), whole)
+
+
+def test_the_originals_weights_are_its_own():
+    model, x = network("resnet18"), pictures(2, 32, 40, 3)
+    fast = optimize_for_inference(model, "float32")
+    before = predict(fast, x)
+    for weight in model.weights:
+        weight.assign(weight * 0)
+    np.testing.assert_array_equal(predict(fast, x), before)
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("shape", [(2, 16, 40, 3), (2, 32, 40, 1), (32, 40, 3), (2, 32, 40)])
+@pytest.mark.parametrize("verb", ["predict", "predict_on_batch"])
+def test_a_wrong_shape_is_an_error_and_not_the_end_of_the_process(shape, verb):
+    """oneDNN's convolutions do not look."""
+    fast = optimize_for_inference(network("plain18"), "float32")
+    with pytest.raises(Exception, match="not compatible with expected shape"):
+        getattr(fast, verb)(pictures(*shape))
+    assert fast.predict_on_batch(pictures(1, 32, 40, 3)).shape == (1, 5), "it goes on"
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float64", "int32"])
+def test_other_numbers_are_cast(dtype):
+    fast, x = optimize_for_inference(network("plain18"), "float32"), np.arange(2 * 32 * 40 * 3).reshape(2, 32, 40, 3)
+    x = x.astype(dtype) % 100
+    np.testing.assert_allclose(predict(fast, x), predict(fast, x.astype("float32")), rtol=1e-5)
+
+
+def test_pictures_of_any_size():
+    model = randomise(build(narrow(get_spec("resnet20")), classes=4, input_shape=(None, None, 3)))
+    fast = optimize_for_inference(model, "float32")
+    for sides in ((32, 32), (45, 38)):
+        assert difference(model, fast, pictures(2, *sides, 3)) <= 1e-5
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_several_outputs_keep_their_names_and_stay_float32(precision):
+    model = feature_extractor(network("resnet50"), endpoints=["stem", "stage2", "pre_logits"])
+    x = pictures(2, 32, 40, 3)
+    expected, found = predict(model, x), predict(optimize_for_inference(model, precision), x)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == np.float32
+        assert np.abs(found[name] - array).max() <= 10 * ROUNDING[precision] * np.abs(array).max()
+
+
+def listed(x):
+    return layers.Conv2D(2, 3)(x), layers.Conv2D(4, 3)(x)
+
+
+@pytest.mark.parametrize("inputs", [lambda x: x, lambda x: [x], lambda x: {"x": x}])
+@pytest.mark.parametrize("outputs", [layers.Conv2D(2, 3), listed, lambda x: {"b": x * 2, "a": layers.Conv2D(2, 3)(x)}])
+def test_inputs_and_outputs_of_any_structure(inputs, outputs):
+    given = keras.Input((8, 8, 3), name="x")
+    model, x = keras.Model(inputs(given), outputs(given)), pictures(2, 8, 8, 3)
+    fast = optimize_for_inference(model, "float32")
+    expected = model.predict(inputs(x), verbose=0)
+    keras.tree.map_structure(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5),
+        fast.predict(inputs(x), verbose=0),
+        expected,
+    )
+
+
+@needs_tensorflow
+def test_data_sets_with_and_without_labels():
+    import tensorflow as tf
+
+    fast, x = optimize_for_inference(network("plain18"), "float32"), pictures(5, 32, 40, 3)
+    for given in (x, (x, np.arange(5))):
+        batches = tf.data.Dataset.from_tensor_slices(given).batch(2)
+        np.testing.assert_allclose(predict(fast, batches), predict(fast, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize(("stride", "padding"), [(1, "same"), (1, "valid"), (2, "valid"), (2, "same")])
+def test_grouped_convolutions_are_keras_own(dilation, stride, padding):
+    if not ON_TENSORFLOW or (dilation > 1 and stride > 1):
+        pytest.skip("there is no such convolution")
+    arguments = {"strides": stride, "padding": padding, "dilation_rate": dilation, "groups": 4}
+    ours, theirs = (kind(8, 3, **arguments) for kind in (GroupedConv2D, layers.Conv2D))
+    x = pictures(2, 9, 12, 8)
+    expected = keras.ops.convert_to_numpy(theirs(x))
+    ours.build(x.shape)
+    ours.set_weights(theirs.get_weights())
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(ours(x)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_only_grouped_convolutions_of_last_channels_are_exchanged(data_format, tmp_path):
+    model = network("resnext50_32x4d", data_format=data_format)
+    copy = in_numbers(model, "float32")
+    exchanged = [layer.name for layer in copy.layers if isinstance(layer, GroupedConv2D)]
+    grouped = [layer.name for layer in model.layers if getattr(layer, "groups", 1) > 1]
+    assert grouped and exchanged == (grouped if ON_TENSORFLOW and data_format == "channels_last" else [])
+    x = pictures(2, *model.input_shape[1:])
+    assert difference(model, copy, x) <= 1e-5
+    copy.save(tmp_path / "copy.keras")
+    assert difference(copy, keras.saving.load_model(tmp_path / "copy.keras"), x) == 0
+
+
+def test_norms_that_stay_add_up_in_float32_and_the_last_layer_answers_in_it():
+    model = in_numbers(network("resnet50v2"), "bfloat16")
+    assert model.get_layer("conv3_block1_preact_bn").dtype_policy.name == "mixed_bfloat16"
+    assert model.get_layer("conv3_block1_1_conv").variable_dtype == "bfloat16"
+    assert model.get_layer("predictions").dtype_policy.name == "float32" and model.output.dtype == "float32"
+
+
+def test_the_last_call_of_a_layer_that_is_called_twice_answers_in_float32():
+    inputs, layer = keras.Input((8, 8, 3)), layers.Conv2D(3, 3, padding="same")
+    assert in_numbers(keras.Model(inputs, layer(layer(inputs))), "bfloat16").output.dtype == "float32"
+
+
+def test_operations_between_layers_are_left_as_they_are():
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, layers.Dense(4)(keras.ops.mean(layers.Conv2D(4, 3)(inputs * 2), axis=(1, 2))))
+    assert difference(model, optimize_for_inference(model, "bfloat16"), pictures(2, 8, 8, 3)) <= 0.05
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_without_a_precision_it_is_what_the_processor_multiplies(has, monkeypatch):
+    monkeypatch.setattr(inference, "has_bfloat16", lambda: has)
+    fast = optimize_for_inference(network("plain18"))
+    assert fast.get_layer("conv2_block1_1_conv").dtype_policy.name == ("bfloat16" if has else "float32")
+
+
+def test_it_is_known_whether_the_processor_multiplies_bfloat16():
+    assert inference.has_bfloat16() in (True, False)
+
+
+def test_an_unknown_precision_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match=r"Nearest: \['float16'.*Received: precision='fp16'"):
+        optimize_for_inference(network("plain18"), "fp16")
+    with pytest.raises(ValueError, match="one graph of layers"):
+        optimize_for_inference("resnet50")
