@@ -25,3 +25,10 @@ def unknown(argument, value, known, expected=None):
 def is_number(value):
     """Whether a value is an integer or a float; True and False are neither."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def reason(error):
+    """What a library's exception says, in a line: without the places in C++ that some begin with."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
+    return (telling or lines or [type(error).__name__])[0][:300]

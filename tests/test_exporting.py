@@ -22,13 +22,14 @@ from test_network import narrow
 import keras_resnet
 from keras_resnet import build, create, export, feature_extractor, get_spec, list_models, load_dataset, load_exported
 from keras_resnet.data.datasets import natural_preprocessing
-from keras_resnet.deployment import onnx_files
+from keras_resnet.deployment import onnx_files, places
 from keras_resnet.deployment.exported import is_exported
 from keras_resnet.deployment.exporting import Disagreement
 from keras_resnet.deployment.formats import FORMATS, PRECISIONS
 from keras_resnet.deployment.pictures import samples
 from keras_resnet.deployment.served import KEY, LONGEST, Metadata
 from keras_resnet.models import preprocessing, tell
+from keras_resnet.training.building import in_precision
 
 pytestmark = [
     pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras exports through TensorFlow"),
@@ -592,3 +593,93 @@ def test_every_network_is_exported_to_every_format(name, form, tmp_path):
     size = 32 if name.endswith("cifar") else 64
     model = calm(told(create(name, input_shape=(size, size, 3), classifier_activation=None)))
     assert export(model, tmp_path / FILES[form], raw=True, timed=False)["relative"] < 1e-4
+
+
+def test_only_what_an_export_left_is_replaced(tmp_path):
+    """Not a folder of something else, nor the files that would stand beside."""
+    need("openvino")
+    mine, weights = tmp_path / "mine", tmp_path / "net.bin"
+    mine.mkdir()
+    (mine / "precious.txt").write_text("x")
+    weights.write_text("y")
+    with pytest.raises(FileExistsError, match=r"net\.bin"):
+        export(tiny(), tmp_path / "net.xml", timed=False)
+    for path in (mine, mine / ".."):
+        with pytest.raises(FileExistsError, match="only a SavedModel is replaced"):
+            export(tiny(), path, "saved_model", timed=False, overwrite=True)
+    assert (mine / "precious.txt").read_text() == "x" and weights.read_text() == "y"
+    assert sorted(os.listdir(tmp_path)) == ["mine", "net.bin"]
+
+
+def test_the_folder_of_a_process_that_runs_is_left_alone(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    names = {f".exporting.{os.getpid()}.a": True, f".exporting.{ended.pid}.b": False, ".exporting.of.mine": True}
+    for name in names:
+        (tmp_path / name).mkdir()
+    with places.beside(tmp_path / "net"):
+        assert {name: (tmp_path / name).exists() for name in names} == names
+
+
+def test_a_link_is_followed(tmp_path):
+    need("onnx")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "real" / "net.onnx")
+    export(tiny(), tmp_path / "link.onnx", timed=False)
+    assert (tmp_path / "link.onnx").is_symlink() and sorted(os.listdir(tmp_path / "real")) == beside(
+        tmp_path / "net.onnx"
+    )
+
+
+def test_a_network_trained_in_bfloat16_is_exported_in_float32(tmp_path):
+    """The measure is its float32 self: what rounds would seem to disagree."""
+    weights = create("resnet20", weights="cifar10").get_weights()
+    with in_precision("mixed_bfloat16"):
+        model = create("resnet20", weights="cifar10")
+    model.set_weights(weights)
+    assert export(model, tmp_path / "net", timed=False)["relative"] < 1e-4
+
+
+def classifier(*last):
+    """Keras's own layers on top of nothing much, one of them in the end."""
+    body = [keras.Input((16, 16, 3)), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.GlobalMaxPooling2D()]
+    return randomise(keras.Sequential([*body, *last]))
+
+
+@pytest.mark.parametrize(
+    ("last", "name"),
+    [
+        ([layers.Dense(3, "softmax")], "probabilities"),
+        ([layers.Dense(3), layers.Softmax()], "probabilities"),
+        ([layers.Dense(3)], "logits"),
+        ([layers.Dense(1)], "features"),
+        ([layers.Dense(1, "sigmoid")], "features"),
+    ],
+)
+def test_sequential_models_and_their_last_layers(last, name, tmp_path):
+    model = classifier(*last)
+    assert export(model, tmp_path / "net", raw=True, timed=False)["agrees"]
+    exported, inputs = load_exported(tmp_path / "net"), pictures(5, 16, 16, 3)
+    np.testing.assert_allclose(exported(inputs)[name], model.predict(inputs, verbose=0), rtol=1e-4, atol=1e-5)
+
+
+def test_several_outputs_want_names(tmp_path):
+    inputs = keras.Input((16, 16, 3))
+    outputs = [layers.GlobalMaxPooling2D()(inputs), layers.GlobalAveragePooling2D()(inputs)]
+    with pytest.raises(ValueError, match="a dict of them"):
+        export(keras.Model(inputs, outputs), tmp_path / "net", raw=True)
+
+
+def test_a_network_that_says_the_same_of_everything_is_noted(tmp_path):
+    model = told(build(TINY, classes=4, input_shape=(16, 16, 3)))
+    model.layers[-1].kernel.assign(np.zeros(model.layers[-1].kernel.shape))
+    with pytest.warns(UserWarning, match="proves little"):
+        export(model, tmp_path / "net", timed=False)
+
+
+@pytest.mark.parametrize("form", ["openvino", "litert"])
+def test_channels_first_is_refused_where_it_would_come_out_wrong(form, tmp_path):
+    need(form)
+    model = told(build(replace(TINY, data_format="channels_first"), classes=4, input_shape=(3, 16, 16)))
+    with pytest.raises(ValueError, match="channels last"):
+        export(model, tmp_path / FILES[form], timed=False)

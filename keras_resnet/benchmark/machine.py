@@ -14,8 +14,12 @@ _LIBRARIES = (
     "jax",
     "torch",
     "torchvision",
+    "onnx",
+    "tf2onnx",
     "onnxruntime",
     "openvino",
+    "nncf",
+    "ai-edge-litert",
     "numpy",
 )
 

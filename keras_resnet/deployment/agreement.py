@@ -2,6 +2,7 @@
 
 import statistics
 import time
+import warnings
 from dataclasses import dataclass
 
 import keras
@@ -9,7 +10,7 @@ import numpy as np
 
 from keras_resnet.data.labels import class_numbers, class_rows
 from keras_resnet.data.preprocessing import preprocess_input
-from keras_resnet.deployment.pictures import in_batches, shown
+from keras_resnet.deployment.pictures import in_batches
 from keras_resnet.deployment.served import name_of_output
 from keras_resnet.prediction import class_names, in_order_of_axes, softmax
 
@@ -33,7 +34,8 @@ class Agreement:
     largest: float
     """Largest difference of logits."""
     relative: float
-    """Root mean square of the differences, divided by that of the logits around each picture's mean."""
+    """Root mean square of the differences, divided by that of the logits around each picture's mean; of features around
+    their means over the pictures."""
     top1: float | None = None
     """Share of the pictures with the same most probable class."""
     top5: float | None = None
@@ -42,32 +44,39 @@ class Agreement:
     """{"keras", "exported"}: share of right answers, where the classes of the pictures are known."""
 
 
-def compare(model, exported, look, pictures=None, batch_size=32):
+def compare(model, exported, look, source, batch_size=32):
     """The Agreement of a Keras model and its exported self.
 
     Args:
         model: Keras model.
         exported: Exported.
         look: Preprocessing.
-        pictures: see `in_batches`; what the networks say of all of them is held in memory.
+        source: Source; what the networks say of all of its pictures is held in memory.
         batch_size: pictures at a time.
 
     Raises:
         ValueError, OSError: as `in_batches`.
     """
-    rows, source = [], shown(pictures)
+    rows = []
     for pixels, labels in in_batches(source, look, batch_size):
         wanted, answer = _keras(model, exported, look, pixels), exported(taken(exported.metadata, look, pixels))
         rows.append((_flat(wanted), _flat(answer), labels))
     expected, received, labels = (np.concatenate(column) for column in zip(*rows, strict=True))
+    if not np.isfinite(expected).all():
+        raise ValueError(f"`model` should return numbers. Received: NaN or Inf from {model.name}")
     difference = received - expected
-    spread = expected - expected.mean(axis=1, keepdims=True)
+    classifies = exported.metadata.class_names is not None
+    spread = expected - expected.mean(axis=1 if classifies else 0, keepdims=True)
+    if not (expected != expected[0]).any():
+        warnings.warn(
+            "The network says the same of every picture: that the exported one agrees proves little", stacklevel=3
+        )
     values = {
         "pictures": len(expected),
         "largest": float(np.abs(difference).max()),
         "relative": float(np.sqrt((difference**2).mean() / max((spread**2).mean(), np.finfo("float32").tiny))),
     }
-    if exported.metadata.class_names is None:
+    if not classifies:
         return Agreement(**values)
     return Agreement(
         **values,

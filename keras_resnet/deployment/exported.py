@@ -6,11 +6,12 @@ import numpy as np
 
 from keras_resnet.data.labels import imagenet_classes
 from keras_resnet.deployment.formats import FORMATS, check_installed, find_format
+from keras_resnet.errors import reason
 from keras_resnet.prediction import softmax
 
 
 def is_exported(path):
-    """Whether something stands at a path that is named like an exported network."""
+    """Whether a path is named like an exported network, or is a SavedModel."""
     suffixes = {row.suffix for row in FORMATS.values() if row.suffix}
     return Path(path).suffix in suffixes or (Path(path) / "saved_model.pb").exists()
 
@@ -47,8 +48,9 @@ class Exported:
         try:
             self.session = row.module.Session(path)
         except Exception as error:  # runtimes raise what their parsers raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"Expected an intact {row.title} file ({reason}). Received: path={str(path)!r}") from error
+            raise ValueError(
+                f"Expected an intact {row.title} file ({reason(error)}). Received: path={str(path)!r}"
+            ) from error
         self.metadata = self.session.metadata
 
     @property
@@ -95,7 +97,13 @@ class Exported:
         count = len(inputs)
         if count < size:
             inputs = np.concatenate([inputs, np.zeros((size - count, *inputs.shape[1:]), inputs.dtype)])
-        return {name: array[:count] for name, array in self.session.run(inputs).items()}
+        try:
+            outputs = self.session.run(inputs)
+        except Exception as error:  # whatever the runtime raises
+            raise ValueError(
+                f"`inputs` should be what {self.path} takes ({reason(error)}). Received: {inputs.dtype} {inputs.shape}"
+            ) from error
+        return {name: array[:count] for name, array in outputs.items()}
 
     def probabilities(self, inputs):
         """(B, ...) inputs -> (B, classes).

@@ -1,35 +1,38 @@
 """`export`: a network into a file of another format, loaded back and compared before it gets its name."""
 
 import errno
-import glob
 import os
 import shutil
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+
+import keras
 
 from keras_resnet.data.datasets import natural_preprocessing
 from keras_resnet.deployment.agreement import compare, speed, taken
 from keras_resnet.deployment.exported import Exported
-from keras_resnet.deployment.folding import fold_batch_norm
+from keras_resnet.deployment.folding import as_graph, fold_batch_norm
 from keras_resnet.deployment.formats import EIGHT_BITS, FORMATS, check_installed, check_precision, find_format
+from keras_resnet.deployment.inference import in_numbers
 from keras_resnet.deployment.order import Order
 from keras_resnet.deployment.pictures import in_batches, shown, spread
+from keras_resnet.deployment.places import REPORTS, beside, check_place, place
 from keras_resnet.deployment.report import as_json, as_markdown, report
 from keras_resnet.deployment.served import metadata
-from keras_resnet.files import check_target
+from keras_resnet.errors import reason
 from keras_resnet.models import preprocessing
 from keras_resnet.prediction import channels_first
-
-DISAGREES = ".disagrees"
-"""Stands in the name of a file that does not say what its Keras network says."""
 
 
 class Disagreement(ValueError):
     """An exported network says something else than its Keras network; `report` has the numbers."""
 
-    def __init__(self, message, values):
-        super().__init__(message)
+    def __init__(self, path, values):
+        super().__init__(
+            f"The exported network should say what its Keras network says: the differences of its logits are "
+            f"{values['relative']:.2g} of their spread, {values['tolerance']:g} at most for {values['precision']}. "
+            f"Received: {path}, and its report"
+        )
         self.report = values
 
 
@@ -81,35 +84,56 @@ def export(
         ImportError: if what writes the format is not installed, with the line that installs it.
         OSError: if it cannot be written.
     """
-    key, target = find_format(format, path), Path(path)
+    key, target = find_format(format, path), Path(path).resolve()
+    row = FORMATS[key]
     _check(key, target, precision, calibration, overwrite)
     _check_count("samples", samples)
     _check_count("batch_size", 1 if batch_size is None else batch_size)
+    model = as_graph(model)
     unfolded = fold_batch_norm(model).info["unfolded"]
+    _check_model(model, row)
     facts = metadata(model, key, precision, raw)
     look = _look(model, raw)
-    inputs = None if calibration is None else taken(facts, look, spread(calibration, look, samples))
-    if inputs is not None and len(inputs) < (batch_size or 1):
+    source, order = shown(pictures), _order(model, facts, look, batch_size, calibration, samples)
+    with beside(target) as folder:
+        with _told(row, model, folder):
+            row.module.write(order, folder / target.name)
+            exported = Exported(folder / target.name)
+        agreement = compare(_in_float32(model), exported, look, source)
+        pixels = next(in_batches(source, look, 8))[0] if timed else None
+        speeds = speed(model, exported, look, pixels) if timed else []
+        values = report(facts, agreement, speeds, _size(folder), unfolded)
+        for suffix, text in zip(REPORTS, (as_markdown(values), as_json(values)), strict=True):
+            (folder / f"{target.name}{suffix}").write_text(text, "utf-8")
+        left = place(folder, target, row, values["agrees"])
+    if not values["agrees"]:
+        raise Disagreement(left, values)
+    return values
+
+
+def _order(model, facts, look, batch_size, calibration, samples):
+    """The Order, with its calibration pictures read."""
+    if calibration is None:
+        return Order(model, facts, batch_size)
+    inputs = taken(facts, look, spread(calibration, look, samples))
+    if len(inputs) < (batch_size or 1):
         raise ValueError(
             f"`calibration` should be {batch_size} pictures or more, a whole batch. Received: {len(inputs)} pictures"
         )
-    with _beside(target) as folder:
-        with _told(key, model, folder):
-            FORMATS[key].module.write(Order(model, facts, batch_size, inputs), folder / target.name)
-            exported = Exported(folder / target.name)
-        agreement = compare(model, exported, look, pictures)
-        pixels = next(in_batches(shown(pictures), look, 8))[0] if timed else None
-        speeds = speed(model, exported, look, pixels) if timed else []
-        values = report(facts, agreement, speeds, _size(folder), unfolded)
-        (folder / f"{target.name}.report.md").write_text(as_markdown(values))
-        (folder / f"{target.name}.report.json").write_text(as_json(values))
-        _place(folder, target, values)
-    return values
+    return Order(model, facts, batch_size, inputs)
+
+
+def _in_float32(model):
+    """The model itself if it computes in float32: one that rounds is no measure."""
+    exact = all(layer.compute_dtype == "float32" for layer in model.layers if hasattr(layer, "compute_dtype"))
+    return model if exact else in_numbers(model, "float32")
 
 
 def _check(key, target, precision, calibration, overwrite):
     """The errors that need no work."""
     row = FORMATS[key]
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(f"Keras should run on TensorFlow to export. Received: KERAS_BACKEND={keras.backend.backend()}")
     check_precision(key, precision)
     check_installed(key, row.writes)
     if target.suffix != row.suffix and (row.suffix or target.suffix in _suffixes()):
@@ -121,11 +145,20 @@ def _check(key, target, precision, calibration, overwrite):
             f"`calibration` should be pictures for {EIGHT_BITS}, and for no other precision. "
             f"Received: precision={precision!r}, calibration={calibration!r}"
         )
-    if target.exists() and not overwrite:
-        raise FileExistsError(
-            f"Something is there already; `overwrite` (--overwrite) replaces it. Received: path={str(target)!r}"
+    check_place(target, row, overwrite)
+
+
+def _check_model(model, row):
+    """What the writers cannot say themselves."""
+    if len(model.outputs) > 1 and not isinstance(model.output, dict):
+        raise ValueError(
+            f"`model` should have one output, or a dict of them. Received: {model.name} with {len(model.outputs)}"
         )
-    check_target(target.with_name(f"{target.name}.report.json"))
+    if channels_first(model) and not row.channels_first:
+        raise ValueError(
+            f"`model` should have its channels last for {row.title}; one that is built so takes the same weights by "
+            f"`set_weights`. Received: {model.name} with channels first"
+        )
 
 
 def _check_count(argument, value):
@@ -149,51 +182,22 @@ def _look(model, raw):
 
 
 @contextmanager
-def _beside(target):
-    """A folder in that of `target`, in which files become whole; what an export that was killed left goes first."""
-    for left in target.parent.glob(f".exporting.{glob.escape(target.name)}.*"):
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f".exporting.{target.name}.", dir=target.parent) as folder:
-        yield Path(folder)
-
-
-@contextmanager
-def _told(key, model, folder):
+def _told(row, model, folder):
     """Exporters and runtimes raise what their parsers raise: here it becomes one line."""
     try:
         yield
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise
-        if shutil.disk_usage(folder).free < 2**20:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.parent)) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        full = os.strerror(errno.ENOSPC)
+        if full in str(error) or shutil.disk_usage(folder).free < 2**20:
+            raise OSError(errno.ENOSPC, full, str(folder.parent)) from error
         own = sorted({type(layer).__name__ for layer in model.layers if not type(layer).__module__.startswith("keras")})
         layers = f", with layers of its own: {', '.join(own)}" if own else ""
         raise ValueError(
-            f"`model` should be one that {FORMATS[key].title} can express ({reason}). Received: {model.name}{layers}"
+            f"`model` should be one that {row.title} can express ({reason(error)}). Received: {model.name}{layers}"
         ) from error
 
 
 def _size(folder):
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _place(folder, target, values):
-    """Gives the files in a folder their places: the names of `target`, or others if they disagree with Keras."""
-    stem = target.name.removesuffix(FORMATS[values["format"]].suffix)
-    final = stem if values["agrees"] else stem + DISAGREES
-    main = target.name.replace(stem, final, 1)
-    names = {path.name: path.name.replace(stem, final, 1) for path in folder.iterdir()}
-    for name in sorted(names, key=lambda name: name == target.name):  # what says that all is there comes last
-        place = target.with_name(names[name])
-        if place.is_dir():
-            os.replace(place, folder / "replaced")
-        os.replace(folder / name, place)
-    if not values["agrees"]:
-        raise Disagreement(
-            f"The exported network should say what its Keras network says: the differences of its logits are "
-            f"{values['relative']:.2g} of their spread, {values['tolerance']:g} at most for {values['precision']}. "
-            f"Received: {target.with_name(main)}, and its report",
-            values,
-        )

@@ -5,6 +5,7 @@ import numpy as np
 from keras import layers
 
 from keras_resnet.architecture.network import made_from
+from keras_resnet.errors import reason
 from keras_resnet.models import anew, inputs_like
 
 FOLDABLE = (layers.Conv2D, layers.Dense)
@@ -30,8 +31,7 @@ def fold_batch_norm(model):
         ValueError: for a model that is no graph of layers from one input, or has models among its layers or layers that
             cannot be made once more.
     """
-    if not hasattr(model, "operations") or any(isinstance(layer, keras.Model) for layer in model.layers):
-        raise ValueError(f"`model` should be one graph of layers. Received: {model}")
+    model = as_graph(model)
     if len(model.inputs) != 1:
         raise ValueError(f"`model` should have one input. Received: {model.name} with {len(model.inputs)}")
     pairs = _pairs(model)
@@ -51,6 +51,25 @@ def fold_batch_norm(model):
     return copy
 
 
+def as_graph(model):
+    """The model as it is, a Sequential one as Functional.
+
+    Raises:
+        ValueError: for a model that is no graph of layers, or has models among its layers.
+    """
+    if isinstance(model, keras.Sequential) and model.built:
+        model = made_from(keras.Model(model.inputs, model.outputs[0], name=model.name), model)
+    layers_of = getattr(model, "layers", ())
+    if inner := [layer.name for layer in layers_of if isinstance(layer, keras.Model)]:
+        raise ValueError(
+            "`model` should be one graph of layers: build upon `inner.output` instead of calling the inner model. "
+            f"Received: {model.name} with the model {inner[0]!r} among its layers"
+        )
+    if not hasattr(model, "operations"):
+        raise ValueError(f"`model` should be one graph of layers. Received: {model}")
+    return model
+
+
 def cloned(model, layer_again, call=None):
     """Keras's `clone_model`, with the names and the info of the model.
 
@@ -62,10 +81,9 @@ def cloned(model, layer_again, call=None):
         try:
             copy = layer_again(layer)
         except Exception as error:  # whatever a layer's own code raises
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
                 "`model` should have layers that can be made once more from what their `get_config` returns. "
-                f"Received: {model.name} with {type(layer).__name__} {layer.name!r} ({reason})"
+                f"Received: {model.name} with {type(layer).__name__} {layer.name!r} ({reason(error)})"
             ) from error
         copy.name = layer.name  # a layer without `get_config` forgets it
         return copy

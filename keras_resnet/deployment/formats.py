@@ -25,8 +25,12 @@ class Format:
     """Modules that write it."""
     reads: tuple[str, ...] = ()
     """Modules that run it."""
+    companions: tuple[str, ...] = ()
+    """Suffixes of the files that stand beside it."""
     extra: str = ""
     """Of this package, which installs them."""
+    channels_first: bool = True
+    """Whether networks that have their channels first come out right."""
 
 
 FORMATS = {
@@ -38,7 +42,7 @@ FORMATS = {
         ("float32", "float16", EIGHT_BITS),
         ("onnx", "tf2onnx", "onnxruntime"),
         ("onnxruntime",),
-        "onnx",
+        extra="onnx",
     ),
     "openvino": Format(
         "OpenVINO",
@@ -47,7 +51,9 @@ FORMATS = {
         ("float32", "bfloat16", "float16", EIGHT_BITS),
         ("openvino", "nncf"),
         ("openvino",),
+        (".bin",),
         "openvino",
+        channels_first=False,
     ),
     "litert": Format(
         "LiteRT",
@@ -56,7 +62,8 @@ FORMATS = {
         ("float32", "float16", EIGHT_BITS),
         ("ai_edge_litert",),
         ("ai_edge_litert",),
-        "litert",
+        extra="litert",
+        channels_first=False,
     ),
 }
 PRECISIONS = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.1, EIGHT_BITS: 0.3}
@@ -78,7 +85,8 @@ def find_format(name, path):
     suffix = "" if Path(path).is_dir() else Path(path).suffix
     found = [key for key, row in FORMATS.items() if row.suffix == suffix]
     if not found:
-        raise unknown("path", str(path), [row.suffix for row in FORMATS.values() if row.suffix])
+        suffixes = [row.suffix for row in FORMATS.values() if row.suffix]
+        raise unknown("path", str(path), suffixes, f"a file in {suffixes}, or a folder: one with a dot by `format`")
     return found[0]
 
 

@@ -1,5 +1,8 @@
 """ONNX: written through `Model.export`, quantised by ONNX Runtime, which also runs it."""
 
+import gc
+from contextlib import contextmanager
+
 import numpy as np
 
 from keras_resnet.deployment.served import INPUT, KEY, Metadata
@@ -13,7 +16,8 @@ def write(order, path):
     import onnx
 
     model, signature = order.graph()
-    model.export(str(path), format="onnx", verbose=False, input_signature=signature)
+    with _rubbish_collected():
+        model.export(str(path), format="onnx", verbose=False, input_signature=signature)
     onnx.save(_with_zeros_that_stay(onnx.load(path)), path)
     if order.precision == "int8":
         _quantize(path, order.samples)
@@ -25,6 +29,24 @@ def write(order, path):
             tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.helper.set_model_props(found, {KEY: order.metadata.to_json()})
     onnx.save(found, path)
+
+
+@contextmanager
+def _rubbish_collected():
+    """Frees memory between the passes of tf2onnx's optimiser: each copies the graph with its weights, in cycles."""
+    from tf2onnx.optimizer.optimizer_base import GraphOptimizerBase
+
+    optimize = GraphOptimizerBase.optimize
+
+    def and_collect(*arguments):
+        gc.collect()
+        return optimize(*arguments)
+
+    GraphOptimizerBase.optimize = and_collect
+    try:
+        yield
+    finally:
+        GraphOptimizerBase.optimize = optimize
 
 
 def _with_zeros_that_stay(model):

@@ -31,7 +31,6 @@ def write(order, path):
 
 def _in_order(model):
     """Names of the outputs in the order in which they are exported: that of Keras's trees."""
-
     return [name for name, _ in sorted(model.output.items())]
 
 

@@ -50,7 +50,9 @@ def _row(seconds):
 
 
 def as_json(values):
-    return json.dumps(values, indent=2) + "\n"
+    """A number that is none is null."""
+    finite = {name: None if value != value else value for name, value in values.items()}
+    return json.dumps(finite, indent=2) + "\n"
 
 
 def as_markdown(values):

@@ -49,6 +49,8 @@ class Metadata:
             ValueError: for text that says something else, and for None: a file without.
         """
         try:
+            if text is None:
+                raise ValueError("none")
             if len(text) > LONGEST:
                 raise ValueError("too long")
             found = cls(**json.loads(text))
@@ -110,9 +112,11 @@ def outputs_of(model, inputs):
 
 def name_of_output(model):
     """ "probabilities" or "logits" of a classifier, else "features"."""
-    activation = getattr(model.layers[-1], "activation", None)
+    last = model.layers[-1]
+    activation = keras.activations.softmax if isinstance(last, keras.layers.Softmax) else getattr(last, "activation", 0)
     known = {keras.activations.softmax: "probabilities", keras.activations.linear: "logits"}
-    return known.get(activation, "features") if len(model.output_shape) == 2 else "features"
+    classifies = len(model.output_shape) == 2 and model.output_shape[1] > 1
+    return known.get(activation, "features") if classifies else "features"
 
 
 def metadata(model, form, precision, raw):
