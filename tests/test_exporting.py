@@ -226,8 +226,19 @@ def test_a_fixed_batch_size(form, made, network, pixels, tmp_path):
         np.testing.assert_allclose(exported(pixels[:count])["probabilities"], expected[:count], atol=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("kind", ["logits", "raw logits", "raw", "features", "endpoints"])
+KINDS = ("logits", "raw logits", "raw", "features", "endpoints")
+
+
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        pytest.param(
+            form, kind, marks=pytest.mark.slow if form in ("litert", "saved_model") and kind in KINDS[1:4] else ()
+        )
+        for form in FORMATS
+        for kind in KINDS
+    ],
+)
 def test_what_it_takes_and_returns(form, kind, tmp_path):
     """As the network does, but that logits become probabilities unless it is raw."""
     need(form)
@@ -289,7 +300,9 @@ def test_a_wrong_order_of_channels_is_noticed(form, tmp_path, monkeypatch):
     """A file that answers otherwise gets another name; what had its name stays."""
     need(form)
     model, path = tiny(), tmp_path / FILES[form]
-    path.mkdir() if form == "saved_model" else path.write_text("old")
+    if form == "saved_model":
+        path.mkdir()
+    (path / "saved_model.pb" if form == "saved_model" else path).write_text("old")
     real = keras_resnet.deployment.served.preprocess_input
     monkeypatch.setattr(
         "keras_resnet.deployment.served.preprocess_input", lambda x, *arguments: real(x[..., ::-1], *arguments)
@@ -373,7 +386,7 @@ BAD = {
     "precision": ("net.onnx", {"precision": "float6"}, ValueError, "Nearest:.*'float16'.*precision='float6'"),
     "no bfloat16": ("net.tflite", {"precision": "bfloat16"}, ValueError, "for LiteRT .bfloat16 goes with saved_model"),
     "no int8": ("net", {"precision": "int8", "calibration": "digits"}, ValueError, "int8 goes with onnx, openvino"),
-    "suffix": ("net.pb", {}, ValueError, "`path` should be one of.*net.pb"),
+    "suffix": ("net.pb", {}, ValueError, "`path` should be a file in.*net.pb"),
     "another suffix": ("net.tflite", {"format": "onnx"}, ValueError, "end in .onnx for ONNX.*net.tflite"),
     "only a suffix": (".onnx", {"format": "onnx"}, ValueError, "end in .onnx"),
     "a suffix for a folder": ("net.onnx", {"format": "saved_model"}, ValueError, "end in no suffix for SavedModel"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_resnet.data.labels import class_numbers, class_rows
 from keras_resnet.data.preprocessing import preprocess_input
-from keras_resnet.deployment.pictures import in_batches
+from keras_resnet.deployment.pictures import in_batches, shown
 from keras_resnet.deployment.served import name_of_output
 from keras_resnet.prediction import class_names, in_order_of_axes, softmax
 
@@ -44,20 +44,20 @@ class Agreement:
     """{"keras", "exported"}: share of right answers, where the classes of the pictures are known."""
 
 
-def compare(model, exported, look, source, batch_size=32):
+def compare(model, exported, look, pictures=None, batch_size=32):
     """The Agreement of a Keras model and its exported self.
 
     Args:
         model: Keras model.
         exported: Exported.
         look: Preprocessing.
-        source: Source; what the networks say of all of its pictures is held in memory.
+        pictures: see `shown`; what the networks say of all of them is held in memory.
         batch_size: pictures at a time.
 
     Raises:
         ValueError, OSError: as `in_batches`.
     """
-    rows = []
+    rows, source = [], shown(pictures)
     for pixels, labels in in_batches(source, look, batch_size):
         wanted, answer = _keras(model, exported, look, pixels), exported(taken(exported.metadata, look, pixels))
         rows.append((_flat(wanted), _flat(answer), labels))
@@ -66,8 +66,8 @@ def compare(model, exported, look, source, batch_size=32):
         raise ValueError(f"`model` should return numbers. Received: NaN or Inf from {model.name}")
     difference = received - expected
     classifies = exported.metadata.class_names is not None
-    spread = expected - expected.mean(axis=1 if classifies else 0, keepdims=True)
-    if not (expected != expected[0]).any():
+    spread = expected - expected.mean(axis=1 if classifies or len(expected) == 1 else 0, keepdims=True)
+    if len(expected) > 1 and not (expected != expected[0]).any():
         warnings.warn(
             "The network says the same of every picture: that the exported one agrees proves little", stacklevel=3
         )

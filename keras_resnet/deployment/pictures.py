@@ -12,13 +12,15 @@ from keras_resnet.data.preprocessing import Normalization
 from keras_resnet.data.read_ahead import pictures_at, read_ahead
 from keras_resnet.data.sources import load_test
 from keras_resnet.data.views import get_protocol
-from keras_resnet.transfer.extraction import UNLABELLED, find_source
+from keras_resnet.transfer.extraction import UNLABELLED, Source, find_source
 
 AS_THEY_ARE = Normalization(divisor=1.0)
 
 
 def shown(pictures):
-    """The Source of what `extract` takes; None for `samples`."""
+    """The Source of what `extract` takes; None for `samples`, a Source as it is."""
+    if isinstance(pictures, Source):
+        return pictures
     return find_source(samples() if pictures is None else pictures)
 
 
