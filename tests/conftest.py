@@ -59,3 +59,19 @@ def randomise(model, seed=0):
 def pictures(*shape, seed=1):
     """Random network inputs."""
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+@pytest.fixture
+def ended(monkeypatch, capsys):
+    """A command in this process, through `main` -> (exit status, what it answered, what it said)."""
+
+    from keras_resnet.cli import main
+
+    def ended(*words):
+        monkeypatch.setattr("sys.argv", ["keras-resnet", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    return ended

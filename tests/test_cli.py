@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from keras_resnet import create, load_weights, save_weights
-from keras_resnet.cli import app, main
+from keras_resnet.cli import app
 from keras_resnet.data.sources import digits
 
 
@@ -27,20 +27,6 @@ def command(*words, **kwargs):
 def run(*words):
     """keras-resnet in this process."""
     return CliRunner().invoke(app, [str(word) for word in words])
-
-
-@pytest.fixture
-def ended(monkeypatch, capsys):
-    """A command in this process, through `main` -> (exit status, what it answered, what it said)."""
-
-    def ended(*words):
-        monkeypatch.setattr("sys.argv", ["keras-resnet", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        return stopped.value.code, *capsys.readouterr()
-
-    return ended
 
 
 @pytest.fixture(scope="module")

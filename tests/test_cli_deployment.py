@@ -7,23 +7,8 @@ import pytest
 from PIL import Image
 
 import keras_resnet
-from keras_resnet.cli import main
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
-
-
-@pytest.fixture
-def ended(monkeypatch, capsys):
-    """A command in this process, through `main` -> (exit status, what it answered, what it said)."""
-
-    def ended(*words):
-        monkeypatch.setattr("sys.argv", ["keras-resnet", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    return ended
 
 
 @pytest.fixture(scope="module")

@@ -197,9 +197,13 @@ class OptimizedNetwork(KerasNetwork):
         precision = self.job.precision.removeprefix("mixed_")
         return optimize_for_inference(self.model, precision)
 
+    @cached_property
+    def pictures(self):
+        return self.job.pictures
+
     def inference(self, steps):
         for _ in range(steps):
-            self.optimized.predict_on_batch(self.job.pictures)
+            self.optimized.predict_on_batch(self.pictures)
 
 
 class StockNetwork(KerasNetwork):

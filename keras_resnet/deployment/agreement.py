@@ -59,7 +59,7 @@ def compare(model, exported, look, pictures=None, batch_size=32):
     """
     rows, source = [], shown(pictures)
     for pixels, labels in in_batches(source, look, batch_size):
-        wanted, answer = _keras(model, exported, look, pixels), exported(taken(exported.metadata, look, pixels))
+        wanted, answer = _keras(model, exported, look, pixels), exported(exported.metadata.taken(look, pixels))
         rows.append((_flat(wanted), _flat(answer), labels))
     expected, received, labels = (np.concatenate(column) for column in zip(*rows, strict=True))
     if not np.isfinite(expected).all():
@@ -99,7 +99,7 @@ def speed(model, exported, look, pixels):
 
 def _timed(model, exported, look, pixels):
     prepared = in_order_of_axes(model, preprocess_input(pixels, look.mode, "channels_last"))
-    given = taken(exported.metadata, look, pixels)
+    given = exported.metadata.taken(look, pixels)
     calls = {"keras": lambda: model.predict_on_batch(prepared), "exported": lambda: exported(given)}
     seconds = {name: [] for name in calls}
     for call in calls.values():
@@ -111,14 +111,6 @@ def _timed(model, exported, look, pixels):
             call()
             seconds[name].append(time.perf_counter() - begun)
     return {"batch_size": len(pixels)} | {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def taken(metadata, look, pixels):
-    """What an exported network takes of (B, size, size, channels) uint8."""
-    if not metadata.raw:
-        return pixels
-    prepared = preprocess_input(pixels, look.mode, "channels_last")
-    return np.moveaxis(prepared, -1, 1) if metadata.channels_first else prepared
 
 
 def _keras(model, exported, look, pixels):

@@ -5,15 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet.data.labels import imagenet_classes
-from keras_resnet.deployment.formats import FORMATS, check_installed, find_format
+from keras_resnet.deployment.formats import FORMATS, SUFFIXES, check_installed, find_format
 from keras_resnet.errors import reason
 from keras_resnet.prediction import softmax
 
 
 def is_exported(path):
     """Whether a path is named like an exported network, or is a SavedModel."""
-    suffixes = {row.suffix for row in FORMATS.values() if row.suffix}
-    return Path(path).suffix in suffixes or (Path(path) / "saved_model.pb").exists()
+    return Path(path).suffix in SUFFIXES or (Path(path) / "saved_model.pb").exists()
 
 
 def load_exported(path):
@@ -79,10 +78,7 @@ class Exported:
 
     def prepare(self, pictures):
         """What a Preprocessing takes -> what the network takes."""
-        if not self.metadata.raw:
-            return self.look.pixels(pictures)
-        prepared = self.look(pictures)
-        return np.moveaxis(prepared, -1, 1) if self.metadata.channels_first else prepared
+        return self.metadata.taken(self.look, self.look.pixels(pictures))
 
     def __call__(self, inputs):
         """Inputs, (B, H, W, C) uint8 in 0..255, or what a raw one takes -> {name of an output: array (B, ...)}.

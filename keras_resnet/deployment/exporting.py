@@ -9,10 +9,10 @@ from pathlib import Path
 import keras
 
 from keras_resnet.data.datasets import natural_preprocessing
-from keras_resnet.deployment.agreement import compare, speed, taken
+from keras_resnet.deployment.agreement import compare, speed
 from keras_resnet.deployment.exported import Exported
 from keras_resnet.deployment.folding import as_graph, fold_batch_norm
-from keras_resnet.deployment.formats import EIGHT_BITS, FORMATS, check_installed, check_precision, find_format
+from keras_resnet.deployment.formats import EIGHT_BITS, FORMATS, SUFFIXES, check_installed, check_precision, find_format
 from keras_resnet.deployment.inference import in_numbers
 from keras_resnet.deployment.order import Order
 from keras_resnet.deployment.pictures import in_batches, shown, spread
@@ -115,7 +115,7 @@ def _order(model, facts, look, batch_size, calibration, samples):
     """The Order, with its calibration pictures read."""
     if calibration is None:
         return Order(model, facts, batch_size)
-    inputs = taken(facts, look, spread(calibration, look, samples))
+    inputs = facts.taken(look, spread(calibration, look, samples))
     if len(inputs) < (batch_size or 1):
         raise ValueError(
             f"`calibration` should be {batch_size} pictures or more, a whole batch. Received: {len(inputs)} pictures"
@@ -136,7 +136,7 @@ def _check(key, target, precision, calibration, overwrite):
         raise ValueError(f"Keras should run on TensorFlow to export. Received: KERAS_BACKEND={keras.backend.backend()}")
     check_precision(key, precision)
     check_installed(key, row.writes)
-    if target.suffix != row.suffix and (row.suffix or target.suffix in _suffixes()):
+    if target.suffix != row.suffix and (row.suffix or target.suffix in SUFFIXES):
         raise ValueError(
             f"`path` should end in {row.suffix or 'no suffix'} for {row.title}. Received: path={str(target)!r}"
         )
@@ -164,10 +164,6 @@ def _check_model(model, row):
 def _check_count(argument, value):
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"`{argument}` should be an integer, 1 or more. Received: {argument}={value!r}")
-
-
-def _suffixes():
-    return {row.suffix for row in FORMATS.values() if row.suffix}
 
 
 def _look(model, raw):

@@ -66,6 +66,7 @@ FORMATS = {
         channels_first=False,
     ),
 }
+SUFFIXES = [row.suffix for row in FORMATS.values() if row.suffix]
 PRECISIONS = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.1, EIGHT_BITS: 0.3}
 """How far from Keras's an exported network's answers may be, as `Agreement.relative` measures it: several times what
 was measured of networks of VARIANTS, and less than what a wrong order of channels or a missing mean makes."""
@@ -85,8 +86,7 @@ def find_format(name, path):
     suffix = "" if Path(path).is_dir() else Path(path).suffix
     found = [key for key, row in FORMATS.items() if row.suffix == suffix]
     if not found:
-        suffixes = [row.suffix for row in FORMATS.values() if row.suffix]
-        raise unknown("path", str(path), suffixes, f"a file in {suffixes}, or a folder: one with a dot by `format`")
+        raise unknown("path", str(path), SUFFIXES, f"a file in {SUFFIXES}, or a folder: one with a dot by `format`")
     return found[0]
 
 

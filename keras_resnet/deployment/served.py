@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 
 import keras
+import numpy as np
 
 from keras_resnet.architecture.network import made_from
 from keras_resnet.data.labels import class_rows
@@ -69,6 +70,13 @@ class Metadata:
     def look(self):
         """The Preprocessing; None if it is not known."""
         return self.preprocessing and Preprocessing.from_config(self.preprocessing)
+
+    def taken(self, look, pixels):
+        """What the network takes of (B, size, size, channels) uint8 that a Preprocessing normalises."""
+        if not self.raw:
+            return pixels
+        prepared = preprocess_input(pixels, look.mode, "channels_last")
+        return np.moveaxis(prepared, -1, 1) if self.channels_first else prepared
 
 
 def served(model, precision="float32", raw=False):
