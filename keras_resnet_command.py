@@ -5,6 +5,7 @@ notes to standard error, below Python and whatever its log level.
 """
 
 import os
+import sys
 import tempfile
 from contextlib import contextmanager
 
@@ -17,7 +18,7 @@ def quiet_stderr():
         os.dup2(kept.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             kept.seek(0)
             os.write(saved, kept.read())
             raise
@@ -29,6 +30,10 @@ def quiet_stderr():
 def main():
     """Runs the command line of keras_resnet.cli."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with quiet_stderr():
-        from keras_resnet.cli import main
+    try:
+        with quiet_stderr():
+            from keras_resnet.cli import main
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
     main()

@@ -27,6 +27,18 @@ def is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def is_integer(value, least):
+    """Whether a value is an integer, and large enough; True is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check_integers(least=1, **arguments):
+    """Raises ValueError for arguments that are no integers, or smaller than the least that makes sense."""
+    for argument, value in arguments.items():
+        if not is_integer(value, least):
+            raise ValueError(f"`{argument}` should be an integer, {least} or more. Received: {argument}={value!r}")
+
+
 def reason(error):
     """What a library's exception says, in a line: without the places in C++ that some begin with."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

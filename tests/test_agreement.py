@@ -79,11 +79,12 @@ def test_right_answers_are_counted_by_the_names_of_the_classes(network):
     }
 
 
-def test_of_features_all_numbers_are_compared():
+@pytest.mark.parametrize("batch_size", [5, 32])
+def test_of_features_all_numbers_are_compared(batch_size):
     model = create("resnet20", include_top=False, input_shape=(32, 32, 3))
     look = preprocessing(create("resnet20", weights="cifar10"))
     expected = model.predict(look(samples().pictures), verbose=0)
-    said = compare(model, Told({"features": expected + 0.5}), look)
+    said = compare(model, Told({"features": expected + 0.5}), look, None, batch_size)
     flat = expected.reshape(16, -1)
     assert said.largest == pytest.approx(0.5, rel=1e-5) and said.top1 is said.top5 is said.accuracy is None
     assert said.relative == pytest.approx(0.5 / (flat - flat.mean(axis=0)).std(), rel=1e-3)
@@ -94,7 +95,7 @@ def test_what_is_no_number_does_not_agree(network):
     agreement = compare(
         network, Told({"probabilities": broken}, tuple(network.info["class_names"])), preprocessing(network)
     )
-    values = report(Metadata("net", "onnx", "float32", None), agreement, [], 1, [])
+    values = report(Metadata("net", "onnx", "float32", None), agreement, {}, [], 1, [])
     assert not values["agrees"] and values["tolerance"] == PRECISIONS["float32"]
 
 

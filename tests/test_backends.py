@@ -16,10 +16,12 @@ PORTABLE = (
     "test_resuming.py",
     "test_evaluation.py",
     "test_features.py",
+    "test_folding.py",
+    "test_inference.py",
 )
 CHOSEN = " or ".join(
     (
-        "narrow and 64 and (resnet50d or seresnet50 or resnetv2 or resnext)",
+        "narrow and 64 and (resnet50d or seresnet50 or resnetv2 or resnext) and not folded",
         "same_outputs and float32",
         "weights_files_of_keras",
         "channels_first and resnet20",
@@ -30,6 +32,9 @@ CHOSEN = " or ".join(
         "own_size",
         "classifier_on_top",
         "names_its",
+        "folded and (resnet34d or resnetv2)",
+        "are_torchs",
+        "of_the_trained_network",
     )
 )
 
@@ -39,7 +44,7 @@ FASTER = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_backend_alone(backend):
-    """As if TensorFlow were not there: layers, parity with torchvision and timm, files, a stopped run, errors."""
+    """As if TensorFlow were not there: layers, parity with torchvision and timm, files, a stopped run, folded networks, errors."""
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     tests = [str(Path(__file__).with_name(name)) for name in PORTABLE]

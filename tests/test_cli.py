@@ -1,11 +1,13 @@
 """The command line as a person uses it: real processes for what matters, the runner for the rest."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from conftest import REFERENCES, randomise
 from PIL import Image
 from typer.testing import CliRunner
 
+import keras_resnet_command
 from keras_resnet import create, load_weights, save_weights
 from keras_resnet.cli import app
 from keras_resnet.data.sources import digits
@@ -91,6 +94,31 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     assert process.returncode == 130 and "Traceback" not in said
     assert re.search(r"stopped: Stopped after step \d+\. To go on, repeat the command with --resume", said)
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+def test_ctrl_c_is_no_error_of_the_library_that_it_meets(ended, monkeypatch):
+    """Those in C++ make an exception of their own of it."""
+
+    def library(*_, **__):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise RuntimeError("Loading input model") from None
+
+    monkeypatch.setattr("keras_resnet.create", library)
+    assert ended("summary", "resnet20") == (130, "", "stopped\n")
+
+
+def test_ctrl_c_while_the_libraries_are_loaded(monkeypatch, capsys):
+    class Loading(ModuleType):
+        def __getattr__(self, name):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "keras_resnet.cli", Loading("keras_resnet.cli"))
+    with pytest.raises(SystemExit) as stopped:
+        keras_resnet_command.main()
+    assert stopped.value.code == 130 and capsys.readouterr() == ("", "stopped\n")
 
 
 def test_models_lists_every_network_with_numbers():

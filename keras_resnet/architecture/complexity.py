@@ -6,6 +6,7 @@ from keras_resnet.architecture.blocks import TRANSFORMS
 from keras_resnet.architecture.layers import Convolution, squeeze_excite_width, uses_bias
 from keras_resnet.architecture.shortcuts import projection
 from keras_resnet.architecture.stems import MAX_POOLS, STEMS
+from keras_resnet.errors import is_integer
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def complexity(spec, include_top=True, classes=None, input_shape=None):
         ValueError: for an input shape that is not three positive integers.
     """
     shape = (spec.default_size, spec.default_size, 3) if input_shape is None else tuple(input_shape)
-    if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
+    if len(shape) != 3 or not all(is_integer(side, 1) for side in shape):
         raise ValueError(
             f"`input_shape` should be (height, width, channels), all known. Received: input_shape={input_shape}"
         )

@@ -10,7 +10,7 @@ import keras
 from keras_resnet.architecture.blocks import TRANSFORMS, Block
 from keras_resnet.architecture.shortcuts import SHORTCUTS
 from keras_resnet.architecture.stems import STEMS
-from keras_resnet.errors import is_number, unknown
+from keras_resnet.errors import is_integer, is_number, unknown
 
 _CHOICES = {
     "block": tuple(TRANSFORMS),
@@ -99,10 +99,10 @@ class ResNetSpec:
             if not isinstance(getattr(self, name), bool):
                 self._refuse(name, "True or False")
         for name in _COUNTS:
-            if not _is_count(getattr(self, name)):
+            if not is_integer(getattr(self, name), 1):
                 self._refuse(name, "a positive integer")
         for name in ("depths", "widths"):
-            if not getattr(self, name) or not all(map(_is_count, getattr(self, name))):
+            if not getattr(self, name) or not all(is_integer(count, 1) for count in getattr(self, name)):
                 self._refuse(name, "a tuple of positive integers, one a stage")
         for name in _SHARES:
             if not (is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
@@ -212,7 +212,3 @@ class ResNetSpec:
     def to_config(self):
         """The values as JSON can hold them; `ResNetSpec(**config)` is the way back."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-
-def _is_count(value):
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

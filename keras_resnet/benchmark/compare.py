@@ -9,7 +9,7 @@ from keras_resnet.benchmark.contenders import BASELINE, CONTENDERS, PRECISIONS, 
 from keras_resnet.benchmark.machine import machine, versions
 from keras_resnet.benchmark.networks import Job
 from keras_resnet.benchmark.rounds import Field
-from keras_resnet.errors import unknown
+from keras_resnet.errors import check_integers, unknown
 from keras_resnet.variants import canonical_name, get_spec
 
 
@@ -56,9 +56,10 @@ def compare(
     spec, name = get_spec(model), canonical_name(model)
     image_size = spec.default_size if image_size is None else image_size
     _check_names(precisions=(precisions, PRECISIONS), contenders=(contenders, CONTENDERS), tasks=(tasks, TASKS))
-    _check_numbers(batch_size=(batch_size, 1), image_size=(image_size, spec.minimum_size), rounds=(rounds, 1))
+    check_integers(batch_size=batch_size, rounds=rounds)
+    check_integers(spec.minimum_size, image_size=image_size)
     if steps is not None:
-        _check_numbers(steps=(steps, 1))
+        check_integers(steps=steps)
     facts = {"date": _now(), "machine": machine(), "versions": versions()}
     with Field(progress) as field:
         for precision in dict.fromkeys(precisions):
@@ -87,13 +88,6 @@ def _check_names(**arguments):
                 raise unknown(argument, name, known)
         if not names:
             raise ValueError(f"`{argument}` should name some of {list(known)}. Received: {argument}={names!r}")
-
-
-def _check_numbers(**arguments):
-    """Each argument: its value, and the least that makes sense."""
-    for argument, (value, least) in arguments.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"`{argument}` should be an integer, {least} or more. Received: {argument}={value!r}")
 
 
 def _with_ratios(row, rows, precision):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import sys
 import warnings
 from contextlib import contextmanager
@@ -137,11 +138,20 @@ def main():
     """The entry point: an error is one message and an exit status of 1, never a traceback."""
     warnings.showwarning = _note
     logging.getLogger("absl").setLevel(logging.ERROR)  # tensorflow-datasets' notes to its developers
+    stops = []
+
+    def stop(*signal_and_frame):
+        stops.append(signal_and_frame)
+        signal.default_int_handler(*signal_and_frame)
+
+    signal.signal(signal.SIGINT, stop)
     try:
-        app()
+        sys.exit(app())
     except (ValueError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
-        err.print("[red]error:[/]", Text(str(error)), soft_wrap=True)
-        sys.exit(1)
+        if not stops:  # else it is what a library made of Ctrl-C
+            err.print("[red]error:[/]", Text(str(error)), soft_wrap=True)
+            sys.exit(1)
     except KeyboardInterrupt:
-        err.print("[red]stopped[/]")
-        sys.exit(130)
+        pass
+    err.print("[red]stopped[/]")
+    sys.exit(130)

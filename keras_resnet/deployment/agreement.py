@@ -1,7 +1,5 @@
-"""Whether an exported network says what its Keras network says, and how fast."""
+"""Whether an exported network says what its Keras network says."""
 
-import statistics
-import time
 import warnings
 from dataclasses import dataclass
 
@@ -16,10 +14,6 @@ from keras_resnet.prediction import class_names, in_order_of_axes, softmax
 
 LEAST = 1e-7
 """Probabilities below count as this: float16 has no smaller ones."""
-BATCHES = (1, 8)
-"""Pictures at a time, when it is timed."""
-TURNS, SECONDS = 15, 3.0
-"""How often each is timed at most, and how long in all."""
 
 
 @dataclass(frozen=True)
@@ -51,104 +45,110 @@ def compare(model, exported, look, pictures=None, batch_size=32):
         model: Keras model.
         exported: Exported.
         look: Preprocessing.
-        pictures: see `shown`; what the networks say of all of them is held in memory.
-        batch_size: pictures at a time.
+        pictures: see `shown`.
+        batch_size: pictures at a time; memory is taken for so many.
 
     Raises:
         ValueError, OSError: as `in_batches`.
     """
-    rows, source = [], shown(pictures)
+    source, meta = shown(pictures), exported.metadata
+    tally = Tally(meta, _truth(model, source.class_names) if meta.class_names else None)
     for pixels, labels in in_batches(source, look, batch_size):
-        wanted, answer = _keras(model, exported, look, pixels), exported(exported.metadata.taken(look, pixels))
-        rows.append((_flat(wanted), _flat(answer), labels))
-    expected, received, labels = (np.concatenate(column) for column in zip(*rows, strict=True))
-    if not np.isfinite(expected).all():
-        raise ValueError(f"`model` should return numbers. Received: NaN or Inf from {model.name}")
-    difference = received - expected
-    classifies = exported.metadata.class_names is not None
-    spread = expected - expected.mean(axis=1 if classifies or len(expected) == 1 else 0, keepdims=True)
-    if len(expected) > 1 and not (expected != expected[0]).any():
+        tally.add(said_by(model, meta, look, pixels), exported(meta.taken(look, pixels)), labels)
+    if not tally.varies and tally.count > 1:
         warnings.warn(
             "The network says the same of every picture: that the exported one agrees proves little", stacklevel=3
         )
-    values = {
-        "pictures": len(expected),
-        "largest": float(np.abs(difference).max()),
-        "relative": float(np.sqrt((difference**2).mean() / max((spread**2).mean(), np.finfo("float32").tiny))),
-    }
-    if not classifies:
-        return Agreement(**values)
-    return Agreement(
-        **values,
-        **_shares(expected, received),
-        accuracy=_accuracy(model, expected, received, labels, source.class_names),
-    )
+    return tally.agreement()
 
 
-def speed(model, exported, look, pixels):
-    """Seconds of a batch in Keras and exported, in turns, for 1 and 8 pictures: [{"batch_size", "keras", "exported"}].
+def said_by(model, metadata, look, pixels):
+    """{name: array} of what a Keras model says, as the exported network of that Metadata would.
 
-    Args:
-        model, exported, look: as for `compare`.
-        pixels: (B, size, size, channels) uint8.
+    Raises:
+        ValueError: for what is no number.
     """
-    fixed = exported.session.batch_size
-    sizes = (fixed,) if fixed else BATCHES
-    return [_timed(model, exported, look, np.resize(pixels, (size, *pixels.shape[1:]))) for size in sizes]
-
-
-def _timed(model, exported, look, pixels):
-    prepared = in_order_of_axes(model, preprocess_input(pixels, look.mode, "channels_last"))
-    given = exported.metadata.taken(look, pixels)
-    calls = {"keras": lambda: model.predict_on_batch(prepared), "exported": lambda: exported(given)}
-    seconds = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    started = time.perf_counter()
-    while len(seconds["keras"]) < TURNS and (len(seconds["keras"]) < 3 or time.perf_counter() - started < SECONDS):
-        for name, call in calls.items():
-            begun = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - begun)
-    return {"batch_size": len(pixels)} | {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def _keras(model, exported, look, pixels):
-    """{name: array} of what the Keras model says, by the names of the exported one's outputs."""
     inputs = in_order_of_axes(model, preprocess_input(pixels, look.mode, "channels_last"))
     outputs = keras.tree.map_structure(keras.ops.convert_to_numpy, model.predict_on_batch(inputs))
     outputs = outputs if isinstance(outputs, dict) else {name_of_output(model): outputs}
-    if "logits" in outputs and not exported.metadata.raw:
+    if not all(np.isfinite(array).all() for array in outputs.values()):
+        raise ValueError(f"`model` should return numbers. Received: NaN or Inf from {model.name}")
+    if "logits" in outputs and not metadata.raw:
         return {"probabilities": softmax(outputs["logits"])}
     return outputs
 
 
+class Tally:
+    """Adds up how far the answers of two networks are from each other, batch by batch.
+
+    Args:
+        metadata: Metadata of the exported one.
+        truth: (classes,) the network's number for each class of the pictures; None if it is not known.
+    """
+
+    def __init__(self, metadata, truth=None):
+        self.classifies, self.truth = metadata.class_names is not None, truth
+        self.count, self.largest, self.squares = 0, 0.0, 0.0
+        self.first, self.beyond, self.spread, self.varies = None, 0.0, 0.0, False
+        self.shares = dict.fromkeys(("top1", "top5", "keras", "exported"), 0)
+
+    def add(self, expected, received, labels=None):
+        """What Keras said and what the exported network said, {name: (B, ...)}, and the pictures' classes, (B,)."""
+        expected, received = _flat(expected), _flat(received)
+        difference = received - expected
+        self.count += len(expected)
+        self.largest = np.maximum(self.largest, np.abs(difference).max())  # NaN stays
+        self.squares += (difference**2).sum()
+        self._spread(expected)
+        if self.classifies:
+            self._count(expected, received, labels)
+
+    def _spread(self, expected):
+        """Squares around the mean: of each picture, or of each number over the pictures, as seen from the first."""
+        self.first = expected[0] if self.first is None else self.first
+        beyond = expected - self.first
+        self.beyond = self.beyond + beyond.sum(axis=0)
+        around = expected - expected.mean(axis=1, keepdims=True) if self.classifies else beyond
+        self.spread += (around**2).sum()
+        self.varies = self.varies or bool(beyond.any())
+
+    def _count(self, expected, received, labels):
+        best = [np.argsort(-scores, axis=1, kind="stable")[:, :5] for scores in (expected, received)]
+        self.shares["top1"] += (best[0][:, 0] == best[1][:, 0]).sum()
+        self.shares["top5"] += (np.sort(best[0], axis=1) == np.sort(best[1], axis=1)).all(axis=1).sum()
+        if self.truth is None or (labels < 0).any() or labels.max() >= len(self.truth):
+            self.truth = None
+            return
+        for name, (first, *_) in zip(("keras", "exported"), (rows.T for rows in best), strict=True):
+            self.shares[name] += (first == self.truth[labels]).sum()
+
+    def agreement(self):
+        """The Agreement of all that was added."""
+        spread = self.spread
+        if not self.classifies:
+            spread -= (self.beyond**2).sum() / self.count
+            spread = spread if self.count > 1 else self.first.var() * self.first.size
+        values = {"pictures": self.count, "largest": float(self.largest)}
+        values["relative"] = float(np.sqrt(self.squares / max(spread, np.finfo("float32").tiny)))
+        if not self.classifies:
+            return Agreement(**values)
+        shares = {name: float(count / self.count) for name, count in self.shares.items()}
+        accuracy = None if self.truth is None else {name: shares[name] for name in ("keras", "exported")}
+        return Agreement(**values, top1=shares["top1"], top5=shares["top5"], accuracy=accuracy)
+
+
 def _flat(outputs):
-    """{name: (B, ...)} -> (B, numbers) float32, probabilities as their logarithms."""
+    """{name: (B, ...)} -> (B, numbers) float64, probabilities as their logarithms."""
     arrays = [
         np.log(np.maximum(array, LEAST)) if name == "probabilities" else array
         for name, array in sorted(outputs.items())
     ]
-    return np.concatenate([array.reshape(len(array), -1).astype("float32") for array in arrays], axis=1)
+    return np.concatenate([array.reshape(len(array), -1).astype("float64") for array in arrays], axis=1)
 
 
-def _shares(expected, received):
-    """{"top1", "top5"}: shares of the pictures for which both name the same."""
-    best = [np.sort(np.argsort(-scores, axis=1, kind="stable")[:, :5], axis=1) for scores in (expected, received)]
-    first = expected.argmax(axis=1) == received.argmax(axis=1)
-    return {"top1": float(first.mean()), "top5": float((best[0] == best[1]).all(axis=1).mean())}
-
-
-def _accuracy(model, expected, received, labels, names):
-    """Shares of right answers; None where the pictures' classes are not known, or are not the network's."""
+def _truth(model, names):
+    """The model's number for each class of the pictures; None where they are not known, or not the network's."""
     try:
-        truth = class_numbers(names or None, class_rows(class_names(model)))
+        return class_numbers(names or None, class_rows(class_names(model)))
     except ValueError:
         return None
-    if (labels < 0).any() or labels.max() >= len(truth):
-        return None
-    right = truth[labels]
-    return {
-        "keras": float((expected.argmax(axis=1) == right).mean()),
-        "exported": float((received.argmax(axis=1) == right).mean()),
-    }

@@ -101,6 +101,11 @@ class Exported:
             ) from error
         return {name: array[:count] for name, array in outputs.items()}
 
+    def of_files(self, contents):
+        """As a call, for the contents of picture files; None where pictures have to be decoded before."""
+        run = getattr(self.session, "run_files", None)
+        return run and run(contents)
+
     def probabilities(self, inputs):
         """(B, ...) inputs -> (B, classes).
 

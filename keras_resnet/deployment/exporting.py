@@ -1,6 +1,7 @@
 """`export`: a network into a file of another format, loaded back and compared before it gets its name."""
 
 import errno
+import glob
 import os
 import shutil
 from contextlib import contextmanager
@@ -9,17 +10,19 @@ from pathlib import Path
 import keras
 
 from keras_resnet.data.datasets import natural_preprocessing
-from keras_resnet.deployment.agreement import compare, speed
+from keras_resnet.deployment.agreement import compare
 from keras_resnet.deployment.exported import Exported
 from keras_resnet.deployment.folding import as_graph, fold_batch_norm
 from keras_resnet.deployment.formats import EIGHT_BITS, FORMATS, SUFFIXES, check_installed, check_precision, find_format
 from keras_resnet.deployment.inference import in_numbers
 from keras_resnet.deployment.order import Order
+from keras_resnet.deployment.parts import compare_parts
 from keras_resnet.deployment.pictures import in_batches, shown, spread
 from keras_resnet.deployment.places import REPORTS, beside, check_place, place
-from keras_resnet.deployment.report import as_json, as_markdown, report
+from keras_resnet.deployment.report import as_json, as_markdown, differences, report
 from keras_resnet.deployment.served import metadata
-from keras_resnet.errors import reason
+from keras_resnet.deployment.timing import speed
+from keras_resnet.errors import check_integers, reason
 from keras_resnet.models import preprocessing
 from keras_resnet.prediction import channels_first
 
@@ -29,9 +32,8 @@ class Disagreement(ValueError):
 
     def __init__(self, path, values):
         super().__init__(
-            f"The exported network should say what its Keras network says: the differences of its logits are "
-            f"{values['relative']:.2g} of their spread, {values['tolerance']:g} at most for {values['precision']}. "
-            f"Received: {path}, and its report"
+            f"The exported network should say what its Keras network says: {'; '.join(differences(values))}, for "
+            f"{values['precision']}. Received: {path}, and its report"
         )
         self.report = values
 
@@ -87,22 +89,20 @@ def export(
     key, target = find_format(format, path), Path(path).resolve()
     row = FORMATS[key]
     _check(key, target, precision, calibration, overwrite)
-    _check_count("samples", samples)
-    _check_count("batch_size", 1 if batch_size is None else batch_size)
+    check_integers(samples=samples, batch_size=1 if batch_size is None else batch_size)
     model = as_graph(model)
-    unfolded = fold_batch_norm(model).info["unfolded"]
-    _check_model(model, row)
-    facts = metadata(model, key, precision, raw)
-    look = _look(model, raw)
-    source, order = shown(pictures), _order(model, facts, look, batch_size, calibration, samples)
+    _check_outputs(model)
+    facts, folded, look = metadata(model, key, precision, raw), fold_batch_norm(model), _look(model, raw)
+    source, order = shown(pictures), _order(folded, facts, look, batch_size, calibration, samples)
     with beside(target) as folder:
         with _told(row, model, folder):
             row.module.write(order, folder / target.name)
             exported = Exported(folder / target.name)
-        agreement = compare(_in_float32(model), exported, look, source)
-        pixels = next(in_batches(source, look, 8))[0] if timed else None
-        speeds = speed(model, exported, look, pixels) if timed else []
-        values = report(facts, agreement, speeds, _size(folder), unfolded)
+        measure = _in_float32(model)
+        agreement = compare(measure, exported, look, source)
+        parts = compare_parts(measure, exported, order, look, source)
+        speeds = speed(model, exported, look, next(in_batches(source, look, 8))[0]) if timed else []
+        values = report(facts, agreement, parts, speeds, _size(folder), folded.info["unfolded"])
         for suffix, text in zip(REPORTS, (as_markdown(values), as_json(values)), strict=True):
             (folder / f"{target.name}{suffix}").write_text(text, "utf-8")
         left = place(folder, target, row, values["agrees"])
@@ -140,6 +140,11 @@ def _check(key, target, precision, calibration, overwrite):
         raise ValueError(
             f"`path` should end in {row.suffix or 'no suffix'} for {row.title}. Received: path={str(target)!r}"
         )
+    if not row.suffix and glob.escape(str(target)) != str(target):
+        raise ValueError(
+            "`path` should have none of *, ? and [ in it: TensorFlow would look for a pattern. "
+            f"Received: path={str(target)!r}"
+        )
     if (precision == EIGHT_BITS) != (calibration is not None):
         raise ValueError(
             f"`calibration` should be pictures for {EIGHT_BITS}, and for no other precision. "
@@ -148,22 +153,12 @@ def _check(key, target, precision, calibration, overwrite):
     check_place(target, row, overwrite)
 
 
-def _check_model(model, row):
-    """What the writers cannot say themselves."""
+def _check_outputs(model):
+    """Names are what tells one from another."""
     if len(model.outputs) > 1 and not isinstance(model.output, dict):
         raise ValueError(
             f"`model` should have one output, or a dict of them. Received: {model.name} with {len(model.outputs)}"
         )
-    if channels_first(model) and not row.channels_first:
-        raise ValueError(
-            f"`model` should have its channels last for {row.title}; one that is built so takes the same weights by "
-            f"`set_weights`. Received: {model.name} with channels first"
-        )
-
-
-def _check_count(argument, value):
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"`{argument}` should be an integer, 1 or more. Received: {argument}={value!r}")
 
 
 def _look(model, raw):

@@ -70,12 +70,14 @@ def as_graph(model):
     return model
 
 
-def cloned(model, layer_again, call=None):
-    """Keras's `clone_model`, with the names and the info of the model.
+def cloned(model, layer_again, call=None, inputs=None):
+    """Keras's `clone_model`, with the names and the info of the model; with inputs like its own if none are given.
 
     Raises:
         ValueError: for a layer that cannot be made from its configuration.
     """
+
+    inputs = inputs_like(model) if inputs is None else inputs
 
     def again(layer):
         try:
@@ -88,7 +90,7 @@ def cloned(model, layer_again, call=None):
         copy.name = layer.name  # a layer without `get_config` forgets it
         return copy
 
-    return made_from(keras.models.clone_model(model, inputs_like(model), again, call), model)
+    return made_from(keras.models.clone_model(model, inputs, again, call), model)
 
 
 def _pairs(model):

@@ -29,8 +29,6 @@ class Format:
     """Suffixes of the files that stand beside it."""
     extra: str = ""
     """Of this package, which installs them."""
-    channels_first: bool = True
-    """Whether networks that have their channels first come out right."""
 
 
 FORMATS = {
@@ -53,7 +51,6 @@ FORMATS = {
         ("openvino",),
         (".bin",),
         "openvino",
-        channels_first=False,
     ),
     "litert": Format(
         "LiteRT",
@@ -63,7 +60,6 @@ FORMATS = {
         ("ai_edge_litert",),
         ("ai_edge_litert",),
         extra="litert",
-        channels_first=False,
     ),
 }
 SUFFIXES = [row.suffix for row in FORMATS.values() if row.suffix]

@@ -13,6 +13,7 @@ class Order:
     """A network, and how it is to be written."""
 
     model: keras.Model
+    """Folded."""
     metadata: Metadata
     batch_size: int | None = None
     """None for any."""

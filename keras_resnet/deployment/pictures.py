@@ -1,5 +1,6 @@
 """Real pictures that an exported network is calibrated and compared with."""
 
+import io
 import os
 import warnings
 from dataclasses import replace
@@ -7,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from keras_resnet.data.datasets import Split
-from keras_resnet.data.pictures import listed
+from keras_resnet.data.pictures import as_picture, listed
 from keras_resnet.data.preprocessing import Normalization
 from keras_resnet.data.read_ahead import pictures_at, read_ahead
 from keras_resnet.data.sources import load_test
@@ -64,14 +65,29 @@ def spread(pictures, look, count):
         pictures = load_test(pictures, split="train")
     split = find_source(pictures).split
     numbers = np.unique(np.linspace(0, len(split) - 1, count).astype(int)) if len(split) else []
-    found, faults = [], []
-    for picture in pictures_at(split, numbers):
-        try:
-            found.append(look.pixels([picture]))
-        except (ValueError, OSError) as error:
-            faults.append(str(error))
+    faults = []
+    found = [look.pixels([picture]) for picture in opened(split, numbers, look.channels, faults)]
     _tell(faults, len(found))
     return np.concatenate(found)
+
+
+def opened(split, numbers, channels, faults):
+    """Yields the pictures of these numbers as PIL images; of what cannot be read, `faults` gets the reason."""
+    for picture in pictures_at(split, numbers):
+        try:
+            yield as_picture(picture, channels)
+        except (ValueError, OSError) as error:
+            faults.append(str(error))
+
+
+def encoded(pictures):
+    """PIL images -> the contents of PNG files, which lose nothing."""
+    found = []
+    for picture in pictures:
+        file = io.BytesIO()
+        picture.save(file, "PNG", compress_level=1)
+        found.append(file.getvalue())
+    return found
 
 
 def _tell(faults, count):

@@ -3,16 +3,25 @@
 import json
 from dataclasses import asdict
 
+import keras
+
 from keras_resnet.benchmark.machine import machine, versions
 from keras_resnet.deployment.formats import FORMATS, PRECISIONS
 
+PARTS = {
+    "float32_graph": ("the graph in float32, before it lost bits", PRECISIONS["float32"]),
+    "encoded_files": ("encoded picture files (`serve_bytes`), which TensorFlow resizes", 0.1),
+}
+"""What else is compared: in words, and how far from Keras's its answers may be."""
 
-def report(metadata, agreement, speeds, size, unfolded):
+
+def report(metadata, agreement, parts, speeds, size, unfolded):
     """The report as a dict for JSON.
 
     Args:
         metadata: Metadata of the file.
         agreement: Agreement.
+        parts: what `compare_parts` returns.
         speeds: what `agreement.speed` returns.
         size: bytes of the file, or of all files of the folder.
         unfolded: names of the batch norms that no convolution could take in.
@@ -20,22 +29,35 @@ def report(metadata, agreement, speeds, size, unfolded):
     Returns:
         The values; "agrees" says whether the network is as near to Keras's as its precision allows.
     """
-    tolerance = PRECISIONS[metadata.precision]
-    return {
+    values = {
         "network": metadata.name,
         "weights": metadata.weights,
         "format": metadata.format,
         "precision": metadata.precision,
         "raw": metadata.raw,
         "bytes": size,
-        "agrees": agreement.relative <= tolerance,  # NaN does not
-        "tolerance": tolerance,
+        "tolerance": PRECISIONS[metadata.precision],
         **asdict(agreement),
+        "parts": {
+            name: {"pictures": part.pictures, "relative": part.relative, "top1": part.top1, "tolerance": PARTS[name][1]}
+            for name, part in parts.items()
+        },
         "speed": [_row(seconds) for seconds in speeds],
         "unfolded": list(unfolded),
         "machine": machine(),
         "versions": versions(),
     }
+    return values | {"agrees": not differences(values)}
+
+
+def differences(values):
+    """In words, what is further from Keras than it may be."""
+    rows = [("its logits", values)] + [(PARTS[name][0], part) for name, part in values["parts"].items()]
+    return [
+        f"the differences of {words} are {row['relative']:.2g} of their spread, {row['tolerance']:g} at most"
+        for words, row in rows
+        if not row["relative"] <= row["tolerance"]  # NaN does not
+    ]
 
 
 def _row(seconds):
@@ -51,13 +73,13 @@ def _row(seconds):
 
 def as_json(values):
     """A number that is none is null."""
-    finite = {name: None if value != value else value for name, value in values.items()}
+    finite = keras.tree.map_structure(lambda value: None if value != value else value, values)
     return json.dumps(finite, indent=2) + "\n"
 
 
 def as_markdown(values):
     """The same as a page."""
-    return "\n".join([*_verdict(values), "", *_answers(values), "", *_speeds(values), "", *_rest(values), ""])
+    return "\n".join([*_verdict(values), *_answers(values), *_speeds(values), *_rest(values), ""])
 
 
 def _verdict(values):
@@ -75,6 +97,7 @@ def _verdict(values):
 
 
 def _answers(values):
+    yield ""
     yield f"| on {values['pictures']} pictures | |"
     yield "|---|---|"
     yield f"| largest difference of logits | {values['largest']:.3g} |"
@@ -83,9 +106,15 @@ def _answers(values):
             yield f"| {title} | {100 * values[name]:.2f} % |"
     for name, share in (values["accuracy"] or {}).items():
         yield f"| top-1 accuracy, {name} | {100 * share:.2f} % |"
+    for name, part in values["parts"].items():
+        limit = f"{part['tolerance']:g} at most"
+        yield f"| {PARTS[name][0]}: differences | {part['relative']:.2g} of their spread, {limit} |"
 
 
 def _speeds(values):
+    if not values["speed"]:
+        return
+    yield ""
     yield "| batch | Keras, images/s | exported, images/s | ratio | Keras, ms a batch | exported, ms a batch |"
     yield "|---|---|---|---|---|---|"
     for row in values["speed"]:
@@ -98,6 +127,7 @@ def _speeds(values):
 
 def _rest(values):
     machine, libraries = values["machine"], (f"{name} {version}" for name, version in values["versions"].items())
+    yield ""
     yield f"{values['bytes'] / 2**20:.1f} MiB. Measured on {machine['cpu']}, {machine['cores']} cores, with"
     yield f"{', '.join(libraries)}."
     if values["unfolded"]:

@@ -52,6 +52,15 @@ class Session:
         self.serve = self.loaded.signatures["serving_default"]
         self.batch_size = self.serve.structured_input_signature[1][INPUT].shape[0]
 
+    def run_files(self, contents):
+        """{name: array} for the contents of picture files; None for a raw network, which takes none."""
+        import tensorflow as tf
+
+        if "serve_bytes" not in self.loaded.signatures:
+            return None
+        found = self.loaded.signatures["serve_bytes"](**{BYTES: tf.constant(contents)})
+        return {name: tensor.numpy() for name, tensor in found.items()}
+
     def run(self, inputs):
         """{name: array}."""
         import tensorflow as tf

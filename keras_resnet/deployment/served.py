@@ -9,7 +9,7 @@ import numpy as np
 from keras_resnet.architecture.network import made_from
 from keras_resnet.data.labels import class_rows
 from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
-from keras_resnet.deployment.folding import fold_batch_norm
+from keras_resnet.deployment.axes import channels_last
 from keras_resnet.deployment.inference import in_numbers
 from keras_resnet.models import preprocessing
 from keras_resnet.prediction import channels_first, class_names
@@ -80,10 +80,10 @@ class Metadata:
 
 
 def served(model, precision="float32", raw=False):
-    """The network as it is exported: batch norms folded, normalisation in front, probabilities behind.
+    """A network as it is exported: channels last within, normalisation in front, probabilities behind.
 
     Args:
-        model: Functional model with one input.
+        model: Functional model with one input; what `fold_batch_norm` returns.
         precision: a name in PRECISIONS of `inference`, in which it computes.
         raw: whether it takes prepared pictures, and returns what `model` returns.
 
@@ -93,23 +93,29 @@ def served(model, precision="float32", raw=False):
         names of several outputs.
 
     Raises:
-        ValueError: for a network of unknown preprocessing, unless `raw`; and as `fold_batch_norm`.
+        ValueError: for a network of unknown preprocessing, unless `raw`.
     """
-    network = in_numbers(fold_batch_norm(model), precision)
-    (given,) = network.inputs
+    first = channels_first(model)
+    network = in_numbers(channels_last(model) if first else model, precision)
+    (given,) = model.inputs
     if raw:
         inputs = keras.Input(given.shape[1:], dtype=given.dtype, name=INPUT)
-        return made_from(keras.Model(inputs, outputs_of(network, inputs), name=model.name), network)
-    look = preprocessing(model)
-    sides = given.shape[2:] if channels_first(model) else given.shape[1:3]
-    inputs = keras.Input((*sides, look.channels), dtype="uint8", name=INPUT)
-    prepared = preprocess_input(keras.ops.cast(inputs, "float32"), look.mode, "channels_last")
-    if channels_first(model):
-        prepared = keras.ops.transpose(prepared, (0, 3, 1, 2))
+        prepared = keras.ops.transpose(inputs, (0, 2, 3, 1)) if first else inputs
+    else:
+        look = preprocessing(model)
+        inputs = keras.Input((*network.inputs[0].shape[1:3], look.channels), dtype="uint8", name=INPUT)
+        prepared = preprocess_input(keras.ops.cast(inputs, "float32"), look.mode, "channels_last")
     outputs = outputs_of(network, prepared)
-    if "logits" in outputs:
+    if "logits" in outputs and not raw:
         outputs = {"probabilities": keras.ops.softmax(outputs["logits"])}
+    if first:
+        outputs = {name: _with_channels_first(tensor) for name, tensor in outputs.items()}
     return made_from(keras.Model(inputs, outputs, name=model.name), network)
+
+
+def _with_channels_first(tensor):
+    """Of maps; vectors have one order."""
+    return keras.ops.transpose(tensor, (0, 3, 1, 2)) if len(tensor.shape) == 4 else tensor
 
 
 def outputs_of(model, inputs):

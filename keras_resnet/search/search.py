@@ -9,7 +9,7 @@ from pathlib import Path
 
 from keras_resnet.data.datasets import TEST_SHARE
 from keras_resnet.data.sources import as_dataset
-from keras_resnet.errors import unknown
+from keras_resnet.errors import check_integers, unknown
 from keras_resnet.files import replacing
 from keras_resnet.search.budget import Budget, Candidates
 from keras_resnet.search.results import Candidate, SearchResult, as_markdown, draw
@@ -91,8 +91,7 @@ def tune(
 
     if tuner not in ORACLES:
         raise unknown("tuner", tuner, ORACLES)
-    if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
-        raise ValueError(f"`trials` should be an integer, 1 or more. Received: trials={trials!r}")
+    check_integers(trials=trials)
     options = {"checkpoint_every": checkpoint_every, "deterministic": deterministic, "devices": devices, "xla": xla}
     recipe, space = settle(recipe, space, changes)
     training = _training(dataset, validation_split, recipe, seed, options | {"precision": precision}, progress)

@@ -6,7 +6,7 @@ import keras
 
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
-from keras_resnet.errors import unknown
+from keras_resnet.errors import check_integers, unknown
 from keras_resnet.models import clone
 from keras_resnet.training.averaging import BATCHES, use_averages
 from keras_resnet.training.building import checkpoint_size, compile_for, network_for, settings_of
@@ -164,8 +164,8 @@ def check(dataset, recipe, devices, precision, validation_freq, checkpoint_every
         )
     devices.check_batch(recipe.batch_size)
     for name, value in (("validation_freq", validation_freq), ("checkpoint_every", checkpoint_every)):
-        if not isinstance(value, int | None) or isinstance(value, bool) or (value is not None and value < 1):
-            raise ValueError(f"`{name}` should be an integer, 1 or more. Received: {name}={value!r}")
+        if value is not None:
+            check_integers(**{name: value})
     if recipe.schedule == "plateau" and validation_freq != 1:
         raise ValueError(
             f'`validation_freq` should be 1 with the schedule "plateau". Received: validation_freq={validation_freq}'

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import keras
 
 from keras_resnet.data.preprocessing import INTERPOLATIONS
-from keras_resnet.errors import is_number, unknown
+from keras_resnet.errors import is_integer, is_number, unknown
 from keras_resnet.training.optimizers import OPTIMIZERS
 from keras_resnet.training.schedules import SHAPES
 
@@ -168,7 +168,7 @@ class Recipe:
 
 
 def _is_integer(least):
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return lambda value: is_integer(value, least)
 
 
 def _is_within(least, limit):

@@ -16,7 +16,7 @@ from keras_resnet.data.pictures import find_pictures, refuse
 from keras_resnet.data.read_ahead import read_ahead
 from keras_resnet.data.sources import DATASETS, load_test
 from keras_resnet.data.views import get_protocol
-from keras_resnet.errors import unknown
+from keras_resnet.errors import check_integers, unknown
 from keras_resnet.models import preprocessing
 from keras_resnet.transfer.features import POOLINGS, PRE_LOGITS, feature_extractor
 
@@ -95,7 +95,7 @@ def extract(
         OSError: for a path where nothing is.
         FloatingPointError: if the network returns what is no number.
     """
-    check_batch_size(batch_size)
+    check_integers(batch_size=batch_size)
     source = find_source(pictures)
     found, left_out = [], list(source.left_out)
     for batch in batches(model, source.split, endpoint, pooling, batch_size):
@@ -111,12 +111,6 @@ def extract(
     )
     names = tuple(source.names[number] for number in numbers)
     return Features(vectors, labels, names, source.class_names, tuple(left_out))
-
-
-def check_batch_size(batch_size):
-    """Raises ValueError for what is no number of pictures."""
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` should be an integer, 1 or more. Received: batch_size={batch_size!r}")
 
 
 def named(faults, names):

@@ -19,7 +19,7 @@ from keras_resnet.data.preprocessing import preprocess_input
 from keras_resnet.data.read_ahead import pictures_at
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.data.views import as_shown, get_protocol
-from keras_resnet.errors import unknown
+from keras_resnet.errors import is_integer, unknown
 from keras_resnet.evaluation import evaluate
 from keras_resnet.models import clone, create, digest, load_model, preprocessing, tell
 from keras_resnet.prediction import in_order_of_axes
@@ -141,7 +141,7 @@ def _check(recipe, devices):
 def _phases(network, stages):
     """Name of each phase -> the lowest stage that learns in it; above the stages, the classifier alone."""
     top = stage_count(network)
-    if not isinstance(stages, int) or isinstance(stages, bool) or not 0 <= stages <= top + 1:
+    if not is_integer(stages, 0) or stages > top + 1:
         raise ValueError(f"`stages` should be an integer from 0 to {top + 1}. Received: stages={stages!r}")
     opens = {f"stage{lowest}" if lowest else "stem": lowest for lowest in range(top, top - stages, -1)}
     return {"head": top + 1} | opens

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_resnet.errors import is_integer
 from keras_resnet.files import save_figure
 
 STRENGTHS = tuple(10.0**power for power in range(-5, 2))
@@ -212,5 +213,5 @@ def _check_vectors(**arrays):
 
 
 def _check_count(k, vectors):
-    if not isinstance(k, int) or not 1 <= k <= len(vectors):
+    if not is_integer(k, 1) or k > len(vectors):
         raise ValueError(f"`k` should be from 1 to {len(vectors)}, the number of vectors. Received: k={k!r}")

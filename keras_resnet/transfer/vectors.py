@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_resnet.errors import check_integers
 from keras_resnet.files import check_target, replacing, sweep
 from keras_resnet.models import digest, preprocessing
 from keras_resnet.training.checkpoints import OTHERWISE, check_settings
@@ -17,7 +18,6 @@ from keras_resnet.transfer.extraction import (
     Features,
     batches,
     check_any,
-    check_batch_size,
     find_source,
     named,
     to_vectors,
@@ -64,7 +64,7 @@ def write_features(
         FloatingPointError: if the network returns what is no number.
     """
     check_format(out)
-    check_batch_size(batch_size)
+    check_integers(batch_size=batch_size)
     if not Path(folder).is_dir():
         raise NotADirectoryError(f"Expected a folder of pictures. Received: folder={str(folder)!r}")
     source, extractor = find_source(Path(folder)), to_vectors(model, endpoint, pooling)
