@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -200,7 +201,7 @@ def preprocessing(model_or_weights, variant=None):
 
 
 def tell(model, look, mode):
-    """Tells a network whose weights do not say it how its pictures are prepared.
+    """Tells a network whose weights do not say it how its pictures are prepared; where they do, that is what counts.
 
     Args:
         model: Keras model.
@@ -208,7 +209,11 @@ def tell(model, look, mode):
         mode: a name in MODES; None tells nothing.
     """
     info = dict(getattr(model, "info", None) or {})
-    if mode is None or "preprocessing" in info:
+    if mode is None:
+        return
+    if known := info.get("preprocessing"):
+        if known["mode"] != mode:
+            warnings.warn(f"mode={mode!r} is left aside: the weights say mode={known['mode']!r}", stacklevel=2)
         return
     *sides, channels = model.input_shape[1:]
     if getattr(model, "spec", None) and model.spec.channel_axis == 1:

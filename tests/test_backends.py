@@ -44,7 +44,7 @@ FASTER = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_backend_alone(backend):
-    """As if TensorFlow were not there: layers, parity with torchvision and timm, files, a stopped run, folded networks, errors."""
+    """Without TensorFlow: layers, parity with torchvision and timm, files, folds, a stopped run, errors."""
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     tests = [str(Path(__file__).with_name(name)) for name in PORTABLE]

@@ -155,7 +155,8 @@ def signals(
     measured = networks(model or ["resnet50"], weights, required=False)
     pictures = spread(load_test(dataset, split, data_dir, download, labels, skip_bad), batch_size)
     for one in measured.values():
-        tell(one, pictures.preprocessing, mode or pictures.preprocessing.mode)
+        known = "preprocessing" in (one.info or {})
+        tell(one, pictures.preprocessing, mode if known else mode or pictures.preprocessing.mode)
     variances, norms = {}, {}
     for name, one in measured.items():
         inputs, targets = next(labelled_inputs(one, pictures, batch_size, skip_bad))

@@ -1,5 +1,7 @@
 """Of what goes into an export, what a comparison of the whole does not show: compared by itself, on a few pictures."""
 
+from itertools import cycle, islice
+
 import numpy as np
 
 from keras_resnet.deployment.agreement import Tally, said_by
@@ -22,12 +24,12 @@ def compare_parts(model, exported, order, look, source):
         look: Preprocessing.
         source: Source of the pictures.
     """
-    meta, pictures = exported.metadata, opened(source.split, range(min(FEW, len(source.split))), look.channels, [])
-    pictures = list(pictures)
+    meta, first = exported.metadata, range(min(FEW, len(source.split)))
+    pictures = list(opened(source.split, first, look.channels, []))
     if not pictures:
         return {}
-    size = exported.session.batch_size
-    pictures = [pictures[number % len(pictures)] for number in range(size or len(pictures))]
+    size = exported.session.batch_size or len(pictures)
+    pictures = list(islice(cycle(pictures), size))
     pixels = look.pixels(pictures)
     answers = {"encoded_files": exported.of_files(encoded(pictures))}
     if order.precision != "float32":
