@@ -212,8 +212,10 @@ def tell(model, look, mode):
     if mode is None:
         return
     if known := info.get("preprocessing"):
-        if known["mode"] != mode:
-            warnings.warn(f"mode={mode!r} is left aside: the weights say mode={known['mode']!r}", stacklevel=2)
+        if known.get("mode") != mode:
+            warnings.warn(
+                f"mode={mode!r} is left aside: {model.name} knows its own, {known.get('mode')!r}", stacklevel=2
+            )
         return
     *sides, channels = model.input_shape[1:]
     if getattr(model, "spec", None) and model.spec.channel_axis == 1:

@@ -1,5 +1,6 @@
 """What the report says of two networks, recomputed by NumPy from what they answer."""
 
+import json
 from dataclasses import dataclass
 
 import keras
@@ -11,7 +12,7 @@ from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.deployment.agreement import LEAST, compare
 from keras_resnet.deployment.formats import PRECISIONS
 from keras_resnet.deployment.pictures import samples
-from keras_resnet.deployment.report import report
+from keras_resnet.deployment.report import as_json, report
 from keras_resnet.deployment.served import Metadata
 
 
@@ -88,6 +89,25 @@ def test_of_features_all_numbers_are_compared(batch_size):
     flat = expected.reshape(16, -1)
     assert said.largest == pytest.approx(0.5, rel=1e-5) and said.top1 is said.top5 is said.accuracy is None
     assert said.relative == pytest.approx(0.5 / (flat - flat.mean(axis=0)).std(), rel=1e-3)
+
+
+def test_features_of_one_picture_and_of_pictures_that_are_much_alike():
+    model = create("resnet20", include_top=False, input_shape=(32, 32, 3))
+    look, one = preprocessing(create("resnet20", weights="cifar10")), samples().pictures[:1]
+    expected = model.predict(look(one), verbose=0)
+    said = compare(model, Told({"features": expected + 0.5}), look, one)
+    assert said.relative == pytest.approx(0.5 / expected.std(), rel=1e-3)
+    twice = np.concatenate([expected, expected])
+    with pytest.warns(UserWarning, match="proves little"):
+        said = compare(model, Told({"features": twice + 0.5}), look, np.concatenate([one, one]))
+    assert said.relative == pytest.approx(0.5 / (0.1 * np.sqrt((expected**2).mean())), rel=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_report_is_json_whatever_the_numbers_are(wrong):
+    text = as_json({"relative": wrong, "parts": {"encoded_files": {"relative": wrong}}, "unfolded": ["a"]})
+    assert json.loads(text) == {"relative": None, "parts": {"encoded_files": {"relative": None}}, "unfolded": ["a"]}
+    assert "NaN" not in text and "Infinity" not in text
 
 
 def test_what_is_no_number_does_not_agree(network):

@@ -107,7 +107,7 @@ def test_ctrl_c_is_no_error_of_the_library_that_it_meets(ended, monkeypatch):
             raise RuntimeError("Loading input model") from None
 
     monkeypatch.setattr("keras_resnet.create", library)
-    assert ended("summary", "resnet20") == (130, "", "stopped\n")
+    assert ended("summary", "resnet20") == (130, "", "stopped: Loading input model\n")
 
 
 def test_ctrl_c_while_the_libraries_are_loaded(monkeypatch, capsys):

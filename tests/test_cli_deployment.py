@@ -46,7 +46,7 @@ def test_eight_bits_from_a_folder(ended, pictures, tmp_path):
     path = tmp_path / "small.xml"
     words = ("export", "resnet20", path, "--weights", "cifar10", "--precision", "int8", "--no-timed", "--json")
     status, answer, said = ended(*words, "--calibration", pictures, "--pictures", pictures, "--mode", "torch")
-    assert status == 0 and "mode='torch' is left aside: the weights say mode='cifar'" in said, said
+    assert status == 0 and "mode='torch' is left aside: resnet20 knows its own, 'cifar'" in said, said
     assert json.loads(answer)["precision"] == "int8"
 
 

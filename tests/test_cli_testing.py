@@ -157,6 +157,9 @@ def test_signals_at_both_ends(models, tmp_path):
     words = ["study", "signals", "--dataset", "digits", "--workdir", tmp_path, "--batch-size", "16"]
     shown = run(*words, "--model", models / "a.keras").stdout
     assert "norm of gradients" in shown and "variance of responses" in shown
+    ours = keras.saving.load_model(models / "a.keras")
+    keras.Model(ours.inputs, ours.outputs).save(tmp_path / "plain.keras")
+    assert "norm of gradients" in run(*words, "--model", tmp_path / "plain.keras").stdout
     assert "plain20" in run(*words, "--model", "plain20").stdout  # untrained, and for colours
     for name in ("forward_variances", "gradient_norms"):
         assert Image.open(tmp_path / f"{name}.png").format == "PNG"

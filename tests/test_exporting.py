@@ -336,9 +336,28 @@ def test_what_fewer_bits_would_hide_is_noticed_in_float32(network, tmp_path, mon
     monkeypatch.setattr(
         "keras_resnet.deployment.served.preprocess_input", lambda x, *arguments: real(x * 0.95, *arguments)
     )
-    with pytest.raises(Disagreement, match="the graph in float32") as error:
+    with pytest.raises(Disagreement, match="the same export in float32") as error:
         export(network, tmp_path / "net", precision="bfloat16", timed=False)
     assert error.value.report["relative"] < PRECISIONS["bfloat16"], "alone it would have passed"
+
+
+@pytest.mark.parametrize("form", ["onnx", "saved_model"])
+@pytest.mark.parametrize("arguments", [{}, {"include_top": False}])
+def test_few_pictures_that_are_much_alike(form, arguments, tmp_path):
+    """Of features the spread over the pictures is next to nothing then; a fixed batch is filled up."""
+    need(form)
+    model, picture = tiny(**arguments), samples().pictures[:1] // 2
+    for shown in (picture, np.concatenate([picture, picture + 1])):
+        values = export(model, tmp_path / FILES[form], None, "float16", batch_size=3, pictures=shown, overwrite=True)
+        assert values["parts"]["in_float32"]["relative"] < 1e-4 and values["pictures"] == len(shown)
+
+
+def test_parts_are_compared_where_the_first_pictures_cannot_be_read(folders, tmp_path):
+    for number in range(20):
+        shutil.copy(folders / "half" / "bad0.jpg", folders / "half" / f"a{number}.jpg")
+    with pytest.warns(UserWarning, match="22 pictures could not be read"):
+        values = export(tiny(), tmp_path / "net", pictures=folders / "half", timed=False)
+    assert values["pictures"] == 2 and 0 < values["parts"]["encoded_files"]["relative"] < 0.1
 
 
 def test_encoded_files_that_are_seen_otherwise_are_noticed(network, tmp_path, monkeypatch):
@@ -346,9 +365,10 @@ def test_encoded_files_that_are_seen_otherwise_are_noticed(network, tmp_path, mo
     monkeypatch.setattr("keras_resnet.deployment.saved_models._pixels", lambda *given: real(*given)[..., ::-1])
     with pytest.raises(Disagreement, match="encoded picture files") as error:
         export(network, tmp_path / "net", timed=False)
-    assert error.value.report["relative"] < PRECISIONS["float32"] and "saved_model.pb" in os.listdir(
-        tmp_path / "net.disagrees"
-    )
+    assert error.value.report["relative"] < PRECISIONS["float32"], "alone it would have passed"
+    assert "saved_model.pb" in os.listdir(tmp_path / "net.disagrees")
+    page = (tmp_path / "net.disagrees.report.md").read_text()
+    assert "**It does not say what its Keras network says**: the differences of encoded picture files" in page
 
 
 def test_what_is_there_is_replaced_only_on_request(tmp_path):

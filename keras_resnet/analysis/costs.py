@@ -8,6 +8,7 @@ from keras import layers
 
 from keras_resnet.analysis.layers import check_graph
 from keras_resnet.architecture.complexity import Complexity
+from keras_resnet.errors import is_integer
 from keras_resnet.files import save_figure
 
 
@@ -95,7 +96,7 @@ def _one_picture(model, input_shape):
 def _fits(shape, pattern):
     if not isinstance(shape, (tuple, list)) or len(shape) != len(pattern):
         return False
-    known = all(isinstance(side, int) and side > 0 for side in shape)
+    known = all(is_integer(side, 1) for side in shape)
     return known and all(want in (None, side) for side, want in zip(shape, pattern, strict=True))
 
 

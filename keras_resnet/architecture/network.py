@@ -126,7 +126,7 @@ def build(
     if pooling not in (None, *_POOLINGS):
         raise unknown("pooling", pooling, (None, *_POOLINGS))
     classes = spec.default_classes if classes is None else classes
-    if include_top and (not is_integer(classes, 1)):
+    if include_top and not is_integer(classes, 1):
         raise ValueError(f"`classes` should be a positive integer. Received: classes={classes!r}")
     spec = replace(spec, data_format=spec.data_format or keras.config.image_data_format())
     _allow_depth(spec)

@@ -27,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+ERRORS = (ValueError, OSError, ImportError, ArithmeticError, RuntimeError)
+"""What bad input and bad machines end in; the rest is ours to mend, and has a traceback."""
 out, err = Console(markup=False), Console(stderr=True)  # names of classes and files are no markup
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -134,24 +136,36 @@ def _note(message, category, *_):
         err.print("[yellow]note:[/]", Text(str(message)), soft_wrap=True)
 
 
-def main():
-    """The entry point: an error is one message and an exit status of 1, never a traceback."""
-    warnings.showwarning = _note
-    logging.getLogger("absl").setLevel(logging.ERROR)  # tensorflow-datasets' notes to its developers
-    stops = []
+@contextmanager
+def _noticed():
+    """A list that is no longer empty after Ctrl-C; libraries in C++ make an error of their own of it."""
+    stops, before = [], signal.getsignal(signal.SIGINT)
 
     def stop(*signal_and_frame):
         stops.append(signal_and_frame)
         signal.default_int_handler(*signal_and_frame)
 
-    signal.signal(signal.SIGINT, stop)
+    if before is signal.default_int_handler:  # not ignored, as in the background of a script
+        signal.signal(signal.SIGINT, stop)
     try:
-        sys.exit(app())
-    except (ValueError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
-        if not stops:  # else it is what a library made of Ctrl-C
-            err.print("[red]error:[/]", Text(str(error)), soft_wrap=True)
-            sys.exit(1)
-    except KeyboardInterrupt:
-        pass
-    err.print("[red]stopped[/]")
-    sys.exit(130)
+        yield stops
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def main():
+    """The entry point: an error is one message and an exit status of 1, never a traceback."""
+    warnings.showwarning = _note
+    logging.getLogger("absl").setLevel(logging.ERROR)  # tensorflow-datasets' notes to its developers
+    with _noticed() as stops:
+        try:
+            app()
+        except KeyboardInterrupt:
+            err.print("[red]stopped[/]")
+            sys.exit(130)
+        except Exception as error:
+            if not stops and not isinstance(error, ERRORS):
+                raise
+            word, status = ("stopped", 130) if stops else ("error", 1)
+            err.print(f"[red]{word}:[/]", Text(str(error)), soft_wrap=True)
+            sys.exit(status)

@@ -155,7 +155,7 @@ def signals(
     measured = networks(model or ["resnet50"], weights, required=False)
     pictures = spread(load_test(dataset, split, data_dir, download, labels, skip_bad), batch_size)
     for one in measured.values():
-        known = "preprocessing" in (one.info or {})
+        known = (getattr(one, "info", None) or {}).get("preprocessing")
         tell(one, pictures.preprocessing, mode if known else mode or pictures.preprocessing.mode)
     variances, norms = {}, {}
     for name, one in measured.items():

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_resnet.data.pictures import as_picture, check_channels, is_one_picture
-from keras_resnet.errors import unknown
+from keras_resnet.errors import is_integer, unknown
 
 LARGEST = 8192
 """Pixels of a side at most: a Preprocessing may come with somebody's file."""
@@ -146,7 +146,7 @@ class Preprocessing:
         _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         for name in ("size", "resize"):
             value = getattr(self, name)
-            if not (isinstance(value, int) and 0 < value <= LARGEST) and (name, value) != ("resize", None):
+            if not (is_integer(value, 1) and value <= LARGEST) and (name, value) != ("resize", None):
                 raise ValueError(f"`{name}` should be from 1 to {LARGEST} pixels. Received: {name}={value!r}")
         check_channels(self.channels)
         if _normalization(self.mode).channels not in (1, self.channels):

@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_resnet.data.pictures import as_picture
 from keras_resnet.data.preprocessing import LARGEST
-from keras_resnet.errors import unknown
+from keras_resnet.errors import is_integer, unknown
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Protocol:
         if self.crop not in CROPS:
             raise unknown("crop", self.crop, CROPS)
         scales = np.ravel(self.scales).tolist()
-        if not all(isinstance(scale, int) and 0 < scale <= LARGEST for scale in scales):
+        if not all(is_integer(scale, 1) and scale <= LARGEST for scale in scales):
             raise ValueError(f"`scales` should be from 1 to {LARGEST} pixels. Received: scales={self.scales}")
         object.__setattr__(self, "scales", tuple(scales))
         if self.whole and not self.scales:

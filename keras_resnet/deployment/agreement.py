@@ -15,6 +15,9 @@ from keras_resnet.prediction import class_names, in_order_of_axes, softmax
 LEAST = 1e-7
 """Probabilities below count as this: float16 has no smaller ones."""
 
+ALIKE = 0.1
+"""Features that differ by less than this share of themselves are measured by it: differences are rounding, too."""
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -29,7 +32,7 @@ class Agreement:
     """Largest difference of logits."""
     relative: float
     """Root mean square of the differences, divided by that of the logits around each picture's mean; of features around
-    their means over the pictures."""
+    their means over the pictures, or by a tenth of their own where the pictures are too much alike."""
     top1: float | None = None
     """Share of the pictures with the same most probable class."""
     top5: float | None = None
@@ -88,17 +91,18 @@ class Tally:
 
     def __init__(self, metadata, truth=None):
         self.classifies, self.truth = metadata.class_names is not None, truth
-        self.count, self.largest, self.squares = 0, 0.0, 0.0
+        self.count, self.largest, self.squares, self.own = 0, 0.0, 0.0, 0.0
         self.first, self.beyond, self.spread, self.varies = None, 0.0, 0.0, False
         self.shares = dict.fromkeys(("top1", "top5", "keras", "exported"), 0)
 
-    def add(self, expected, received, labels=None):
+    def add(self, expected, received, labels):
         """What Keras said and what the exported network said, {name: (B, ...)}, and the pictures' classes, (B,)."""
-        expected, received = _flat(expected), _flat(received)
+        expected, received = flat(expected), flat(received)
         difference = received - expected
         self.count += len(expected)
         self.largest = np.maximum(self.largest, np.abs(difference).max())  # NaN stays
         self.squares += (difference**2).sum()
+        self.own += (expected**2).sum()
         self._spread(expected)
         if self.classifies:
             self._count(expected, received, labels)
@@ -128,6 +132,7 @@ class Tally:
         if not self.classifies:
             spread -= (self.beyond**2).sum() / self.count
             spread = spread if self.count > 1 else self.first.var() * self.first.size
+            spread = max(spread, ALIKE**2 * self.own)
         values = {"pictures": self.count, "largest": float(self.largest)}
         values["relative"] = float(np.sqrt(self.squares / max(spread, np.finfo("float32").tiny)))
         if not self.classifies:
@@ -137,7 +142,7 @@ class Tally:
         return Agreement(**values, top1=shares["top1"], top5=shares["top5"], accuracy=accuracy)
 
 
-def _flat(outputs):
+def flat(outputs):
     """{name: (B, ...)} -> (B, numbers) float64, probabilities as their logarithms."""
     arrays = [
         np.log(np.maximum(array, LEAST)) if name == "probabilities" else array

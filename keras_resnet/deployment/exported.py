@@ -85,26 +85,33 @@ class Exported:
 
         A network of a fixed batch size sees so many at a time, the last of them filled up.
         """
+        return self._in_batches(self.session.run, inputs)
+
+    def _in_batches(self, run, inputs):
         size = self.session.batch_size or len(inputs)
-        parts = [self._run(inputs[start : start + size], size) for start in range(0, len(inputs), size)]
+        parts = [self._answers(run, inputs[start : start + size], size) for start in range(0, len(inputs), size)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _run(self, inputs, size):
+    def _answers(self, run, inputs, size):
+        """Of `run` for a batch of this size, filled up with its last if there are fewer."""
         count = len(inputs)
-        if count < size:
-            inputs = np.concatenate([inputs, np.zeros((size - count, *inputs.shape[1:]), inputs.dtype)])
+        inputs = np.concatenate([inputs, np.repeat(inputs[-1:], size - count, axis=0)])
         try:
-            outputs = self.session.run(inputs)
+            outputs = run(inputs)
         except Exception as error:  # whatever the runtime raises
             raise ValueError(
                 f"`inputs` should be what {self.path} takes ({reason(error)}). Received: {inputs.dtype} {inputs.shape}"
             ) from error
         return {name: array[:count] for name, array in outputs.items()}
 
+    @property
+    def takes_files(self):
+        """Whether `of_files` can be asked."""
+        return hasattr(self.session, "run_files") and not self.metadata.raw
+
     def of_files(self, contents):
-        """As a call, for the contents of picture files; None where pictures have to be decoded before."""
-        run = getattr(self.session, "run_files", None)
-        return run and run(contents)
+        """As a call, for the contents of picture files, a list of bytes."""
+        return self._in_batches(self.session.run_files, np.array(contents, object))
 
     def probabilities(self, inputs):
         """(B, ...) inputs -> (B, classes).

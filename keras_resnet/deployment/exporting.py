@@ -16,7 +16,7 @@ from keras_resnet.deployment.folding import as_graph, fold_batch_norm
 from keras_resnet.deployment.formats import EIGHT_BITS, FORMATS, SUFFIXES, check_installed, check_precision, find_format
 from keras_resnet.deployment.inference import in_numbers
 from keras_resnet.deployment.order import Order
-from keras_resnet.deployment.parts import compare_parts
+from keras_resnet.deployment.parts import compare_parts, in_float32
 from keras_resnet.deployment.pictures import in_batches, shown, spread
 from keras_resnet.deployment.places import REPORTS, beside, check_place, place
 from keras_resnet.deployment.report import as_json, as_markdown, differences, report
@@ -60,7 +60,8 @@ def export(
     Args:
         model: Functional model with one input, whose preprocessing is known unless `raw`.
         path: of a file that ends in .onnx, .xml (OpenVINO; its .bin stands beside it) or .tflite (LiteRT), or of a
-            folder (SavedModel, whose signature "serve_bytes" takes encoded picture files, (B,) strings).
+            folder (SavedModel, whose signature "serve_bytes" takes encoded picture files, (B,) strings; TensorFlow
+            reads none whose path has *, ? or [ in it).
         format: a name in FORMATS; None: by the name of the file.
         precision: "float32", "float16" (weights; under SavedModel what it computes in), "bfloat16" (what it computes
             in; SavedModel and OpenVINO) or "int8" (quantised after training; not SavedModel).
@@ -78,8 +79,9 @@ def export(
         The report as a dict; see `deployment.report.report`.
 
     Raises:
-        Disagreement: a ValueError, if the answers differ by more than the precision explains. The file is left under
-            another name, "network.disagrees.onnx" for "network.onnx".
+        Disagreement: a ValueError, if the answers differ by more than the precision explains, or those of the same
+            export in float32 or to encoded files do. The file is left under another name, "network.disagrees.onnx" for
+            "network.onnx".
         ValueError: for unknown names, a precision that the format does not have, what is no one graph of layers or has
             layers that the format cannot express, and pictures that are none or cannot be read.
         FileExistsError: if something stands at `path`, without `overwrite`.
@@ -100,7 +102,8 @@ def export(
             exported = Exported(folder / target.name)
         measure = _in_float32(model)
         agreement = compare(measure, exported, look, source)
-        parts = compare_parts(measure, exported, order, look, source)
+        with in_float32(row, order, folder, target.name) as plain:
+            parts = compare_parts(measure, exported, plain, look, source)
         speeds = speed(model, exported, look, next(in_batches(source, look, 8))[0]) if timed else []
         values = report(facts, agreement, parts, speeds, _size(folder), folded.info["unfolded"])
         for suffix, text in zip(REPORTS, (as_markdown(values), as_json(values)), strict=True):

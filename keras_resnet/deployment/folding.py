@@ -76,8 +76,7 @@ def cloned(model, layer_again, call=None, inputs=None):
     Raises:
         ValueError: for a layer that cannot be made from its configuration.
     """
-
-    inputs = inputs_like(model) if inputs is None else inputs
+    given = inputs_like(model) if inputs is None else inputs
 
     def again(layer):
         try:
@@ -90,7 +89,7 @@ def cloned(model, layer_again, call=None, inputs=None):
         copy.name = layer.name  # a layer without `get_config` forgets it
         return copy
 
-    return made_from(keras.models.clone_model(model, inputs, again, call), model)
+    return made_from(keras.models.clone_model(model, given, again, call), model)
 
 
 def _pairs(model):

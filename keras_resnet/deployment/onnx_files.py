@@ -33,7 +33,10 @@ def write(order, path):
 
 @contextmanager
 def _rubbish_collected():
-    """Frees memory between the passes of tf2onnx's optimiser: each copies the graph with its weights, in cycles."""
+    """Frees memory between the passes of tf2onnx's optimiser: each copies the graph with its weights, in cycles.
+
+    What was there before is not looked through each time: with TensorFlow loaded that takes longer than a pass.
+    """
     from tf2onnx.optimizer.optimizer_base import GraphOptimizerBase
 
     optimize = GraphOptimizerBase.optimize
@@ -42,11 +45,13 @@ def _rubbish_collected():
         gc.collect()
         return optimize(*arguments)
 
+    gc.freeze()
     GraphOptimizerBase.optimize = and_collect
     try:
         yield
     finally:
         GraphOptimizerBase.optimize = optimize
+        gc.unfreeze()
 
 
 def _with_zeros_that_stay(model):

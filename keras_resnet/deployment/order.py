@@ -1,6 +1,6 @@
 """What is to be exported, as the writers of all formats get it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
@@ -23,6 +23,10 @@ class Order:
     @property
     def precision(self):
         return self.metadata.precision
+
+    def in_float32(self):
+        """The same, in float32."""
+        return replace(self, metadata=replace(self.metadata, precision="float32"), calibration=None)
 
     def graph(self, precision="float32"):
         """(model, signature) as `Model.export` takes them."""

@@ -1,45 +1,72 @@
-"""Of what goes into an export, what a comparison of the whole does not show: compared by itself, on a few pictures."""
+"""What a comparison of the whole does not show: compared by itself, on a few pictures."""
 
-from itertools import cycle, islice
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.deployment.agreement import Tally, said_by
-from keras_resnet.deployment.pictures import encoded, opened
+from keras_resnet.deployment.agreement import flat, said_by
+from keras_resnet.deployment.exported import Exported
+from keras_resnet.deployment.pictures import encoded, opened, some
 
 FEW = 16
 """Pictures at most."""
 
 
-def compare_parts(model, exported, order, look, source):
-    """The Agreements of parts with a Keras model, by the names of PARTS in `report`.
+def compare_parts(model, exported, plain, look, source):
+    """How far parts of an export are from a Keras model.
 
-    In fewer bits a slightly wrong graph passes for rounding: so its float32 self is compared as well. And files that
-    the exported network decodes by itself, where it does, are resized by other code than Keras's pictures.
+    In fewer bits a network that is slightly wrong passes for rounding: so the same in float32 is compared as well. And
+    files that the exported network decodes by itself, where it does, are resized by other code than Keras's pictures.
 
     Args:
         model: Keras model.
         exported: Exported.
-        order: the Order it was written for.
+        plain: Exported, the same in float32; None if it is that already.
         look: Preprocessing.
         source: Source of the pictures.
+
+    Returns:
+        {name in PARTS of `report`: root mean square of the differences, divided by the standard deviation of the Keras
+        model's logits, or by the root mean square of its features}; what does not apply is left out.
     """
-    meta, first = exported.metadata, range(min(FEW, len(source.split)))
-    pictures = list(opened(source.split, first, look.channels, []))
-    if not pictures:
+    if not (plain or exported.takes_files):
         return {}
-    size = exported.session.batch_size or len(pictures)
-    pictures = list(islice(cycle(pictures), size))
-    pixels = look.pixels(pictures)
-    answers = {"encoded_files": exported.of_files(encoded(pictures))}
-    if order.precision != "float32":
-        graph, _ = order.graph()
-        answers["float32_graph"] = graph.predict_on_batch(meta.taken(look, pixels))
-    said = said_by(model, meta, look, pixels)
-    return {name: _agreement(meta, said, answer) for name, answer in answers.items() if answer is not None}
+    meta, pixels, files = exported.metadata, [], []
+    for picture in opened(source.split, some(len(source.split), FEW), look.channels, []):
+        pixels.append(look.pixels([picture]))
+        files += [encoded(picture)] if exported.takes_files else []
+    if not pixels:
+        return {}
+    pixels = np.concatenate(pixels)
+    said, answers = flat(said_by(model, meta, look, pixels)), {}
+    if exported.takes_files:
+        answers["encoded_files"] = exported.of_files(files)
+    if plain:
+        answers["in_float32"] = plain(meta.taken(look, pixels))
+    scale = max(said.std() if meta.class_names else _size(said), np.finfo("float32").tiny)
+    return {name: float(_size(flat(answer) - said) / scale) for name, answer in answers.items()}
 
 
-def _agreement(metadata, said, answer):
-    tally = Tally(metadata)
-    tally.add(said, {name: np.asarray(array) for name, array in answer.items()})
-    return tally.agreement()
+def _size(numbers):
+    """Root mean square."""
+    return np.sqrt((numbers**2).mean())
+
+
+@contextmanager
+def in_float32(row, order, folder, name):
+    """The Order written and read in float32, an Exported that goes with the block; None if it is in float32 anyway.
+
+    Args:
+        row: Format.
+        order: Order.
+        folder: Path of a folder in which there is room.
+        name: of the file.
+    """
+    if order.precision == "float32":
+        yield None
+        return
+    with tempfile.TemporaryDirectory(dir=folder) as inner:
+        row.module.write(order.in_float32(), Path(inner) / name)
+        yield Exported(Path(inner) / name)

@@ -63,12 +63,15 @@ def spread(pictures, look, count):
     """
     if isinstance(pictures, (str, os.PathLike)) and not os.path.exists(pictures):
         pictures = load_test(pictures, split="train")
-    split = find_source(pictures).split
-    numbers = np.unique(np.linspace(0, len(split) - 1, count).astype(int)) if len(split) else []
-    faults = []
-    found = [look.pixels([picture]) for picture in opened(split, numbers, look.channels, faults)]
+    split, faults = find_source(pictures).split, []
+    found = [look.pixels([picture]) for picture in opened(split, some(len(split), count), look.channels, faults)]
     _tell(faults, len(found))
     return np.concatenate(found)
+
+
+def some(length, count):
+    """Numbers of `count` of so many at most, from everywhere among them."""
+    return np.unique(np.linspace(0, length - 1, count).astype(int)) if length else []
 
 
 def opened(split, numbers, channels, faults):
@@ -80,14 +83,11 @@ def opened(split, numbers, channels, faults):
             faults.append(str(error))
 
 
-def encoded(pictures):
-    """PIL images -> the contents of PNG files, which lose nothing."""
-    found = []
-    for picture in pictures:
-        file = io.BytesIO()
-        picture.save(file, "PNG", compress_level=1)
-        found.append(file.getvalue())
-    return found
+def encoded(picture):
+    """A PIL image -> the contents of a PNG file, which loses nothing."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def _tell(faults, count):

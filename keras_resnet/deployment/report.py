@@ -1,6 +1,7 @@
 """The report beside an exported network, for people (Markdown) and programs (JSON)."""
 
 import json
+import math
 from dataclasses import asdict
 
 import keras
@@ -9,7 +10,7 @@ from keras_resnet.benchmark.machine import machine, versions
 from keras_resnet.deployment.formats import FORMATS, PRECISIONS
 
 PARTS = {
-    "float32_graph": ("the graph in float32, before it lost bits", PRECISIONS["float32"]),
+    "in_float32": ("the same export in float32", PRECISIONS["float32"]),
     "encoded_files": ("encoded picture files (`serve_bytes`), which TensorFlow resizes", 0.1),
 }
 """What else is compared: in words, and how far from Keras's its answers may be."""
@@ -22,7 +23,7 @@ def report(metadata, agreement, parts, speeds, size, unfolded):
         metadata: Metadata of the file.
         agreement: Agreement.
         parts: what `compare_parts` returns.
-        speeds: what `agreement.speed` returns.
+        speeds: what `timing.speed` returns.
         size: bytes of the file, or of all files of the folder.
         unfolded: names of the batch norms that no convolution could take in.
 
@@ -38,10 +39,7 @@ def report(metadata, agreement, parts, speeds, size, unfolded):
         "bytes": size,
         "tolerance": PRECISIONS[metadata.precision],
         **asdict(agreement),
-        "parts": {
-            name: {"pictures": part.pictures, "relative": part.relative, "top1": part.top1, "tolerance": PARTS[name][1]}
-            for name, part in parts.items()
-        },
+        "parts": {name: {"relative": relative, "tolerance": PARTS[name][1]} for name, relative in parts.items()},
         "speed": [_row(seconds) for seconds in speeds],
         "unfolded": list(unfolded),
         "machine": machine(),
@@ -54,7 +52,7 @@ def differences(values):
     """In words, what is further from Keras than it may be."""
     rows = [("its logits", values)] + [(PARTS[name][0], part) for name, part in values["parts"].items()]
     return [
-        f"the differences of {words} are {row['relative']:.2g} of their spread, {row['tolerance']:g} at most"
+        f"the differences of {words} are {_of_spread(row)}"
         for words, row in rows
         if not row["relative"] <= row["tolerance"]  # NaN does not
     ]
@@ -73,8 +71,10 @@ def _row(seconds):
 
 def as_json(values):
     """A number that is none is null."""
-    finite = keras.tree.map_structure(lambda value: None if value != value else value, values)
-    return json.dumps(finite, indent=2) + "\n"
+    finite = keras.tree.map_structure(
+        lambda value: None if isinstance(value, float) and not math.isfinite(value) else value, values
+    )
+    return json.dumps(finite, indent=2, allow_nan=False) + "\n"
 
 
 def as_markdown(values):
@@ -87,13 +87,15 @@ def _verdict(values):
     weights = f" with the weights {values['weights']}" if values["weights"] else ""
     yield f"# {values['network']}{weights} as {title}, {values['precision']}"
     yield ""
-    verdict = (
-        "It says what its Keras network says" if values["agrees"] else "**It does not say what its Keras network says**"
-    )
-    yield (
-        f"{verdict}: the differences of its logits are {values['relative']:.2g} of their spread (root mean squares; "
-        f"{values['precision']} may differ by {values['tolerance']:g})."
-    )
+    if values["agrees"]:
+        verdict, why = "It says what its Keras network says", f"the differences of its logits are {_of_spread(values)}"
+    else:
+        verdict, why = "**It does not say what its Keras network says**", "; ".join(differences(values))
+    yield f"{verdict}: {why} (root mean squares, {values['precision']})."
+
+
+def _of_spread(row):
+    return f"{row['relative']:.2g} of their spread, {row['tolerance']:g} at most"
 
 
 def _answers(values):
@@ -107,8 +109,7 @@ def _answers(values):
     for name, share in (values["accuracy"] or {}).items():
         yield f"| top-1 accuracy, {name} | {100 * share:.2f} % |"
     for name, part in values["parts"].items():
-        limit = f"{part['tolerance']:g} at most"
-        yield f"| {PARTS[name][0]}: differences | {part['relative']:.2g} of their spread, {limit} |"
+        yield f"| {PARTS[name][0]}: differences | {_of_spread(part)} |"
 
 
 def _speeds(values):

@@ -53,11 +53,9 @@ class Session:
         self.batch_size = self.serve.structured_input_signature[1][INPUT].shape[0]
 
     def run_files(self, contents):
-        """{name: array} for the contents of picture files; None for a raw network, which takes none."""
+        """{name: array} for the contents of picture files, (B,) bytes; a raw network takes none."""
         import tensorflow as tf
 
-        if "serve_bytes" not in self.loaded.signatures:
-            return None
         found = self.loaded.signatures["serve_bytes"](**{BYTES: tf.constant(contents)})
         return {name: tensor.numpy() for name, tensor in found.items()}
 

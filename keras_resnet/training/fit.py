@@ -163,9 +163,8 @@ def check(dataset, recipe, devices, precision, validation_freq, checkpoint_every
             "Received: keep='best'"
         )
     devices.check_batch(recipe.batch_size)
-    for name, value in (("validation_freq", validation_freq), ("checkpoint_every", checkpoint_every)):
-        if value is not None:
-            check_integers(**{name: value})
+    counts = {"validation_freq": validation_freq, "checkpoint_every": checkpoint_every}
+    check_integers(**{name: count for name, count in counts.items() if count is not None})
     if recipe.schedule == "plateau" and validation_freq != 1:
         raise ValueError(
             f'`validation_freq` should be 1 with the schedule "plateau". Received: validation_freq={validation_freq}'

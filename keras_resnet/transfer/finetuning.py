@@ -226,7 +226,7 @@ def _network(model, weights, dataset, precision, mode):
                 )
         body = model if isinstance(model, keras.Model) else load_model(model)
     else:
-        body = _created(model, weights, dataset, precision)
+        body = _created(model, weights, dataset, precision, mode)
     if not stage_count(body):
         raise ValueError(
             "`model` should be a residual network with the layer names of keras.applications, by which its stages are "
@@ -237,13 +237,13 @@ def _network(model, weights, dataset, precision, mode):
     return network, preprocessing(network)
 
 
-def _created(name, weights, dataset, precision):
+def _created(name, weights, dataset, precision, mode):
     """By its name; random weights take pictures as the data set has them."""
     with in_precision(precision):
         if weights is not None:
             return create(name, weights=weights)
         network = create(name, input_shape=dataset.input_shape, classes=len(dataset.class_names))
-        tell(network, dataset.preprocessing, dataset.preprocessing.mode)
+        tell(network, dataset.preprocessing, mode or dataset.preprocessing.mode)
         return network
 
 
