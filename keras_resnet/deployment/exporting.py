@@ -96,14 +96,13 @@ def export(
     _check_outputs(model)
     facts, folded, look = metadata(model, key, precision, raw), fold_batch_norm(model), _look(model, raw)
     source, order = shown(pictures), _order(folded, facts, look, batch_size, calibration, samples)
-    with beside(target) as folder:
+    with beside(target) as folder, beside(target) as spare:
         with _told(row, model, folder):
             row.module.write(order, folder / target.name)
-            exported = Exported(folder / target.name)
+            exported, plain = Exported(folder / target.name), in_float32(row, order, spare / target.name)
         measure = _in_float32(model)
         agreement = compare(measure, exported, look, source)
-        with in_float32(row, order, folder, target.name) as plain:
-            parts = compare_parts(measure, exported, plain, look, source)
+        parts = compare_parts(measure, exported, plain, look, source)
         speeds = speed(model, exported, look, next(in_batches(source, look, 8))[0]) if timed else []
         values = report(facts, agreement, parts, speeds, _size(folder), folded.info["unfolded"])
         for suffix, text in zip(REPORTS, (as_markdown(values), as_json(values)), strict=True):

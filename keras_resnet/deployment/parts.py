@@ -1,9 +1,5 @@
 """What a comparison of the whole does not show: compared by itself, on a few pictures."""
 
-import tempfile
-from contextlib import contextmanager
-from pathlib import Path
-
 import numpy as np
 
 from keras_resnet.deployment.agreement import flat, said_by
@@ -54,19 +50,9 @@ def _size(numbers):
     return np.sqrt((numbers**2).mean())
 
 
-@contextmanager
-def in_float32(row, order, folder, name):
-    """The Order written and read in float32, an Exported that goes with the block; None if it is in float32 anyway.
-
-    Args:
-        row: Format.
-        order: Order.
-        folder: Path of a folder in which there is room.
-        name: of the file.
-    """
+def in_float32(row, order, path):
+    """The Order of a Format written to a path and loaded, in float32; None if it is in float32 anyway."""
     if order.precision == "float32":
-        yield None
-        return
-    with tempfile.TemporaryDirectory(dir=folder) as inner:
-        row.module.write(order.in_float32(), Path(inner) / name)
-        yield Exported(Path(inner) / name)
+        return None
+    row.module.write(order.in_float32(), path)
+    return Exported(path)
