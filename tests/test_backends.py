@@ -32,7 +32,7 @@ CHOSEN = " or ".join(
         "own_size",
         "classifier_on_top",
         "names_its",
-        "folded and (resnet34d or resnetv2)",
+        "folded and resnet34d",
         "are_torchs",
         "of_the_trained_network",
     )

@@ -90,7 +90,7 @@ def test_the_closed_form_agrees_with_the_model(name):
     assert cost.multiply_adds == walk(model)
 
 
-DEEPEST = ["preact_resnet164", "resnet1202", pytest.param("preact_resnet1001", marks=pytest.mark.slow)]
+DEEPEST = ["preact_resnet164", *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet1202", "preact_resnet1001"))]
 
 
 @pytest.mark.parametrize("name", DEEPEST)

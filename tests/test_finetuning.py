@@ -130,6 +130,7 @@ def test_a_folder_is_not_overwritten_unasked_and_gone_on_with_only_as_it_was(few
     assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["0_head", "9_notes"]
 
 
+@pytest.mark.slow
 def test_networks_of_keras_applications_know_their_classes_afterwards(few, tmp_path):
     """Their .keras files otherwise forget them, and how pictures are to be prepared."""
     model = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3))

@@ -64,7 +64,10 @@ def test_a_file_that_keras_applications_saved_gives_its_outputs(name, suffix, tm
     np.testing.assert_allclose(predict(features, x), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ["ResNet101", "ResNet152", "ResNet101V2", "ResNet152V2"])
+@pytest.mark.parametrize(
+    "name",
+    ["ResNet101", "ResNet152V2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ResNet152", "ResNet101V2"))],
+)
 def test_the_deeper_ones_too(name, tmp_path):
     make, theirs = constructors(name)
     theirs = randomise(theirs(weights=None, input_shape=(32, 32, 3), classes=5))
