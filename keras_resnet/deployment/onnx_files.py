@@ -45,6 +45,7 @@ def _rubbish_collected():
         gc.collect()
         return optimize(*arguments)
 
+    gc.collect()
     gc.freeze()
     GraphOptimizerBase.optimize = and_collect
     try:
