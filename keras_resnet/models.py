@@ -217,13 +217,18 @@ def tell(model, look, mode):
                 f"mode={mode!r} is left aside: {model.name} knows its own, {known.get('mode')!r}", stacklevel=2
             )
         return
-    *sides, channels = model.input_shape[1:]
-    if getattr(model, "spec", None) and model.spec.channel_axis == 1:
-        channels, *sides = model.input_shape[1:]
+    *sides, channels = picture_shape(model)
     size = sides[0] or look.size
     resize = look.resize and look.resize * size // look.size
     wanted = replace(look, mode=mode, size=size, resize=resize, channels=channels)
     model.info = info | {"preprocessing": wanted.to_config()}
+
+
+def picture_shape(model):
+    """(height, width, channels) of what a model takes, in this order in any case."""
+    first, *rest = model.input_shape[1:]
+    is_channels = bool(getattr(model, "spec", None)) and model.spec.channel_axis == 1
+    return (*rest, first) if is_channels else (first, *rest)
 
 
 def digest(model):

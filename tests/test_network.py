@@ -89,7 +89,7 @@ def specs(draw):
     )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     spec=specs(),
     size=st.tuples(st.integers(32, 50), st.integers(32, 50)),

@@ -71,14 +71,19 @@ def said_by(model, metadata, look, pixels):
     Raises:
         ValueError: for what is no number.
     """
-    inputs = in_order_of_axes(model, preprocess_input(pixels, look.mode, "channels_last"))
-    outputs = keras.tree.map_structure(keras.ops.convert_to_numpy, model.predict_on_batch(inputs))
+    outputs = model.predict_on_batch(prepared(model, look, pixels))
+    outputs = keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
     outputs = outputs if isinstance(outputs, dict) else {name_of_output(model): outputs}
     if not all(np.isfinite(array).all() for array in outputs.values()):
         raise ValueError(f"`model` should return numbers. Received: NaN or Inf from {model.name}")
     if "logits" in outputs and not metadata.raw:
         return {"probabilities": softmax(outputs["logits"])}
     return outputs
+
+
+def prepared(model, look, pixels):
+    """(B, size, size, channels) uint8 -> what a Keras model takes."""
+    return in_order_of_axes(model, preprocess_input(pixels, look.mode, "channels_last"))
 
 
 class Tally:

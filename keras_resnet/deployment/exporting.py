@@ -23,8 +23,7 @@ from keras_resnet.deployment.report import as_json, as_markdown, differences, re
 from keras_resnet.deployment.served import metadata
 from keras_resnet.deployment.timing import speed
 from keras_resnet.errors import check_integers, reason
-from keras_resnet.models import preprocessing
-from keras_resnet.prediction import channels_first
+from keras_resnet.models import picture_shape, preprocessing
 
 
 class Disagreement(ValueError):
@@ -168,10 +167,7 @@ def _look(model, raw):
     known = (getattr(model, "info", None) or {}).get("preprocessing")
     if known or not raw:
         return preprocessing(model)
-    *sides, channels = (
-        (*model.input_shape[2:], model.input_shape[1]) if channels_first(model) else model.input_shape[1:]
-    )
-    return natural_preprocessing((*sides, channels))
+    return natural_preprocessing(picture_shape(model))
 
 
 @contextmanager

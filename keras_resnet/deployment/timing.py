@@ -5,8 +5,7 @@ import time
 
 import numpy as np
 
-from keras_resnet.data.preprocessing import preprocess_input
-from keras_resnet.prediction import in_order_of_axes
+from keras_resnet.deployment.agreement import prepared
 
 BATCHES = (1, 8)
 """Pictures at a time."""
@@ -27,9 +26,8 @@ def speed(model, exported, look, pixels):
 
 
 def _timed(model, exported, look, pixels):
-    prepared = in_order_of_axes(model, preprocess_input(pixels, look.mode, "channels_last"))
-    given = exported.metadata.taken(look, pixels)
-    calls = {"keras": lambda: model.predict_on_batch(prepared), "exported": lambda: exported(given)}
+    inputs, given = prepared(model, look, pixels), exported.metadata.taken(look, pixels)
+    calls = {"keras": lambda: model.predict_on_batch(inputs), "exported": lambda: exported(given)}
     seconds = {name: [] for name in calls}
     for call in calls.values():
         call()
