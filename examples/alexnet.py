@@ -1,8 +1,8 @@
 """AlexNet and ResNet-18, layer by layer: the same multiply-adds are spent in other places.
 
-    python examples/alexnet.py [PICTURE_STEM]
+    python examples/alexnet.py [IMAGE_STEM]
 
-Writes PICTURE_STEM_alexnet.png and PICTURE_STEM_resnet18.png: multiply-adds and parameters of every layer.
+Writes IMAGE_STEM_alexnet.png and IMAGE_STEM_resnet18.png: multiply-adds and parameters of every layer.
 """
 
 import sys

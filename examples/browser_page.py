@@ -1,4 +1,4 @@
-"""A page in the browser: drop a picture on it, and see the five most probable classes and what speaks for the first.
+"""A page in the browser: drop an image on it, and see the five most probable classes and what speaks for the first.
 
     pip install gradio
     python examples/browser_page.py [--model resnet20] [--weights cifar10] [--port 7860]
@@ -19,13 +19,14 @@ import numpy as np
 
 import keras_resnet
 from keras_resnet import analysis
-from keras_resnet.data.pictures import load_picture
-from keras_resnet.prediction import classify, in_order_of_axes
+from keras_resnet.architecture.metadata import to_data_format
+from keras_resnet.data.image_files import load_image
+from keras_resnet.prediction import classify
 
 LARGEST = "20 MB"
-"""Of a picture's file."""
+"""Of an image's file."""
 KEPT = 600
-"""Seconds for which the server keeps a picture; as often it looks for older ones."""
+"""Seconds for which the server keeps an image; as often it looks for older ones."""
 STYLE = """
 .gradio-container {width: 100%; max-width: 960px !important; margin: 0 auto !important}
 .gradio-container main {width: 100% !important}
@@ -64,24 +65,24 @@ def page(network):
     keras_resnet.preprocessing(network)  # raises ValueError where it is not
     with gradio.Blocks(title=network.name, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
         gradio.Markdown(f"# What does {network.name} see?")
-        dropped = gradio.File(type="binary", label=f"Picture, {LARGEST} at most", height=160)
+        dropped = gradio.File(type="binary", label=f"Image, {LARGEST} at most", height=160)
         answer = gradio.HTML(elem_id="answer")
         dropped.change(lambda file: look(network, file), dropped, answer)
     return blocks
 
 
 def look(network, file):
-    """HTML for the bytes of a picture file: classes with their probabilities and Grad-CAM, or what is wrong with it."""
+    """HTML for the bytes of an image file: classes with their probabilities and Grad-CAM, or what is wrong with it."""
     if file is None:  # taken away
         return ""
     prepare = keras_resnet.preprocessing(network)
     try:
-        picture = load_picture(file, prepare.channels)
-        (classes,) = classify(network, [picture], top=5)
-        (heat,) = analysis.grad_cam(network, in_order_of_axes(network, prepare(picture)))
+        image = load_image(file, prepare.channels)
+        (classes,) = classify(network, [image], top=5)
+        (heat,) = analysis.grad_cam(network, to_data_format(network, prepare(image)))
     except (ValueError, OSError) as error:
         return f"<p>{escape(str(error))}</p>"
-    part = seen(prepare, picture)
+    part = seen(prepare, image)
     part.thumbnail((600, 600))  # more would not be shown
     speaks = figure(heat_map(part, heat), f"What speaks for {classes[0][1]}")
     return figure(png(part), "What the network sees") + speaks + table(classes)
@@ -96,27 +97,27 @@ def table(classes):
     return f"<table>{''.join(rows)}</table>"
 
 
-def seen(prepare, picture):
+def seen(prepare, image):
     """The part of a PIL image that the network sees, finer than it sees it: all of it, or a square in the middle."""
     if prepare.resize is None:
-        return picture
-    side = max(1, round(min(picture.size) * prepare.size / prepare.resize))
-    left, top = ((length - side) // 2 for length in picture.size)
-    return picture.crop((left, top, left + side, top + side))
+        return image
+    side = max(1, round(min(image.size) * prepare.size / prepare.resize))
+    left, top = ((length - side) // 2 for length in image.size)
+    return image.crop((left, top, left + side, top + side))
 
 
-def png(picture):
+def png(image):
     """A PIL image as a file's bytes."""
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
-def heat_map(picture, heat):
+def heat_map(image, heat):
     """The same, with a heat map (h, w) over it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "heat.png"
-        analysis.draw_grad_cam([np.asarray(picture)], heat[None], path)
+        analysis.draw_grad_cam([np.asarray(image)], heat[None], path)
         return path.read_bytes()
 
 

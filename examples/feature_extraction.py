@@ -13,7 +13,7 @@ import keras_resnet
 from keras_resnet import transfer
 
 
-def main(photos, model="resnet20", weights="cifar10", picture="map.png"):
+def main(photos, model="resnet20", weights="cifar10", image="map.png"):
     network = keras_resnet.create(model, weights=weights)
     pyramid = keras_resnet.feature_extractor(network, endpoints=("stage1", "stage2", "stage3"))
     print("maps:", {name: tensor.shape[1:] for name, tensor in pyramid.output.items()})
@@ -21,13 +21,13 @@ def main(photos, model="resnet20", weights="cifar10", picture="map.png"):
     train, test = (transfer.extract(network, Path(photos) / part, skip_bad=True) for part in ("train", "val"))
     print(f"vectors: {train.vectors.shape} of the classes {', '.join(train.class_names)}")
     probe = transfer.linear_probe(train.vectors, train.labels, test.vectors, test.labels)
-    print(f"a linear classifier on top gets {probe.accuracy:.1f} % of {len(test.labels)} test pictures right")
+    print(f"a linear classifier on top gets {probe.accuracy:.1f} % of {len(test.labels)} test images right")
 
-    (answers,) = transfer.nearest_pictures(test.vectors[:1], train.vectors, train.names, k=3)
+    (answers,) = transfer.nearest_images(test.vectors[:1], train.vectors, train.names, k=3)
     print(f"most like {test.names[0]}: " + ", ".join(f"{name} ({cosine:.2f})" for name, cosine in answers))
     points = transfer.feature_map(train.vectors)
-    transfer.draw_feature_map(points, train.labels, train.class_names, picture, f"{model}'s features")
-    print(f"a map of the training pictures: {picture}")
+    transfer.draw_feature_map(points, train.labels, train.class_names, image, f"{model}'s features")
+    print(f"a map of the training images: {image}")
 
 
 if __name__ == "__main__":

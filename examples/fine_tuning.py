@@ -19,8 +19,8 @@ def main(photos, model="resnet20", weights="cifar10", epochs="10"):
         result = keras_resnet.finetune(model, data, folder, weights=weights, stages=1, epochs=int(epochs))
         for name, report in result.phases.items():
             kept = ", kept" if name == result.best else ""
-            print(f"{name}: {100 * report['top1_accuracy']:.1f} % of {report['test_images']} validation pictures{kept}")
-        network = keras_resnet.load_model(f"{folder}/model.keras")  # it knows its classes and how to prepare pictures
+            print(f"{name}: {100 * report['top1_accuracy']:.1f} % of {report['test_images']} validation images{kept}")
+        network = keras_resnet.load_model(f"{folder}/model.keras")  # it knows its classes and how to prepare images
         print("classes:", ", ".join(network.info["class_names"]))
 
 

@@ -1,11 +1,11 @@
-"""A network behind HTTP: POST the bytes of a picture file to /predict, get the five most probable classes as JSON.
+"""A network behind HTTP: POST the bytes of an image file to /predict, get the five most probable classes as JSON.
 
     pip install fastapi uvicorn
     python examples/http_server.py resnet20.onnx [--port 8000]
     curl --data-binary @cat.jpg http://127.0.0.1:8000/predict
 
 The file is what `keras-resnet export` wrote, or a .keras file. GET / says what it is. The status is 400 for what is no
-picture, and 408, 413 or 503 for what is too slow, too much, or too many at once. The server is for this machine alone;
+image, and 408, 413 or 503 for what is too slow, too much, or too many at once. The server is for this machine alone;
 `--host 0.0.0.0` opens it to the network, where something that speaks HTTPS belongs in front of it.
 """
 
@@ -19,12 +19,12 @@ import uvicorn
 from starlette.requests import ClientDisconnect
 
 import keras_resnet
+from keras_resnet.data.image_files import load_image
 from keras_resnet.data.labels import class_rows
-from keras_resnet.data.pictures import load_picture
 from keras_resnet.prediction import Classifier, classify
 
 LARGEST = 20_000_000
-"""Bytes of a picture file."""
+"""Bytes of an image file."""
 PATIENCE = 10
 """Seconds for which a request may take to arrive, and a connection may be silent between two."""
 AT_ONCE = 32
@@ -50,7 +50,7 @@ def application(network, name):
     names = [words for _, words in class_rows(network.class_names)]
     facts = {"network": name, "classes": names, "preprocessing": network.look.to_config()}
     service = fastapi.FastAPI(openapi_url=None)
-    worker = ThreadPoolExecutor(1)  # one picture after another: two would only share the processor
+    worker = ThreadPoolExecutor(1)  # one image after another: two would only share the processor
 
     @service.get("/")
     async def about():
@@ -75,15 +75,15 @@ async def body(request):
             async for part in request.stream():
                 file += part
                 if len(file) > LARGEST:
-                    raise fastapi.HTTPException(413, f"Expected a picture of at most {LARGEST:,} bytes")
+                    raise fastapi.HTTPException(413, f"Expected an image of at most {LARGEST:,} bytes")
     except (TimeoutError, ClientDisconnect) as error:
-        raise fastapi.HTTPException(408, f"Expected a whole picture within {PATIENCE} seconds") from error
+        raise fastapi.HTTPException(408, f"Expected a whole image within {PATIENCE} seconds") from error
     return bytes(file)
 
 
 def look(network, file):
-    """The classes of a picture file, as JSON can hold them."""
-    (classes,) = classify(network, [load_picture(file, network.look.channels)], top=5)
+    """The classes of an image file, as JSON can hold them."""
+    (classes,) = classify(network, [load_image(file, network.look.channels)], top=5)
     return {"classes": [{"id": id, "name": name, "probability": float(share)} for id, name, share in classes]}
 
 

@@ -19,9 +19,7 @@ def main(epochs="3"):
         "resnet20", "digits", "quickstart", devices=gpus or 2, sync_batch_norm=True, epochs=int(epochs)
     )
     accuracy = 100 * run.report["top1_accuracy"]
-    print(
-        f"{gpus} GPUs" if gpus else "2 parts of a CPU", f"agree on one network: {accuracy:.1f} % of the test pictures"
-    )
+    print(f"{gpus} GPUs" if gpus else "2 parts of a CPU", f"agree on one network: {accuracy:.1f} % of the test images")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def work(epochs):
     folder = os.environ.get(FOLDER, "runs/multi_machine")
     run = keras_resnet.train("resnet20", "digits", "quickstart", folder, resume=True, epochs=epochs)
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
-    print(f"machine {index}: {100 * run.report['top1_accuracy']:.1f} % of the test pictures", flush=True)
+    print(f"machine {index}: {100 * run.report['top1_accuracy']:.1f} % of the test images", flush=True)
 
 
 def start(index, addresses, folder, epochs):

@@ -24,8 +24,8 @@ def main(photos, workdir="runs/photos", epochs="60"):
     )
     data = partial(keras_resnet.load_dataset, photos, skip_bad=True)
     run = keras_resnet.train("resnet18", data, recipe, workdir, resume=True, checkpoint_every=20)
-    print(f"{100 * run.report['top1_accuracy']:.1f} % of {run.report['test_images']} test pictures; all in {workdir}/")
-    print(f"ask it: keras-resnet predict PICTURE --model {workdir}/model.keras")
+    print(f"{100 * run.report['top1_accuracy']:.1f} % of {run.report['test_images']} test images; all in {workdir}/")
+    print(f"ask it: keras-resnet predict IMAGE --model {workdir}/model.keras")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python examples/weights_between_libraries.py [FOLDER]
 
 Writes a ResNet-18 as torchvision names it. Where torch and torchvision are installed, torchvision loads the file and
-both give their logits for one random picture; then the file comes back into Keras.
+both give their logits for one random image; then the file comes back into Keras.
 """
 
 import sys
@@ -20,8 +20,8 @@ def main(folder=None):
     path = Path(folder or tempfile.mkdtemp()) / "resnet18.pth"
     model = keras_resnet.ResNet18(weights=None, classifier_activation=None)
     keras_resnet.save_weights(model, path, layout="torchvision")
-    picture = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype("float32")
-    ours = keras.ops.convert_to_numpy(model(picture, training=False))
+    image = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype("float32")
+    ours = keras.ops.convert_to_numpy(model(image, training=False))
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, largest logit {np.abs(ours).max():.3f}")
     try:
         import torch
@@ -32,10 +32,10 @@ def main(folder=None):
         theirs = torchvision.models.resnet18()
         theirs.load_state_dict(torch.load(path, weights_only=True))
         with torch.no_grad():
-            logits = theirs.eval()(torch.from_numpy(picture).permute(0, 3, 1, 2)).numpy()
+            logits = theirs.eval()(torch.from_numpy(image).permute(0, 3, 1, 2)).numpy()
         print(f"largest difference from torchvision's logits: {np.abs(logits - ours).max():.1e}")
     back = keras_resnet.ResNet18(weights=path, classifier_activation=None)
-    same = np.array_equal(keras.ops.convert_to_numpy(back(picture, training=False)), ours)
+    same = np.array_equal(keras.ops.convert_to_numpy(back(image, training=False)), ours)
     print(f"and back: {'the same logits' if same else 'other logits'}")
 
 

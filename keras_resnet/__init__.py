@@ -1,4 +1,4 @@
-"""Residual networks in Keras: any of the family, anybody's weights, real pictures (He et al. 2015)."""
+"""Residual networks in Keras: any of the family, anybody's weights, real images (He et al. 2015)."""
 
 from importlib import import_module
 
@@ -9,7 +9,7 @@ from keras_resnet.data.labels import decode_predictions
 from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
 from keras_resnet.data.sources import from_arrays, load_dataset
 from keras_resnet.evaluation import evaluate
-from keras_resnet.models import (
+from keras_resnet.models.create import (
     PlainNet18,
     PlainNet20,
     PlainNet32,
@@ -39,11 +39,11 @@ from keras_resnet.models import (
     WideResNet101,
     create,
     load_model,
-    preprocessing,
 )
+from keras_resnet.models.feature_extractor import feature_extractor
+from keras_resnet.models.preprocessing import preprocessing
 from keras_resnet.prediction import predict
 from keras_resnet.training.recipes import Recipe, get_recipe
-from keras_resnet.transfer.features import feature_extractor
 from keras_resnet.variants import get_spec, list_models
 from keras_resnet.weights.catalog import list_weights
 from keras_resnet.weights.loading import load_weights
@@ -53,11 +53,11 @@ __version__ = "0.1.0"
 
 _LATER = {
     # what is imported when it is used -> where it is
-    "train": "keras_resnet.training.fit",
+    "train": "keras_resnet.training.train",
     "finetune": "keras_resnet.transfer.finetuning",
-    "tune": "keras_resnet.search.search",
+    "tune": "keras_resnet.search.tune",
     "ResNetHyperModel": "keras_resnet.search.hypermodel",
-    "fold_batch_norm": "keras_resnet.deployment.folding",
+    "fold_batch_norm": "keras_resnet.models.transforms",
     "optimize_for_inference": "keras_resnet.deployment.inference",
     "export": "keras_resnet.deployment.exporting",
     "load_exported": "keras_resnet.deployment.exported",

@@ -3,7 +3,7 @@
 import difflib
 
 
-def unknown(argument, value, known, expected=None):
+def unknown_name_error(argument, value, known, expected=None):
     """The ValueError for a name that is not among the known ones.
 
     Args:
@@ -39,7 +39,7 @@ def check_integers(least=1, **arguments):
             raise ValueError(f"`{argument}` should be an integer, {least} or more. Received: {argument}={value!r}")
 
 
-def reason(error):
+def error_summary(error):
     """What a library's exception says, in a line: without the places in C++ that some begin with."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]

@@ -1,31 +1,32 @@
-"""How good networks are: the paper's test protocols, for one network or several together, on any number of pictures."""
+"""How good networks are: the paper's test protocols, for one network or several together, on any number of images."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
+from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.data.datasets import Dataset, Split
+from keras_resnet.data.image_files import raise_if_unreadable
 from keras_resnet.data.labels import are_unnamed, class_numbers, class_rows
-from keras_resnet.data.pictures import refuse
-from keras_resnet.data.read_ahead import read_ahead
+from keras_resnet.data.prefetch import prefetch_batches
+from keras_resnet.data.protocols import check_scales, get_protocol
 from keras_resnet.data.sources import load_test
-from keras_resnet.data.views import check_scales, get_protocol
-from keras_resnet.files import check_target, save_figure
-from keras_resnet.fully_convolutional import fully_convolutional
-from keras_resnet.models import preprocessing
-from keras_resnet.prediction import class_names, in_order_of_axes, probabilities
+from keras_resnet.files import check_writable, save_figure
+from keras_resnet.models.preprocessing import class_names, preprocessing
+from keras_resnet.models.transforms import fully_convolutional
+from keras_resnet.prediction import probabilities
 
 CONFIDENCE = 0.95
 CONFUSION_CLASSES = 50
-"""Classes at most that a picture of their confusion can show."""
+"""Classes at most that an image of their confusion can show."""
 SMALLEST_SIDE = 32
 """Pixels that any network takes whose specification says nothing; as in keras.applications."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What came out, picture by picture. Errors are in percent."""
+    """What came out, image by image. Errors are in percent."""
 
     classes: tuple[tuple[str, str], ...]
     """(id, name) of the network's K classes."""
@@ -36,7 +37,7 @@ class Evaluation:
     ranks: np.ndarray
     """(N,) int32: how many classes were more probable than the right one; of equally probable ones the first counts."""
     left_out: tuple[str, ...] = ()
-    """Pictures that could not be read, with what is wrong with them."""
+    """Images that could not be read, with what is wrong with them."""
 
     @property
     def images(self):
@@ -45,16 +46,16 @@ class Evaluation:
 
     @property
     def top1_error(self):
-        """Percentage of pictures whose most probable class is wrong."""
+        """Percentage of images whose most probable class is wrong."""
         return self.error(1)
 
     @property
     def top5_error(self):
-        """Percentage of pictures whose class is not among the five most probable ones."""
+        """Percentage of images whose class is not among the five most probable ones."""
         return self.error(5)
 
     def wrong(self, k):
-        """How many pictures' class is not among the k most probable ones."""
+        """How many images' class is not among the k most probable ones."""
         return int((self.ranks >= k).sum())
 
     def error(self, k):
@@ -70,7 +71,7 @@ class Evaluation:
 
     @cached_property
     def confusion(self):
-        """(K, K) int64: how many pictures of the class of a row were taken for that of a column."""
+        """(K, K) int64: how many images of the class of a row were taken for that of a column."""
         from sklearn.metrics import confusion_matrix
 
         return confusion_matrix(self.labels, self.predicted, labels=np.arange(len(self.classes)))
@@ -88,7 +89,7 @@ class Evaluation:
         ]
 
     def to_json(self):
-        """All of it but the pictures one by one, as JSON values."""
+        """All of it but the images one by one, as JSON values."""
         return {
             "top1_error": self.top1_error,
             "top5_error": self.top5_error,
@@ -106,15 +107,15 @@ class Evaluation:
 def evaluate(models, dataset, protocol="center", batch_size=100, skip_bad=False, progress=None, **changes):
     """Tests a network, or several whose probabilities are averaged.
 
-    Pictures are read as `predict` reads them, while the network is at work; a few batches are in memory at a time.
+    Images are read as `predict` reads them, while the network is at work; a few batches are in memory at a time.
 
     Args:
         models: a Keras model whose preprocessing is known, or a list of them: an ensemble.
         dataset: a Dataset, of which `test` is used, or a name for `load_test`.
         protocol: a name in PROTOCOLS, or a Protocol.
         batch_size: views that a network sees at a time.
-        skip_bad: whether pictures that cannot be read are left out.
-        progress: called with the number of pictures that are done, after every batch.
+        skip_bad: whether images that cannot be read are left out.
+        progress: called with the number of images that are done, after every batch.
         **changes: fields of the protocol to change, such as `scales=(224, 320)`.
 
     Returns:
@@ -122,7 +123,7 @@ def evaluate(models, dataset, protocol="center", batch_size=100, skip_bad=False,
 
     Raises:
         ValueError: for labels or networks that do not fit each other, a scale that a network cannot take, a network of
-            unknown preprocessing, and a picture that cannot be read.
+            unknown preprocessing, and an image that cannot be read.
         FloatingPointError: if a network returns what is no number.
     """
     models = list(models) if isinstance(models, (list, tuple)) else [models]
@@ -131,7 +132,7 @@ def evaluate(models, dataset, protocol="center", batch_size=100, skip_bad=False,
     numbers = class_numbers(dataset.class_names, classes)
 
     for labels, shares, faults in scores(models, dataset, protocol, batch_size, **changes):
-        refuse(faults, skip_bad)
+        raise_if_unreadable(faults, skip_bad)
         left_out += faults
         rows.append(_ranked(_numbered(labels, numbers), shares))
         done += len(labels)
@@ -151,18 +152,18 @@ def _numbered(labels, numbers):
 
 
 def scores(models, dataset, protocol="center", batch_size=100, **changes):
-    """Probabilities of a data set's test pictures, batch by batch, in order.
+    """Probabilities of a data set's test images, batch by batch, in order.
 
     Args:
         models, dataset, protocol, batch_size, changes: as for `evaluate`; `dataset` is a Dataset.
 
     Yields:
-        (labels (B,) of the data set, probabilities (B, K) float32, [pictures that could not be read]).
+        (labels (B,) of the data set, probabilities (B, K) float32, [images that could not be read]).
     """
     protocol = get_protocol(protocol, **changes)
     scorers = [Scorer(model, protocol) for model in models]
     looks = list(dict.fromkeys(scorer.preprocessing for scorer in scorers))
-    for labels, shown, faults in read_ahead(dataset.test, looks, protocol, batch_size):
+    for labels, shown, faults in prefetch_batches(dataset.test, looks, protocol, batch_size):
         shares = np.empty((0, models[0].output_shape[-1]), "float32")
         if len(labels):
             shares = np.mean([scorer(shown[looks.index(scorer.preprocessing)]) for scorer in scorers], axis=0)
@@ -170,38 +171,38 @@ def scores(models, dataset, protocol="center", batch_size=100, **changes):
 
 
 def labelled_inputs(model, dataset, batch_size=100, skip_bad=False):
-    """A data set's test pictures as a network wants them, batch by batch, in order.
+    """A data set's test images as a network wants them, batch by batch, in order.
 
     Yields:
         (inputs (B, H, W, C) float32, in the network's order of axes; its numbers of their classes (B,) int32).
 
     Raises:
-        ValueError: for labels that do not fit, and pictures that cannot be read unless `skip_bad` leaves them out.
+        ValueError: for labels that do not fit, and images that cannot be read unless `skip_bad` leaves them out.
     """
     looks, numbers = [preprocessing(model)], class_numbers(dataset.class_names, _common_classes([model]))
     seen = 0
-    for labels, shown, faults in read_ahead(dataset.test, looks, get_protocol("center"), batch_size):
-        refuse(faults, skip_bad)
+    for labels, shown, faults in prefetch_batches(dataset.test, looks, get_protocol("center"), batch_size):
+        raise_if_unreadable(faults, skip_bad)
         if len(labels):
-            ((pictures,),), seen = shown, seen + len(labels)
-            yield in_order_of_axes(model, pictures), _numbered(labels, numbers)
+            ((images,),), seen = shown, seen + len(labels)
+            yield to_data_format(model, images), _numbered(labels, numbers)
     if not seen:
         raise _nothing_read(dataset)
 
 
 def _nothing_read(dataset):
-    return ValueError(f"Expected pictures that can be read. Received: none of {len(dataset.test)} in {dataset.name}")
+    return ValueError(f"Expected images that can be read. Received: none of {len(dataset.test)} in {dataset.name}")
 
 
 def spread(dataset, count):
-    """A Dataset with so many of the test pictures, evenly from the first to the last; a Stream stays as it is."""
+    """A Dataset with so many of the test images, evenly from the first to the last; a Stream stays as it is."""
     if not isinstance(dataset.test, Split) or len(dataset.test) <= count:
         return dataset
     return replace(dataset, test=dataset.test[np.linspace(0, len(dataset.test) - 1, count).astype(int)])
 
 
 class Scorer:
-    """A network that looks at pictures by a protocol."""
+    """A network that looks at images by a protocol."""
 
     def __init__(self, model, protocol):
         self.preprocessing, self.views = preprocessing(model), protocol.views
@@ -252,12 +253,12 @@ def _ranked(labels, shares):
 def check_confusion(model, path):
     """Raises ValueError or OSError if the confusion of a model's classes cannot be drawn to a path."""
     _check_few(model.output_shape[-1])
-    check_target(path)
+    check_writable(path)
 
 
 def _check_few(count):
     if count > CONFUSION_CLASSES:
-        raise ValueError(f"A picture can show at most {CONFUSION_CLASSES} classes. Received: {count} classes")
+        raise ValueError(f"An image can show at most {CONFUSION_CLASSES} classes. Received: {count} classes")
 
 
 def draw_confusion(evaluation, path):

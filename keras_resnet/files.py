@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path):
+def atomic_write(path):
     """Write beside, then rename: yields a temporary Path in the folder of `path`, named like it, suffix and all.
 
     The file written there takes the place of `path` when the block ends; if the block fails, it is removed and what
@@ -16,7 +16,7 @@ def replacing(path):
     Raises:
         OSError: if the folder of `path` does not exist or cannot be written to, or if `path` is itself a folder.
     """
-    target = check_target(path)
+    target = check_writable(path)
     temporary = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
     try:
         yield temporary
@@ -25,18 +25,18 @@ def replacing(path):
         temporary.unlink(missing_ok=True)
 
 
-def sweep(folder, *patterns):
-    """Removes what `replacing` left in a folder when its process was killed, of files whose names match a pattern."""
+def remove_leftovers(folder, *patterns):
+    """Removes the temporary files that killed `atomic_write` calls left in a folder, for files that match a pattern."""
     for pattern in patterns:
         for left in folder.glob(f".????????.{pattern}"):
             left.unlink()
 
 
-def check_target(path):
-    """The Path at which `replacing` would put a file.
+def check_writable(path):
+    """The Path at which `atomic_write` would put a file.
 
     Raises:
-        OSError: as `replacing`.
+        OSError: as `atomic_write`.
     """
     target = Path(path).resolve()
     if target.is_dir():
@@ -52,7 +52,7 @@ def save_figure(figure, path):
     """Writes a matplotlib Figure as PNG, whole or not at all.
 
     Raises:
-        OSError: as `replacing`.
+        OSError: as `atomic_write`.
     """
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=100, bbox_inches="tight")

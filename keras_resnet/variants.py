@@ -4,7 +4,7 @@ import fnmatch
 from dataclasses import replace
 
 from keras_resnet.architecture.spec import ResNetSpec
-from keras_resnet.errors import unknown
+from keras_resnet.errors import unknown_name_error
 
 # The paper's networks as torchvision and timm have them: no biases, and (v1.5) the stride on the 3x3.
 _18 = ResNetSpec("basic", depths=(2, 2, 2, 2))
@@ -110,7 +110,9 @@ def canonical_name(name):
     for known in (lower, f"{lower}_cifar"):
         if known in VARIANTS:
             return known
-    raise unknown("name", name, [key.removesuffix("_cifar") for key in VARIANTS], "a name of `list_models()`")
+    raise unknown_name_error(
+        "name", name, [key.removesuffix("_cifar") for key in VARIANTS], "a name of `list_models()`"
+    )
 
 
 def get_spec(name):

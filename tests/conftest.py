@@ -38,7 +38,7 @@ def _fresh_keras():
 def few_batches():
     """Averaged weights get their batch-norm statistics from two batches: from fifty they are most of a short run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keras_resnet.training.fit.BATCHES", 2)
+        patch.setattr("keras_resnet.training.train.BATCHES", 2)
         yield
 
 
@@ -56,7 +56,7 @@ def randomise(model, seed=0):
     return model
 
 
-def pictures(*shape, seed=1):
+def images(*shape, seed=1):
     """Random network inputs."""
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
 

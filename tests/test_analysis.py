@@ -5,7 +5,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import pictures
+from conftest import images
 
 from keras_resnet import analysis, build, complexity, create, endpoints, get_spec
 from keras_resnet.analysis.alexnet import LocalResponseNormalization
@@ -135,7 +135,7 @@ def test_a_model_that_is_no_graph_is_refused():
 
 def test_alexnet_answers_and_comes_back_from_its_file(tmp_path):
     model = analysis.alexnet(classes=5, input_shape=(67, 70, 3))
-    inputs = pictures(2, 67, 70, 3)
+    inputs = images(2, 67, 70, 3)
     scores = model.predict(inputs, verbose=0)
     assert scores.shape == (2, 5) and np.allclose(scores.sum(axis=1), 1)
     assert model.get_layer("conv2").bias.numpy().all() and not model.get_layer("conv1").bias.numpy().any()
@@ -148,7 +148,7 @@ def test_alexnet_answers_and_comes_back_from_its_file(tmp_path):
 
 def test_local_response_normalisation_is_tensorflows():
     tf = pytest.importorskip("tensorflow")
-    inputs = 30 * pictures(2, 3, 4, 9)
+    inputs = 30 * images(2, 3, 4, 9)
     expected = tf.nn.local_response_normalization(inputs, depth_radius=2, bias=2, alpha=1e-4, beta=0.75)
     np.testing.assert_allclose(LocalResponseNormalization()(inputs), expected, rtol=1e-5)
 
@@ -175,7 +175,7 @@ SPECS = {
 
 
 def _columns_seen(spec, width):
-    """{endpoint: (pixels, columns)}: which columns of a picture move which pixel of the middle row.
+    """{endpoint: (pixels, columns)}: which columns of an image move which pixel of the middle row.
 
     Nothing cancels where all kernels are positive; where all inputs are zero but those of one column, all that is not
     zero comes from it.
@@ -236,18 +236,18 @@ DRAWINGS = {
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
-def test_a_picture_is_drawn(name, tmp_path):
+def test_a_image_is_drawn(name, tmp_path):
     from PIL import Image
 
-    DRAWINGS[name](tmp_path / "picture.png")
-    with Image.open(tmp_path / "picture.png") as picture:
-        assert picture.format == "PNG" and len(picture.convert("RGB").getcolors(1 << 24)) > 2
+    DRAWINGS[name](tmp_path / "image.png")
+    with Image.open(tmp_path / "image.png") as image:
+        assert image.format == "PNG" and len(image.convert("RGB").getcolors(1 << 24)) > 2
     with pytest.raises(FileNotFoundError, match="The folder of `path` should exist"):
-        DRAWINGS[name](tmp_path / "nowhere" / "picture.png")
+        DRAWINGS[name](tmp_path / "nowhere" / "image.png")
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path):
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     for draw, value in (
         (analysis.draw_costs, []),
         (analysis.draw_responses, {}),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_resnet.data import augmentation
-from keras_resnet.data.draws import NumPyDraws
+from keras_resnet.data.random_numbers import NumPyRandom
 
 
 @pytest.fixture
@@ -23,14 +23,14 @@ def numpy(tensor):
 
 
 @pytest.mark.parametrize("padding", [0, 1, 4])
-def test_a_padded_picture_is_cropped_anywhere(batch, generator, padding):
+def test_a_padded_image_is_cropped_anywhere(batch, generator, padding):
     u = generator.random((64, 2), "float32")
     u[0], u[1] = 0, np.nextafter(np.float32(1), np.float32(0))
     result = numpy(augmentation.pad_and_crop(batch, padding, u))
     assert result.dtype == batch.dtype
     padded = np.pad(batch, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     corners = np.floor(u.astype("float64") * (2 * padding + 1)).astype(int)
-    expected = [picture[top : top + 10, left : left + 12] for picture, (top, left) in zip(padded, corners, strict=True)]
+    expected = [image[top : top + 10, left : left + 12] for image, (top, left) in zip(padded, corners, strict=True)]
     np.testing.assert_array_equal(result, expected)
 
 
@@ -43,7 +43,7 @@ def test_those_below_a_half_are_mirrored(batch, generator):
 
 
 def test_lighting_has_the_covariance_of_its_components(batch, generator):
-    """The paper's: p^T diag(std * reach)^2 p, one colour a picture."""
+    """The paper's: p^T diag(std * reach)^2 p, one colour an image."""
     normals = generator.standard_normal((20_000, 3), "float32")
     added = numpy(augmentation.lighting(np.zeros((20_000, 1, 1, 3), "uint8"), normals, 0.1))[:, 0, 0]
     components, reaches = np.array(augmentation.COLOUR_COMPONENTS), np.array(augmentation.COLOUR_REACHES)
@@ -60,9 +60,9 @@ def labels_of(generator, count=64):
 
 
 def test_mixup_blends_with_the_batch_reversed(batch, generator):
-    pictures, labels = batch.astype("float32"), labels_of(generator)
-    mixed, shares = map(numpy, augmentation.mixup(pictures, labels, 0.3))
-    np.testing.assert_allclose(mixed, 0.3 * pictures + 0.7 * pictures[::-1], atol=1e-3)
+    images, labels = batch.astype("float32"), labels_of(generator)
+    mixed, shares = map(numpy, augmentation.mixup(images, labels, 0.3))
+    np.testing.assert_allclose(mixed, 0.3 * images + 0.7 * images[::-1], atol=1e-3)
     np.testing.assert_allclose(shares, 0.3 * labels + 0.7 * labels[::-1], atol=1e-6)
 
 
@@ -76,19 +76,19 @@ def test_mixup_blends_with_the_batch_reversed(batch, generator):
     ],
 )
 def test_cutmix_pastes_one_box(generator, share, u, box):
-    pictures, labels = generator.random((6, 10, 12, 3), "float32"), labels_of(generator, 6)
-    mixed, shares = map(numpy, augmentation.cutmix(pictures, labels, share, np.float32(u)))
-    expected, area = pictures.copy(), np.zeros((10, 12))
-    expected[:, *box], area[box] = pictures[::-1, *box], 1
+    images, labels = generator.random((6, 10, 12, 3), "float32"), labels_of(generator, 6)
+    mixed, shares = map(numpy, augmentation.cutmix(images, labels, share, np.float32(u)))
+    expected, area = images.copy(), np.zeros((10, 12))
+    expected[:, *box], area[box] = images[::-1, *box], 1
     np.testing.assert_allclose(mixed, expected, atol=1e-6)
     np.testing.assert_allclose(shares, (1 - area.mean()) * labels + area.mean() * labels[::-1], atol=1e-6)
 
 
 def mixed_kinds(mixup, cutmix, steps=400):
-    """The share of a picture's own in each pixel, and in its label, for some steps: (steps, H, W) and (steps,)."""
-    pictures = np.stack([np.ones((20, 20, 1)), np.zeros((20, 20, 1))]).astype("float32")
+    """The share of an image's own in each pixel, and in its label, for some steps: (steps, H, W) and (steps,)."""
+    images = np.stack([np.ones((20, 20, 1)), np.zeros((20, 20, 1))]).astype("float32")
     results = [
-        augmentation.mix(pictures, np.eye(2, dtype="float32"), mixup, cutmix, NumPyDraws(0, step, (2, slice(None))))
+        augmentation.mix(images, np.eye(2, dtype="float32"), mixup, cutmix, NumPyRandom(0, step, (2, slice(None))))
         for step in range(steps)
     ]
     return np.stack([numpy(p)[0, ..., 0] for p, _ in results]), np.stack([numpy(labels)[0] for _, labels in results])
@@ -106,8 +106,8 @@ def test_mixup_and_cutmix_take_turns(mixup, cutmix, share):
 
 
 def test_erased_rectangles_have_the_areas_and_aspects_asked_for(generator):
-    pictures = np.ones((3000, 60, 80, 1), "float32")
-    erased = numpy(augmentation.erase(pictures, generator.random((3000, 5), "float32"), 0.4))[..., 0] == 0
+    images = np.ones((3000, 60, 80, 1), "float32")
+    erased = numpy(augmentation.erase(images, generator.random((3000, 5), "float32"), 0.4))[..., 0] == 0
     chosen = erased[erased.any((1, 2))]
     assert len(chosen) / 3000 == pytest.approx(0.4, abs=0.05)
     rows, columns = chosen.any(2), chosen.any(1)
@@ -145,8 +145,8 @@ def test_the_same_inside_tf_data(batch, generator):
         pytest.skip("keras.ops are those of another backend")
     u = generator.random((64, 5), "float32")
 
-    def augmented(pictures, u):
-        cropped = augmentation.flip(augmentation.pad_and_crop(pictures, 2, u[:, :2]), u[:, 2])
+    def augmented(images, u):
+        cropped = augmentation.flip(augmentation.pad_and_crop(images, 2, u[:, :2]), u[:, 2])
         return augmentation.erase(augmentation.lighting(cropped, u[:, :3]), u, 0.5)
 
     mapped = next(iter(tf.data.Dataset.from_tensors((batch, u)).map(augmented)))

@@ -10,7 +10,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import pictures, randomise
+from conftest import images, randomise
 from rich.console import Console
 
 from keras_resnet.benchmark import contenders, machine, others, pipelines
@@ -57,7 +57,7 @@ def test_stock_keras_is_made_of_kerass_own_layers_and_computes_the_same(resnet8,
     assert all(type(layer).__module__.startswith("keras.") for layer in stock.model.layers)
     assert any(type(layer).__module__.startswith("keras_resnet.") for layer in ours.model.layers)
     stock.model.set_weights(randomise(ours.model).get_weights())
-    x = pictures(4, 16, 16, 3)
+    x = images(4, 16, 16, 3)
     np.testing.assert_allclose(ours.model.predict(x, verbose=0), stock.model.predict(x, verbose=0), atol=1e-5)
     for network in (ours, stock):
         network.train(3)
@@ -112,12 +112,12 @@ def test_xla_is_left_off_on_the_cpu_and_switched_on_when_asked(resnet8, tmp_path
 
 @pytest.mark.parametrize("model", ["resnet20_cifar", "resnet50"])
 def test_the_input_pipeline_gives_batches_for_the_network(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipelines, "PICTURES", 8)
+    monkeypatch.setattr(pipelines, "IMAGES", 8)
     job = Job("keras_resnet", "float32", model, batch_size=4, image_size=48)
     batches = [np.asarray(batch[0]) for batch in pipelines.input_pipeline(job, tmp_path)(3)]
     assert [batch.shape for batch in batches] == 3 * [(4, 48, 48, 3)]
     assert all(np.isfinite(batch).all() and batch.std() > 0.1 for batch in batches)
-    assert not np.array_equal(batches[0], batches[2])  # the same pictures again, augmented anew
+    assert not np.array_equal(batches[0], batches[2])  # the same images again, augmented anew
 
 
 @pytest.mark.parametrize("network", [others.OnnxNetwork, others.OpenVinoNetwork, others.LiteRtNetwork])
@@ -126,19 +126,19 @@ def test_an_exported_network_computes_what_ours_does(network, resnet8, tmp_path)
     for module in row.needs:
         pytest.importorskip(module)
     exported = network(TINY, tmp_path)
-    (answers,) = exported.network(TINY.pictures).values()
+    (answers,) = exported.network(TINY.images).values()
     ours = KerasNetwork(TINY, tmp_path).model  # of the same seed
-    np.testing.assert_allclose(answers, ours.predict(TINY.pictures, verbose=0), atol=1e-4)
+    np.testing.assert_allclose(answers, ours.predict(TINY.images, verbose=0), atol=1e-4)
     exported.inference(2)
     exported.load(1)
 
 
 def test_folded_and_optimized_networks_compute_what_ours_does(resnet8, tmp_path):
-    expected = KerasNetwork(TINY, tmp_path).model.predict(TINY.pictures, verbose=0)  # of the same seed
+    expected = KerasNetwork(TINY, tmp_path).model.predict(TINY.images, verbose=0)  # of the same seed
     folded, optimized = FoldedNetwork(TINY, tmp_path), OptimizedNetwork(TINY, tmp_path)
     for model in (folded.model, optimized.optimized):
         assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
-        np.testing.assert_allclose(model.predict_on_batch(TINY.pictures), expected, atol=1e-4)
+        np.testing.assert_allclose(model.predict_on_batch(TINY.images), expected, atol=1e-4)
     optimized.inference(2)
 
 

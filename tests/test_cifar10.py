@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 from keras_resnet import create, preprocessing
 from keras_resnet.cli import app
 from keras_resnet.weights.catalog import WEIGHTS
-from keras_resnet.weights.fetching import ASSETS
+from keras_resnet.weights.download import ASSETS
 
 
 @pytest.fixture(scope="module")
 def cifar10(test_data):
-    """The 10,000 test pictures (N, 32, 32, 3) uint8 and their labels (N,)."""
+    """The 10,000 test images (N, 32, 32, 3) uint8 and their labels (N,)."""
     tfds = pytest.importorskip("tensorflow_datasets")
     if not (test_data / "tfds" / "cifar10").is_dir():
         pytest.skip("KERAS_RESNET_TEST_DATA has no tfds/cifar10")
@@ -26,7 +26,7 @@ def cifar10(test_data):
 
 
 def evaluated(test_data, *names):
-    """What `keras-resnet evaluate --json` says of published weights on all test pictures."""
+    """What `keras-resnet evaluate --json` says of published weights on all test images."""
     words = ["evaluate", "--dataset", "cifar10", "--data-dir", test_data / "tfds", "--no-download", "--json"]
     for name in names:
         words += ["--model", name.split("-")[0], "--weights", test_data / "cifar10_weights" / f"{name}.th"]

@@ -47,12 +47,12 @@ def model_file(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with two pictures, one of them in a folder."""
-    (tmp_path / "pictures" / "more").mkdir(parents=True)
+    """A folder with two images, one of them in a folder."""
+    (tmp_path / "images" / "more").mkdir(parents=True)
     generator = np.random.default_rng(0)
     for name, size in (("a.png", (50, 40)), ("more/b.jpg", (33, 64))):
-        Image.fromarray(generator.integers(0, 255, (*size, 3), "uint8")).save(tmp_path / "pictures" / name)
-    return tmp_path / "pictures"
+        Image.fromarray(generator.integers(0, 255, (*size, 3), "uint8")).save(tmp_path / "images" / name)
+    return tmp_path / "images"
 
 
 @pytest.mark.slow
@@ -69,9 +69,9 @@ def test_train_and_predict_end_to_end(tmp_path, ended, monkeypatch):
     done = command("train", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "port.cc" not in done.stderr  # TensorFlow's chatter
-    pictures, labels = digits().test.pictures, digits().test.labels
+    images, labels = digits().test.images, digits().test.labels
     for i in range(3):
-        Image.fromarray(pictures[i, ..., 0]).save(tmp_path / f"{i}.png")
+        Image.fromarray(images[i, ..., 0]).save(tmp_path / f"{i}.png")
     names = [tmp_path / f"{i}.png" for i in range(3)]
     done = command("predict", *names, "--model", "run/model.keras", "--json", "--top", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -145,9 +145,9 @@ def test_predict_prints_a_table(folder, model_file):
     assert "a.png" in re.sub(r"\s|ant|bee|wasp|[\d.]+ %", "", done.stdout)
 
 
-def test_bad_pictures_are_listed_the_good_ones_predicted(folder, model_file, ended):
+def test_bad_images_are_listed_the_good_ones_predicted(folder, model_file, ended):
     (folder / "empty.png").write_bytes(b"")
-    (folder / "text.jpg").write_text("this is no picture")
+    (folder / "text.jpg").write_text("this is no image")
     status, answered, said = ended("predict", folder, "--model", model_file, "--json")
     assert status == 1 and "Traceback" not in said
     answers = {answer["path"].rsplit("/", 1)[-1]: answer for answer in json.loads(answered)}
@@ -164,7 +164,7 @@ def test_bad_pictures_are_listed_the_good_ones_predicted(folder, model_file, end
         (("models", "vgg*"), "vgg"),
         (("predict", "nowhere.jpg", "--model", "resnet20"), "nowhere.jpg"),
         (("predict", "https://example.com/cat.jpg"), "download"),
-        (("predict", REFERENCES, "--model", "resnet20"), "folder with pictures"),
+        (("predict", REFERENCES, "--model", "resnet20"), "folder with images"),
         (("train", "--recipe", "slow"), "quickstart"),
         (("train", "--set", "epoch=2", "--workdir", "w"), "epochs"),
         (("train", "--set", "epochs", "--workdir", "w"), "FIELD=VALUE"),
@@ -188,7 +188,7 @@ def test_bad_input_is_one_message_and_status_1(words, message, tmp_path, ended, 
 def test_an_empty_folder_in_a_process_of_its_own(tmp_path, model_file):
     done = command("predict", tmp_path, "--model", model_file)
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith("error: Expected a folder with pictures") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: Expected a folder with images") and done.stderr.count("\n") == 1
 
 
 def test_convert_there_and_back(tmp_path):

@@ -12,28 +12,28 @@ pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """A folder of photographs of several sizes: parts of those that scikit-learn has."""
     from sklearn.datasets import load_sample_images
 
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for number, photograph in enumerate(load_sample_images().images):
         Image.fromarray(photograph).save(folder / f"{number}.jpg")
         Image.fromarray(photograph[50:150, 100:400]).save(folder / f"{number}_part.png")
     return folder
 
 
-def test_export_reports_and_predict_gives_the_same_table(ended, pictures, tmp_path):
+def test_export_reports_and_predict_gives_the_same_table(ended, images, tmp_path):
     path = tmp_path / "resnet20.xml"
-    words = ("export", "resnet20", path, "--weights", "cifar10", "--no-timed", "--json", "--pictures", pictures)
+    words = ("export", "resnet20", path, "--weights", "cifar10", "--no-timed", "--json", "--images", images)
     status, answer, _ = ended(*words)
     report = json.loads(answer)
-    assert (status, report["format"], report["precision"], report["pictures"]) == (0, "openvino", "float32", 4)
+    assert (status, report["format"], report["precision"], report["images"]) == (0, "openvino", "float32", 4)
     assert report["agrees"] and report["top1"] == 1 and report["speed"] == []
     assert json.loads((tmp_path / "resnet20.xml.report.json").read_text()) == report
     assert "resnet20 with the weights cifar10 as OpenVINO" in (tmp_path / "resnet20.xml.report.md").read_text()
     tables = [
-        json.loads(ended("predict", pictures, "--json", *words)[1])
+        json.loads(ended("predict", images, "--json", *words)[1])
         for words in (("--model", path), ("--model", "resnet20", "--weights", "cifar10"))
     ]
     for ours, keras in zip(*tables, strict=True):
@@ -42,10 +42,10 @@ def test_export_reports_and_predict_gives_the_same_table(ended, pictures, tmp_pa
         np.testing.assert_allclose(*([row["probability"] for row in t["classes"]] for t in (ours, keras)), atol=1e-5)
 
 
-def test_eight_bits_from_a_folder(ended, pictures, tmp_path):
+def test_eight_bits_from_a_folder(ended, images, tmp_path):
     path = tmp_path / "small.xml"
     words = ("export", "resnet20", path, "--weights", "cifar10", "--precision", "int8", "--no-timed", "--json")
-    status, answer, said = ended(*words, "--calibration", pictures, "--pictures", pictures, "--mode", "torch")
+    status, answer, said = ended(*words, "--calibration", images, "--images", images, "--mode", "torch")
     assert status == 0 and "mode='torch' is left aside: resnet20 knows its own, 'cifar'" in said, said
     assert json.loads(answer)["precision"] == "int8"
 
@@ -57,7 +57,7 @@ def test_eight_bits_from_a_folder(ended, pictures, tmp_path):
         (("resnet20", "net.onnx", "--format", "onyx"), "onnx"),
         (("resnet20", "net.onnx", "--precision", "bfloat16"), "saved_model, openvino"),
         (("resnet20", "net.onnx", "--precision", "int8"), "`calibration`"),
-        (("resnet20", "net.xml", "--precision", "int8", "--calibration", "empty"), "pictures"),
+        (("resnet20", "net.xml", "--precision", "int8", "--calibration", "empty"), "images"),
         (("resnet20", "taken.onnx"), "overwrite"),
         (("resnet20", "nowhere/net.onnx"), "folder"),
         (("missing.keras", "net.onnx"), "missing.keras"),
@@ -85,8 +85,8 @@ def test_a_network_without_known_preprocessing_says_what_to_do(ended, tmp_path):
 
 
 @pytest.mark.parametrize("words", [("--weights", "cifar10"), ()])
-def test_predict_refuses_what_is_no_exported_network(ended, words, pictures, tmp_path):
+def test_predict_refuses_what_is_no_exported_network(ended, words, images, tmp_path):
     path = tmp_path / "net.xml"
     path.write_text("<net/>")
-    status, _, said = ended("predict", pictures, "--model", path, *words)
+    status, _, said = ended("predict", images, "--model", path, *words)
     assert status == 1 and said.startswith("error:") and (("--weights" in said) if words else ("intact" in said))

@@ -33,12 +33,12 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Ten pictures without class folders, of which one is none."""
+    """Ten images without class folders, of which one is none."""
     path = tmp_path / "flat"
     path.mkdir()
     for number in range(10):
         Image.fromarray(np.full((9, 9, 3), 25 * number, "uint8")).save(path / f"{number}.png")
-    (path / "7.png").write_bytes(b"no picture")
+    (path / "7.png").write_bytes(b"no image")
     (tmp_path / "labels.txt").write_text("\n".join(f"{number}.png {number}" for number in range(10)))
     return tmp_path
 
@@ -60,7 +60,7 @@ def test_an_ensemble_with_mirrors_as_a_table(models, tmp_path):
     assert Image.open(tmp_path / "confusion.png").format == "PNG"
 
 
-def test_a_network_of_somebody_else_is_told_how_pictures_are_prepared(models, tmp_path):
+def test_a_network_of_somebody_else_is_told_how_images_are_prepared(models, tmp_path):
     network = digits_network()
     expected = evaluate(network, "digits").top1_error
     keras.Model(network.inputs, network.outputs).save(tmp_path / "own.keras")
@@ -74,7 +74,7 @@ def test_a_flat_folder_with_its_label_file(models, folder):
     said = json.loads(run(*words, "--skip-bad", "--json").stdout)
     assert (said["images"], said["left_out"]) == (9, 1)
     shown = run(*words, "--skip-bad", "--by-class")
-    assert "1 pictures that could not be read" in shown.stderr and "flat/7.png (" in shown.stderr
+    assert "1 images that could not be read" in shown.stderr and "flat/7.png (" in shown.stderr
 
 
 def test_names_are_no_markup(tmp_path):
@@ -139,7 +139,7 @@ def test_complexity_is_the_papers_comparison():
 
 
 def test_a_network_layer_by_layer(tmp_path):
-    shown = run("study", "complexity", "--model", "resnet20", "--picture", tmp_path / "costs.png").stdout
+    shown = run("study", "complexity", "--model", "resnet20", "--image", tmp_path / "costs.png").stdout
     assert "40,551,040" in shown and "stage3 81 px" in shown
     assert Image.open(tmp_path / "costs.png").format == "PNG"
 
@@ -172,7 +172,7 @@ def test_signals_at_both_ends(models, tmp_path):
     [
         (("--depths", "20"), "two or more"),
         (("--depths", "20,x"), "`--depths` should be numbers"),
-        (("--pictures", "1000"), "`--pictures` should be 2 numbers"),
+        (("--images", "1000"), "`--images` should be 2 numbers"),
         (("--set", "seed=3"), "fields of a recipe"),
         (("--set", "epochs"), "FIELD=VALUE"),
         (("--size", "digit"), "digits"),

@@ -24,8 +24,8 @@ def home(tmp_path_factory):
     for part, split, count in (("train", data.train, 10), ("val", data.test, 4)):
         for label, name in enumerate(("zero", "one", "two")):
             (folder / "digits" / part / name).mkdir(parents=True)
-            for number, picture in enumerate(split.pictures[split.labels == label][:count]):
-                Image.fromarray(picture[..., 0]).save(folder / "digits" / part / name / f"{number}.png")
+            for number, image in enumerate(split.images[split.labels == label][:count]):
+                Image.fromarray(image[..., 0]).save(folder / "digits" / part / name / f"{number}.png")
     for part in ("train", "val"):
         done = run("features", folder / "digits" / part, folder / f"{part}.npz", "--model", folder / "small.keras")
         assert done.exit_code == 0, done.output
@@ -57,7 +57,7 @@ def test_features_are_those_of_python(home):
 def test_bad_files_are_listed_and_make_the_exit_status_1(home, refused, tmp_path):
     for name in ("a.png", "b.png"):
         Image.fromarray(np.zeros((8, 8), "uint8")).save(tmp_path / name)
-    (tmp_path / "c.png").write_bytes(b"no picture")
+    (tmp_path / "c.png").write_bytes(b"no image")
     words = ("features", tmp_path, tmp_path / "out.parquet", "--model", home / "small.keras", "--json")
     assert "`vectors` should be four at least" in refused(*words, "--map", tmp_path / "map.png")
     assert "c.png: " in refused(*words)
@@ -84,9 +84,9 @@ def test_finetune_and_predict_with_the_names_of_the_classes(home, refused):
     done = run("finetune", *words, "--set", "epochs=2", "--set", "crop=none", "--set", "flip=false")
     assert "head" in done.stdout and "stage3" in done.stdout and "(kept)" in done.stdout
     report = json.loads((home / "run" / "report.json").read_text())
-    assert report["phases"]["head"]["recipe"]["batch_size"] == 30, "no larger than there are pictures"
-    picture = home / "digits" / "val" / "one" / "0.png"
-    answer = json.loads(run("predict", picture, "--model", home / "run" / "model.keras", "--json").stdout)
+    assert report["phases"]["head"]["recipe"]["batch_size"] == 30, "no larger than there are images"
+    image = home / "digits" / "val" / "one" / "0.png"
+    answer = json.loads(run("predict", image, "--model", home / "run" / "model.keras", "--json").stdout)
     assert {row["name"] for row in answer[0]["classes"]} == {"zero", "one", "two"}
     assert Image.open(home / "run" / "grad_cam.png").size[0] > 100
     assert "overwrite" in refused("finetune", *words)
@@ -95,7 +95,7 @@ def test_finetune_and_predict_with_the_names_of_the_classes(home, refused):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["features", "{home}/nowhere", "out.npz"], "Expected a folder of pictures"),
+        (["features", "{home}/nowhere", "out.npz"], "Expected a folder of images"),
         (["features", "{home}/digits", "out.txt"], ".npz or .parquet"),
         (["features", "{home}/digits", "out.npz", "--endpoint", "stage9"], "stage3"),
         (["features", "{home}/digits", "out.npz", "--pooling", "mean"], "avg"),
@@ -123,7 +123,7 @@ def test_features_that_cannot_be_compared(home, refused, tmp_path):
         settings = json.loads(str(arrays["settings"])) | {name: "another one"}
         np.savez(tmp_path / "other.npz", **arrays | {"settings": np.array(json.dumps(settings))})
         assert f"Received: {{'{name}': [" in refused("probe", home / "train.npz", tmp_path / "other.npz")
-    assert "one picture" in refused("nearest", home / "train.npz", "3.png")
+    assert "one image" in refused("nearest", home / "train.npz", "3.png")
 
 
 def test_class_folders_that_differ(home, refused, tmp_path):

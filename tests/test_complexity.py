@@ -79,7 +79,7 @@ def walk(model):
     return total
 
 
-@pytest.mark.parametrize("name", [name for name in list_models() if get_spec(name).layers < 160])
+@pytest.mark.parametrize("name", [name for name in list_models() if get_spec(name).depth < 160])
 def test_the_closed_form_agrees_with_the_model(name):
     spec = get_spec(name)
     shape = (39, 50, 3)

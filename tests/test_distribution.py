@@ -97,7 +97,7 @@ def test_a_whole_run_on_two_machines_is_that_on_two_devices(start, tmp_path):
 
 @pytest.mark.slow
 def test_what_two_devices_measure_is_what_the_saved_network_has(start):
-    trained = start("train", devices=2, batch_size=128, test_pictures=257)()
+    trained = start("train", devices=2, batch_size=128, test_images=257)()
     loss, accuracy = trained["tested"]
     assert trained["tested_alone"] == pytest.approx([loss, accuracy], abs=1e-6)
     assert accuracy > 0.3
@@ -129,8 +129,8 @@ def test_deterministic_training_is_the_same_twice(start, machines):
 
 
 @pytest.mark.parametrize("machines, devices", [(1, 3), (2, None)])
-def test_which_pictures_come_to_which_replica(start, machines, devices):
-    """Of test pictures each once, and no replica idle; of training batches replica r has the r-th part."""
+def test_which_images_come_to_which_replica(start, machines, devices):
+    """Of test images each once, and no replica idle; of training batches replica r has the r-th part."""
     replicas, counts = machines * (devices or 1), [3, 4, 9, 64, 65, 66]
     jobs = {"worker": _free_addresses(machines)}
     arguments = {"devices": devices, "counts": counts, "batch_size": 4 * replicas}
@@ -262,11 +262,11 @@ def test_impossible_clusters(monkeypatch, text, expected):
     assert expected in str(error.value)
 
 
-def test_fewer_test_pictures_than_replicas():
+def test_fewer_test_images_than_replicas():
     class Three:
         num_replicas_in_sync = 3
 
-    with pytest.raises(ValueError, match=r"number of replicas \(3\).*Received: pictures=2"):
+    with pytest.raises(ValueError, match=r"number of replicas \(3\).*Received: images=2"):
         distribute_test(None, 2, 4, Three())
 
 

@@ -18,17 +18,17 @@ from keras_resnet import create, evaluate, from_arrays, preprocess_input
 from keras_resnet.data.datasets import Dataset, Split, Stream
 from keras_resnet.data.labels import imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.protocols import Protocol
 from keras_resnet.data.sources import load_test
-from keras_resnet.data.views import Protocol
 from keras_resnet.evaluation import Evaluation, check_confusion, draw_confusion, scores
-from keras_resnet.fully_convolutional import fully_convolutional
+from keras_resnet.models.transforms import fully_convolutional
 from keras_resnet.prediction import probabilities
 
 IMAGENET = Preprocessing("torch", size=64, resize=72)
 
 
 def network(size=64, classes=10, preprocessing=IMAGENET, seed=0, **changes):
-    """A small random network that knows how its pictures are prepared."""
+    """A small random network that knows how its images are prepared."""
     changes = {"depths": (1, 1, 1, 1), "widths": (8, 16, 16, 24), "stem_width": 8} | changes
     model = randomise(create("resnet18", input_shape=(size, size, 3), classes=classes, **changes), seed)
     kernel, bias = model.get_layer("predictions").get_weights()
@@ -56,9 +56,9 @@ def photographs(test_data):
 
 def opened(path, shorter):
     """A photograph whose shorter side has so many pixels, without this package: (H, W, 3) uint8."""
-    picture = Image.open(path).convert("RGB")
-    sides = [max(shorter, int(shorter * side / min(picture.size))) for side in picture.size]
-    return np.asarray(picture.resize(sides, Image.Resampling.BILINEAR))
+    image = Image.open(path).convert("RGB")
+    sides = [max(shorter, int(shorter * side / min(image.size))) for side in image.size]
+    return np.asarray(image.resize(sides, Image.Resampling.BILINEAR))
 
 
 def alone(model, crop):
@@ -71,7 +71,7 @@ def test_ten_crops_are_the_mean_of_ten_crops(photographs):
     """A loop over crops, one by one, on real photographs."""
     model = undecided(photographs)
     expected = []
-    for path in photographs.test.pictures:
+    for path in photographs.test.images:
         pixels = opened(path, 72)
         bottom, right = pixels.shape[0] - 64, pixels.shape[1] - 64
         places = [(0, 0), (0, right), (bottom, 0), (bottom, right), (round(bottom / 2), round(right / 2))]
@@ -83,7 +83,7 @@ def test_ten_crops_are_the_mean_of_ten_crops(photographs):
 
 
 def body_of(model):
-    """The network up to its last feature map, for pictures of any size."""
+    """The network up to its last feature map, for images of any size."""
     spec = model.spec
     changes = {"depths": spec.depths, "widths": spec.widths, "stem_width": spec.stem_width}
     body = create("resnet18", input_shape=(None, None, 3), include_top=False, **changes)
@@ -102,7 +102,7 @@ def test_multi_scale_is_the_mean_over_scales_mirrors_and_windows(photographs):
     """A loop over scales, mirrors and windows, one by one."""
     model, some = network(), photographs.test[::5]
     body, expected = body_of(model), []
-    for path in some.pictures:
+    for path in some.images:
         shares = []
         for scale in (64, 96, 130):
             pixels = (opened(path, scale) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
@@ -120,28 +120,28 @@ def test_multi_scale_is_the_mean_over_scales_mirrors_and_windows(photographs):
 
 @pytest.mark.parametrize("black", [0, 24])
 def test_fully_convolutional_is_dense_sliding(photographs, black):
-    """The window is moved over the picture itself, padded or not, with as much around it as its features can see."""
+    """The window is moved over the image itself, padded or not, with as much around it as its features can see."""
     model = network(32, depths=(1, 1), widths=(8, 16))
     body, stride, side, margin = body_of(model), 8, 32, 64
-    photograph = np.pad(opened(photographs.test.pictures[7], 72), ((black, black), (black, black), (0, 0)))
-    picture = preprocess_input(photograph[None], "torch")
-    height, width = picture.shape[1:3]
+    photograph = np.pad(opened(photographs.test.images[7], 72), ((black, black), (black, black), (0, 0)))
+    image = preprocess_input(photograph[None], "torch")
+    height, width = image.shape[1:3]
     assert height != width and width % stride
     shares = []
     for top in range(0, -(-height // stride) * stride - side + 1, stride):
         for left in range(0, -(-width // stride) * stride - side + 1, stride):
             above, before = min(top, margin), min(left, margin)
-            around = picture[:, top - above : top + side + margin, left - before : left + side + margin]
+            around = image[:, top - above : top + side + margin, left - before : left + side + margin]
             (features,) = body.predict_on_batch(around)
             rows, columns = (slice(start // stride, (start + side) // stride) for start in (above, before))
             shares.append(classified(model, features[rows, columns]))
     assert len(shares) > 20
-    found = probabilities(fully_convolutional(model, side), picture)[0]
+    found = probabilities(fully_convolutional(model, side), image)[0]
     np.testing.assert_allclose(found, np.mean(shares, axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("activation", ["softmax", None])
-def test_on_a_picture_of_its_own_size_it_is_the_network(activation):
+def test_on_a_image_of_its_own_size_it_is_the_network(activation):
     model = network(classifier_activation=activation)
     inputs = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
     np.testing.assert_allclose(
@@ -168,10 +168,10 @@ def test_only_what_ends_in_pooling_can_be_fully_convolutional(number):
 
 @pytest.fixture(scope="module")
 def noise():
-    """A Dataset of 60 made-up pictures in ten classes."""
+    """A Dataset of 60 made-up images in ten classes."""
     generator = np.random.default_rng(0)
-    pictures, labels = generator.integers(0, 256, (60, 64, 64, 3), "uint8"), np.arange(60) % 10
-    return from_arrays((pictures, labels), (pictures, labels), preprocessing=Preprocessing("torch", 64, None))
+    images, labels = generator.integers(0, 256, (60, 64, 64, 3), "uint8"), np.arange(60) % 10
+    return from_arrays((images, labels), (images, labels), preprocessing=Preprocessing("torch", 64, None))
 
 
 def test_an_ensemble_is_the_mean_of_probabilities_each_with_its_own_preprocessing(noise):
@@ -198,7 +198,7 @@ def test_errors_are_scikit_learns(noise):
 
 def test_equal_probabilities_are_no_success():
     """A network that always says the same is right for one class in ten, and not for all."""
-    result = evaluate(_constant(), _ten_pictures())
+    result = evaluate(_constant(), _ten_images())
     assert (result.top1_error, result.top5_error) == (90.0, 50.0)
 
 
@@ -211,14 +211,14 @@ def _constant(value=0.1):
     return model
 
 
-def _ten_pictures():
+def _ten_images():
     arrays = np.zeros((10, 8, 8, 3), "uint8"), np.arange(10)
     return from_arrays(arrays, arrays)
 
 
 def test_no_number_is_no_score():
     with pytest.raises(FloatingPointError, match="NaN or Inf"):
-        evaluate(_constant(float("nan")), _ten_pictures())
+        evaluate(_constant(float("nan")), _ten_images())
 
 
 def test_the_interval_is_wilsons():
@@ -234,7 +234,7 @@ def test_the_interval_is_wilsons():
 
 
 def test_a_stream_is_evaluated_like_a_split(noise):
-    files = [_encoded(picture) for picture in noise.test.pictures]
+    files = [_encoded(image) for image in noise.test.images]
     in_memory = Split(np.array(files, object), noise.test.labels)
 
     def examples(seed):
@@ -250,18 +250,18 @@ def test_a_stream_is_evaluated_like_a_split(noise):
     assert results[0] == results[1]
 
 
-def _encoded(picture):
+def _encoded(image):
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
+    Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
 
 
 def test_what_cannot_be_read_is_refused_or_left_out_and_counted(noise):
-    files = [_encoded(picture) for picture in noise.test.pictures[:20]]
-    files[3], files[17] = b"no picture", files[17][:40]
+    files = [_encoded(image) for image in noise.test.images[:20]]
+    files[3], files[17] = b"no image", files[17][:40]
     dataset = Dataset("x", None, Split(np.array(files, object), noise.test.labels[:20]), noise.class_names, IMAGENET)
     model = undecided(noise)
-    with pytest.raises(ValueError, match="(?s)--skip-bad.*number 3: Expected a picture"):
+    with pytest.raises(ValueError, match="(?s)--skip-bad.*number 3: Expected an image"):
         evaluate(model, dataset, batch_size=8)
     result = evaluate(model, dataset, batch_size=8, skip_bad=True)
     assert result.images == 18 and [fault[:9] for fault in result.left_out] == ["number 3:", "number 17"]
@@ -290,8 +290,8 @@ def test_classes_are_found_by_their_names(names, numbers):
     """A few of ImageNet's folders are evaluated with all its thousand classes."""
     model = network(classes=1000, widths=(4, 4, 4, 4))
     labels = np.arange(min(len(names), 20))
-    pictures = np.random.default_rng(0).integers(0, 256, (len(labels), 64, 64, 3), "uint8")
-    result = evaluate(model, Dataset("x", None, Split(pictures, labels), tuple(names), IMAGENET))
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 64, 64, 3), "uint8")
+    result = evaluate(model, Dataset("x", None, Split(images, labels), tuple(names), IMAGENET))
     assert result.labels.tolist() == numbers[: len(labels)]
 
 
@@ -360,11 +360,11 @@ def test_every_scale_has_the_window_of_the_network_or_its_own(noise):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "I;16"])
-def test_any_picture_is_read_as_predict_reads_it(mode, photographs, tmp_path):
-    with Image.open(photographs.test.pictures[0]) as picture:
+def test_any_image_is_read_as_predict_reads_it(mode, photographs, tmp_path):
+    with Image.open(photographs.test.images[0]) as image:
         grey = mode == "I;16"
         kind = "JPEG" if mode == "CMYK" else "PNG"
-        (picture.convert("L" if grey else mode)).convert(mode).save(tmp_path / "a.image", kind)
+        (image.convert("L" if grey else mode)).convert(mode).save(tmp_path / "a.image", kind)
     model = network()
     test = Split(np.array([str(tmp_path / "a.image")]), np.zeros(1, int))
     ((_, shares, _),) = scores([model], replace(photographs, test=test))
@@ -430,11 +430,11 @@ import test_evaluation as tests
 
 count = int(sys.argv[1])
 
-def picture(number):
+def image(number):
     noise = tf.random.stateless_uniform((64, 64, 3), (number, 0), 0, 256, "int32")
     return tf.io.encode_png(tf.cast(noise, "uint8")), tf.cast(number % 10, "int32")
 
-stream = tests.Stream(lambda seed: tf.data.Dataset.range(count).map(picture), count)
+stream = tests.Stream(lambda seed: tf.data.Dataset.range(count).map(image), count)
 names = tuple(f"class {number}" for number in range(10))
 model = tests.network(32, depths=(1,), widths=(8,), preprocessing=tests.Preprocessing("torch", 32, 32))
 result = tests.evaluate(model, tests.Dataset("x", None, stream, names, tests.IMAGENET))
@@ -444,7 +444,7 @@ print(result.images, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 @pytest.mark.slow
 def test_memory_stays_flat():
-    """50,000 pictures, 2.4 GB as the network sees them, take no more than 5,000 do (to the noise of the allocator)."""
+    """50,000 images, 2.4 GB as the network sees them, take no more than 5,000 do (to the noise of the allocator)."""
     peaks = {}
     for count in (5_000, 50_000):
         words = [sys.executable, "-c", MEASURE, str(count)]

@@ -20,8 +20,8 @@ def photos(tmp_path_factory):
     for part, split, count in (("train", data.train, 20), ("val", data.test, 4)):
         for label, name in enumerate(("zero", "one")):
             (folder / part / name).mkdir(parents=True)
-            for number, picture in enumerate(split.pictures[split.labels == label][:count]):
-                Image.fromarray(picture[..., 0]).resize((32, 32)).save(folder / part / name / f"{number}.png")
+            for number, image in enumerate(split.images[split.labels == label][:count]):
+                Image.fromarray(image[..., 0]).resize((32, 32)).save(folder / part / name / f"{number}.png")
     return folder
 
 
@@ -38,7 +38,7 @@ def photos(tmp_path_factory):
             "a linear classifier on top",
         ),
         ("fine_tuning.py", ["{photos}", "resnet20", "cifar10", "1"], "classes: one, zero"),
-        ("own_folder.py", ["{photos}", "{folder}/run", "1"], "% of 8 test pictures"),
+        ("own_folder.py", ["{photos}", "{folder}/run", "1"], "% of 8 test images"),
         ("search.py", ["2", "1"], "KerasTuner's own: {"),
     ],
 )

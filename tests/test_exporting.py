@@ -13,7 +13,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import pictures, randomise
+from conftest import images, randomise
 from keras import layers
 from PIL import Image
 from test_folding import calm
@@ -25,11 +25,11 @@ from keras_resnet.data.datasets import natural_preprocessing
 from keras_resnet.deployment import onnx_files, places
 from keras_resnet.deployment.exported import is_exported
 from keras_resnet.deployment.exporting import Disagreement
-from keras_resnet.deployment.formats import FORMATS, PRECISIONS
-from keras_resnet.deployment.pictures import samples
-from keras_resnet.deployment.served import KEY, LONGEST, Metadata
-from keras_resnet.models import preprocessing, tell
-from keras_resnet.training.building import in_precision
+from keras_resnet.deployment.formats.table import FORMATS, PRECISIONS
+from keras_resnet.deployment.images import samples
+from keras_resnet.deployment.serving import KEY, LONGEST, Metadata
+from keras_resnet.models.preprocessing import preprocessing, set_preprocessing
+from keras_resnet.training.model_setup import in_precision
 
 pytestmark = [
     pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras exports through TensorFlow"),
@@ -49,11 +49,11 @@ def need(form):
 
 
 def told(model):
-    """A randomised model that knows how its pictures are prepared."""
+    """A randomised model that knows how its images are prepared."""
     *sides, channels = model.input_shape[1:]
     if getattr(model, "spec", None) and model.spec.channel_axis == 1:
         channels, *sides = model.input_shape[1:]
-    tell(randomise(model), natural_preprocessing((*sides, channels)), "torch")
+    set_preprocessing(randomise(model), natural_preprocessing((*sides, channels)), "torch")
     return model
 
 
@@ -70,7 +70,7 @@ def network():
 @pytest.fixture(scope="module")
 def pixels(network):
     """Two photographs, in sixteen views, as the network gets them but for their normalisation."""
-    return preprocessing(network).pixels(samples().pictures)
+    return preprocessing(network).pixels(samples().images)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def beside(path, *more):
 @pytest.mark.parametrize(("form", "precision"), ALL)
 def test_every_format_and_precision_agrees(form, precision, made):
     path, values = made(form, precision)
-    assert values["agrees"] and values["relative"] <= PRECISIONS[precision] and values["pictures"] == 16
+    assert values["agrees"] and values["relative"] <= PRECISIONS[precision] and values["images"] == 16
     assert values["top1"] >= (1 if precision == "float32" else 0.75)
     assert sorted(os.listdir(path.parent)) == beside(path)
     assert json.loads((path.parent / f"{path.name}.report.json").read_text()) == values
@@ -202,7 +202,7 @@ RUNS = {"saved_model": run_saved_model, "onnx": run_onnx, "openvino": run_openvi
 def test_the_formats_own_libraries_read_it(form, precision, made, network, pixels):
     shape, entry, found = RUNS[form](made(form, precision)[0], pixels)
     assert shape == ["batch", 32, 32, 3]
-    expected = network.predict(preprocessing(network)(samples().pictures), verbose=0)
+    expected = network.predict(preprocessing(network)(samples().images), verbose=0)
     np.testing.assert_allclose(found, expected, atol=ALLOWED[precision])
     said = json.loads(entry)
     assert said["name"] == "resnet20" and said["format"] == form and said["precision"] == precision
@@ -249,8 +249,8 @@ def test_what_it_takes_and_returns(form, kind, tmp_path):
     values = export(model, tmp_path / FILES[form], raw=raw, timed=False)
     assert values["raw"] is raw and (values["top1"] is None) == (kind in ("features", "endpoints"))
     exported, look = load_exported(tmp_path / FILES[form]), preprocessing(model)
-    found = exported(look(samples().pictures) if raw else look.pixels(samples().pictures))
-    expected = model.predict(look(samples().pictures), verbose=0)
+    found = exported(look(samples().images) if raw else look.pixels(samples().images))
+    expected = model.predict(look(samples().images), verbose=0)
     if kind == "logits":
         expected = np.exp(expected) / np.exp(expected).sum(axis=1, keepdims=True)
     names = {"logits": "probabilities", "raw logits": "logits", "raw": "probabilities", "features": "features"}
@@ -261,7 +261,7 @@ def test_what_it_takes_and_returns(form, kind, tmp_path):
         np.testing.assert_allclose(found[name], array, atol=1e-4 * np.abs(array).max())
     if kind in ("features", "endpoints"):
         with pytest.raises(ValueError, match="should be a classifier"):
-            exported.probabilities(exported.prepare(samples().pictures))
+            exported.probabilities(exported.prepare(samples().images))
 
 
 CHANNELS_FIRST = {
@@ -275,24 +275,24 @@ CHANNELS_FIRST = {
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("raw", [False, True])
 def test_channels_first(form, raw, tmp_path):
-    """A raw one takes (B, C, H, W), and others take pictures as everybody has them; maps come as Keras has them."""
+    """A raw one takes (B, C, H, W), and others take images as everybody has them; maps come as Keras has them."""
     need(form)
     name, arguments = CHANNELS_FIRST[form]
     spec = replace(narrow(get_spec(name)), data_format="channels_first")
     model = told(build(spec, input_shape=(3, 32, 32), **arguments))
     assert export(model, tmp_path / FILES[form], raw=raw, timed=False)["relative"] < 1e-4
     exported, look = load_exported(tmp_path / FILES[form]), preprocessing(model)
-    inputs = exported.prepare(samples().pictures)
+    inputs = exported.prepare(samples().images)
     assert inputs.shape == ((16, 3, 32, 32) if raw else (16, 32, 32, 3))
     (found,) = exported(inputs).values()
-    expected = model.predict(np.moveaxis(look(samples().pictures), -1, 1), verbose=0)
+    expected = model.predict(np.moveaxis(look(samples().images), -1, 1), verbose=0)
     np.testing.assert_allclose(found, expected, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
 def preactivation():
     """Zeros around the pooling of negative numbers."""
     model = told(build(narrow(get_spec("resnet50v2")), classes=4, input_shape=(64, 64, 3), classifier_activation=None))
-    x = preprocessing(model)(samples().pictures)
+    x = preprocessing(model)(samples().images)
     assert keras.Model(model.input, model.get_layer("conv1_conv").output).predict(x, verbose=0).min() < 0
     return model
 
@@ -315,9 +315,9 @@ def test_a_wrong_order_of_channels_is_noticed(form, tmp_path, monkeypatch):
     if form == "saved_model":
         path.mkdir()
     (path / "saved_model.pb" if form == "saved_model" else path).write_text("old")
-    real = keras_resnet.deployment.served.preprocess_input
+    real = keras_resnet.deployment.serving.preprocess_input
     monkeypatch.setattr(
-        "keras_resnet.deployment.served.preprocess_input", lambda x, *arguments: real(x[..., ::-1], *arguments)
+        "keras_resnet.deployment.serving.preprocess_input", lambda x, *arguments: real(x[..., ::-1], *arguments)
     )
     for _ in range(2):  # a second time, where a first one has left its files
         with pytest.raises(Disagreement, match="what its Keras network says.*net.disagrees") as error:
@@ -332,10 +332,10 @@ def test_a_wrong_order_of_channels_is_noticed(form, tmp_path, monkeypatch):
 
 
 def test_what_fewer_bits_would_hide_is_noticed_in_float32(network, tmp_path, monkeypatch):
-    """Pictures a little too dark."""
-    real = keras_resnet.deployment.served.preprocess_input
+    """Images a little too dark."""
+    real = keras_resnet.deployment.serving.preprocess_input
     monkeypatch.setattr(
-        "keras_resnet.deployment.served.preprocess_input", lambda x, *arguments: real(x * 0.95, *arguments)
+        "keras_resnet.deployment.serving.preprocess_input", lambda x, *arguments: real(x * 0.95, *arguments)
     )
     with pytest.raises(Disagreement, match="the same export in float32") as error:
         export(network, tmp_path / "net", precision="bfloat16", timed=False)
@@ -344,32 +344,32 @@ def test_what_fewer_bits_would_hide_is_noticed_in_float32(network, tmp_path, mon
 
 @pytest.mark.parametrize("form", ["onnx", "saved_model"])
 @pytest.mark.parametrize("arguments", [{}, {"include_top": False}])
-def test_few_pictures_that_are_much_alike(form, arguments, tmp_path):
-    """Of features the spread over the pictures is next to nothing then; a fixed batch is filled up."""
+def test_few_images_that_are_much_alike(form, arguments, tmp_path):
+    """Of features the spread over the images is next to nothing then; a fixed batch is filled up."""
     need(form)
-    model, picture = tiny(**arguments), samples().pictures[:1] // 2
-    for shown in (picture, np.concatenate([picture, picture + 1])):
-        values = export(model, tmp_path / FILES[form], None, "float16", batch_size=3, pictures=shown, overwrite=True)
-        assert values["parts"]["in_float32"]["relative"] < 1e-4 and values["pictures"] == len(shown)
+    model, image = tiny(**arguments), samples().images[:1] // 2
+    for shown in (image, np.concatenate([image, image + 1])):
+        values = export(model, tmp_path / FILES[form], None, "float16", batch_size=3, images=shown, overwrite=True)
+        assert values["parts"]["in_float32"]["relative"] < 1e-4 and values["images"] == len(shown)
 
 
-def test_parts_are_compared_where_the_first_pictures_cannot_be_read(folders, tmp_path):
+def test_parts_are_compared_where_the_first_images_cannot_be_read(folders, tmp_path):
     for number in range(20):
         shutil.copy(folders / "half" / "bad0.jpg", folders / "half" / f"a{number}.jpg")
-    with pytest.warns(UserWarning, match="22 pictures could not be read"):
-        values = export(tiny(), tmp_path / "net", pictures=folders / "half", timed=False)
-    assert values["pictures"] == 2 and 0 < values["parts"]["encoded_files"]["relative"] < 0.1
+    with pytest.warns(UserWarning, match="22 images could not be read"):
+        values = export(tiny(), tmp_path / "net", images=folders / "half", timed=False)
+    assert values["images"] == 2 and 0 < values["parts"]["encoded_files"]["relative"] < 0.1
 
 
 def test_encoded_files_that_are_seen_otherwise_are_noticed(network, tmp_path, monkeypatch):
-    real = keras_resnet.deployment.saved_models._pixels
-    monkeypatch.setattr("keras_resnet.deployment.saved_models._pixels", lambda *given: real(*given)[..., ::-1])
-    with pytest.raises(Disagreement, match="encoded picture files") as error:
+    real = keras_resnet.deployment.formats.saved_model._pixels
+    monkeypatch.setattr("keras_resnet.deployment.formats.saved_model._pixels", lambda *given: real(*given)[..., ::-1])
+    with pytest.raises(Disagreement, match="encoded image files") as error:
         export(network, tmp_path / "net", timed=False)
     assert error.value.report["relative"] < PRECISIONS["float32"], "alone it would have passed"
     assert "saved_model.pb" in os.listdir(tmp_path / "net.disagrees")
     page = (tmp_path / "net.disagrees.report.md").read_text()
-    assert "**It does not say what its Keras network says**: the differences of encoded picture files" in page
+    assert "**It does not say what its Keras network says**: the differences of encoded image files" in page
 
 
 def test_what_is_there_is_replaced_only_on_request(tmp_path):
@@ -385,12 +385,12 @@ def test_what_is_there_is_replaced_only_on_request(tmp_path):
 
 @pytest.fixture
 def folders(tmp_path_factory):
-    """Folders of pictures: "empty", "bad" (none is one) and "half" (two of four are)."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Folders of images: "empty", "bad" (none is one) and "half" (two of four are)."""
+    folder = tmp_path_factory.mktemp("images")
     for name, count in {"empty": (0, 0), "bad": (0, 3), "half": (2, 2)}.items():
         (folder / name).mkdir()
         for number in range(count[0]):
-            Image.fromarray(samples().pictures[number]).save(folder / name / f"{number}.png")
+            Image.fromarray(samples().images[number]).save(folder / name / f"{number}.png")
         for number in range(count[1]):
             (folder / name / f"bad{number}.jpg").write_bytes(b"\xff\xd8\xff" + bytes(100))
     return folder
@@ -445,22 +445,22 @@ BAD = {
     "a suffix for a folder": ("net.onnx", {"format": "saved_model"}, ValueError, "end in no suffix for SavedModel"),
     "a pattern": ("net[1]", {}, ValueError, "none of .*Received: path="),
     "no folder": ("absent/net.onnx", {}, FileNotFoundError, "folder of `path` should exist"),
-    "no calibration": ("net.onnx", {"precision": "int8"}, ValueError, "`calibration` should be pictures for int8"),
+    "no calibration": ("net.onnx", {"precision": "int8"}, ValueError, "`calibration` should be images for int8"),
     "needless calibration": ("net.onnx", {"calibration": "digits"}, ValueError, "for no other precision"),
     "batch size": ("net.onnx", {"batch_size": 0}, ValueError, "batch_size=0"),
     "true batch size": ("net.onnx", {"batch_size": True}, ValueError, "batch_size=True"),
     "samples": ("net.xml", {"precision": "int8", "calibration": "digits", "samples": 2.5}, ValueError, "samples=2.5"),
     "unknown set": ("net.xml", {"precision": "int8", "calibration": "digit"}, ValueError, "Nearest: .'digits'"),
-    "absent": ("net.xml", {"precision": "int8", "calibration": "/absent/pictures"}, OSError, "/absent/pictures"),
+    "absent": ("net.xml", {"precision": "int8", "calibration": "/absent/images"}, OSError, "/absent/images"),
     "empty": ("net.xml", {"precision": "int8", "calibration": "{folders}/empty"}, ValueError, "empty"),
     "bad": ("net.xml", {"precision": "int8", "calibration": "{folders}/bad"}, ValueError, "can be read.*3 unreadable"),
-    "floats": ("net.xml", {"precision": "int8", "calibration": pictures(2, 16, 16, 3)}, ValueError, "uint8"),
-    "bad pictures": ("net", {"pictures": "{folders}/bad"}, ValueError, "can be read.*3 unreadable"),
+    "floats": ("net.xml", {"precision": "int8", "calibration": images(2, 16, 16, 3)}, ValueError, "uint8"),
+    "bad images": ("net", {"images": "{folders}/bad"}, ValueError, "can be read.*3 unreadable"),
     "half a batch": (
         "net.xml",
         {"precision": "int8", "calibration": np.zeros((3, 16, 16, 3), "uint8"), "batch_size": 4},
         ValueError,
-        "4 pictures or more.*Received: 3",
+        "4 images or more.*Received: 3",
     ),
     "no model": ("net.onnx", {"model": lambda: "resnet20"}, ValueError, "one graph of layers. Received: resnet20"),
     "a class of its own": ("net.onnx", {"model": Subclassed}, ValueError, "one graph of layers"),
@@ -469,7 +469,7 @@ BAD = {
         "net.onnx",
         {"model": lambda: build(TINY)},
         ValueError,
-        "how pictures are to be prepared",
+        "how images are to be prepared",
     ),
     "unclonable": ("net", {"model": lambda: with_layer(Given(object()))}, ValueError, "get_config.*mine with Given"),
     "own for ONNX": ("net.onnx", {"model": lambda: with_layer(Own()), "raw": True}, ValueError, "ONNX.*its own: Own"),
@@ -497,12 +497,12 @@ def test_a_layer_of_ones_own_is_exported_where_the_format_can(tmp_path):
     assert export(with_layer(Own()), tmp_path / "net", raw=True, timed=False)["agrees"]
 
 
-def test_pictures_that_cannot_be_read_are_left_out_with_a_warning(folders, tmp_path):
+def test_images_that_cannot_be_read_are_left_out_with_a_warning(folders, tmp_path):
     need("openvino")
-    with pytest.warns(UserWarning, match="2 pictures could not be read"):
+    with pytest.warns(UserWarning, match="2 images could not be read"):
         export(tiny(), tmp_path / "net.xml", precision="int8", calibration=folders / "half", timed=False)
-    with pytest.warns(UserWarning, match="2 pictures could not be read"):
-        assert export(tiny(), tmp_path / "net", pictures=folders / "half", timed=False)["pictures"] == 2
+    with pytest.warns(UserWarning, match="2 images could not be read"):
+        assert export(tiny(), tmp_path / "net", images=folders / "half", timed=False)["images"] == 2
 
 
 @pytest.mark.parametrize("form", ["onnx", "openvino", "litert"])
@@ -642,20 +642,20 @@ def cifar10(test_data):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "openvino", "litert"])
 def test_eight_bits_lose_at_most_half_a_point(form, network, cifar10, tmp_path):
-    """Top-1 of all 10,000 test pictures; 300 of those that train show what numbers occur."""
+    """Top-1 of all 10,000 test images; 300 of those that train show what numbers occur."""
     need(form)
     values = export(
-        network, tmp_path / FILES[form], precision="int8", calibration=cifar10.train, pictures=cifar10, timed=False
+        network, tmp_path / FILES[form], precision="int8", calibration=cifar10.train, images=cifar10, timed=False
     )
     shares = values["accuracy"]
-    assert values["pictures"] == 10_000 and shares["exported"] >= shares["keras"] - 0.005
+    assert values["images"] == 10_000 and shares["exported"] >= shares["keras"] - 0.005
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("name", list_models())
 def test_every_network_is_exported_to_every_format(name, form, tmp_path):
-    """At its width and depth, on small pictures; its logits, since random ones make classes all too certain."""
+    """At its width and depth, on small images; its logits, since random ones make classes all too certain."""
     need(form)
     size = 32 if name.endswith("cifar") else 64
     model = calm(told(create(name, input_shape=(size, size, 3), classifier_activation=None)))
@@ -726,7 +726,7 @@ def classifier(*last):
 def test_sequential_models_and_their_last_layers(last, name, tmp_path):
     model = classifier(*last)
     assert export(model, tmp_path / "net", raw=True, timed=False)["agrees"]
-    exported, inputs = load_exported(tmp_path / "net"), pictures(5, 16, 16, 3)
+    exported, inputs = load_exported(tmp_path / "net"), images(5, 16, 16, 3)
     np.testing.assert_allclose(exported(inputs)[name], model.predict(inputs, verbose=0), rtol=1e-4, atol=1e-5)
 
 

@@ -14,22 +14,22 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import pictures, randomise
+from conftest import images, randomise
 from PIL import Image
 
 from keras_resnet import build, create, endpoints, get_spec, list_models, load_model, preprocessing
-from keras_resnet.analysis.layers import channel_axis
+from keras_resnet.architecture.metadata import channel_axis
 from keras_resnet.data.datasets import Dataset, Split, Stream
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.training.building import in_precision
+from keras_resnet.models.feature_extractor import feature_extractor
+from keras_resnet.training.model_setup import in_precision
 from keras_resnet.transfer.extraction import extract
-from keras_resnet.transfer.features import feature_extractor
 from keras_resnet.transfer.probes import (
     draw_feature_map,
     feature_map,
     linear_probe,
+    nearest_images,
     nearest_neighbours,
-    nearest_pictures,
 )
 from keras_resnet.transfer.vector_files import read_features
 from keras_resnet.transfer.vectors import write_features
@@ -70,7 +70,7 @@ def test_networks_of_keras_applications(version, end):
 
 
 def network(classes=10, seed=0, **changes):
-    """A small random network that knows how its pictures are prepared."""
+    """A small random network that knows how its images are prepared."""
     changes = {"depths": (1, 1, 1), "widths": (8, 8, 16), "stem_width": 8} | changes
     model = randomise(create("resnet20", input_shape=(32, 32, 3), classes=classes, **changes), seed)
     model.info = {"preprocessing": LOOK.to_config(), "weights": f"seed {seed}"}
@@ -83,14 +83,14 @@ def answers(model, inputs):
 
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.5}, {"preactivation": True}])
 def test_the_classifier_on_top_of_the_pre_logits_is_the_network(changes):
-    model, inputs = network(classifier_activation=None, **changes), pictures(4, 32, 32, 3)
+    model, inputs = network(classifier_activation=None, **changes), images(4, 32, 32, 3)
     kernel, bias = model.get_layer("predictions").get_weights()
     found = answers(feature_extractor(model, endpoints="pre_logits"), inputs)["pre_logits"]
     np.testing.assert_allclose(found @ kernel + bias, model.predict(inputs, verbose=0), rtol=1e-4, atol=1e-4)
 
 
 def test_the_pre_logits_of_a_body_are_those_of_the_whole(tmp_path):
-    model, inputs = network(), pictures(2, 32, 32, 3)
+    model, inputs = network(), images(2, 32, 32, 3)
     body = keras.Model(model.inputs, model.get_layer("avg_pool").input)
     whole, alone = (answers(feature_extractor(m, endpoints="pre_logits"), inputs) for m in (model, body))
     np.testing.assert_array_equal(whole["pre_logits"], alone["pre_logits"])
@@ -99,7 +99,7 @@ def test_the_pre_logits_of_a_body_are_those_of_the_whole(tmp_path):
 
 
 def test_pooled_maps_come_back_from_their_file(tmp_path):
-    model, inputs = network(), pictures(3, 32, 32, 3)
+    model, inputs = network(), images(3, 32, 32, 3)
     maps = answers(feature_extractor(model, endpoints=("stem", "stage3")), inputs)
     assert {name: found.shape for name, found in maps.items()} == {"stem": (3, 32, 32, 8), "stage3": (3, 8, 8, 16)}
     for pooling, over in (("avg", np.mean), ("max", np.max)):
@@ -112,10 +112,10 @@ def test_pooled_maps_come_back_from_their_file(tmp_path):
         assert preprocessing(again) == preprocessing(extractor) == LOOK and again.spec == model.spec
 
 
-def test_pictures_of_any_size_when_asked():
+def test_images_of_any_size_when_asked():
     model = network()
     extractor = feature_extractor(model, endpoints="stage3", input_shape=(None, None, 3))
-    inputs = pictures(1, 40, 56, 3)
+    inputs = images(1, 40, 56, 3)
     fixed = feature_extractor(model, endpoints="stage3", input_shape=(40, 56, 3))
     found = answers(extractor, inputs)["stage3"]
     assert found.shape == (1, 10, 14, 16) and preprocessing(extractor) == LOOK
@@ -174,21 +174,21 @@ def noise(count, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), "uint8")
 
 
-def encoded(picture):
+def encoded(image):
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
+    Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder of ten made-up pictures in three classes; two of its files hold something else."""
-    root = tmp_path / "pictures"
-    for number, picture in enumerate(noise(10)):
+    """A folder of ten made-up images in three classes; two of its files hold something else."""
+    root = tmp_path / "images"
+    for number, image in enumerate(noise(10)):
         path = root / CLASSES[number // 4] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(picture))
-    (root / "ants" / "3x.png").write_bytes(b"no picture")
+        path.write_bytes(encoded(image))
+    (root / "ants" / "3x.png").write_bytes(b"no image")
     (root / "wasps" / "cut.png").write_bytes(encoded(noise(1)[0])[:100])
     return root
 
@@ -200,12 +200,12 @@ def test_equal_pixels_give_equal_vectors_to_the_bit(folder):
     """By array, folder, list of files, Dataset of files or Stream, without what cannot be read, in partial batches."""
     model, pixels = network(), noise(10)
     expected = extract(model, pixels, batch_size=4)
-    files = [encoded(picture) for picture in pixels]
+    files = [encoded(image) for image in pixels]
 
     def examples(seed):
         import tensorflow as tf
 
-        return tf.data.Dataset.from_tensor_slices(([*files[:3], b"no picture", *files[3:]], [0, 0, 0, 7, *LABELS[3:]]))
+        return tf.data.Dataset.from_tensor_slices(([*files[:3], b"no image", *files[3:]], [0, 0, 0, 7, *LABELS[3:]]))
 
     sources = {
         "folder": folder,
@@ -228,8 +228,8 @@ def test_equal_pixels_give_equal_vectors_to_the_bit(folder):
     np.testing.assert_allclose(scores / scores.sum(axis=1, keepdims=True), own, atol=1e-5)
 
 
-def test_the_network_sees_full_batches_and_every_picture_at_its_place(folder):
-    """A network that answers with the place of each picture in its batch, and the size of that."""
+def test_the_network_sees_full_batches_and_every_image_at_its_place(folder):
+    """A network that answers with the place of each image in its batch, and the size of that."""
     inputs = keras.Input((32, 32, 3))
     ones = keras.ops.ones_like(keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(1, 1)(inputs)))
     size = keras.ops.sum(ones, axis=0, keepdims=True) * ones
@@ -240,9 +240,9 @@ def test_the_network_sees_full_batches_and_every_picture_at_its_place(folder):
         np.testing.assert_array_equal(found, [[place, 4] for place in places])
 
 
-def test_a_folder_names_its_pictures_and_classes(folder, tmp_path):
+def test_a_folder_names_its_images_and_classes(folder, tmp_path):
     model = network()
-    with pytest.raises(ValueError, match=r"(?s)--skip-bad.*ants/3x.png: Expected a picture"):
+    with pytest.raises(ValueError, match=r"(?s)--skip-bad.*ants/3x.png: Expected an image"):
         extract(model, folder, batch_size=4)
     found = extract(model, folder, batch_size=4, skip_bad=True)
     assert found.names[:5] == ("ants/0.png", "ants/1.png", "ants/2.png", "ants/3.png", "bees/4.png")
@@ -258,7 +258,7 @@ def test_a_folder_names_its_pictures_and_classes(folder, tmp_path):
     assert parts.class_names == CLASSES and parts.names[0] == "train/ants/0.png"
 
 
-def test_sources_without_pictures(tmp_path):
+def test_sources_without_images(tmp_path):
     model = network()
     (tmp_path / "bad.png").write_bytes(b"")
     for source, message in ((tmp_path, "none of 1"), (noise(0), "none of 0"), ([], "none of 0")):
@@ -267,12 +267,12 @@ def test_sources_without_pictures(tmp_path):
     with pytest.raises(FileNotFoundError):
         extract(model, tmp_path / "nowhere")
     for source in (None, 5, [noise(1)[0]], [None]):
-        with pytest.raises(ValueError, match="`pictures` should be a folder.*Received: pictures="):
+        with pytest.raises(ValueError, match="`images` should be a folder.*Received: images="):
             extract(model, source)
     wrong = {"pooling": None, "endpoint": "stage9", "batch_size": 0}
     for name, given in [*wrong.items(), ("endpoint", ("stem", "stage1")), ("batch_size", 1.5), ("model", None)]:
         with pytest.raises(ValueError, match=rf"should be.*Received: {name}s?="):
-            extract(**{"model": model, "pictures": noise(1), name: given})
+            extract(**{"model": model, "images": noise(1), name: given})
 
 
 def test_no_number_is_no_feature():
@@ -299,7 +299,7 @@ def test_vectors_in_a_file(folder, tmp_path, suffix):
         expected.left_out,
     )
     assert found.settings == about == write_features(model, folder, out, batch_size=4)  # done already
-    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, "pictures"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, "images"]
     if suffix == ".npz":
         with np.load(out, allow_pickle=False) as file:
             assert set(file) == {"features", "names", "labels", "class_names", "settings"}
@@ -354,7 +354,7 @@ def test_after_sigkill_it_goes_on_and_the_file_is_the_same(folder, tmp_path):
         journal.write(b'[12, {"9": "')
     write_features(network(), folder, out, batch_size=4, progress=lambda *done: seen.append(done[0]))
     assert seen == [8, 12] and members(out) == members(whole)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npz", "pictures", "whole.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npz", "images", "whole.npz"]
 
 
 @pytest.mark.parametrize(
@@ -404,10 +404,10 @@ def members(path):
 
 
 def test_a_place_that_cannot_be_written(folder, tmp_path):
-    for name, error in (("out.csv", ValueError), ("nowhere/out.npz", OSError), ("pictures/", ValueError)):
+    for name, error in (("out.csv", ValueError), ("nowhere/out.npz", OSError), ("images/", ValueError)):
         with pytest.raises(error):
             write_features(network(), folder, tmp_path / name)
-    with pytest.raises(NotADirectoryError, match="Expected a folder of pictures"):
+    with pytest.raises(NotADirectoryError, match="Expected a folder of images"):
         write_features(network(), folder / "ants" / "0.png", tmp_path / "out.npz")
     for path in folder.rglob("*.png"):
         path.write_bytes(b"")
@@ -551,7 +551,7 @@ def test_neighbours_are_numpys():
     probe = nearest_neighbours(train, labels, test, expected, k=7)
     assert probe.predicted.tolist() == votes and probe.accuracy == 100 * (np.array(votes) == expected).mean()
     names = [f"{number}.png" for number in range(60)]
-    for number, row in enumerate(nearest_pictures(test, 5 * train, names, k=3)):
+    for number, row in enumerate(nearest_images(test, 5 * train, names, k=3)):
         assert [name for name, _ in row] == [names[n] for n in order[number, :3]]
         np.testing.assert_allclose([cosine for _, cosine in row], cosines[number, order[number, :3]], atol=1e-5)
 
@@ -565,8 +565,8 @@ def test_a_map_keeps_clusters_together(tmp_path):
     assert feature_map(vectors[:4]).shape == (4, 2)
     for shown in (labels, labels - 1):
         draw_feature_map(points, shown, CLASSES, tmp_path / "map.png", "a map")
-        with Image.open(tmp_path / "map.png") as picture:
-            assert len(picture.convert("RGB").getcolors(1 << 24)) > 3
+        with Image.open(tmp_path / "map.png") as image:
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 3
     with pytest.raises(ValueError, match="a label each that has a name"):
         draw_feature_map(points, labels + 9, CLASSES, tmp_path / "other.png")
 
@@ -591,7 +591,7 @@ def test_what_cannot_be_probed():
         with pytest.raises(ValueError, match="`k` should be from 1 to 30"):
             nearest_neighbours(vectors, labels, vectors, labels, k)
     with pytest.raises(ValueError, match="`names` should be 30"):
-        nearest_pictures(vectors, vectors, ["a"])
+        nearest_images(vectors, vectors, ["a"])
     for few in (vectors[:3], vectors[:, :1], vectors * 0):
         with pytest.raises(ValueError, match="four at least"):
             feature_map(few)
@@ -599,7 +599,7 @@ def test_what_cannot_be_probed():
 
 @pytest.fixture(scope="module")
 def cifar10(test_data):
-    """(5,000 training pictures, 2,000 test pictures): Datasets of tensorflow-datasets."""
+    """(5,000 training images, 2,000 test images): Datasets of tensorflow-datasets."""
     if not (test_data / "tfds" / "cifar10").is_dir():
         pytest.skip("KERAS_RESNET_TEST_DATA has no tfds/cifar10")
     from keras_resnet.data.sources import load_test
@@ -615,23 +615,23 @@ def resnet20(test_data):
 
 @pytest.mark.slow
 def test_a_linear_probe_is_as_good_as_the_network(cifar10, resnet20):
-    """Of github.com/akamaster/pytorch_resnet_cifar10, 8.27 % on all 10,000 test pictures."""
+    """Of github.com/akamaster/pytorch_resnet_cifar10, 8.27 % on all 10,000 test images."""
     train, test = (extract(resnet20, part) for part in cifar10)
-    scores = resnet20.predict(preprocessing(resnet20)(cifar10[1].test.pictures), batch_size=100, verbose=0)
+    scores = resnet20.predict(preprocessing(resnet20)(cifar10[1].test.images), batch_size=100, verbose=0)
     own = 100 * (scores.argmax(axis=1) == test.labels).mean()
     arguments = train.vectors, train.labels, test.vectors, test.labels
     assert abs(linear_probe(*arguments).accuracy - own) <= 1 and 90 < own < 93
     assert abs(nearest_neighbours(*arguments).accuracy - own) <= 2
 
 
-def test_by_folder_by_tfds_and_by_array_real_pictures_give_the_same(cifar10, resnet20, tmp_path):
+def test_by_folder_by_tfds_and_by_array_real_images_give_the_same(cifar10, resnet20, tmp_path):
     some = replace(cifar10[1], test=cifar10[1].test[:60])
     order = np.argsort(some.test.labels, kind="stable")
     for number in order:
         path = tmp_path / some.class_names[some.test.labels[number]] / f"{number:05d}.png"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(encoded(some.test.pictures[number]))
-    by_tfds, by_folder, by_array = (extract(resnet20, x, batch_size=32) for x in (some, tmp_path, some.test.pictures))
+        path.write_bytes(encoded(some.test.images[number]))
+    by_tfds, by_folder, by_array = (extract(resnet20, x, batch_size=32) for x in (some, tmp_path, some.test.images))
     np.testing.assert_array_equal(by_tfds.vectors, by_array.vectors)
     np.testing.assert_array_equal(by_tfds.vectors[order], by_folder.vectors)
     np.testing.assert_array_equal(by_tfds.labels[order], by_folder.labels)

@@ -4,13 +4,13 @@ import os
 
 import pytest
 
-from keras_resnet.files import replacing, sweep
+from keras_resnet.files import atomic_write, remove_leftovers
 
 
 def test_replacing_renames_when_the_block_ends_and_not_before(tmp_path):
     path = tmp_path / "model.weights.h5"
     path.write_text("old")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         assert temporary.parent == path.parent and temporary.name.endswith(".weights.h5")
         temporary.write_text("new")
         assert path.read_text() == "old"
@@ -20,7 +20,7 @@ def test_replacing_renames_when_the_block_ends_and_not_before(tmp_path):
 def test_replacing_leaves_nothing_behind_when_the_block_fails(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
@@ -30,7 +30,7 @@ def test_replacing_follows_links(tmp_path):
     target, link = tmp_path / "target.txt", tmp_path / "link.txt"
     target.write_text("old")
     link.symlink_to(target)
-    with replacing(link) as temporary:
+    with atomic_write(link) as temporary:
         temporary.write_text("new")
     assert link.is_symlink() and target.read_text() == "new"
 
@@ -40,19 +40,19 @@ def test_sweep_removes_what_a_killed_process_leaves_and_nothing_else(tmp_path):
     for path in kept:
         path.touch()
     for name in ("a.txt", "best_1.txt"):
-        with replacing(tmp_path / name) as temporary:
+        with atomic_write(tmp_path / name) as temporary:
             temporary.touch()
             left = temporary
         left.touch()
-    sweep(tmp_path, "a.txt", "best_*.txt")
+    remove_leftovers(tmp_path, "a.txt", "best_*.txt")
     assert {*tmp_path.iterdir()} == {*kept, tmp_path / "best_1.txt"}
 
 
 def test_replacing_says_what_is_wrong_with_the_folder(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="should exist.*absent"), replacing(tmp_path / "absent/a"):
+    with pytest.raises(FileNotFoundError, match="should exist.*absent"), atomic_write(tmp_path / "absent/a"):
         pass
-    with pytest.raises(IsADirectoryError, match="not a folder"), replacing(tmp_path):
+    with pytest.raises(IsADirectoryError, match="not a folder"), atomic_write(tmp_path):
         pass
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
-    with pytest.raises(PermissionError, match="should be writable"), replacing(tmp_path / "a"):
+    with pytest.raises(PermissionError, match="should be writable"), atomic_write(tmp_path / "a"):
         pass

@@ -1,4 +1,4 @@
-"""Fine-tuning: what stays as it was, what learns, and that it works on a few pictures of one's own."""
+"""Fine-tuning: what stays as it was, what learns, and that it works on a few images of one's own."""
 
 import json
 import signal
@@ -15,18 +15,19 @@ from PIL import Image
 
 from keras_resnet import create, load_model, predict
 from keras_resnet.data.datasets import Split, Stream
+from keras_resnet.data.prefetch import images_at
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.data.read_ahead import pictures_at
 from keras_resnet.data.sources import digits, load_dataset
-from keras_resnet.training.fit import train
+from keras_resnet.models.transforms import with_new_head
 from keras_resnet.training.recipes import get_recipe
-from keras_resnet.transfer.finetuning import draw_looks, finetune, with_new_head
+from keras_resnet.training.train import train
+from keras_resnet.transfer.finetuning import draw_looks, finetune
 
 NARROW = {"depths": (1, 1, 1), "widths": (4, 4, 4), "stem_width": 4}
 
 
 def body(classes=7, size=8, channels=1, seed=0):
-    """A small network that has learnt nothing and knows how its pictures are prepared."""
+    """A small network that has learnt nothing and knows how its images are prepared."""
     keras.utils.set_random_seed(seed)
     model = create("resnet20", input_shape=(size, size, channels), classes=classes, **NARROW)
     model.info = {"preprocessing": Preprocessing("tf", size, None, channels=channels).to_config()}
@@ -40,7 +41,7 @@ def few():
     return type(whole)(
         "few",
         whole.train[:120],
-        Split(whole.test.pictures[:40], whole.test.labels[:40]),
+        Split(whole.test.images[:40], whole.test.labels[:40]),
         whole.class_names,
         whole.preprocessing,
     )
@@ -132,10 +133,10 @@ def test_a_folder_is_not_overwritten_unasked_and_gone_on_with_only_as_it_was(few
 
 @pytest.mark.slow
 def test_networks_of_keras_applications_know_their_classes_afterwards(few, tmp_path):
-    """Their .keras files otherwise forget them, and how pictures are to be prepared."""
+    """Their .keras files otherwise forget them, and how images are to be prepared."""
     model = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3))
     colours = replace(few, preprocessing=Preprocessing("torch", 32, 32))
-    with pytest.raises(ValueError, match="how pictures are to be prepared"):
+    with pytest.raises(ValueError, match="how images are to be prepared"):
         finetune(model, colours, epochs=1)
     finetune(model, colours, tmp_path / "run", stages=0, epochs=1, mode="caffe")
     saved = load_model(tmp_path / "run" / "model.keras")
@@ -192,7 +193,7 @@ def test_on_several_devices(tmp_path):
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     tested, reported = map(float, done.stdout.splitlines()[-1].split())
-    assert tested == pytest.approx(reported, abs=0.3)  # a picture is 0.28 %
+    assert tested == pytest.approx(reported, abs=0.3)  # an image is 0.28 %
 
 
 def test_an_existing_network_on_several_devices_is_refused(few, monkeypatch):
@@ -206,14 +207,14 @@ def test_a_batch_is_no_larger_than_the_data_set(few):
     assert result.phases["head"]["recipe"]["batch_size"] == 20
 
 
-def test_pictures_of_a_stream_are_looked_at(few, tmp_path):
+def test_images_of_a_stream_are_looked_at(few, tmp_path):
     """Of a prepared set larger than memory, the same ones are drawn."""
     split = few.test
     streamed = replace(
-        few, test=Stream(lambda seed: tf.data.Dataset.from_tensor_slices((split.pictures, split.labels)), 40)
+        few, test=Stream(lambda seed: tf.data.Dataset.from_tensor_slices((split.images, split.labels)), 40)
     )
     numbers = [7, 0, 33]
-    np.testing.assert_array_equal(pictures_at(streamed.test, numbers), pictures_at(split, numbers))
+    np.testing.assert_array_equal(images_at(streamed.test, numbers), images_at(split, numbers))
     model = body(10)
     model.info["class_names"] = list(few.class_names)
     for dataset, name in ((few, "a.png"), (streamed, "b.png")):
@@ -224,8 +225,8 @@ def test_pictures_of_a_stream_are_looked_at(few, tmp_path):
 @pytest.mark.slow
 def test_ants_and_bees(test_data, tmp_path):
     """Photographs of one's own, from CIFAR-10's weights: the answer has their names."""
-    pictures = load_dataset(test_data / "hymenoptera", skip_bad=True)
-    result = finetune("resnet20", pictures, tmp_path / "run", weights="cifar10", stages=1, epochs=3)
+    images = load_dataset(test_data / "hymenoptera", skip_bad=True)
+    result = finetune("resnet20", images, tmp_path / "run", weights="cifar10", stages=1, epochs=3)
     (answer,) = predict(result.model, [sorted((test_data / "hymenoptera" / "val" / "ants").glob("*.jpg"))[0]], top=1)
     assert answer.classes[0][1] in ("ants", "bees")
     assert result.phases[result.best]["top1_accuracy"] > 0.55
@@ -237,11 +238,11 @@ def test_ants_and_bees(test_data, tmp_path):
         ({"stages": 5}, "`stages` should be an integer from 0 to 4"),
         ({"batch_norm": "none"}, "frozen"),
         ({"epoch": 2}, "epochs"),
-        ({"batch_size": 500}, "at most the number of training pictures"),
+        ({"batch_size": 500}, "at most the number of training images"),
         ({"head_epochs": 0}, "epochs"),
         ({"ema_decay": 0.9}, "`recipe` should have `ema_decay` 0"),
         ({"mode": "pytorch", "model": "unknown"}, "torch"),
-        ({"model": "unknown"}, "should have weights that say how pictures are to be prepared"),
+        ({"model": "unknown"}, "should have weights that say how images are to be prepared"),
     ],
 )
 def test_bad_input(changes, message, few, tmp_path):
@@ -254,7 +255,7 @@ def test_bad_input(changes, message, few, tmp_path):
 
 
 def test_a_single_class_is_refused(few):
-    one = Split(few.train.pictures, np.zeros(120, "int32"))
+    one = Split(few.train.images, np.zeros(120, "int32"))
     with pytest.raises(ValueError, match="two classes at least"):
         finetune(body(), replace(few, train=one, test=one, class_names=("digit",)), epochs=1)
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import pictures, randomise
+from conftest import images, randomise
 from keras import layers
 from test_network import DISTINCT, narrow
 
 from keras_resnet import build, create, fold_batch_norm, get_spec, list_models
 from keras_resnet.data.datasets import natural_preprocessing
-from keras_resnet.models import tell
+from keras_resnet.models.preprocessing import set_preprocessing
 
 
 def answers(model, x):
@@ -22,7 +22,7 @@ def answers(model, x):
 
 def calm(model):
     """Random gates, open or shut, make chaos of rounding errors, and hundreds of random blocks no number at all."""
-    if model.spec.se_ratio or model.spec.layers > 200:
+    if model.spec.se_ratio or model.spec.depth > 200:
         for layer in model.layers:
             if isinstance(layer, layers.BatchNormalization):
                 layer.gamma.assign(layer.gamma * 0.5)
@@ -31,7 +31,7 @@ def calm(model):
 
 def folded(model, x=None):
     """A randomised model, folded; asserts that it answers as before."""
-    x = pictures(2, *model.input_shape[1:]) if x is None else x
+    x = images(2, *model.input_shape[1:]) if x is None else x
     model = randomise(model)
     expected, copy = answers(calm(model) if getattr(model, "spec", None) else model, x), fold_batch_norm(model)
     assert np.isfinite(expected).all()
@@ -53,7 +53,7 @@ def test_a_narrow_network_of_every_kind_is_folded_to_the_same_logits(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list_models())
 def test_every_network_is_folded_to_the_same_logits(name):
-    """At its width and depth, on small pictures."""
+    """At its width and depth, on small images."""
     folded(build(get_spec(name), input_shape=(32, 32, 3), classifier_activation=None))
 
 
@@ -92,7 +92,7 @@ def test_of_preactivation_networks_what_follows_sums_and_pooling_stays():
 
 def test_what_belongs_to_the_network_stays_with_it(tmp_path):
     model = create("resnet20", classifier_activation=None)
-    tell(model, natural_preprocessing((32, 32, 3)), "torch")
+    set_preprocessing(model, natural_preprocessing((32, 32, 3)), "torch")
     before = dict(model.info)
     copy = folded(model)
     assert copy.spec == model.spec and copy.info == before | {"unfolded": []}
@@ -100,7 +100,7 @@ def test_what_belongs_to_the_network_stays_with_it(tmp_path):
     assert copy.name == model.name and copy.layers[0].name == model.layers[0].name
     assert {*names(copy, layers.Layer)} == {name for name in names(model, layers.Layer) if not name.endswith("_bn")}
     copy.save(tmp_path / "folded.keras")
-    x = pictures(2, 32, 32, 3)
+    x = images(2, 32, 32, 3)
     np.testing.assert_array_equal(answers(keras.saving.load_model(tmp_path / "folded.keras"), x), answers(copy, x))
 
 
@@ -110,7 +110,7 @@ def test_weights_and_policies_are_copies():
     copy = fold_batch_norm(model)
     assert copy.get_layer("conv2_block1_1_conv").dtype_policy.name == "mixed_bfloat16"
     assert copy.output.dtype == "float32"
-    x = pictures(2, 32, 32, 3)
+    x = images(2, 32, 32, 3)
     expected = answers(copy, x)
     for weight in model.weights:
         weight.assign(weight * 0)

@@ -15,7 +15,7 @@ CLASSES = [65, 970, 230, 65]
 
 @pytest.fixture
 def folder(tmp_path):
-    """Four pictures, each of a colour of its own, as ImageNet's validation pictures are called."""
+    """Four images, each of a colour of its own, as ImageNet's validation images are called."""
     path = tmp_path / "val"
     path.mkdir()
     for number, name in enumerate(NAMES):
@@ -58,7 +58,7 @@ def test_every_label_file_says_the_same(form, folder):
     dataset = load_test(folder, labels=FORMS[form](folder))
     assert dataset.test.labels.tolist() == CLASSES and dataset.train is None
     assert dataset.class_names == (None if form == "caffe" else tuple(IDS))
-    shades = [Image.open(picture).getpixel((5, 5))[0] for picture in dataset.test.pictures]
+    shades = [Image.open(image).getpixel((5, 5))[0] for image in dataset.test.images]
     np.testing.assert_allclose(shades, [0, 60, 120, 180], atol=3)
 
 
@@ -77,7 +77,7 @@ def test_names_with_blanks_and_folders(tmp_path):
 
 
 def _columns(split):
-    return split.pictures.tolist(), split.labels.tolist()
+    return split.images.tolist(), split.labels.tolist()
 
 
 def test_a_class_a_line_may_have_blanks(folder):
@@ -97,9 +97,9 @@ def test_a_part_of_the_folder_needs_a_part_of_the_file(folder):
         (lambda folder: folder.parent / "none.txt", "there is none"),
         (lambda folder: written(folder, [""]), "which is empty"),
         (lambda folder: written(folder, [f"{NAMES[0]} 3"]), r"without 3 of 4, such as \['ILSVRC2012_val_00000002"),
-        (lambda folder: written(folder, [f"{NAMES[0]} 3", NAMES[1]]), "one class for each picture.*None"),
+        (lambda folder: written(folder, [f"{NAMES[0]} 3", NAMES[1]]), "one class for each image.*None"),
         (lambda folder: written(folder, [f"{NAMES[0]} 3", f"{NAMES[0]} 4"]), "with '3' and '4' for 'ILSVRC"),
-        (lambda folder: written(folder, IDS[:3]), "a class for each of 4 pictures.*with 3 lines"),
+        (lambda folder: written(folder, IDS[:3]), "a class for each of 4 images.*with 3 lines"),
         (lambda folder: written(folder, list("1234")), "meta.mat"),
         (lambda folder: folder / NAMES[0], "should be a text file"),
     ],
@@ -138,8 +138,8 @@ def test_class_folders_are_tested_as_a_whole(inside, split, count, class_folders
     assert len(dataset.test) == count and dataset.class_names[:2] == ("ant", "bee")
 
 
-def test_unreadable_pictures_are_listed(class_folders):
-    (class_folders / "val" / "bee" / "1.png").write_bytes(b"no picture")
+def test_unreadable_images_are_listed(class_folders):
+    (class_folders / "val" / "bee" / "1.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="1 unreadable.*\n.*1.png"):
         load_test(class_folders)
     dataset = load_test(class_folders, skip_bad=True)

@@ -15,7 +15,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import REFERENCES, pictures, randomise
+from conftest import REFERENCES, images, randomise
 
 from keras_resnet import ResNet20, build, create, get_spec, load_weights, preprocessing, save_weights
 from keras_resnet.data.preprocessing import Preprocessing
@@ -29,7 +29,7 @@ def predict(model, x):
 
 
 def logits(model):
-    return predict(model, pictures(2, 32, 32, 3))
+    return predict(model, images(2, 32, 32, 3))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_a_model_of_the_hub_brings_its_preprocessing(trained, server, tmp_path):
         "print(k.preprocessing(m)); y = m(numpy.load(sys.argv[2]), training=False);"
         "numpy.save(sys.argv[1], keras.ops.convert_to_numpy(y))"
     )
-    np.save(tmp_path / "x.npy", pictures(2, 32, 32, 3))
+    np.save(tmp_path / "x.npy", images(2, 32, 32, 3))
     environment = {**os.environ, "HF_ENDPOINT": server, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run(
         [sys.executable, "-c", script, tmp_path / "y.npy", tmp_path / "x.npy"],
@@ -148,7 +148,7 @@ def test_other_input_channels_adapt_the_first_kernel(channels, trained):
     with pytest.warns(UserWarning, match=f"for {channels}") as caught:
         adapted = create("resnet20", weights=folder / "weights.pth", input_shape=(32, 32, channels))
     assert len(caught) == 1
-    grey = pictures(2, 32, 32, 1)
+    grey = images(2, 32, 32, 1)
     expected = predict(model, np.repeat(grey, 3, axis=-1))
     answer = predict(adapted, np.repeat(grey, channels, axis=-1))
     if channels in (1, 6):  # 2 and 4 do not weigh the colours evenly, as in timm (test_parity.py)
@@ -221,7 +221,7 @@ def test_our_own_files_say_how_the_network_was_arranged(name, suffix, tmp_path):
     save_weights(model, tmp_path / f"out{suffix}")
     asked = {"resnet50": "resnet50_v1_5", "resnet50_v1_5": "resnet50", "resnetv2_50": "resnet50v2"}.get(name, name)
     loaded = create(asked, weights=tmp_path / f"out{suffix}", input_shape=(64, 64, 3), **small)
-    x = pictures(2, 64, 64, 3)
+    x = images(2, 64, 64, 3)
     np.testing.assert_allclose(predict(loaded, x), predict(model, x), rtol=1e-5, atol=1e-6)
 
 
@@ -254,7 +254,7 @@ def test_layers_in_front_of_an_input_tensor_are_not_the_networks(trained):
     inputs = keras.Input((32, 32, 5))
     adapter = keras.layers.Conv2D(3, 1, name="adapter")
     model = create("resnet20", weights=trained[1] / "weights.pth", input_tensor=adapter(inputs))
-    x = pictures(2, 32, 32, 5)
+    x = images(2, 32, 32, 5)
     expected = predict(trained[0], keras.ops.convert_to_numpy(adapter(x)))
     np.testing.assert_allclose(predict(model, x), expected, rtol=1e-4, atol=1e-5)
 
@@ -274,7 +274,7 @@ def test_the_keras_rows_of_the_catalog_have_keras_own_hashes():
         assert (source.digest, source.headless[1]) == tuple(f"md5:{digest}" for digest in WEIGHTS_HASHES[name])
 
 
-def test_what_pictures_a_file_is_for_is_not_guessed(tmp_path):
+def test_what_images_a_file_is_for_is_not_guessed(tmp_path):
     """Ten classes in torch's names may be anybody's; ImageNet's are known by their number, published files by name."""
     small = {"depths": (1, 1, 1, 1), "widths": (4, 8, 8, 8), "stem_width": 4}
     for classes, name, resize in (
@@ -296,7 +296,7 @@ def test_timms_config_json_beside_the_weights_is_heard(trained):
 
 
 def test_size_and_channels_come_with_the_weights(tmp_path):
-    """A network for 8x8 grey pictures, in a file of ours, is built for 8x8 grey pictures."""
+    """A network for 8x8 grey images, in a file of ours, is built for 8x8 grey images."""
     model = randomise(create("resnet20", input_shape=(8, 8, 1)))
     model.info["preprocessing"] = Preprocessing("tf", 8, None, channels=1).to_config()
     for suffix in (".safetensors", ".keras", ".h5", ".weights.h5"):
@@ -306,7 +306,7 @@ def test_size_and_channels_come_with_the_weights(tmp_path):
             loaded = create("resnet20", weights=tmp_path / f"grey{suffix}")
         assert loaded.input_shape == (None, 8, 8, 1)
         assert preprocessing(loaded) == preprocessing(model)
-        x = pictures(2, 8, 8, 1)
+        x = images(2, 8, 8, 1)
         np.testing.assert_array_equal(predict(loaded, x), predict(model, x))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import pictures, randomise
+from conftest import images, randomise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -38,7 +38,7 @@ DISTINCT = {narrow(get_spec(name)): name for name in list_models()}  # those tha
 def test_every_variant_builds_trains_one_step_and_round_trips(name, tmp_path):
     spec = narrow(get_spec(name))
     model = build(spec, classes=5, input_shape=(32, 40, 3), name=name)
-    x, y = pictures(4, 32, 40, 3), np.array([0, 1, 2, 3])
+    x, y = images(4, 32, 40, 3), np.array([0, 1, 2, 3])
     before = [np.array(weight) for weight in model.weights]
     model.compile("sgd", "sparse_categorical_crossentropy")
     model.fit(x, y, verbose=0)
@@ -104,7 +104,7 @@ def test_random_specifications_keep_their_promises(spec, size, channels, known, 
     assert stages[-1].shape[1:3] == tuple(-(-side // spec.stride) for side in size)
     assert spec.stride <= spec.output_stride
 
-    x = pictures(2, *size, channels)
+    x = images(2, *size, channels)
     answer = predict(randomise(model), x)
     assert answer.shape == (2, 3)
     np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-4)
@@ -126,7 +126,7 @@ def test_a_dilated_network_is_the_dense_form_of_the_strided_one(name, size):
         build(replace(spec, output_stride=stride), include_top=False, input_shape=(*size, 3)) for stride in (32, 16)
     )
     dense.set_weights(randomise(strided).get_weights())
-    x = pictures(1, *size, 3)
+    x = images(1, *size, 3)
     np.testing.assert_allclose(predict(dense, x)[:, ::2, ::2], predict(strided, x), rtol=1e-3, atol=1e-3)
 
 
@@ -143,7 +143,7 @@ def test_zero_init_makes_every_block_the_identity():
         model = build(spec, include_top=False, input_shape=(32, 32, 3))
         last, first = (model.get_layer(f"conv5_block{i}_out").output for i in (2, 1))
         probe = keras.Model(model.input, [first, last])
-        first, last = (keras.ops.convert_to_numpy(y) for y in probe(pictures(2, 32, 32, 3)))
+        first, last = (keras.ops.convert_to_numpy(y) for y in probe(images(2, 32, 32, 3)))
         if name != "resnet50v2":
             np.testing.assert_allclose(np.maximum(first, 0), last, atol=1e-6)
         else:
@@ -155,7 +155,7 @@ def test_shortcut_a_subsamples_and_pads_with_zeros():
     model = randomise(build(spec, classes=10))
     block = model.get_layer("conv3_block1_add")
     around = keras.Model(model.input, [block.input[0], model.get_layer("conv2_block1_out").output])
-    shortcut, x = (keras.ops.convert_to_numpy(y) for y in around(pictures(2, 32, 32, 3)))
+    shortcut, x = (keras.ops.convert_to_numpy(y) for y in around(images(2, 32, 32, 3)))
     np.testing.assert_array_equal(shortcut[..., 8:24], x[:, ::2, ::2])
     assert not shortcut[..., :8].any() and not shortcut[..., 24:].any()
 
@@ -176,7 +176,7 @@ def test_without_initialisation_kernels_are_zero_but_the_layers_remember():
     assert all(np.any(clone.get_layer(layer.name).kernel) for layer in kernels)
 
 
-def test_drop_path_drops_whole_pictures():
+def test_drop_path_drops_whole_images():
     spec = replace(get_spec("resnet20"), drop_path=0.5)
     layer = build(spec, classes=10).get_layer("conv4_block3_drop_path")
     y = keras.ops.convert_to_numpy(layer(np.ones((200, 4, 4, 3), "float32"), training=True)).reshape(200, -1)
@@ -190,7 +190,7 @@ def test_channels_first_computes_the_same(name):
     last = randomise(build(spec, classes=4, input_shape=(33, 40, 3)))
     first = build(replace(spec, data_format="channels_first"), classes=4, input_shape=(3, 33, 40))
     first.set_weights(last.get_weights())
-    x = pictures(2, 33, 40, 3)
+    x = images(2, 33, 40, 3)
     np.testing.assert_allclose(predict(first, np.moveaxis(x, -1, 1)), predict(last, x), rtol=1e-4, atol=1e-5)
 
 
@@ -200,7 +200,7 @@ def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32():
     assert model.get_layer("conv5_block1_out").output.dtype == "bfloat16"
     assert model.output.dtype == "float32"
     model.compile("sgd", "sparse_categorical_crossentropy")
-    model.fit(pictures(4, 32, 32, 3), np.arange(4), verbose=0)
+    model.fit(images(4, 32, 32, 3), np.arange(4), verbose=0)
     assert all(np.isfinite(weight).all() for weight in model.weights)
 
 
@@ -227,7 +227,7 @@ def test_one_model_of_any_size():
     model = randomise(build(get_spec("resnet20"), classes=10, input_shape=(None, None, 3)))
     fixed = build(get_spec("resnet20"), classes=10, input_shape=(48, 33, 3))
     fixed.set_weights(model.get_weights())
-    x = pictures(1, 48, 33, 3)
+    x = images(1, 48, 33, 3)
     np.testing.assert_allclose(predict(model, x), predict(fixed, x), rtol=1e-5)
 
 
@@ -247,9 +247,9 @@ def test_the_deepest_networks_save_load_and_clone(name, tmp_path):
     model.save(tmp_path / "deep.keras")
     script = (
         "import sys, keras, keras_resnet; m = keras.saving.load_model(sys.argv[1]); keras.models.clone_model(m);"
-        "print(keras.Model(m.input, m.get_layer('conv4_block1_out').output).output_shape, m.spec.layers)"
+        "print(keras.Model(m.input, m.get_layer('conv4_block1_out').output).output_shape, m.spec.depth)"
     )
     path = str(tmp_path / "deep.keras")
     done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split()[-1] == str(get_spec(name).layers)
+    assert done.stdout.split()[-1] == str(get_spec(name).depth)

@@ -29,7 +29,7 @@ def assert_close(ours, theirs, relative=1e-5):
 
 
 def reference(name):
-    """(spec, path of the weights, pictures and logits)."""
+    """(spec, path of the weights, images and logits)."""
     row = INDEX[name]
     return replace(get_spec(row["variant"]), **row["spec"]), NARROW / f"{row['weights']}.safetensors", row
 

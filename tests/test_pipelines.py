@@ -1,4 +1,4 @@
-"""The way of pictures to the device: every picture once a pass, the same for a seed, from any step on."""
+"""The way of images to the device: every image once a pass, the same for a seed, from any step on."""
 
 import io
 from dataclasses import replace
@@ -11,9 +11,9 @@ from scipy.stats import hypergeom
 from keras_resnet import Recipe, from_arrays
 from keras_resnet.data import datasets
 from keras_resnet.data.datasets import Dataset, Split, Stream
-from keras_resnet.data.draws import NumPyDraws, TensorFlowDraws
 from keras_resnet.data.pipelines import _numpy_batches, evaluation_batches, training_batches
 from keras_resnet.data.preprocessing import Normalization, Preprocessing
+from keras_resnet.data.random_numbers import NumPyRandom, TensorFlowRandom
 
 PLAIN = Recipe(epochs=1, batch_size=10)
 BARE = Recipe(epochs=1, batch_size=25)
@@ -25,34 +25,34 @@ AS_THEY_ARE = Preprocessing(Normalization(divisor=1.0), size=8, resize=None, cha
 
 @pytest.fixture
 def numbered():
-    """103 pictures, each filled with its number, of four classes."""
-    pictures = np.broadcast_to(np.arange(103, dtype="uint8")[:, None, None, None], (103, 8, 8, 1))
-    return from_arrays((pictures, np.arange(103) % 4), (pictures[:23], np.arange(23) % 4), preprocessing=AS_THEY_ARE)
+    """103 images, each filled with its number, of four classes."""
+    images = np.broadcast_to(np.arange(103, dtype="uint8")[:, None, None, None], (103, 8, 8, 1))
+    return from_arrays((images, np.arange(103) % 4), (images[:23], np.arange(23) % 4), preprocessing=AS_THEY_ARE)
 
 
 def files(dataset):
-    """The same pictures as PNG files in memory."""
+    """The same images as PNG files in memory."""
 
     def encoded(split):
-        return Split(np.array([png(picture) for picture in split.pictures], object), split.labels)
+        return Split(np.array([png(image) for image in split.images], object), split.labels)
 
     return replace(dataset, train=encoded(dataset.train), test=encoded(dataset.test))
 
 
-def png(picture):
+def png(image):
     buffer = io.BytesIO()
-    Image.fromarray(picture[..., 0]).save(buffer, "PNG")
+    Image.fromarray(image[..., 0]).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def stream(dataset):
-    """The same pictures, one after another."""
+    """The same images, one after another."""
     import tensorflow as tf
 
     whole = files(dataset)
 
     def examples(seed):
-        found = tf.data.Dataset.from_tensor_slices((whole.train.pictures.tolist(), whole.train.labels))
+        found = tf.data.Dataset.from_tensor_slices((whole.train.images.tolist(), whole.train.labels))
         return found if seed is None else found.shuffle(len(whole.train), seed=seed)
 
     return replace(dataset, train=Stream(examples, len(whole.train)))
@@ -62,20 +62,20 @@ KINDS = {"pixels": lambda dataset: dataset, "files": files, "stream": stream}
 
 
 def numbers(batches):
-    """The numbers of the pictures in some batches."""
-    return [int(number) for pictures, _ in batches for number in np.asarray(pictures)[:, 4, 4, 0]]
+    """The numbers of the images in some batches."""
+    return [int(number) for images, _ in batches for number in np.asarray(images)[:, 4, 4, 0]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_picture_comes_once_in_every_pass_and_each_pass_is_another(kind, numbered):
+def test_every_image_comes_once_in_every_pass_and_each_pass_is_another(kind, numbered):
     dataset = KINDS[kind](numbered)
     seen = numbers(training_batches(dataset, PLAIN, 31, seed=3))
     passes = [seen[start : start + 103] for start in (0, 103, 206)]
     assert all(sorted(one) == list(range(103)) for one in passes)
     assert passes[0] != passes[1] != passes[2] and passes[0] != list(range(103))
     assert abs(np.corrcoef(passes[0], passes[1])[0, 1]) < 0.35, "independent: 1/sqrt(103) is one deviation"
-    for pictures, labels in training_batches(dataset, PLAIN, 2):
-        np.testing.assert_array_equal(np.argmax(labels, -1), np.asarray(pictures)[:, 4, 4, 0] % 4)
+    for images, labels in training_batches(dataset, PLAIN, 2):
+        np.testing.assert_array_equal(np.argmax(labels, -1), np.asarray(images)[:, 4, 4, 0] % 4)
 
 
 @pytest.mark.parametrize("count", [250, 2500])
@@ -114,7 +114,7 @@ def test_machines_share_a_batch_without_changing_it(kind, numbered):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_repeated_augmentation_shows_each_picture_so_often_in_a_row(kind, numbered):
+def test_repeated_augmentation_shows_each_image_so_often_in_a_row(kind, numbered):
     seen = numbers(training_batches(KINDS[kind](numbered), replace(PLAIN, repeats=3), 7, first=1))
     before = numbers(training_batches(KINDS[kind](numbered), replace(PLAIN, repeats=3), 1))
     runs = np.array((before + seen)[:78]).reshape(-1, 3)
@@ -130,10 +130,10 @@ def test_without_tensorflow_the_order_has_the_same_laws(numbered):
     assert rest == whole[11:] and all(y == [number % 4 for number in x] for x, y in whole)
 
 
-def test_padding_moves_the_picture_and_no_more():
-    picture = np.zeros((8, 8, 1), "uint8")
-    picture[4, 4] = 200
-    dataset = from_arrays((np.stack([picture] * 64), np.zeros(64, int)), preprocessing=AS_THEY_ARE)
+def test_padding_moves_the_image_and_no_more():
+    image = np.zeros((8, 8, 1), "uint8")
+    image[4, 4] = 200
+    dataset = from_arrays((np.stack([image] * 64), np.zeros(64, int)), preprocessing=AS_THEY_ARE)
     recipe = Recipe(epochs=1, batch_size=32, crop="pad", padding=2)
     places = {
         tuple(np.argwhere(x)[0, :2]) for xs, _ in training_batches(dataset, recipe, 12) for x in np.asarray(xs)[..., :]
@@ -141,7 +141,7 @@ def test_padding_moves_the_picture_and_no_more():
     assert places == {(row, column) for row in range(2, 7) for column in range(2, 7)}
 
 
-def test_test_pictures_come_in_order_once_as_the_preprocessing_wants_them(numbered):
+def test_test_images_come_in_order_once_as_the_preprocessing_wants_them(numbered):
     for dataset in (numbered, files(numbered)):
         batches = list(evaluation_batches(dataset.test, dataset, 10))
         assert [len(x) for x, _ in batches] == [10, 10, 3]
@@ -156,8 +156,8 @@ def test_photographs_are_tested_as_they_are_predicted(test_data):
     preprocessing = Preprocessing("torch", size=224, resize=256)
     split = Split(np.array([path.read_bytes() for path in paths], object), np.zeros(8, "int32"))
     dataset = Dataset("photographs", split, split, ("all",), preprocessing)
-    ((pictures, _),) = evaluation_batches(split, dataset, 8)
-    assert np.abs(np.asarray(pictures) - preprocessing(paths)).mean() < 0.01
+    ((images, _),) = evaluation_batches(split, dataset, 8)
+    assert np.abs(np.asarray(images) - preprocessing(paths)).mean() < 0.01
 
 
 def test_mixing_keeps_the_shares_of_a_whole(numbered):
@@ -167,7 +167,7 @@ def test_mixing_keeps_the_shares_of_a_whole(numbered):
     assert np.unique(np.round(labels, 5)).tolist() == pytest.approx([0.025, 0.925])
 
 
-@pytest.mark.parametrize("draws", [NumPyDraws, TensorFlowDraws])
+@pytest.mark.parametrize("draws", [NumPyRandom, TensorFlowRandom])
 def test_draws_follow_their_laws_and_nothing_but_seed_and_step(draws):
     made = draws(1, 2, (4000, slice(1000, 3000)))
     uniform, normal = np.asarray(made.uniform(2)), np.asarray(made.normal(2))
@@ -182,10 +182,10 @@ def test_draws_follow_their_laws_and_nothing_but_seed_and_step(draws):
 
 def test_large_sets_are_read_from_their_files(numbered, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "MEMORY_SHARE", 0)
-    for number, picture in enumerate(numbered.train.pictures):
+    for number, image in enumerate(numbered.train.images):
         path = tmp_path / str(number % 4) / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(png(picture))
+        path.write_bytes(png(image))
     from keras_resnet import load_dataset
 
     found = replace(load_dataset(tmp_path), preprocessing=AS_THEY_ARE)
@@ -198,10 +198,10 @@ def test_large_sets_are_read_from_their_files(numbered, tmp_path, monkeypatch):
 def test_pixels_come_in_the_channels_that_are_wanted(channels):
     """Grey ones for a colour network, and the other way round, by Pillow's weights."""
     generator = np.random.default_rng(0)
-    pictures = generator.integers(0, 256, (6, 8, 8, 4 - channels), "uint8")
+    images = generator.integers(0, 256, (6, 8, 8, 4 - channels), "uint8")
     mode, given = ("RGB", "L") if channels == 3 else ("L", "RGB")
-    expected = [np.asarray(Image.fromarray(picture.squeeze(), given).convert(mode)) for picture in pictures]
-    dataset = from_arrays((pictures, [0, 1] * 3), (pictures, [0, 1] * 3))
+    expected = [np.asarray(Image.fromarray(image.squeeze(), given).convert(mode)) for image in images]
+    dataset = from_arrays((images, [0, 1] * 3), (images, [0, 1] * 3))
     dataset = replace(dataset, preprocessing=replace(AS_THEY_ARE, channels=channels))
     (shown, _), *_ = evaluation_batches(dataset.test, dataset, 6)
     np.testing.assert_allclose(np.squeeze(shown), expected, atol=1)

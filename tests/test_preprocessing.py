@@ -1,4 +1,4 @@
-"""Pictures as networks want them: compared with keras.applications, torchvision, timm and Pillow."""
+"""Images as networks want them: compared with keras.applications, torchvision, timm and Pillow."""
 
 import json
 import os
@@ -13,18 +13,18 @@ import pytest
 from keras.applications import imagenet_utils
 from PIL import Image
 
-from keras_resnet.data.pictures import find_pictures
+from keras_resnet.data.image_files import find_images
 from keras_resnet.data.preprocessing import MODES, Normalization, Preprocessing, preprocess_input
 
-REFERENCES = np.load(Path(__file__).parent / "references" / "pictures.npz")
+REFERENCES = np.load(Path(__file__).parent / "references" / "images.npz")
 PIXELS = [name for name in REFERENCES.files if name.startswith(("wide", "tall", "grey"))]
 TIMM = [name for name in REFERENCES.files if name.startswith("timm") and not name.endswith("cfg")]
 AS_THEY_ARE = Normalization(divisor=1.0)
 
 
-def reference_picture(name="wide"):
-    picture = REFERENCES["picture"]
-    return {"wide": picture, "tall": picture.transpose(1, 0, 2), "grey": picture[..., 0]}[name]
+def reference_image(name="wide"):
+    image = REFERENCES["image"]
+    return {"wide": image, "tall": image.transpose(1, 0, 2), "grey": image[..., 0]}[name]
 
 
 def random_images(rank, data_format="channels_last", dtype="float32"):
@@ -148,18 +148,18 @@ def test_resize_and_crop_equal_those_of_torchvision(key):
         interpolation=interpolation,
         channels=expected.shape[-1],
     )
-    np.testing.assert_array_equal(prepare(reference_picture(name))[0], expected)
+    np.testing.assert_array_equal(prepare(reference_image(name))[0], expected)
 
 
 def test_network_input_equals_that_of_torchvision():
-    found = Preprocessing(mode="torch", resize=40, size=32)(reference_picture())
+    found = Preprocessing(mode="torch", resize=40, size=32)(reference_image())
     np.testing.assert_allclose(found[0], REFERENCES["torchvision_40_32"], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("key", TIMM)
 def test_network_input_equals_that_of_timm(key):
     prepare = Preprocessing.from_timm(json.loads(str(REFERENCES[f"{key}_cfg"])))
-    np.testing.assert_allclose(prepare(reference_picture())[0], REFERENCES[key], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(prepare(reference_image())[0], REFERENCES[key], rtol=1e-6, atol=1e-6)
 
 
 def test_timm_rows_that_cannot_be_followed_are_refused():
@@ -205,9 +205,9 @@ def test_impossible_rows_are_refused():
             Preprocessing(**{"mode": "torch"} | values)
 
 
-def test_pictures_of_every_kind_make_the_same_input(tmp_path):
-    pixels = reference_picture()
-    path = tmp_path / "picture.png"
+def test_images_of_every_kind_make_the_same_input(tmp_path):
+    pixels = reference_image()
+    path = tmp_path / "image.png"
     Image.fromarray(pixels).save(path)
     prepare = Preprocessing(mode="caffe", size=20, resize=30)
     kinds = [path, str(path), Image.open(path), Image.fromarray(pixels), pixels, path.read_bytes()]
@@ -221,7 +221,7 @@ def test_pictures_of_every_kind_make_the_same_input(tmp_path):
 
 
 def test_grey_arrays_in_both_shapes_and_both_ways():
-    grey = reference_picture("grey")
+    grey = reference_image("grey")
     prepare = Preprocessing(mode=AS_THEY_ARE, size=20, resize=None, channels=1)
     assert prepare(grey).shape == (1, 20, 20, 1)
     np.testing.assert_array_equal(prepare(grey), prepare(grey[..., None]))
@@ -230,7 +230,7 @@ def test_grey_arrays_in_both_shapes_and_both_ways():
 
 
 @pytest.mark.parametrize("size", [(1, 20_000_000), (20_000_000, 1)])
-def test_longest_thinnest_pictures_show_their_middle(size):
+def test_longest_thinnest_images_show_their_middle(size):
     """Resized whole, this would have 256 x 5,120,000,000 pixels: more than Pillow can count."""
     pixels = np.zeros(size, "uint8")
     pixels.ravel()[9_999_999:10_000_001] = 255
@@ -241,7 +241,7 @@ def test_longest_thinnest_pictures_show_their_middle(size):
 @pytest.mark.parametrize("size", [(5, 190), (191, 5), (3, 200)])
 @pytest.mark.parametrize("resize", [9, 5])
 @pytest.mark.parametrize("interpolation", ["bilinear", "lanczos"])
-def test_long_thin_pictures_are_cropped_as_if_resized_whole(size, resize, interpolation):
+def test_long_thin_images_are_cropped_as_if_resized_whole(size, resize, interpolation):
     """Which for these sizes is cheap. Of little contrast, so that nothing is clipped between Pillow's two passes."""
     image = Image.fromarray(np.random.default_rng(0).integers(100, 156, (*size, 3), "uint8"))
     found = Preprocessing(mode=AS_THEY_ARE, size=8, resize=resize, interpolation=interpolation)(image)[0]
@@ -261,7 +261,7 @@ def test_long_thin_pictures_are_cropped_as_if_resized_whole(size, resize, interp
         ("cifar", 255, (0.4914 + 0.4822 + 0.4465) / 3, (0.2470 + 0.2435 + 0.2616) / 3),
     ],
 )
-def test_grey_pictures_get_the_means_of_the_three_channels_values(mode, divisor, mean, std):
+def test_grey_images_get_the_means_of_the_three_channels_values(mode, divisor, mean, std):
     colour = Preprocessing(mode, size=16, resize=None)
     grey = colour.for_channels(1)
     pixels = np.arange(256, dtype="uint8").reshape(16, 16)
@@ -272,7 +272,7 @@ def test_grey_pictures_get_the_means_of_the_three_channels_values(mode, divisor,
 
 
 def test_prepared_imagenet_photographs_have_the_statistics_of_imagenet(test_data):
-    batch = Preprocessing(mode="torch")(find_pictures(test_data / "imagenet_sample"))
+    batch = Preprocessing(mode="torch")(find_images(test_data / "imagenet_sample"))
     assert batch.shape == (50, 224, 224, 3) and batch.dtype == "float32"
     # as ImageNet's statistics were taken from such crops, theirs are near 0 and 1
     assert np.abs(batch.mean((0, 1, 2))).max() < 0.3 and np.abs(batch.std((0, 1, 2)) - 1).max() < 0.3

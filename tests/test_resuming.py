@@ -16,7 +16,7 @@ import pytest
 
 import keras_resnet
 from keras_resnet import Recipe, get_spec, train
-from keras_resnet.training.callbacks import Recorder
+from keras_resnet.training.callbacks import CheckpointCallback
 from keras_resnet.training.checkpoints import OtherRun, check_settings
 from keras_resnet.training.workdir import prepare
 
@@ -33,14 +33,14 @@ def weights(run):
 
 def interrupt(monkeypatch, step, number=signal.SIGINT):
     """A real signal when the run has done so many steps."""
-    own = Recorder.on_train_batch_end
+    own = CheckpointCallback.on_train_batch_end
 
     def on_train_batch_end(self, batch, logs=None):
         if self.start.step + batch + 1 == step:
             os.kill(os.getpid(), number)
         own(self, batch, logs)
 
-    monkeypatch.setattr(Recorder, "on_train_batch_end", on_train_batch_end)
+    monkeypatch.setattr(CheckpointCallback, "on_train_batch_end", on_train_batch_end)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
 
 
 def command(workdir, *options):
-    """A run with state of every kind: averages, random layers, mixed pictures."""
+    """A run with state of every kind: averages, random layers, mixed images."""
     fields = ("epochs=4", "ema_decay=0.9", "drop_path=0.2", "mixup=0.2", "flip=true")
     line = ["train", *(word for field in fields for word in ("--set", field)), "--deterministic", "--seed", "3"]
     start = [sys.executable, "-c", "from keras_resnet_command import main; main()"]

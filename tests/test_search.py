@@ -23,13 +23,13 @@ from keras_resnet.data.datasets import Stream
 from keras_resnet.search import budget as budget_module
 from keras_resnet.search import hypermodel
 from keras_resnet.search.budget import Budget, Candidates
+from keras_resnet.search.candidates import set_aside
 from keras_resnet.search.hypermodel import ResNetHyperModel
 from keras_resnet.search.oracles import ORACLES, Trials
 from keras_resnet.search.results import COSTS, Candidate, SearchResult, as_markdown
-from keras_resnet.search.search import tune
 from keras_resnet.search.space import SPACE, changes_of, read_spec, rows_for, settle, spec_of, write_spec
-from keras_resnet.search.training import set_aside
-from keras_resnet.training import building
+from keras_resnet.search.tune import tune
+from keras_resnet.training import model_setup
 
 DIGITS = ((8, 8, 1), 10)
 TINY = {"max_params": 25_000, "epochs": 1, "batch_size": 256, "deterministic": True}  # four steps a candidate
@@ -69,7 +69,7 @@ def goodness(values):
 def built(monkeypatch):
     """The specs of all networks that are built."""
     specs = []
-    for module in (building, budget_module, hypermodel):
+    for module in (model_setup, budget_module, hypermodel):
         original = module.build
         monkeypatch.setattr(module, "build", lambda spec, *a, _b=original, **k: specs.append(spec) or _b(spec, *a, **k))
     return specs
@@ -79,7 +79,7 @@ def built(monkeypatch):
 
 
 @pytest.mark.parametrize("side, stages, stems", [(8, 3, {"cifar"}), (32, 3, set(SPACE["stem"][1]["values"]))])
-def test_the_space_fits_the_pictures(side, stages, stems):
+def test_the_space_fits_the_images(side, stages, stems):
     rows = rows_for(side)
     assert (
         len([name for name in rows if name.startswith("depth")]) == stages and set(rows["stem"][1]["values"]) == stems
@@ -92,7 +92,7 @@ def test_the_space_fits_the_pictures(side, stages, stems):
         assert changes_of(values) == {name: values[name] for name in ("learning_rate", "weight_decay")}
 
 
-def test_large_pictures_get_four_stages_and_no_stem_at_full_resolution():
+def test_large_images_get_four_stages_and_no_stem_at_full_resolution():
     rows = rows_for(224)
     assert set(rows["stem"][1]["values"]) == {"imagenet", "deep"} and "depth_4" in rows
 
@@ -468,7 +468,7 @@ def interrupted(*arguments, **options):
 
 def refused(*arguments, **options):
     """In the place of `train`: bad input that no check has found."""
-    raise ValueError("no such pictures")
+    raise ValueError("no such images")
 
 
 @pytest.fixture(scope="module")
@@ -478,7 +478,7 @@ def search(tmp_path_factory):
     return folder, tune(trials=2, workdir=folder, progress=said.append, **TINY), said
 
 
-def test_a_search_leaves_results_a_table_a_picture_and_a_winner(search):
+def test_a_search_leaves_results_a_table_a_image_and_a_winner(search):
     folder, result, said = search
     assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(result.to_config()))
     assert SearchResult.from_config(result.to_config()) == result
@@ -489,19 +489,19 @@ def test_a_search_leaves_results_a_table_a_picture_and_a_winner(search):
         assert replace(model.spec, data_format=None) == candidate.spec
         assert candidate.multiply_adds == cost(candidate.spec).multiply_adds
         judges = set_aside(load_dataset("digits"), 0.2).test
-        right = model.predict(judges.pictures / 127.5 - 1, verbose=0).argmax(axis=1) == judges.labels
+        right = model.predict(judges.images / 127.5 - 1, verbose=0).argmax(axis=1) == judges.labels
         assert candidate.top1_accuracy == pytest.approx(right.mean())
     assert read_spec(folder / "winner.json") == result.winner.spec
     assert (folder / "results.md").read_text() == as_markdown(result)
-    with Image.open(folder / "results.png") as picture:
-        assert picture.format == "PNG" and picture.width > 800
+    with Image.open(folder / "results.png") as image:
+        assert image.format == "PNG" and image.width > 800
 
 
-def test_the_test_pictures_judge_only_in_the_end(search):
+def test_the_test_images_judge_only_in_the_end(search):
     _, result, _ = search
     digits = load_dataset("digits")
     halves = set_aside(digits, 0.2)
-    parts = [{picture.tobytes() for picture in part.pictures} for part in (halves.train, halves.test, digits.test)]
+    parts = [{image.tobytes() for image in part.images} for part in (halves.train, halves.test, digits.test)]
     assert len(halves.train) + len(halves.test) == len(digits.train) and not parts[1] & parts[2]
     assert (result.final["training_images"], result.final["test_images"]) == (len(digits.train), len(digits.test))
     assert result.final["spec"] | {"data_format": None} == result.winner.spec.to_config()
@@ -513,7 +513,7 @@ def test_a_finished_search_trains_nothing_and_with_more_trials_goes_on(search, t
     options = {"workdir": folder, "progress": said.append, **TINY}
     assert tune(trials=2, **options) == search[1] and not built and not said
     with monkeypatch.context() as patch:
-        patch.setattr("keras_resnet.search.training.train", interrupted)
+        patch.setattr("keras_resnet.search.candidates.train", interrupted)
         with pytest.raises(KeyboardInterrupt):
             tune(trials=3, final=False, **options)
     assert json.loads((folder / "results.json").read_text())["candidates"] == search[1].to_config()["candidates"]
@@ -540,7 +540,7 @@ def test_a_folder_of_another_search_is_refused(search, tmp_path, built, monkeypa
     foreign = {"notes.txt", "trial_7", "trial_of_mine", "final_report"}
     for name in foreign:
         (folder / name).mkdir() if "_of_" in name else (folder / name).write_text("mine")
-    monkeypatch.setattr("keras_resnet.search.training.train", interrupted)
+    monkeypatch.setattr("keras_resnet.search.candidates.train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tune(trials=2, workdir=folder, overwrite=True, **{**TINY, "seed": 1})
     assert {path.name for path in folder.iterdir()} == foreign | {"search.json", "oracle.json", "trial_0"}
@@ -550,15 +550,15 @@ def test_a_folder_without_a_search_keeps_what_is_in_it(tmp_path, monkeypatch):
     for name in ("trial_5", "final_0"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "notes.txt").write_text("mine")
-    monkeypatch.setattr("keras_resnet.search.training.train", interrupted)
+    monkeypatch.setattr("keras_resnet.search.candidates.train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tune(trials=2, workdir=tmp_path, overwrite=True, **TINY)
     assert len(list(tmp_path.glob("*/notes.txt"))) == 2
 
 
 def test_what_no_candidate_can_be_trained_with_ends_the_search(tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_resnet.search.training.train", refused)
-    with pytest.raises(ValueError, match="^no such pictures$"):
+    monkeypatch.setattr("keras_resnet.search.candidates.train", refused)
+    with pytest.raises(ValueError, match="^no such images$"):
         tune(trials=2, workdir=tmp_path, **TINY)
     assert [path.name for path in tmp_path.glob("trial_*")] == ["trial_0"]
 
@@ -632,7 +632,7 @@ def test_the_front_is_what_no_other_candidate_beats():
 
 SCRIPT = """
 import json, sys
-from keras_resnet.search.search import tune
+from keras_resnet.search.tune import tune
 tune(**json.loads(sys.argv[1]), progress=lambda text: print(text, flush=True))
 """
 

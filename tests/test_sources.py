@@ -1,4 +1,4 @@
-"""Sources of labelled pictures: built-ins, arrays, and tensorflow-datasets. Folders are in test_folders.py."""
+"""Sources of labelled images: built-ins, arrays, and tensorflow-datasets. Folders are in test_folders.py."""
 
 import io
 import os
@@ -30,22 +30,22 @@ def cifar10(prepared):
 
 def test_cifar10_is_what_tensorflow_datasets_reads(cifar10, prepared):
     theirs = tfds.load("cifar10", split="test", data_dir=prepared, download=False, batch_size=-1, as_supervised=True)
-    np.testing.assert_array_equal(cifar10.test.pictures, theirs[0])
+    np.testing.assert_array_equal(cifar10.test.images, theirs[0])
     np.testing.assert_array_equal(cifar10.test.labels, theirs[1])
     assert cifar10.class_names[0] == "airplane" and len(cifar10.class_names) == 10
     assert cifar10.input_shape == (32, 32, 3)
     assert cifar10.preprocessing.mode == "cifar" and cifar10.preprocessing.resize is None
     assert len(cifar10.train) == 50000
-    mean = cifar10.train.pictures.mean(axis=(0, 1, 2)) / 255
+    mean = cifar10.train.images.mean(axis=(0, 1, 2)) / 255
     np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=1e-4)  # as published for the training set
 
 
-def test_the_papers_45k_5k_split_is_stratified_and_leaves_the_test_pictures(cifar10, prepared):
+def test_the_papers_45k_5k_split_is_stratified_and_leaves_the_test_images(cifar10, prepared):
     data = load_dataset("cifar10", prepared, validation_split=5000)
     assert (len(data.train), len(data.test)) == (45000, 5000)
     np.testing.assert_array_equal(np.bincount(data.test.labels), [500] * 10)
-    together = np.concatenate([data.train.pictures, data.test.pictures])
-    assert sorted(map(bytes, together)) == sorted(map(bytes, cifar10.train.pictures))
+    together = np.concatenate([data.train.images, data.test.images])
+    assert sorted(map(bytes, together)) == sorted(map(bytes, cifar10.train.images))
 
 
 def examples(stream, seed, count=-1):
@@ -54,7 +54,7 @@ def examples(stream, seed, count=-1):
     return [example for batch in batches for example in zip(*batch, strict=True)]
 
 
-def test_a_stream_gives_every_picture_once_in_the_order_of_its_seed(cifar10, prepared, monkeypatch):
+def test_a_stream_gives_every_image_once_in_the_order_of_its_seed(cifar10, prepared, monkeypatch):
     import tensorflow as tf
 
     monkeypatch.setattr(datasets, "MEMORY_SHARE", 0)
@@ -63,7 +63,7 @@ def test_a_stream_gives_every_picture_once_in_the_order_of_its_seed(cifar10, pre
     whole, in_order = examples(stream, 7), examples(stream, None)
     assert [label for _, label in in_order] == cifar10.train.labels.tolist()
     for number in range(0, 50000, 997):
-        np.testing.assert_array_equal(tf.io.decode_png(in_order[number][0]), cifar10.train.pictures[number])
+        np.testing.assert_array_equal(tf.io.decode_png(in_order[number][0]), cifar10.train.images[number])
     assert sorted(whole) == sorted(in_order) and whole != in_order
     assert examples(stream, 7, 2000) == whole[:2000]
     assert examples(stream, 8, 2000) != whole[:2000]
@@ -85,7 +85,7 @@ def png(*shape, value=0):
 
 
 def prepare(folder, name="odd", image=None, label=None, **splits):
-    """A small set, written by tensorflow-datasets itself: {split: [(picture file, label)]}."""
+    """A small set, written by tensorflow-datasets itself: {split: [(image file, label)]}."""
     features = tfds.features.FeaturesDict(
         {
             "image": image or tfds.features.Image(shape=(None, None, 3)),
@@ -103,8 +103,8 @@ def prepare(folder, name="odd", image=None, label=None, **splits):
             return {key: self._generate_examples(rows) for key, rows in splits.items()}
 
         def _generate_examples(self, rows):
-            for number, (picture, label) in enumerate(rows):
-                yield number, {"image": io.BytesIO(picture) if isinstance(picture, bytes) else picture, "label": label}
+            for number, (image, label) in enumerate(rows):
+                yield number, {"image": io.BytesIO(image) if isinstance(image, bytes) else image, "label": label}
 
     Odd.name = name
     builder = Odd(data_dir=folder)
@@ -112,25 +112,25 @@ def prepare(folder, name="odd", image=None, label=None, **splits):
     return builder
 
 
-def test_pictures_of_many_sizes_are_held_as_files(tmp_path):
+def test_images_of_many_sizes_are_held_as_files(tmp_path):
     rows = [(png(4 + i, 5, 3, value=i), i % 2) for i in range(10)]
     prepare(tmp_path, train=rows, validation=rows[:3])
     data = load_dataset("odd", tmp_path, download=False)  # only its files know this set
-    assert data.train.pictures.dtype == object and not data.train.decoded and not data.train.paths
-    assert sorted(data.train.pictures.tolist()) == sorted(file for file, _ in rows)
+    assert data.train.images.dtype == object and not data.train.decoded and not data.train.paths
+    assert sorted(data.train.images.tolist()) == sorted(file for file, _ in rows)
     assert len(data.test) == 3 and data.class_names == ("cat", "dog")
     assert (data.preprocessing.size, data.preprocessing.resize, data.preprocessing.mode) == (224, 256, "torch")
     aside = load_dataset("odd", tmp_path, validation_split=4)
     assert np.bincount(aside.test.labels).tolist() == [2, 2] and len(aside.train) == 6
 
 
-def test_grey_pictures_of_one_size_are_held_as_pixels(tmp_path):
+def test_grey_images_of_one_size_are_held_as_pixels(tmp_path):
     rows = [(png(6, 6, value=i), i % 2) for i in range(10)]
     prepare(tmp_path, image=tfds.features.Image(shape=(6, 6, 1)), train=rows, test=rows)
     data = load_dataset("odd", tmp_path)
-    assert data.train.pictures.shape == (10, 6, 6, 1) and data.input_shape == (6, 6, 1)
+    assert data.train.images.shape == (10, 6, 6, 1) and data.input_shape == (6, 6, 1)
     assert data.preprocessing.mode == "tf" and data.preprocessing.resize is None
-    assert sorted(data.train.pictures[:, 0, 0, 0]) == list(range(10))
+    assert sorted(data.train.images[:, 0, 0, 0]) == list(range(10))
 
 
 def test_a_test_split_without_labels_does_not_test(tmp_path):
@@ -166,10 +166,10 @@ def test_a_damaged_set_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("image", [tfds.features.Text(), tfds.features.Image(shape=(None, None, 4))])
-def test_a_set_without_pictures_is_not_for_classification(tmp_path, image):
-    picture = "a text" if isinstance(image, tfds.features.Text) else png(4, 4, 4)
+def test_a_set_without_images_is_not_for_classification(tmp_path, image):
+    image = "a text" if isinstance(image, tfds.features.Text) else png(4, 4, 4)
     with pytest.raises(ValueError, match=r"for image classification.*'odd', whose features are \['image', 'label'\]"):
-        load_tfds(prepare(tmp_path, image=image, train=[(picture, 0)]))
+        load_tfds(prepare(tmp_path, image=image, train=[(image, 0)]))
 
 
 @pytest.mark.parametrize("name", ["imdb_reviews", "coco", "voc"])
@@ -244,9 +244,9 @@ def test_digits_are_whole_and_the_split_is_always_the_same():
     from sklearn.datasets import load_digits
 
     data, again = digits(), load_dataset("digits")
-    assert (len(data.train), len(data.test)) == (1437, 360) and data.train.pictures.max() == 255
-    np.testing.assert_array_equal(data.test.pictures, again.test.pictures)
-    together = np.concatenate([data.train.pictures, data.test.pictures])
+    assert (len(data.train), len(data.test)) == (1437, 360) and data.train.images.max() == 255
+    np.testing.assert_array_equal(data.test.images, again.test.images)
+    together = np.concatenate([data.train.images, data.test.images])
     assert together.sum() == np.round(load_digits().images * (255 / 16)).sum()
     assert np.abs(np.bincount(data.test.labels) / 360 - np.bincount(data.train.labels) / 1437).max() < 0.005
     validated = load_dataset("digits", validation_split=0.1)
@@ -265,47 +265,47 @@ def arrays(count=20, side=8, channels=3, classes=2):
 
 
 def test_arrays_stay_what_they_are():
-    pictures, labels = arrays()
-    data = from_arrays((pictures, labels), test=(pictures[:4].astype("float32"), labels[:4, None]))
-    np.testing.assert_array_equal(data.train.pictures, pictures)
-    np.testing.assert_array_equal(data.test.pictures, pictures[:4])
-    assert data.test.pictures.dtype == "uint8" and data.train.labels.dtype == data.test.labels.dtype == "int32"
+    images, labels = arrays()
+    data = from_arrays((images, labels), test=(images[:4].astype("float32"), labels[:4, None]))
+    np.testing.assert_array_equal(data.train.images, images)
+    np.testing.assert_array_equal(data.test.images, images[:4])
+    assert data.test.images.dtype == "uint8" and data.train.labels.dtype == data.test.labels.dtype == "int32"
     assert data.class_names == ("0", "1") and data.input_shape == (8, 8, 3) and data.preprocessing.mode == "torch"
     grey = from_arrays(arrays(channels=None), class_names=["a", "b"], validation_split=6)
     assert (len(grey.train), len(grey.test)) == (14, 6) and grey.input_shape == (8, 8, 1)
     assert grey.class_names == ("a", "b") and grey.preprocessing.mode == "tf"
-    assert len(from_arrays((pictures.tolist(), labels.tolist())).test) == 4
+    assert len(from_arrays((images.tolist(), labels.tolist())).test) == 4
 
 
-PICTURES, LABELS = arrays()
+IMAGES, LABELS = arrays()
 
 
 @pytest.mark.parametrize(
-    ("pictures", "labels", "message"),
+    ("images", "labels", "message"),
     [
-        (PICTURES / 255, LABELS, "whole numbers from 0 to 255.*float64 from 0.0 to 1.0"),
-        (PICTURES.astype("int32") - 1, LABELS, "whole numbers from 0 to 255.*int32 from -1"),
-        (np.full_like(PICTURES, np.nan, "float32"), LABELS, "whole numbers"),
-        (PICTURES > 5, LABELS, "uint8, or whole numbers.*bool"),
-        (PICTURES[:, :5], LABELS, r"square.*\(20, 5, 8, 3\)"),
-        (PICTURES[..., :2], LABELS, "1 or 3 channels"),
-        (PICTURES[0, 0], LABELS, "should be"),
-        (PICTURES[:0], LABELS[:0], "should be"),
-        (PICTURES, LABELS[:-1], r"20 integers, one for each picture. Received: labels of shape \(19,\)"),
-        (PICTURES, LABELS.astype(float), "integers.*float64"),
-        (PICTURES, LABELS > 0, "integers.*bool"),
-        (PICTURES, np.eye(2, dtype=int)[LABELS], r"integers.*\(20, 2\)"),
-        (PICTURES, LABELS - 1, "from 0 to 1, one for each class. Received: -1, and 10 outside"),
-        (PICTURES, LABELS + 1, "Received: 2, and 10 outside"),
+        (IMAGES / 255, LABELS, "whole numbers from 0 to 255.*float64 from 0.0 to 1.0"),
+        (IMAGES.astype("int32") - 1, LABELS, "whole numbers from 0 to 255.*int32 from -1"),
+        (np.full_like(IMAGES, np.nan, "float32"), LABELS, "whole numbers"),
+        (IMAGES > 5, LABELS, "uint8, or whole numbers.*bool"),
+        (IMAGES[:, :5], LABELS, r"square.*\(20, 5, 8, 3\)"),
+        (IMAGES[..., :2], LABELS, "1 or 3 channels"),
+        (IMAGES[0, 0], LABELS, "should be"),
+        (IMAGES[:0], LABELS[:0], "should be"),
+        (IMAGES, LABELS[:-1], r"20 integers, one for each image. Received: labels of shape \(19,\)"),
+        (IMAGES, LABELS.astype(float), "integers.*float64"),
+        (IMAGES, LABELS > 0, "integers.*bool"),
+        (IMAGES, np.eye(2, dtype=int)[LABELS], r"integers.*\(20, 2\)"),
+        (IMAGES, LABELS - 1, "from 0 to 1, one for each class. Received: -1, and 10 outside"),
+        (IMAGES, LABELS + 1, "Received: 2, and 10 outside"),
     ],
 )
-def test_arrays_that_are_refused(pictures, labels, message):
+def test_arrays_that_are_refused(images, labels, message):
     with pytest.raises(ValueError, match=message):
-        from_arrays((pictures, labels), test=(PICTURES, LABELS), class_names=["a", "b"])
+        from_arrays((images, labels), test=(IMAGES, LABELS), class_names=["a", "b"])
 
 
 def test_arrays_that_do_not_go_together():
-    with pytest.raises(ValueError, match="`test` should have pictures of"):
+    with pytest.raises(ValueError, match="`test` should have images of"):
         from_arrays(arrays(), test=arrays(side=9))
     with pytest.raises(ValueError, match="should be for 1 channels"):
         from_arrays(arrays(channels=1), preprocessing=datasets.natural_preprocessing((8, 8, 3)))
@@ -315,9 +315,9 @@ def test_arrays_that_do_not_go_together():
         from_arrays(arrays(classes=20))
 
 
-def test_a_split_is_pictures_with_labels():
-    split = Split(PICTURES, LABELS)
+def test_a_split_is_images_with_labels():
+    split = Split(IMAGES, LABELS)
     assert len(split[[3, 5]]) == 2 and split[[3, 5]].labels.tolist() == [1, 1]
-    for pictures, labels in ((PICTURES.astype("float32"), LABELS), (PICTURES[0], LABELS), (PICTURES, LABELS[:, None])):
+    for images, labels in ((IMAGES.astype("float32"), LABELS), (IMAGES[0], LABELS), (IMAGES, LABELS[:, None])):
         with pytest.raises(ValueError, match="Received: "):
-            Split(pictures, labels)
+            Split(images, labels)

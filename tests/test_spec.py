@@ -16,7 +16,7 @@ from keras_resnet import ResNetSpec, get_spec, list_models
     + [("preact_resnet110", 110), ("preact_resnet164", 164), ("preact_resnet1001", 1001)],
 )
 def test_layers_are_counted_as_in_the_papers(name, depth):
-    assert get_spec(name).layers == depth
+    assert get_spec(name).depth == depth
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from keras_resnet.data.datasets import Stream
 from keras_resnet.studies.degradation import _networks, _recipe, degradation
 from keras_resnet.studies.results import Cell, Degradation, as_markdown
 from keras_resnet.studies.sizes import SIZES, subset
-from keras_resnet.training.callbacks import Recorder
+from keras_resnet.training.callbacks import CheckpointCallback
 from keras_resnet.training.curves import draw_panels
 from keras_resnet.variants import VARIANTS
 
@@ -61,7 +61,7 @@ def copy(study, tmp_path):
     return shutil.copytree(study[0], tmp_path / "copy")
 
 
-def test_a_study_leaves_a_picture_a_table_and_a_result(study):
+def test_a_study_leaves_a_image_a_table_and_a_result(study):
     folder, result, said = study
     assert [cell.network for cell in result.cells] == NAMES and not result.missing
     assert said == [f"{name}: network {number} of 4" for number, name in enumerate(NAMES, 1)]
@@ -69,12 +69,12 @@ def test_a_study_leaves_a_picture_a_table_and_a_result(study):
         assert cell.parameters == complexity(get_spec(cell.network), input_shape=(8, 8, 1)).parameters
         model = load_model(folder / cell.network / "model.keras")
         test = load_dataset("digits").test
-        wrong = model.predict(test.pictures / 127.5 - 1, verbose=0).argmax(axis=1) != test.labels
+        wrong = model.predict(test.images / 127.5 - 1, verbose=0).argmax(axis=1) != test.labels
         assert cell.test_error == pytest.approx(100 * wrong.mean())
     assert json.loads((folder / "degradation.json").read_text()) == json.loads(json.dumps(result.to_config()))
     assert (folder / "degradation.md").read_text() == as_markdown(result)
-    with Image.open(folder / "degradation.png") as picture:
-        assert picture.format == "PNG" and picture.width > 800
+    with Image.open(folder / "degradation.png") as image:
+        assert image.format == "PNG" and image.width > 800
 
 
 def test_a_cell_is_the_run_that_train_makes(study, tmp_path):
@@ -107,14 +107,14 @@ def test_a_second_call_trains_nothing(study):
 def test_an_interrupted_cell_is_gone_on_with(study, copy, monkeypatch):
     """A real Ctrl-C after three of five steps of the third network."""
     shutil.rmtree(copy / "plain14")
-    own = Recorder.on_train_batch_end
+    own = CheckpointCallback.on_train_batch_end
 
     def on_train_batch_end(self, batch, logs=None):
         if batch + 1 == 3:
             os.kill(os.getpid(), signal.SIGINT)
         own(self, batch, logs)
 
-    monkeypatch.setattr(Recorder, "on_train_batch_end", on_train_batch_end)
+    monkeypatch.setattr(CheckpointCallback, "on_train_batch_end", on_train_batch_end)
     with pytest.raises(KeyboardInterrupt, match="Stopped in plain14"):
         degradation(copy, **TINY)
     monkeypatch.undo()
@@ -134,7 +134,7 @@ def _outcome(cell):
         ({"recipe": "cifar_fast"}, "recipe.decay_all was True"),
         ({"seed": 1}, "seed was 0"),
         ({"precision": "mixed_bfloat16"}, "precision was 'float32'"),
-        ({"pictures": (1000, 100)}, "dataset was 'digits'"),
+        ({"images": (1000, 100)}, "dataset was 'digits'"),
     ],
 )
 def test_cells_of_another_study_are_refused(changes, message, copy):
@@ -168,11 +168,11 @@ def test_overwrite_removes_the_cells_and_nothing_else(copy):
         ({"recipe": "he2015"}, "`recipe` should be one of"),
         ({"epoch": 2}, "`changes` should be .*Nearest: .'epochs'"),
         ({"dataset": "digitz"}, "`dataset` should be"),
-        ({"pictures": (1437, 100)}, r"`pictures` should be .* of \[1437, 360\].*Received: pictures=\(1437, 100\)"),
-        ({"pictures": (5, 100)}, "`pictures` should be"),
+        ({"images": (1437, 100)}, r"`images` should be .* of \[1437, 360\].*Received: images=\(1437, 100\)"),
+        ({"images": (5, 100)}, "`images` should be"),
         ({"precision": "float8"}, "`precision` should be one of"),
         ({"devices": 0}, "`devices` should be"),
-        ({"batch_size": 5000}, "`batch_size` of a recipe should be at most the number of training pictures"),
+        ({"batch_size": 5000}, "`batch_size` of a recipe should be at most the number of training images"),
     ],
 )
 def test_what_cannot_be_studied_is_refused_before_anything_is_written(arguments, message, tmp_path):
@@ -218,13 +218,13 @@ def test_sizes_are_what_the_paper_trains():
 def test_a_subset_has_the_classes_in_proportion():
     digits = load_dataset("digits")
     part = subset(digits, 700, 100)
-    assert part.name == "digits, 700 of 1,437 training and 100 of 360 test pictures"
+    assert part.name == "digits, 700 of 1,437 training and 100 of 360 test images"
     for few, all_ in ((part.train, digits.train), (part.test, digits.test)):
         expected = np.bincount(all_.labels) * len(few) / len(all_)
         np.testing.assert_allclose(np.bincount(few.labels), expected, atol=1)
-        pictures = {picture.tobytes() for picture in all_.pictures}
-        assert all(picture.tobytes() in pictures for picture in few.pictures)
-    np.testing.assert_array_equal(subset(digits, 700, 100).train.pictures, part.train.pictures)
+        images = {image.tobytes() for image in all_.images}
+        assert all(image.tobytes() in images for image in few.images)
+    np.testing.assert_array_equal(subset(digits, 700, 100).train.images, part.train.images)
     with pytest.raises(ValueError, match="fit in memory"):
         subset(replace(digits, train=Stream(partial(iter, ()), 9)), 5, 5)
 

@@ -83,7 +83,7 @@ def test_a_server_finds_the_network_where_the_line_says(written):
     assert re.search(r"outputs\['probabilities'\] tensor_info:\s+dtype: DT_FLOAT\s+shape: \(-1, 10\)", shown), shown
 
 
-def test_a_server_says_of_a_picture_file_what_predict_says(server, example, test_data):
+def test_a_server_says_of_a_image_file_what_predict_says(server, example, test_data):
     photo = min((test_data / "hymenoptera" / "val" / "bees").glob("*.jpg"))
     said = re.findall(r"^(\w+) +([\d.]+) %$", example("--ask", server, photo), re.MULTILINE)
     (expected,) = keras_resnet.predict(keras_resnet.create("resnet20", weights="cifar10"), photo, top=10)
@@ -94,6 +94,6 @@ def test_a_server_says_of_a_picture_file_what_predict_says(server, example, test
 
 
 def test_a_server_that_refuses_is_quoted(server, example, tmp_path):
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(SystemExit, match="error"):
         example("--ask", server, tmp_path / "broken.jpg")

@@ -11,10 +11,10 @@ from PIL import Image
 
 import keras_resnet
 from keras_resnet import Recipe, create, from_arrays, get_spec, load_dataset, load_model, preprocessing
-from keras_resnet.training.averaging import recompute_statistics
-from keras_resnet.training.callbacks import Recorder
+from keras_resnet.training.callbacks import CheckpointCallback
 from keras_resnet.training.curves import draw_curves
-from keras_resnet.training.fit import _stretches
+from keras_resnet.training.ema import recompute_statistics
+from keras_resnet.training.train import _stretches
 
 train = keras_resnet.train
 TINY = {"depths": (1, 1, 1), "input_shape": (8, 8, 1), "classes": 10}
@@ -34,14 +34,14 @@ def test_the_quickstart_learns_the_digits_and_leaves_everything(tmp_path):
     assert [float(row["val_accuracy"]) for row in rows] == pytest.approx(run.history["val_accuracy"])
     assert [int(row["step"]) for row in rows] == [22, 44, 66, 88, 110, 132]
     assert json.loads((folder / "settings.json").read_text()).items() <= report.items()
-    with Image.open(folder / "curves.png") as picture:
-        assert picture.format == "PNG" and picture.width > 400
+    with Image.open(folder / "curves.png") as image:
+        assert image.format == "PNG" and image.width > 400
     names = "checkpoint.safetensors curves.png history.csv model.keras report.json settings.json tensorboard"
     assert sorted(path.name for path in folder.iterdir()) == names.split()
     assert any((folder / "tensorboard").rglob("events.*"))
 
     model, test = load_model(folder / "model.keras"), load_dataset("digits").test
-    scores = model.predict(preprocessing(model)(test.pictures), verbose=0)
+    scores = model.predict(preprocessing(model)(test.images), verbose=0)
     assert (scores.argmax(axis=1) == test.labels).mean() == pytest.approx(report["top1_accuracy"])
     assert list(model.info["class_names"]) == list("0123456789")
 
@@ -49,14 +49,14 @@ def test_the_quickstart_learns_the_digits_and_leaves_everything(tmp_path):
 def test_cross_entropy_falls_to_what_sgd_by_hand_reaches():
     """One step against the formula, on a network of one layer: w -= rate * (gradient + decay * w)."""
     generator = np.random.default_rng(0)
-    pictures = generator.integers(0, 256, (8, 4, 4, 1), "uint8")
+    images = generator.integers(0, 256, (8, 4, 4, 1), "uint8")
     labels = np.arange(8) % 2
     flat = keras.Sequential([keras.layers.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
     before = flat.layers[-1].kernel.numpy()
-    data = from_arrays((pictures, labels), (pictures, labels))
+    data = from_arrays((images, labels), (images, labels))
     recipe = Recipe(iterations=1, batch_size=8, schedule="constant", learning_rate=0.1, weight_decay=0.01)
     train(flat, data, recipe)
-    x = pictures.reshape(8, -1) / 127.5 - 1
+    x = images.reshape(8, -1) / 127.5 - 1
     scores = x @ before
     shares = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     gradient = x.T @ (shares - np.eye(2)[labels]) / 8
@@ -77,13 +77,13 @@ def test_averaged_weights_are_judged_and_kept(tmp_path, monkeypatch):
     decay, weights = 0.8, []
     recipe = Recipe(iterations=5, batch_size=64, ema_decay=0.0, learning_rate=0.01, schedule="constant")
     with monkeypatch.context() as patch:
-        own = Recorder.on_train_batch_end
+        own = CheckpointCallback.on_train_batch_end
 
         def on_train_batch_end(self, batch, logs=None):
             weights.append(keras.ops.convert_to_numpy(self.model.get_layer("conv1_conv").kernel).copy())
             own(self, batch, logs)
 
-        patch.setattr(Recorder, "on_train_batch_end", on_train_batch_end)
+        patch.setattr(CheckpointCallback, "on_train_batch_end", on_train_batch_end)
         train(SPEC, recipe=recipe)
     assert len(weights) == 5
     expected = weights[0]  # Keras begins with the weights after the first step
@@ -95,7 +95,7 @@ def test_averaged_weights_are_judged_and_kept(tmp_path, monkeypatch):
     np.testing.assert_allclose(saved, expected, atol=1e-5)
 
 
-def test_batch_norm_statistics_are_those_of_the_pictures():
+def test_batch_norm_statistics_are_those_of_the_images():
     """Precise BN against NumPy: the mean over batches of each batch's mean and variance."""
     model = create("resnet20", **TINY)
     batches = np.random.default_rng(0).normal(2, 3, (5, 16, 8, 8, 1)).astype("float32")
@@ -187,8 +187,8 @@ def test_a_run_of_35_steps_in_epochs_of_ten(step, expected):
     ("model", "changes", "message"),
     [
         ({"classes": 5}, {}, "softmax over 10 classes"),
-        ({"input_shape": (16, 16, 1)}, {}, "should take pictures of"),
-        ({}, {"train_size": 6}, "should take pictures of"),
+        ({"input_shape": (16, 16, 1)}, {}, "should take images of"),
+        ({}, {"train_size": 6}, "should take images of"),
         ({}, {"drop_path": 0.1}, "drop_path"),
         ({}, {"precision": "mixed_bfloat16"}, "left out"),
         ({}, {"validation_freq": 0}, "validation_freq"),
@@ -204,10 +204,10 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_written(model, 
 
 def test_names_that_live_in_two_places_are_the_same():
     """Recipes do not import TensorFlow, which crops and policies are made of."""
-    from keras_resnet.data import windows
+    from keras_resnet.data import crops
     from keras_resnet.training.recipes import CROPS
 
-    assert set(CROPS) == set(windows.CROPS)
+    assert set(CROPS) == set(crops.CROPS)
 
 
 def test_curves_say_what_the_history_says(tmp_path):

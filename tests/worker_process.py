@@ -19,14 +19,14 @@ import keras_resnet
 from keras_resnet.training import distribution
 
 
-def digits(test_pictures=0):
-    """Real pictures (8, 8, 1) in [0, 1] with their labels: those that train, and `test_pictures` others."""
+def digits(test_images=0):
+    """Real images (8, 8, 1) in [0, 1] with their labels: those that train, and `test_images` others."""
     from sklearn.datasets import load_digits
 
-    pictures, labels = load_digits(return_X_y=True)
-    pictures = pictures.reshape(-1, 8, 8, 1).astype("float32") / 16
-    split = len(labels) - test_pictures
-    return (pictures[:split], labels[:split]), (pictures[split:], labels[split:])
+    images, labels = load_digits(return_X_y=True)
+    images = images.reshape(-1, 8, 8, 1).astype("float32") / 16
+    split = len(labels) - test_images
+    return (images[:split], labels[:split]), (images[split:], labels[split:])
 
 
 def training_batches(examples, size):
@@ -80,19 +80,19 @@ class Losses(keras.callbacks.Callback):
         self.losses.append(float(self.model.get_metrics_result()["loss"]))
 
 
-def train(devices=None, batch_size=64, test_pictures=257, epochs=1, synchronized=False, deterministic=False):
-    """Trains on digits; tests on a number of pictures that leaves the last batch with one."""
+def train(devices=None, batch_size=64, test_images=257, epochs=1, synchronized=False, deterministic=False):
+    """Trains on digits; tests on a number of images that leaves the last batch with one."""
     strategy = distribution.strategy(devices)
     if deterministic:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
     model = narrow_network(strategy, synchronized)
-    training, test = digits(test_pictures)
+    training, test = digits(test_images)
     losses = Losses()
     history = model.fit(
         distribution.distribute(training_batches(training, batch_size), batch_size, strategy),
-        validation_data=distribution.distribute_test(test_batches(test), test_pictures, batch_size, strategy),
+        validation_data=distribution.distribute_test(test_batches(test), test_images, batch_size, strategy),
         epochs=epochs,
         callbacks=[distribution.AverageBatchNorm(), losses],
         shuffle=False,
@@ -118,7 +118,7 @@ def narrow_network_of_one(model):
 
 
 def parts(counts, batch_size, devices=None):
-    """Which of so many pictures come to which of this machine's replicas, in training and testing, for each count."""
+    """Which of so many images come to which of this machine's replicas, in training and testing, for each count."""
     strategy = distribution.strategy(devices)
     seen = {}
     for count in counts:
@@ -126,7 +126,7 @@ def parts(counts, batch_size, devices=None):
         training = distribution.distribute(training_batches(examples, batch_size), batch_size, strategy)
         test = distribution.distribute_test(test_batches(examples), count, batch_size, strategy)
         for name, dataset in (("training", training), ("test", test)):
-            seen |= {f"{name}/{count}/{part}": pictures for part, pictures in _parts(dataset, strategy).items()}
+            seen |= {f"{name}/{count}/{part}": images for part, images in _parts(dataset, strategy).items()}
     return seen
 
 

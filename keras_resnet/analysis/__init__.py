@@ -1,4 +1,4 @@
-"""What goes on inside a network: its costs, its signals, what it looks at. Arrays, and a picture beside each."""
+"""What goes on inside a network: its costs, its signals, what it looks at. Arrays, and an image beside each."""
 
 from keras_resnet.analysis.alexnet import alexnet
 from keras_resnet.analysis.comparison import Contender, comparison, draw_comparison

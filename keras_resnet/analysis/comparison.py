@@ -47,7 +47,7 @@ def comparison():
     rows = [_built(name, model()) for name, model in _ANCESTORS.items()]
     for name, variant in _RESIDUAL.items():
         spec = get_spec(variant)
-        rows.append((name, spec.layers, complexity(spec)))
+        rows.append((name, spec.depth, complexity(spec)))
     most = next(cost.multiply_adds for name, _, cost in rows if name == "VGG-19")
     return [
         Contender(name, depth, cost.parameters, cost.multiply_adds, cost.multiply_adds / most)
@@ -77,7 +77,7 @@ _ANCESTORS = {
 }
 
 
-def draw_comparison(contenders, path, title="multiply-adds for one picture"):
+def draw_comparison(contenders, path, title="multiply-adds for one image"):
     """Draws `comparison()` as bars, each with its share of VGG-19."""
     from matplotlib.figure import Figure
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import keras
 from keras import layers
 
-from keras_resnet.analysis.layers import check_graph
 from keras_resnet.architecture.complexity import Complexity
 from keras_resnet.errors import is_integer
 from keras_resnet.files import save_figure
+from keras_resnet.models.layers import check_graph
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class LayerCost:
     kind: str
     """Its class, such as "Conv2D"."""
     output_shape: tuple[int, ...]
-    """Of one picture, without the batch."""
+    """Of one image, without the batch."""
     parameters: int
     """What training learns, or could."""
     statistics: int
     """Moving means and variances."""
     multiply_adds: int
-    """Of convolutions and fully connected layers, for one picture: the paper's "FLOPs"; 0 for all others."""
+    """Of convolutions and fully connected layers, for one image: the paper's "FLOPs"; 0 for all others."""
 
 
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
@@ -49,7 +49,7 @@ def layer_costs(model, input_shape=None):
 
     Args:
         model: keras.Model. Models within it are counted layer by layer too. A layer that is called twice counts once.
-        input_shape: of one picture, all sides known, in the model's order of axes; default the model's own. The sizes
+        input_shape: of one image, all sides known, in the model's order of axes; default the model's own. The sizes
             of models within the model must be known.
 
     Returns:
@@ -61,7 +61,7 @@ def layer_costs(model, input_shape=None):
     check_graph(model)
     found = [layer for layer in model.layers if not isinstance(layer, layers.InputLayer)]
     tensors = {layer.name: _tensors(layer) for layer in found if not isinstance(layer, keras.Model)}
-    shapes = keras.Model(model.inputs, tensors).compute_output_spec(_one_picture(model, input_shape))
+    shapes = keras.Model(model.inputs, tensors).compute_output_spec(_one_image(model, input_shape))
     costs = []
     for layer in found:
         costs += [_cost(layer, *shapes[layer.name])] if layer.name in shapes else _inner_costs(layer)
@@ -81,13 +81,13 @@ def _inner_costs(model):
     return [replace(cost, name=f"{model.name}/{cost.name}") for cost in layer_costs(model)]
 
 
-def _one_picture(model, input_shape):
-    """What the model takes for a single picture, as Keras tensors without numbers."""
+def _one_image(model, input_shape):
+    """What the model takes for a single image, as Keras tensors without numbers."""
     shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
     wanted = shapes if input_shape is None else [input_shape]
     if len(wanted) != len(shapes) or not all(map(_fits, wanted, shapes)):
         raise ValueError(
-            f"`input_shape` should be the shape of one picture, all sides known, for {model.name!r}, which takes "
+            f"`input_shape` should be the shape of one image, all sides known, for {model.name!r}, which takes "
             f"{', '.join(map(str, shapes))}. Received: input_shape={input_shape}"
         )
     return [keras.KerasTensor((1, *shape), tensor.dtype) for shape, tensor in zip(wanted, model.inputs, strict=True)]
@@ -131,7 +131,7 @@ def draw_costs(costs, path, title=""):
     Args:
         costs: list of LayerCost; only layers with multiply-adds are drawn.
         path: the PNG to write.
-        title: above the picture.
+        title: above the image.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What the pictures of the analysis have in common."""
+"""What the images of the analysis have in common."""
 
 import math
 
@@ -23,7 +23,7 @@ def check_networks(networks):
 
 
 def mosaic(tiles, columns=None, gap=1):
-    """Small pictures side by side.
+    """Small images side by side.
 
     Args:
         tiles: (n, h, w) or (n, h, w, C) numbers in 0..1.

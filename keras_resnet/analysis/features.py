@@ -1,14 +1,15 @@
-"""What the first layer looks for, and what the maps of any layer hold for a given picture."""
+"""What the first layer looks for, and what the maps of any layer hold for a given image."""
 
 import keras
 import numpy as np
 
 from keras_resnet.analysis.drawing import draw_mosaic
-from keras_resnet.analysis.layers import channels_last, check_inputs, convolutions, find_layer
+from keras_resnet.models.layers import check_inputs, convolutions, find_layer
+from keras_resnet.models.transforms import channels_last
 
 
 def first_filters(model):
-    """The kernels of the first convolution as pictures.
+    """The kernels of the first convolution as images.
 
     Args:
         model: keras.Model with convolutions.
@@ -56,12 +57,12 @@ def draw_filters(filters, path, title=""):
 
 
 def draw_feature_maps(maps, path, title="", most=64):
-    """Draws the first channels of one picture's maps, each from its least value, dark, to its greatest.
+    """Draws the first channels of one image's maps, each from its least value, dark, to its greatest.
 
     Args:
         maps: (h, w, C), such as `feature_maps(model, inputs, "stage2")[0]`.
         path: the PNG to write.
-        title: above the picture.
+        title: above the image.
         most: how many channels.
 
     Raises:
@@ -69,7 +70,7 @@ def draw_feature_maps(maps, path, title="", most=64):
     """
     maps = np.asarray(maps, "float32")
     if maps.ndim != 3 or not maps.size:
-        raise ValueError(f"`maps` should be (h, w, C), the maps of one picture. Received: shape {maps.shape}")
+        raise ValueError(f"`maps` should be (h, w, C), the maps of one image. Received: shape {maps.shape}")
     tiles = np.moveaxis(maps[..., :most], -1, 0)
     least, greatest = (f(tiles, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
     span = np.maximum(greatest - least, np.finfo("float32").tiny)

@@ -1,4 +1,4 @@
-"""Grad-CAM: which part of a picture speaks for a class (Selvaraju et al. 2017, arXiv:1610.02391)."""
+"""Grad-CAM: which part of an image speaks for a class (Selvaraju et al. 2017, arXiv:1610.02391)."""
 
 import math
 
@@ -7,8 +7,9 @@ import numpy as np
 from keras import ops
 
 from keras_resnet.analysis.gradients import gradients
-from keras_resnet.analysis.layers import channels_last, check_inputs, class_scores, find_layer, last_feature_map
 from keras_resnet.files import save_figure
+from keras_resnet.models.layers import check_inputs, class_scores, find_layer, last_feature_map
+from keras_resnet.models.transforms import channels_last
 
 
 def grad_cam(model, inputs, classes=None, layer=None):
@@ -19,7 +20,7 @@ def grad_cam(model, inputs, classes=None, layer=None):
     Args:
         model: keras.Model, a classifier, on the backends TensorFlow, JAX or torch.
         inputs: network inputs (B, H, W, C), in the model's order of axes.
-        classes: number of a class, or one for each picture; None for the predicted ones.
+        classes: number of a class, or one for each image; None for the predicted ones.
         layer: name of a layer or endpoint through which all that follows passes, such as "stage3" or the output of a
             block; None for the last feature map.
 
@@ -64,40 +65,40 @@ def _check_classes(classes, scores):
     integers = chosen.shape in ((), (len(scores),)) and chosen.dtype.kind in "iu"
     if not integers or chosen.min() < 0 or chosen.max() >= count:
         raise ValueError(
-            f"`classes` should be an integer from 0 to {count - 1}, or one for each of {len(scores)} pictures. "
+            f"`classes` should be an integer from 0 to {count - 1}, or one for each of {len(scores)} images. "
             f"Received: classes={classes!r}"
         )
     return np.broadcast_to(chosen, len(scores)).astype("int32")
 
 
-def draw_grad_cam(pictures, maps, path, titles=None):
-    """Draws heat maps over the pictures that they explain.
+def draw_grad_cam(images, maps, path, titles=None):
+    """Draws heat maps over the images that they explain.
 
     Args:
-        pictures: (B, H, W, 3) or (B, H, W, 1), or a list of (H, W, C) of any sizes: uint8, or floats in 0..1.
+        images: (B, H, W, 3) or (B, H, W, 1), or a list of (H, W, C) of any sizes: uint8, or floats in 0..1.
         maps: (B, h, w) in 0..1, stretched over them.
         path: the PNG to write.
-        titles: a text for each picture.
+        titles: a text for each image.
 
     Raises:
-        ValueError: if there are not as many pictures and titles as maps.
+        ValueError: if there are not as many images and titles as maps.
     """
     from matplotlib.figure import Figure
 
     titles = [""] * len(maps) if titles is None else titles
-    if not len(pictures) == len(maps) == len(titles) or not len(maps):
+    if not len(images) == len(maps) == len(titles) or not len(maps):
         raise ValueError(
-            "`pictures`, `maps` and `titles` should be equally many, at least one. "
-            f"Received: {len(pictures)}, {len(maps)} and {len(titles)}"
+            "`images`, `maps` and `titles` should be equally many, at least one. "
+            f"Received: {len(images)}, {len(maps)} and {len(titles)}"
         )
     columns = math.ceil(math.sqrt(len(maps)))
     rows = math.ceil(len(maps) / columns)
     figure = Figure(figsize=(3 * columns, 3.3 * rows), layout="constrained")
-    for i, (picture, heat, title) in enumerate(zip(pictures, maps, titles, strict=True), 1):
-        height, width = picture.shape[:2]
+    for i, (image, heat, title) in enumerate(zip(images, maps, titles, strict=True), 1):
+        height, width = image.shape[:2]
         axes = figure.add_subplot(rows, columns, i, title=title)
         extent = (0, width, height, 0)
-        axes.imshow(picture, cmap="gray", extent=extent)
+        axes.imshow(image, cmap="gray", extent=extent)
         axes.imshow(heat, "jet", alpha=0.45, vmin=0, vmax=1, extent=extent, interpolation="bilinear")
         axes.axis("off")
     save_figure(figure, path)

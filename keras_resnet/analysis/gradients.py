@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_resnet.errors import unknown
+from keras_resnet.errors import unknown_name_error
 
 
 def gradients(function, values):
@@ -18,7 +18,7 @@ def gradients(function, values):
     """
     backend = keras.backend.backend()
     if backend not in _BACKENDS:
-        raise unknown("backend", backend, _BACKENDS, "a Keras backend that computes gradients")
+        raise unknown_name_error("backend", backend, _BACKENDS, "a Keras backend that computes gradients")
     found = _BACKENDS[backend](function, [keras.ops.convert_to_tensor(value) for value in values])
     return [np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(gradient, "float32"))) for gradient in found]
 

@@ -1,4 +1,4 @@
-"""How much of the picture one number of a feature map can see (Araujo, Norris and Sim, distill.pub 2019)."""
+"""How much of the image one number of a feature map can see (Araujo, Norris and Sim, distill.pub 2019)."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ def receptive_fields(spec):
 
     Returns:
         {"stem": ReceptiveField, "stage1": ReceptiveField, ...}, as `keras_resnet.endpoints` names the maps. Where
-        blocks have squeeze-excite gates, which see the whole picture, it is the field of what the gates scale.
+        blocks have squeeze-excite gates, which see the whole image, it is the field of what the gates scale.
 
     Raises:
         ValueError: if `spec` is no ResNetSpec.
@@ -58,13 +58,13 @@ def receptive_fields(spec):
 
 
 def draw_receptive_fields(fields, path, side=224, title=""):
-    """Draws the fields as squares around the middle of a picture.
+    """Draws the fields as squares around the middle of an image.
 
     Args:
         fields: {endpoint: ReceptiveField}.
         path: the PNG to write.
-        side: of the picture, in pixels; drawn as a grey square.
-        title: above the picture.
+        side: of the image, in pixels; drawn as a grey square.
+        title: above the image.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -74,7 +74,7 @@ def draw_receptive_fields(fields, path, side=224, title=""):
     largest = max(side, *(field.size for field in fields.values()))
     figure = Figure(figsize=(6, 6))
     axes = figure.add_subplot(title=title, aspect="equal", xlabel="pixels")
-    axes.add_patch(Rectangle((-side / 2, -side / 2), side, side, color="0.85", label=f"picture: {side}"))
+    axes.add_patch(Rectangle((-side / 2, -side / 2), side, side, color="0.85", label=f"image: {side}"))
     for i, (name, field) in enumerate(fields.items()):
         corner, label = (-field.size / 2,) * 2, f"{name}: {field.size} (stride {field.stride})"
         axes.add_patch(Rectangle(corner, field.size, field.size, fill=False, linewidth=2, color=f"C{i}", label=label))

@@ -5,17 +5,17 @@ import numpy as np
 from keras import ops
 
 from keras_resnet.analysis.drawing import check_networks, draw_lines
-from keras_resnet.analysis.layers import check_inputs, convolutions, responses
 from keras_resnet.files import save_figure
+from keras_resnet.models.layers import check_inputs, convolutions, responses
 
 BATCH = 100
-"""Pictures at a time, where they come in one array."""
+"""Images at a time, where they come in one array."""
 
 
 def layer_responses(model, batches):
     """Standard deviation of the output of each 3x3 layer, after batch norm and before ReLU or addition.
 
-    It is taken over all pictures, positions and channels, in inference mode. In pre-activation nets, where no batch
+    It is taken over all images, positions and channels, in inference mode. In pre-activation nets, where no batch
     norm follows the last convolution of F, that convolution's own output is measured: what F adds to x.
 
     Args:
@@ -41,7 +41,7 @@ def layer_responses(model, batches):
         means.append(mean)
         variances.append(variance)
     if not counts:
-        raise ValueError("`batches` should hold pictures. Received: none")
+        raise ValueError("`batches` should hold images. Received: none")
     return dict(zip(names, np.sqrt(_pooled_variance(counts, means, variances)).tolist(), strict=True))
 
 
@@ -72,7 +72,7 @@ def draw_responses(networks, path, title=""):
     Args:
         networks: {network: what `layer_responses` returned}; names with "plain" in them are dashed.
         path: the PNG to write.
-        title: above the picture.
+        title: above the image.
     """
     from matplotlib.figure import Figure
 

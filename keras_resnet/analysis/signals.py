@@ -10,9 +10,9 @@ from keras import ops
 
 from keras_resnet.analysis.drawing import check_networks, draw_lines
 from keras_resnet.analysis.gradients import gradients
-from keras_resnet.analysis.layers import check_inputs, class_scores, convolutions
 from keras_resnet.analysis.responses import moments
 from keras_resnet.files import save_figure
+from keras_resnet.models.layers import check_inputs, class_scores, convolutions
 
 
 def gradient_norms(model, inputs, labels):
@@ -51,7 +51,7 @@ def gradient_norms(model, inputs, labels):
 def forward_variances(model, inputs):
     """Variance of each convolution's output after its batch norm, with the batch's own statistics, as in training.
 
-    It is taken over pictures, positions and channels. Where no batch norm follows a convolution, as in pre-activation
+    It is taken over images, positions and channels. Where no batch norm follows a convolution, as in pre-activation
     nets after the last one of F, that convolution's own output is measured. The model stays as it is.
 
     Args:
@@ -76,7 +76,7 @@ def _check_labels(labels, count, classes):
     if not integers or labels.min() < 0 or labels.max() >= classes:
         received = f"{labels.min()} to {labels.max()}" if integers else f"shape {labels.shape}, {labels.dtype}"
         raise ValueError(
-            f"`labels` should be {count} integers from 0 to {classes - 1}, one a picture. Received: {received}"
+            f"`labels` should be {count} integers from 0 to {classes - 1}, one an image. Received: {received}"
         )
     return labels
 
@@ -88,7 +88,7 @@ def draw_signals(networks, path, label="norm of the gradient", title=""):
         networks: {network: {layer: value}}; names with "plain" in them are dashed.
         path: the PNG to write.
         label: what the values are.
-        title: above the picture.
+        title: above the image.
     """
     from matplotlib.figure import Figure
 

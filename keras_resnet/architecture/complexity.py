@@ -18,7 +18,7 @@ class Complexity:
     statistics: int
     """Moving means and variances; Keras's `count_params()` is `parameters + statistics`."""
     multiply_adds: int
-    """Of convolutions and classifier, for one picture: the paper's "FLOPs"."""
+    """Of convolutions and classifier, for one image: the paper's "FLOPs"."""
 
 
 def complexity(spec, include_top=True, classes=None, input_shape=None):
@@ -28,7 +28,7 @@ def complexity(spec, include_top=True, classes=None, input_shape=None):
         spec: ResNetSpec.
         include_top: whether the classifier counts.
         classes: its number of classes; default the spec's usual one, 1000, or 10 for the CIFAR nets.
-        input_shape: (height, width, channels) of one picture; default the spec's usual size, in colour.
+        input_shape: (height, width, channels) of one image; default the spec's usual size, in colour.
 
     Returns:
         A Complexity. Multiply-adds are counted as in He et al. 2015, table 1.

@@ -117,7 +117,7 @@ def squeeze_excite(channels, *, spec, name):
 
 
 def drop_path(rate, *, name):
-    """F -> F or, for a share `rate` of the pictures, 0: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
+    """F -> F or, for a share `rate` of the images, 0: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
     return layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop_path")
 
 

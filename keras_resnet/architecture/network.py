@@ -12,7 +12,7 @@ from keras_resnet.architecture.blocks import stage
 from keras_resnet.architecture.layers import bn_relu, chain
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import stem
-from keras_resnet.errors import is_integer, unknown
+from keras_resnet.errors import is_integer, unknown_name_error
 
 _POOLINGS = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 
@@ -22,7 +22,7 @@ class ResNet(keras.Model):
     """A flat Functional model that knows what it is, also after `.keras` and back.
 
     `spec` is its ResNetSpec; `info` holds, as JSON values, what belongs to its weights: where they came from, how
-    pictures are to be prepared for them, the names of the classes. In all else it is `keras.Model(inputs, outputs)`.
+    images are to be prepared for them, the names of the classes. In all else it is `keras.Model(inputs, outputs)`.
     """
 
     spec = None
@@ -64,19 +64,13 @@ def endpoints(spec, inputs):
     return outputs
 
 
-def made_from(model, other):
-    """The model, with the spec and the info of another one that it was made from."""
-    model.spec, model.info = getattr(other, "spec", None), dict(getattr(other, "info", None) or {})
-    return model
-
-
-def stage_count(model):
+def num_stages(model):
     """How many stages a network has, by the names of its layers."""
     found = (re.match(r"conv(\d+)_", layer.name) for layer in model.layers)
     return max((int(match[1]) for match in found if match), default=1) - 1
 
 
-def height(layer_name, stages):
+def stage_index(layer_name, stages):
     """How far up in a network a layer is, by its name: 0 for the stem, 1 to `stages`, above them the classifier.
 
     Args:
@@ -111,7 +105,7 @@ def build(
         input_shape: (H, W, C), or (C, H, W) for channels-first; H and W may be None. Default: the network's usual
             size with the top, unknown sizes without.
         input_tensor: Keras tensor to build upon, instead of `input_shape`.
-        pooling: without the top: None (feature maps), "avg" or "max" (one vector a picture).
+        pooling: without the top: None (feature maps), "avg" or "max" (one vector an image).
         classifier_activation: "softmax", None for logits, or any Keras activation.
         name: name of the model.
         initialize: False leaves all kernels zero: for weights that are about to be overwritten.
@@ -124,7 +118,7 @@ def build(
             number of classes that is no positive integer, or an unknown pooling.
     """
     if pooling not in (None, *_POOLINGS):
-        raise unknown("pooling", pooling, (None, *_POOLINGS))
+        raise unknown_name_error("pooling", pooling, (None, *_POOLINGS))
     classes = spec.default_classes if classes is None else classes
     if include_top and not is_integer(classes, 1):
         raise ValueError(f"`classes` should be a positive integer. Received: classes={classes!r}")
@@ -152,7 +146,7 @@ def _allow_depth(spec):
     The limit stays raised, since clones and sub-models are walked too.
     """
     if spec is not None:
-        sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 10 * spec.layers))
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 10 * spec.depth))
 
 
 def _pool(pooling, spec):

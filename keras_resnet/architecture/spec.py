@@ -10,7 +10,7 @@ import keras
 from keras_resnet.architecture.blocks import TRANSFORMS, Block
 from keras_resnet.architecture.shortcuts import SHORTCUTS
 from keras_resnet.architecture.stems import STEMS
-from keras_resnet.errors import is_integer, is_number, unknown
+from keras_resnet.errors import is_integer, is_number, unknown_name_error
 
 _CHOICES = {
     "block": tuple(TRANSFORMS),
@@ -94,7 +94,7 @@ class ResNetSpec:
     def _check_values(self):
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise unknown(name, getattr(self, name), choices)
+                raise unknown_name_error(name, getattr(self, name), choices)
         for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 self._refuse(name, "True or False")
@@ -175,7 +175,7 @@ class ResNetSpec:
         )
 
     @property
-    def layers(self):
+    def depth(self):
         """The paper's depth: weighted layers on the longest path, the stem as one (50, 56, 110, ...).
 
         Projections do not count. Wide ResNets are named after another count, of all convolutions: WRN-28-10 has 26.
@@ -191,7 +191,7 @@ class ResNetSpec:
 
     @property
     def default_size(self):
-        """Side of the pictures the network was designed for, in pixels."""
+        """Side of the images the network was designed for, in pixels."""
         return STEMS[self.stem].size
 
     @property
@@ -201,7 +201,7 @@ class ResNetSpec:
 
     @property
     def minimum_size(self):
-        """Smallest side of a picture, in pixels: 32 as in keras.applications, 8 for the CIFAR nets."""
+        """Smallest side of an image, in pixels: 32 as in keras.applications, 8 for the CIFAR nets."""
         return STEMS[self.stem].minimum_size
 
     @property

@@ -17,9 +17,9 @@ class Stem:
     pool: str | None = None
     """What halves the resolution after the convolutions: a name in MAX_POOLS, "conv" for one more, or nothing."""
     size: int = 224
-    """Side of the pictures that networks with this stem are made for, in pixels."""
+    """Side of the images that networks with this stem are made for, in pixels."""
     minimum_size: int = 32
-    """Side of the smallest pictures they take, as in keras.applications."""
+    """Side of the smallest images they take, as in keras.applications."""
     classes: int = 1000
     """Classes of the data set they are made for."""
 

@@ -6,10 +6,10 @@ import statistics
 import keras
 
 from keras_resnet.benchmark.contenders import BASELINE, CONTENDERS, PRECISIONS, TASKS
-from keras_resnet.benchmark.machine import machine, versions
 from keras_resnet.benchmark.networks import Job
 from keras_resnet.benchmark.rounds import Field
-from keras_resnet.errors import check_integers, unknown
+from keras_resnet.errors import check_integers, unknown_name_error
+from keras_resnet.machine import machine, versions
 from keras_resnet.variants import canonical_name, get_spec
 
 
@@ -32,7 +32,7 @@ def compare(
 
     Args:
         model: name of a network.
-        batch_size: pictures a step; they are random, and the same in every step.
+        batch_size: images a step; they are random, and the same in every step.
         image_size: their height and width; default the network's usual one.
         precisions: names in PRECISIONS.
         contenders: names in CONTENDERS; those that are not installed or lack the network are listed as such.
@@ -85,7 +85,7 @@ def _check_names(**arguments):
     for argument, (names, known) in arguments.items():
         for name in names:
             if name not in known:
-                raise unknown(argument, name, known)
+                raise unknown_name_error(argument, name, known)
         if not names:
             raise ValueError(f"`{argument}` should name some of {list(known)}. Received: {argument}={names!r}")
 

@@ -14,7 +14,7 @@ from keras_resnet.benchmark.others import (
     TorchNetwork,
     torchvision_name,
 )
-from keras_resnet.deployment.formats import FORMATS
+from keras_resnet.deployment.formats.table import FORMATS
 
 COMPUTED = ("float32", "mixed_bfloat16")
 PRECISIONS = (*COMPUTED, "int8")
@@ -26,7 +26,7 @@ class Task:
 
     unit: str
     in_batches: bool = False
-    """Whether it is a rate, of the pictures in the batches of a round; else it is done once a round, and its time is
+    """Whether it is a rate, of the images in the batches of a round; else it is done once a round, and its time is
     what counts."""
     peaks: bool = False
     """Whether the peak memory after it says something: the first two alone, since a process never forgets its peak."""

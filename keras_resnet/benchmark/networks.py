@@ -15,10 +15,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resnet.benchmark.machine import accelerator
-from keras_resnet.deployment.folding import fold_batch_norm
 from keras_resnet.deployment.inference import optimize_for_inference
-from keras_resnet.models import create
+from keras_resnet.machine import accelerator
+from keras_resnet.models.create import create
+from keras_resnet.models.transforms import fold_batch_norm
 from keras_resnet.training.devices import jit_compile
 from keras_resnet.variants import canonical_name, get_spec
 
@@ -47,7 +47,7 @@ class Job:
     """Whether Keras compiles with XLA; None: where that is faster, which on the CPU under TensorFlow it is not."""
 
     @property
-    def pictures(self):
+    def images(self):
         """The batch, float32 normal numbers; always the same."""
         return np.random.default_rng(0).standard_normal((self.batch_size, *self.input_shape), "float32")
 
@@ -58,7 +58,7 @@ class Job:
 
     @property
     def input_shape(self):
-        """Of one picture, in Keras's configured data format."""
+        """Of one image, in Keras's configured data format."""
         sides = (self.image_size, self.image_size)
         return (*sides, 3) if keras.config.image_data_format() == "channels_last" else (3, *sides)
 
@@ -98,7 +98,7 @@ class KerasNetwork(Network):
             loss=keras.losses.SparseCategoricalCrossentropy(),
             jit_compile=jit_compile(job.xla),
         )
-        self.batches = _forever(keras.ops.convert_to_tensor(job.pictures), keras.ops.convert_to_tensor(job.labels))
+        self.batches = _forever(keras.ops.convert_to_tensor(job.images), keras.ops.convert_to_tensor(job.labels))
 
     @property
     def name(self):
@@ -141,10 +141,10 @@ class KerasNetwork(Network):
         return whole_run(self.job, self.folder, steps)
 
     def evaluation(self, steps):
-        self.test_pictures(steps)
+        self.test_images(steps)
 
     def extraction(self, steps):
-        self.pictures_to_vectors(steps)
+        self.images_to_vectors(steps)
 
     @cached_property
     def input_pipeline(self):
@@ -153,13 +153,13 @@ class KerasNetwork(Network):
         return input_pipeline(self.job, self.folder)
 
     @cached_property
-    def test_pictures(self):
+    def test_images(self):
         from keras_resnet.benchmark.pipelines import evaluation
 
         return evaluation(self.model, self.job, self.folder)
 
     @cached_property
-    def pictures_to_vectors(self):
+    def images_to_vectors(self):
         from keras_resnet.benchmark.pipelines import extraction
 
         return extraction(self.model, self.job, self.folder)
@@ -198,12 +198,12 @@ class OptimizedNetwork(KerasNetwork):
         return optimize_for_inference(self.model, precision)
 
     @cached_property
-    def pictures(self):
-        return self.job.pictures
+    def images(self):
+        return self.job.images
 
     def inference(self, steps):
         for _ in range(steps):
-            self.optimized.predict_on_batch(self.pictures)
+            self.optimized.predict_on_batch(self.images)
 
 
 class StockNetwork(KerasNetwork):
@@ -231,18 +231,18 @@ class StockNetwork(KerasNetwork):
         return ours(self.job).get_config()
 
 
-def _forever(pictures, labels):
+def _forever(images, labels):
     """The one batch again and again, as `fit` takes it without copying it.
 
     tf.data is told to leave it at that: its optimisations and its prefetching cost 50 ms and more for each call of
     `fit`. Under TensorFlow the batch comes from the host's memory, elsewhere it stays on the device.
     """
     if keras.backend.backend() != "tensorflow":
-        return (batch for batch in itertools.repeat((pictures, labels)))  # Keras wants a generator
+        return (batch for batch in itertools.repeat((images, labels)))  # Keras wants a generator
     import tensorflow as tf
 
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
     options.experimental_optimization.inject_prefetch = False
-    return tf.data.Dataset.from_tensors((pictures, labels)).repeat().with_options(options)
+    return tf.data.Dataset.from_tensors((images, labels)).repeat().with_options(options)

@@ -5,13 +5,13 @@ from functools import cached_property
 import keras
 import numpy as np
 
-from keras_resnet.benchmark.machine import accelerator
 from keras_resnet.benchmark.networks import Network, ours
 from keras_resnet.deployment.exported import load_exported
-from keras_resnet.deployment.formats import FORMATS
-from keras_resnet.deployment.openvino_files import HINTS
-from keras_resnet.deployment.order import Order
-from keras_resnet.deployment.served import metadata
+from keras_resnet.deployment.formats.openvino_format import HINTS
+from keras_resnet.deployment.formats.table import FORMATS
+from keras_resnet.deployment.order import ExportSpec
+from keras_resnet.deployment.serving import metadata
+from keras_resnet.machine import accelerator
 from keras_resnet.variants import canonical_name
 
 TORCHVISION = (
@@ -48,8 +48,8 @@ class TorchNetwork(Network):
         self.model = self.create().to(self.device, memory_format=torch.channels_last)
         self.step = torch.compile(self.model) if self.compiled else self.model
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
-        pictures = torch.randn(job.batch_size, 3, job.image_size, job.image_size)
-        self.pictures = pictures.to(self.device, memory_format=torch.channels_last)
+        images = torch.randn(job.batch_size, 3, job.image_size, job.image_size)
+        self.images = images.to(self.device, memory_format=torch.channels_last)
         self.labels = torch.from_numpy(job.labels).to(self.device)
 
     @property
@@ -65,14 +65,14 @@ class TorchNetwork(Network):
         self.model.eval()
         with self.torch.inference_mode(), self._precision():
             for _ in range(steps):
-                outputs = self.step(self.pictures)
+                outputs = self.step(self.images)
         outputs[0, 0].item()  # waits for the device
 
     def train(self, steps):
         self.model.train()
         for _ in range(steps):
             with self._precision():
-                loss = self.torch.nn.functional.cross_entropy(self.step(self.pictures), self.labels)
+                loss = self.torch.nn.functional.cross_entropy(self.step(self.images), self.labels)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -119,8 +119,8 @@ class OpenVinoTorchNetwork(Network):
 
         torch.manual_seed(0)
         model = torchvision.models.get_model(torchvision_name(job.model), weights=None).eval()
-        self.pictures = np.moveaxis(job.pictures, -1, 1).copy()
-        torch.onnx.export(model, torch.from_numpy(self.pictures), self.folder / "network.onnx")
+        self.images = np.moveaxis(job.images, -1, 1).copy()
+        torch.onnx.export(model, torch.from_numpy(self.images), self.folder / "network.onnx")
         config = {"INFERENCE_PRECISION_HINT": HINTS[EXPORTED[job.precision]], "PERFORMANCE_HINT": "LATENCY"}
         self.network = openvino.Core().compile_model(self.folder / "network.onnx", "CPU", config)
 
@@ -130,7 +130,7 @@ class OpenVinoTorchNetwork(Network):
 
     def inference(self, steps):
         for _ in range(steps):
-            self.network(self.pictures, share_inputs=True)
+            self.network(self.images, share_inputs=True)
 
 
 EXPORTED = {"float32": "float32", "mixed_bfloat16": "bfloat16", "int8": "int8"}
@@ -148,8 +148,8 @@ class ExportedNetwork(Network):
         keras.utils.set_random_seed(0)
         model, row = ours(job), FORMATS[self.format]
         facts = metadata(model, self.format, EXPORTED[job.precision], raw=True)
-        self.path, self.pictures = self.folder / f"network{row.suffix}", job.pictures
-        row.module.write(Order(model, facts, calibration=self.pictures), self.path)
+        self.path, self.images = self.folder / f"network{row.suffix}", job.images
+        row.module.write(ExportSpec(model, facts, calibration=self.images), self.path)
         self.network = load_exported(self.path)
 
     @property
@@ -158,7 +158,7 @@ class ExportedNetwork(Network):
 
     def inference(self, steps):
         for _ in range(steps):
-            self.network(self.pictures)
+            self.network(self.images)
 
     def load(self, steps):
         for _ in range(steps):

@@ -91,7 +91,7 @@ class _Lane:
         self.answers.append(self.worker.measure(self.task, self.steps))
 
     def row(self):
-        """What came out, as JSON values; `values` are rates of pictures or times of doing it once."""
+        """What came out, as JSON values; `values` are rates of images or times of doing it once."""
         task, job, last = TASKS[self.task], self.worker.job, self.answers[-1]
         seconds = [answer["seconds"] / self.steps for answer in self.answers]
         values = [job.batch_size / each for each in seconds] if task.in_batches else seconds

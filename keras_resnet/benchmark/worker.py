@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from keras_resnet.benchmark.contenders import CONTENDERS
-from keras_resnet.benchmark.machine import peak_memory
 from keras_resnet.benchmark.networks import Job
+from keras_resnet.machine import peak_memory
 
 _SHARING = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 """One GPU for all: nobody takes its whole memory at once."""

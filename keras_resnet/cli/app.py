@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.text import Text
 
 import keras_resnet
-from keras_resnet.errors import unknown
-from keras_resnet.training.building import PRECISIONS, check_precision, in_precision
+from keras_resnet.errors import unknown_name_error
+from keras_resnet.training.model_setup import PRECISIONS, check_precision, in_precision
 from keras_resnet.training.recipes import Recipe
 
 app = typer.Typer(
-    help="Residual networks in Keras: build, load anybody's weights, train, test, fine-tune, search, look at pictures.",
+    help="Residual networks in Keras: build, load anybody's weights, train, test, fine-tune, search, look at images.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,9 +37,9 @@ DataDir = Annotated[Path | None, typer.Option(help="Where tensorflow-datasets ke
 Download = Annotated[bool, typer.Option(help="Whether a missing data set may be downloaded.")]
 ValidationSplit = Annotated[
     str | None,
-    typer.Option(help="Judge by this share or number of the training pictures; the test set stays untouched."),
+    typer.Option(help="Judge by this share or number of the training images; the test set stays untouched."),
 ]
-SkipBad = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read.")]
+SkipBad = Annotated[bool, typer.Option(help="Leave out images that cannot be read.")]
 Precision = Annotated[str | None, typer.Option(help=f"{', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}.")]
 Changes = Annotated[
     list[str] | None,
@@ -113,7 +113,7 @@ def _assignment(text):
         raise ValueError(f"`--set` should be FIELD=VALUE, such as epochs=2. Received: --set {text}")
     known = [row.name for row in fields(Recipe)]
     if field not in known:
-        raise unknown("--set", field, known, f"one of the fields of a recipe: {known}")
+        raise unknown_name_error("--set", field, known, f"one of the fields of a recipe: {known}")
     return field, value(given)
 
 

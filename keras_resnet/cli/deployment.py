@@ -11,9 +11,9 @@ from keras_resnet.cli.app import AsJson, DataDir, Download, Weights, app, networ
 from keras_resnet.cli.testing import Mode
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_test
-from keras_resnet.deployment.formats import FORMATS, PRECISIONS
+from keras_resnet.deployment.formats.table import FORMATS, PRECISIONS
 from keras_resnet.deployment.report import as_markdown
-from keras_resnet.models import tell
+from keras_resnet.models.preprocessing import set_preprocessing
 
 
 @app.command()
@@ -28,15 +28,15 @@ def export(
     ] = None,
     precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}.")] = "float32",
     calibration: Annotated[
-        str | None, typer.Option(help="For int8: pictures like those it will see, a folder or the name of a data set.")
+        str | None, typer.Option(help="For int8: images like those it will see, a folder or the name of a data set.")
     ] = None,
-    pictures: Annotated[
+    images: Annotated[
         str | None,
         typer.Option(help="To compare on: a folder or the name of a data set.", show_default="a few of scikit-learn's"),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Leave preprocessing out of the exported network.")] = False,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures at a time.", show_default="any", min=1)] = None,
-    samples: Annotated[int, typer.Option(help="Pictures of --calibration, at most.", min=1)] = 300,
+    batch_size: Annotated[int | None, typer.Option(help="Images at a time.", show_default="any", min=1)] = None,
+    samples: Annotated[int, typer.Option(help="Images of --calibration, at most.", min=1)] = 300,
     timed: Annotated[bool, typer.Option(help="Whether Keras and the export are timed.")] = True,
     mode: Mode = None,
     data_dir: DataDir = None,
@@ -46,7 +46,7 @@ def export(
 ):
     """Write a network for another runtime, and show that it still says the same; reports stand beside it."""
     exported = network(model, weights, default_weights="imagenet")
-    tell(exported, Preprocessing(mode or "torch"), mode)
+    set_preprocessing(exported, Preprocessing(mode or "torch"), mode)
     values = keras_resnet.export(
         exported,
         target,
@@ -54,8 +54,8 @@ def export(
         precision,
         raw,
         batch_size,
-        _pictures(calibration, "train", data_dir, download),
-        _pictures(pictures, None, data_dir, download),
+        _images(calibration, "train", data_dir, download),
+        _images(images, None, data_dir, download),
         samples,
         timed,
         overwrite,
@@ -66,8 +66,8 @@ def export(
         out.print(Markdown(as_markdown(values)))
 
 
-def _pictures(name, split, data_dir, download):
-    """A folder as it is, of which every picture counts; else a data set, by its name."""
+def _images(name, split, data_dir, download):
+    """A folder as it is, of which every image counts; else a data set, by its name."""
     if name is None or Path(name).exists():
         return name
     return load_test(name, split, data_dir, download)

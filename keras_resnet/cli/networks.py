@@ -11,7 +11,7 @@ from rich.text import Text
 
 import keras_resnet
 from keras_resnet.cli.app import AsJson, Weights, app, err, network, out, own_weights, print_json
-from keras_resnet.data.pictures import find_pictures
+from keras_resnet.data.image_files import find_images
 from keras_resnet.deployment.exported import is_exported
 from keras_resnet.weights.catalog import WEIGHTS
 
@@ -60,7 +60,7 @@ def _model_row(name):
     cost = keras_resnet.complexity(spec)
     return {
         "name": name,
-        "depth": spec.layers,
+        "depth": spec.depth,
         "parameters": cost.parameters,
         "multiply_adds": cost.multiply_adds,
         "input_size": spec.default_size,
@@ -80,17 +80,17 @@ def summary(
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.", metavar="IMAGE...")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
     model: Annotated[
         str,
         typer.Option(help="A network of `keras-resnet models`, a .keras file, or what `keras-resnet export` wrote."),
     ] = "resnet50",
     weights: Weights = None,
-    top: Annotated[int, typer.Option(help="Classes a picture.", min=1)] = 5,
+    top: Annotated[int, typer.Option(help="Classes an image.", min=1)] = 5,
     as_json: AsJson = False,
 ):
-    """Say what is in pictures. Files that are no pictures are listed, and make the exit status 1."""
-    paths = find_pictures(images)  # before any weights are fetched
+    """Say what is in images. Files that are no images are listed, and make the exit status 1."""
+    paths = find_images(images)  # before any weights are fetched
     looker = any_network(model, weights)
     answers = keras_resnet.predict(looker, paths, top=top)
     answers = list(track(answers, "looking", len(paths), console=err, transient=True, disable=not err.is_terminal))
@@ -120,7 +120,7 @@ def _as_json(answer):
 
 def _print_predictions(answers):
     table = Table(box=None, header_style="bold")
-    table.add_column("picture", overflow="fold")
+    table.add_column("image", overflow="fold")
     table.add_column("class", no_wrap=True)
     table.add_column("probability", no_wrap=True, justify="right")
     for answer in answers:

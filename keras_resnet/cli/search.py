@@ -32,7 +32,7 @@ from keras_resnet.cli.app import (
     value,
 )
 from keras_resnet.search.results import in_words
-from keras_resnet.search.search import WINNER
+from keras_resnet.search.tune import WINNER
 
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 
@@ -43,8 +43,8 @@ def tune(
     tuner: Annotated[str, typer.Option(help="random, bayesian or hyperband.")] = "random",
     trials: Annotated[int, typer.Option(help="Candidates to train, earlier ones included.", min=1)] = 20,
     max_params: Annotated[str | None, typer.Option(help="Most parameters: 100k, 1.5M.")] = None,
-    max_multiply_adds: Annotated[str | None, typer.Option(help="Most for one picture: 40M, 4G.")] = None,
-    max_latency: Annotated[float | None, typer.Option(help="Most milliseconds for one picture, measured here.")] = None,
+    max_multiply_adds: Annotated[str | None, typer.Option(help="Most for one image: 40M, 4G.")] = None,
+    max_latency: Annotated[float | None, typer.Option(help="Most milliseconds for one image, measured here.")] = None,
     recipe: Annotated[str, typer.Option(help="A row of RECIPES, for what is not searched.")] = "quickstart",
     changes: Changes = None,
     workdir: Annotated[
@@ -53,7 +53,7 @@ def tune(
     data_dir: DataDir = None,
     download: Download = True,
     validation_split: ValidationSplit = "0.2",
-    final: Annotated[bool, typer.Option(help="Train the best one on all training pictures, and test it.")] = True,
+    final: Annotated[bool, typer.Option(help="Train the best one on all training images, and test it.")] = True,
     devices: Devices = None,
     precision: Precision = None,
     seed: Seed = 0,
@@ -122,12 +122,12 @@ def _print(result):
         costs = (f"{candidate.parameters:,}", f"{candidate.multiply_adds:,}")
         table.add_row(candidate.trial, in_words(candidate.spec), *costs, accuracy)
     out.print(table)
-    out.print("* no cheaper candidate is as accurate; on the pictures that judge", highlight=False)
+    out.print("* no cheaper candidate is as accurate; on the images that judge", highlight=False)
     if result.final:
         accuracy = 100 * result.final["top1_accuracy"]
         out.print(
-            f"trial {result.winner.trial}, trained on all training pictures: {accuracy:.2f} % "
-            f"of {result.final['test_images']:,} test pictures",
+            f"trial {result.winner.trial}, trained on all training images: {accuracy:.2f} % "
+            f"of {result.final['test_images']:,} test images",
             highlight=False,
             soft_wrap=True,
         )

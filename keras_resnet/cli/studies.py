@@ -35,7 +35,7 @@ from keras_resnet.cli.app import (
 from keras_resnet.cli.testing import AllWeights, Labels, Mode, Models, Part, TestSet, networks
 from keras_resnet.data.sources import load_test
 from keras_resnet.evaluation import labelled_inputs, spread
-from keras_resnet.models import tell
+from keras_resnet.models.preprocessing import set_preprocessing
 from keras_resnet.studies.degradation import degradation as run_degradation
 from keras_resnet.studies.sizes import SIZES
 from keras_resnet.training.workdir import write_json
@@ -52,7 +52,7 @@ def degradation(
     ] = None,
     depths: Annotated[str | None, typer.Option(help="Layers: 20,56.", show_default="the size's")] = None,
     dataset: Annotated[str | None, typer.Option(help="Another data set.", show_default="the size's")] = None,
-    pictures: Annotated[str | None, typer.Option(help="How many of its pictures train and test: 10000,2000.")] = None,
+    images: Annotated[str | None, typer.Option(help="How many of its images train and test: 10000,2000.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A row of RECIPES.", show_default="the size's")] = None,
     changes: Changes = None,
     data_dir: DataDir = None,
@@ -77,7 +77,7 @@ def degradation(
             name and source(name, data_dir, download),
             numbers("depths", depths),
             recipe,
-            numbers("pictures", pictures, count=2),
+            numbers("images", images, count=2),
             seed,
             overwrite,
             checkpoint_every=checkpoint_every,
@@ -121,14 +121,14 @@ def responses(
     """Measure how strongly the 3x3 layers of networks respond (fig. 7)."""
     workdir.mkdir(parents=True, exist_ok=True)
     measured = networks(model or ["resnet50"], weights)
-    pictures = load_test(dataset, split, data_dir, download, labels, skip_bad)
+    images = load_test(dataset, split, data_dir, download, labels, skip_bad)
     for one in measured.values():
-        tell(one, pictures.preprocessing, mode)
+        set_preprocessing(one, images.preprocessing, mode)
     values = {
-        name: analysis.layer_responses(one, labelled_inputs(one, pictures, skip_bad=skip_bad))
+        name: analysis.layer_responses(one, labelled_inputs(one, images, skip_bad=skip_bad))
         for name, one in measured.items()
     }
-    draw = partial(analysis.draw_responses, title=f"layer responses on {pictures.name}")
+    draw = partial(analysis.draw_responses, title=f"layer responses on {images.name}")
     _publish([_Measured("responses", "standard deviation of responses", values, draw)], workdir, as_json)
 
 
@@ -143,8 +143,8 @@ def signals(
     labels: Labels = None,
     skip_bad: SkipBad = False,
     mode: Mode = None,
-    batch_size: Annotated[int, typer.Option(help="Pictures: every n-th of the set.", min=1)] = 128,
-    workdir: Annotated[Path, typer.Option(help="Folder for two pictures and their JSON.")] = Path("runs/signals"),
+    batch_size: Annotated[int, typer.Option(help="Images: every n-th of the set.", min=1)] = 128,
+    workdir: Annotated[Path, typer.Option(help="Folder for two images and their JSON.")] = Path("runs/signals"),
     as_json: AsJson = False,
 ):
     """Check that signals do not vanish in a training step: variances and gradients by depth (sec. 4.1).
@@ -153,13 +153,13 @@ def signals(
     """
     workdir.mkdir(parents=True, exist_ok=True)
     measured = networks(model or ["resnet50"], weights, required=False)
-    pictures = spread(load_test(dataset, split, data_dir, download, labels, skip_bad), batch_size)
+    images = spread(load_test(dataset, split, data_dir, download, labels, skip_bad), batch_size)
     for one in measured.values():
         known = (getattr(one, "info", None) or {}).get("preprocessing")
-        tell(one, pictures.preprocessing, mode if known else mode or pictures.preprocessing.mode)
+        set_preprocessing(one, images.preprocessing, mode if known else mode or images.preprocessing.mode)
     variances, norms = {}, {}
     for name, one in measured.items():
-        inputs, targets = next(labelled_inputs(one, pictures, batch_size, skip_bad))
+        inputs, targets = next(labelled_inputs(one, images, batch_size, skip_bad))
         variances[name] = analysis.forward_variances(one, inputs)
         norms[name] = analysis.gradient_norms(one, inputs, targets)
     rows = (("forward_variances", "variance of responses", variances), ("gradient_norms", "norm of gradients", norms))
@@ -179,7 +179,7 @@ class _Measured:
 
 
 def _publish(measured, workdir, as_json):
-    """Writes each as picture and JSON, and prints it."""
+    """Writes each as image and JSON, and prints it."""
     for one in measured:
         one.draw(one.values, workdir / f"{one.name}.png")
         write_json(one.values, workdir / f"{one.name}.json")
@@ -206,14 +206,14 @@ def complexity(
         str | None,
         typer.Option(help="A network or a .keras file, layer by layer.", show_default="the paper's comparison"),
     ] = None,
-    picture: Annotated[Path | None, typer.Option(help="PNG to draw.")] = None,
+    image: Annotated[Path | None, typer.Option(help="PNG to draw.")] = None,
     as_json: AsJson = False,
 ):
     """Count parameters and multiply-adds: the paper's networks beside AlexNet and VGG, or one layer by layer."""
     one = model and network(model, None)
     rows = analysis.layer_costs(one) if one else analysis.comparison()
-    if picture:
-        analysis.draw_costs(rows, picture, model) if one else analysis.draw_comparison(rows, picture)
+    if image:
+        analysis.draw_costs(rows, image, model) if one else analysis.draw_comparison(rows, image)
     if as_json:
         return print_json([vars(row) for row in rows])
     out.print(_layers(rows) if one else _comparison(rows))

@@ -22,12 +22,12 @@ from keras_resnet.cli.app import (
     out,
     print_json,
 )
-from keras_resnet.data.pictures import listed
+from keras_resnet.data.image_files import listed
 from keras_resnet.data.preprocessing import MODES
+from keras_resnet.data.protocols import PROTOCOLS, get_protocol
 from keras_resnet.data.sources import load_test
-from keras_resnet.data.views import PROTOCOLS, get_protocol
 from keras_resnet.evaluation import check_confusion, draw_confusion
-from keras_resnet.models import tell
+from keras_resnet.models.preprocessing import set_preprocessing
 
 Models = Annotated[
     list[str] | None,
@@ -38,17 +38,17 @@ AllWeights = Annotated[
     typer.Option("--weights", help="A tag or the path of a weights file, for each network that is no .keras file."),
 ]
 TestSet = Annotated[
-    str, typer.Option("--dataset", help="digits, a name of tensorflow-datasets, or a folder of pictures.")
+    str, typer.Option("--dataset", help="digits, a name of tensorflow-datasets, or a folder of images.")
 ]
 Part = Annotated[
     str | None, typer.Option("--split", help="Another part of it, such as train or validation.", show_default="test")
 ]
 Labels = Annotated[
     Path | None,
-    typer.Option(help="File with the class of each picture, for a folder without class folders (ImageNet's val)."),
+    typer.Option(help="File with the class of each image, for a folder without class folders (ImageNet's val)."),
 ]
 Mode = Annotated[
-    str | None, typer.Option(help=f"How to prepare pictures where the weights do not say it: {', '.join(MODES)}.")
+    str | None, typer.Option(help=f"How to prepare images where the weights do not say it: {', '.join(MODES)}.")
 ]
 
 
@@ -82,24 +82,24 @@ def evaluate(
     tested = networks(model or ["resnet50"], weights, precision=precision)
     if confusion:
         check_confusion(next(iter(tested.values())), confusion)
-    pictures = load_test(dataset, split, data_dir, download, labels, skip_bad)
+    images = load_test(dataset, split, data_dir, download, labels, skip_bad)
     for one in tested.values():
-        tell(one, pictures.preprocessing, mode)
+        set_preprocessing(one, images.preprocessing, mode)
     with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
-        bar = progress.add_task("looking", total=len(pictures.test))
+        bar = progress.add_task("looking", total=len(images.test))
         result = keras_resnet.evaluate(
             list(tested.values()),
-            pictures,
+            images,
             protocol,
             batch_size,
             skip_bad,
             progress=lambda done: progress.update(bar, completed=done),
         )
     if as_json:
-        about = {"models": list(tested), "dataset": pictures.name, "protocol": protocol.to_config()}
+        about = {"models": list(tested), "dataset": images.name, "protocol": protocol.to_config()}
         print_json({**result.to_json(), **about})
     else:
-        _print_evaluation(result, f"{' + '.join(tested)} on {pictures.name}", by_class)
+        _print_evaluation(result, f"{' + '.join(tested)} on {images.name}", by_class)
     if confusion:
         draw_confusion(result, confusion)
 
@@ -149,7 +149,7 @@ def _print_evaluation(result, title, by_class):
     if by_class:
         out.print(_classes(result))
     if result.left_out:
-        faults = Text(f"{len(result.left_out)} pictures that could not be read:\n  {listed(result.left_out)}")
+        faults = Text(f"{len(result.left_out)} images that could not be read:\n  {listed(result.left_out)}")
         err.print("[yellow]left out:[/]", faults, soft_wrap=True)
 
 

@@ -36,7 +36,7 @@ from keras_resnet.cli.app import (
     separated,
     source,
 )
-from keras_resnet.files import replacing
+from keras_resnet.files import atomic_write
 from keras_resnet.search.space import read_spec
 
 
@@ -61,7 +61,7 @@ def train(
     validation_split: ValidationSplit = None,
     skip_bad: SkipBad = False,
     devices: Devices = None,
-    sync_batch_norm: Annotated[bool, typer.Option(help="Batch norm over all devices' pictures.")] = False,
+    sync_batch_norm: Annotated[bool, typer.Option(help="Batch norm over all devices' images.")] = False,
     precision: Precision = None,
     xla: Annotated[bool | None, typer.Option(help="Compile with XLA.", show_default="only on a GPU")] = None,
     seed: Seed = 0,
@@ -100,7 +100,7 @@ def train(
             keep=keep,
         ).report
     out.print(
-        f"top-1 accuracy {100 * report['top1_accuracy']:.2f} % on {report['test_images']} test pictures, "
+        f"top-1 accuracy {100 * report['top1_accuracy']:.2f} % on {report['test_images']} test images, "
         f"{report['wall_time_s']:.0f} s, everything in {workdir}/",
         highlight=False,
         soft_wrap=True,
@@ -110,7 +110,7 @@ def train(
 @app.command()
 def benchmark(
     model: Annotated[str, typer.Option(help="A network of `keras-resnet models`.")] = "resnet50",
-    batch_size: Annotated[int, typer.Option(help="Pictures a step.", min=1)] = 16,
+    batch_size: Annotated[int, typer.Option(help="Images a step.", min=1)] = 16,
     image_size: Annotated[int | None, typer.Option(help="Their sides.", show_default="the network's usual one")] = None,
     precision: Annotated[
         list[str] | None, typer.Option(help=f"Of {', '.join(PRECISIONS)}.", show_default="float32")
@@ -134,7 +134,7 @@ def benchmark(
     """
     as_json = json_file == Path("-")
     with (
-        nullcontext() if json_file is None or as_json else replacing(json_file) as partial,
+        nullcontext() if json_file is None or as_json else atomic_write(json_file) as partial,
         err.status("") as status,
     ):
         report = compare(

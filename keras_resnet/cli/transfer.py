@@ -35,10 +35,10 @@ from keras_resnet.cli.app import (
     source,
 )
 from keras_resnet.cli.testing import Mode
-from keras_resnet.data.pictures import listed
+from keras_resnet.data.image_files import listed
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.errors import unknown
-from keras_resnet.models import tell
+from keras_resnet.errors import unknown_name_error
+from keras_resnet.models.preprocessing import set_preprocessing
 
 ALIKE = ("weights_sha256", "preprocessing", "precision", "endpoint", "pooling", "class_names")
 """What features that are compared have in common."""
@@ -47,13 +47,13 @@ Vectors = Annotated[Path, typer.Argument(help="A file that `keras-resnet feature
 
 @app.command()
 def features(
-    folder: Annotated[Path, typer.Argument(help="Pictures, in class folders or not.", metavar="FOLDER")],
+    folder: Annotated[Path, typer.Argument(help="Images, in class folders or not.", metavar="FOLDER")],
     target: Annotated[Path, typer.Argument(help="The file to write, .npz or .parquet.", metavar="OUT")],
     model: Annotated[str, typer.Option(help="A network of `keras-resnet models`, or a .keras file.")] = "resnet50",
     weights: Weights = None,
     endpoint: Annotated[str, typer.Option(help="stem, stage1 to stage4 (C2 to C5), or pre_logits.")] = "pre_logits",
     pooling: Annotated[str, typer.Option(help="What makes vectors of maps: avg or max.")] = "avg",
-    batch_size: Annotated[int, typer.Option(help="Pictures that the network sees at a time.", min=1)] = 100,
+    batch_size: Annotated[int, typer.Option(help="Images that the network sees at a time.", min=1)] = 100,
     mode: Mode = None,
     precision: Precision = None,
     map_file: Annotated[
@@ -62,9 +62,9 @@ def features(
     overwrite: Annotated[bool, typer.Option(help="Replace a file of other settings.")] = False,
     as_json: AsJson = False,
 ):
-    """Write a vector for each picture of a folder. Repeat it to go on; bad files make the exit status 1."""
+    """Write a vector for each image of a folder. Repeat it to go on; bad files make the exit status 1."""
     looker = network(model, weights, "imagenet", precision)
-    tell(looker, Preprocessing(mode or "torch"), mode)
+    set_preprocessing(looker, Preprocessing(mode or "torch"), mode)
     with Progress(console=err, transient=True, disable=not err.is_terminal) as progress, last_words():
         bar = progress.add_task("looking", total=None)
         about = transfer.write_features(
@@ -91,17 +91,17 @@ def features(
         raise typer.Exit(1)
 
 
-def _draw_map(path, picture):
+def _draw_map(path, image):
     found = transfer.read_features(path)
-    title = f"{len(found.vectors):,} pictures, {found.settings['model']}'s {found.settings['endpoint']}"
+    title = f"{len(found.vectors):,} images, {found.settings['model']}'s {found.settings['endpoint']}"
     points = transfer.feature_map(found.vectors)
-    transfer.draw_feature_map(points, found.labels, found.class_names, picture, title)
+    transfer.draw_feature_map(points, found.labels, found.class_names, image, title)
 
 
 @app.command()
 def probe(
     train: Vectors,
-    test: Annotated[Path, typer.Argument(help="Another one, of other pictures.", metavar="TEST_FEATURES")],
+    test: Annotated[Path, typer.Argument(help="Another one, of other images.", metavar="TEST_FEATURES")],
     neighbours: Annotated[int, typer.Option("-k", help="Neighbours that vote.", min=1)] = 20,
     as_json: AsJson = False,
 ):
@@ -123,19 +123,19 @@ def probe(
 @app.command()
 def nearest(
     path: Vectors,
-    picture: Annotated[str, typer.Argument(help="Name of a picture in the file, or its end.")],
+    image: Annotated[str, typer.Argument(help="Name of an image in the file, or its end.")],
     count: Annotated[int, typer.Option("-k", help="How many.", min=1)] = 5,
     as_json: AsJson = False,
 ):
-    """Find the pictures that are most like another, by the cosine of their features."""
+    """Find the images that are most like another, by the cosine of their features."""
     found = transfer.read_features(path)
-    query = _find(found.names, picture)
+    query = _find(found.names, image)
     count = min(count, len(found.names) - 1)
-    (answers,) = transfer.nearest_pictures(found.vectors[query : query + 1], found.vectors, found.names, count + 1)
+    (answers,) = transfer.nearest_images(found.vectors[query : query + 1], found.vectors, found.names, count + 1)
     answers = [answer for answer in answers if answer[0] != found.names[query]][:count]
     if as_json:
         return print_json([{"name": name, "cosine": cosine} for name, cosine in answers])
-    table = Table("picture", "cosine", box=None, header_style="bold")
+    table = Table("image", "cosine", box=None, header_style="bold")
     for name, cosine in answers:
         table.add_row(name, f"{cosine:.3f}")
     out.print(table)
@@ -163,7 +163,7 @@ def _find(names, wanted):
     """Number of the one name that is `wanted`, or ends so."""
     ends = [number for number, name in enumerate(names) if name == wanted or name.endswith(f"/{wanted}")]
     if len(ends) != 1:
-        raise unknown("picture", wanted, names, f"the name of one picture in the file (found: {len(ends)})")
+        raise unknown_name_error("image", wanted, names, f"the name of one image in the file (found: {len(ends)})")
     return ends[0]
 
 

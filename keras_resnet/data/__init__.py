@@ -1,1 +1,1 @@
-"""Pictures in, names out: reading, preparing, augmenting, batching, and the names of classes."""
+"""Images in, names out: reading, preparing, augmenting, batching, and the names of classes."""

@@ -16,20 +16,20 @@ ERASED_AREA = (0.02, 0.33)
 ERASED_ASPECT = (0.3, 3.3)
 
 
-def pad_and_crop(pictures, padding, u):
-    """Pads pictures with black and cuts their size out of the result at random places (He et al. 2015, sec. 4.2).
+def pad_and_crop(images, padding, u):
+    """Pads images with black and cuts their size out of the result at random places (He et al. 2015, sec. 4.2).
 
     Args:
-        pictures: (B, H, W, C), integers or floats.
+        images: (B, H, W, C), integers or floats.
         padding: pixels on each of the four sides.
         u: (B, 2), where to cut: 0 is the top, and the left.
 
     Returns:
         (B, H, W, C) of the same dtype.
     """
-    batch, height, width, channels = ops.shape(pictures)
+    batch, height, width, channels = ops.shape(images)
     sides = (padding, padding)
-    padded = ops.pad(pictures, ((0, 0), sides, sides, (0, 0)))
+    padded = ops.pad(images, ((0, 0), sides, sides, (0, 0)))
     corners = _places(u, 2 * padding + 1)
     rows = corners[:, 0, None] + ops.arange(height)
     columns = corners[:, 1, None] + ops.arange(width)
@@ -39,29 +39,29 @@ def pad_and_crop(pictures, padding, u):
     return ops.take(ops.reshape(padded, (-1, channels)), pixels, axis=0)
 
 
-def flip(pictures, u):
-    """Mirrors pictures, left to right.
+def flip(images, u):
+    """Mirrors images, left to right.
 
     Args:
-        pictures: (B, H, W, C), integers or floats.
+        images: (B, H, W, C), integers or floats.
         u: (B,); those below 0.5 are mirrored.
 
     Returns:
         (B, H, W, C) of the same dtype.
     """
-    # On CPUs, picking whole pictures takes a fifth of the time of `where`, and mirroring rows half of that of pictures
-    batch, height, width, channels = shape = ops.shape(pictures)
-    rows = ops.reshape(pictures, (-1, width, channels))
+    # On CPUs, picking whole images takes a fifth of the time of `where`, and mirroring rows half of that of images
+    batch, height, width, channels = shape = ops.shape(images)
+    rows = ops.reshape(images, (-1, width, channels))
     both = ops.reshape(ops.concatenate([rows, ops.flip(rows, axis=1)]), (-1, height * width * channels))
     chosen = ops.arange(batch) + batch * ops.cast(u < 0.5, "int32")
     return ops.reshape(ops.take(both, chosen, axis=0), shape)
 
 
-def lighting(pictures, normals, std=0.1):
-    """Adds to each picture a colour, along the principal components of ImageNet's (Krizhevsky et al. 2012, sec. 4.1).
+def lighting(images, normals, std=0.1):
+    """Adds to each image a colour, along the principal components of ImageNet's (Krizhevsky et al. 2012, sec. 4.1).
 
     Args:
-        pictures: (B, H, W, 3) in 0..255, RGB.
+        images: (B, H, W, 3) in 0..255, RGB.
         normals: (B, 3), normally distributed with deviation 1.
         std: of the share in which a component is added.
 
@@ -70,101 +70,101 @@ def lighting(pictures, normals, std=0.1):
     """
     reaches = ops.multiply(COLOUR_COMPONENTS, COLOUR_REACHES)
     colours = ops.matmul(ops.cast(normals, "float32"), ops.transpose(ops.cast(reaches, "float32")))
-    return ops.cast(pictures, "float32") + (255 * std) * colours[:, None, None, :]
+    return ops.cast(images, "float32") + (255 * std) * colours[:, None, None, :]
 
 
-def mixup(pictures, labels, share):
-    """Blends each picture, and its label, with the one at the mirrored place of the batch (arXiv:1710.09412).
+def mixup(images, labels, share):
+    """Blends each image, and its label, with the one at the mirrored place of the batch (arXiv:1710.09412).
 
     Args:
-        pictures: (B, H, W, C) floats.
+        images: (B, H, W, C) floats.
         labels: (B, K) floats, a share for each class.
-        share: scalar in 0..1, the picture's own; the paper draws it from the beta distribution.
+        share: scalar in 0..1, the image's own; the paper draws it from the beta distribution.
 
     Returns:
-        Pictures (B, H, W, C) and labels (B, K).
+        Images (B, H, W, C) and labels (B, K).
     """
-    return _blend(pictures, labels, _everywhere(pictures, share))
+    return _blend(images, labels, _everywhere(images, share))
 
 
-def cutmix(pictures, labels, share, u):
-    """Replaces a box of each picture by what is there in the one at the mirrored place (arXiv:1905.04899).
+def cutmix(images, labels, share, u):
+    """Replaces a box of each image by what is there in the one at the mirrored place (arXiv:1905.04899).
 
-    All pictures of a batch have the same box, as in timm. It may reach over the edge, and is cut off there; labels are
+    All images of a batch have the same box, as in timm. It may reach over the edge, and is cut off there; labels are
     mixed by the area that is left of it.
 
     Args:
-        pictures: (B, H, W, C) floats.
+        images: (B, H, W, C) floats.
         labels: (B, K) floats, a share for each class.
         share: scalar in 0..1 of the area that stays.
         u: (2,), where the middle of the box is.
 
     Returns:
-        Pictures (B, H, W, C) and labels (B, K).
+        Images (B, H, W, C) and labels (B, K).
     """
-    return _blend(pictures, labels, _outside_box(pictures, share, u))
+    return _blend(images, labels, _outside_box(images, share, u))
 
 
-def mix(pictures, labels, mixup_alpha, cutmix_alpha, draws):
+def mix(images, labels, mixup_alpha, cutmix_alpha, draws):
     """Mixup or CutMix; if both are wanted, one or the other by the toss of a coin for the batch, as in timm.
 
     Args:
-        pictures: (B, H, W, C) floats.
+        images: (B, H, W, C) floats.
         labels: (B, K) floats, a share for each class.
         mixup_alpha: the beta distribution's for mixup; 0: no mixup.
         cutmix_alpha: the same for CutMix. One of the two is not 0.
         draws: what has `beta(alpha)`, a scalar, and `uniforms(count)`, (count,) in [0, 1).
 
     Returns:
-        Pictures (B, H, W, C) and labels (B, K).
+        Images (B, H, W, C) and labels (B, K).
     """
     u = draws.uniforms(3)
     own = []
     if mixup_alpha:
-        own.append(_everywhere(pictures, draws.beta(mixup_alpha)))
+        own.append(_everywhere(images, draws.beta(mixup_alpha)))
     if cutmix_alpha:
-        own.append(_outside_box(pictures, draws.beta(cutmix_alpha), u[1:]))
-    return _blend(pictures, labels, ops.where(u[0] < 0.5, own[0], own[-1]))
+        own.append(_outside_box(images, draws.beta(cutmix_alpha), u[1:]))
+    return _blend(images, labels, ops.where(u[0] < 0.5, own[0], own[-1]))
 
 
-def _blend(pictures, labels, own):
-    """Mixes a batch with itself reversed; `own` (H, W, 1) is each pixel's share of the picture in its place."""
-    pictures, labels = ops.convert_to_tensor(pictures), ops.convert_to_tensor(labels)
+def _blend(images, labels, own):
+    """Mixes a batch with itself reversed; `own` (H, W, 1) is each pixel's share of the image in its place."""
+    images, labels = ops.convert_to_tensor(images), ops.convert_to_tensor(labels)
     share = ops.mean(own)
-    mixed = own * pictures + (1 - own) * ops.flip(pictures, axis=0)
+    mixed = own * images + (1 - own) * ops.flip(images, axis=0)
     return mixed, share * labels + (1 - share) * ops.flip(labels, axis=0)
 
 
-def _everywhere(pictures, share):
-    return ops.broadcast_to(ops.cast(share, "float32"), (*ops.shape(pictures)[1:3], 1))
+def _everywhere(images, share):
+    return ops.broadcast_to(ops.cast(share, "float32"), (*ops.shape(images)[1:3], 1))
 
 
-def _outside_box(pictures, share, u):
+def _outside_box(images, share, u):
     """1 outside of a box and 0 inside: rand_bbox of timm/data/mixup.py."""
     side = ops.sqrt(1 - ops.cast(share, "float32"))
     rows, columns = (
         _inside(length, _places(u[axis], length) - half, _places(u[axis], length) + half)
-        for axis, length in enumerate(ops.shape(pictures)[1:3])
+        for axis, length in enumerate(ops.shape(images)[1:3])
         for half in [ops.cast(length * side, "int32") // 2]
     )
     return 1 - ops.cast(ops.logical_and(rows[:, None], columns), "float32")[..., None]
 
 
-def erase(pictures, u, probability):
-    """Sets a rectangle of some pictures to 0, which for normalised ones is the mean colour (arXiv:1708.04896).
+def erase(images, u, probability):
+    """Sets a rectangle of some images to 0, which for normalised ones is the mean colour (arXiv:1708.04896).
 
-    Areas are 2 to 33 % of the picture and aspects 0.3 to 3.3, on a logarithmic scale, as torchvision's RandomErasing
+    Areas are 2 to 33 % of the image and aspects 0.3 to 3.3, on a logarithmic scale, as torchvision's RandomErasing
     draws them, except that a side that is too long is made to fit instead of drawn again.
 
     Args:
-        pictures: (B, H, W, C).
+        images: (B, H, W, C).
         u: (B, 5): whether to erase, then area, aspect, top and left.
-        probability: share of pictures with a rectangle.
+        probability: share of images with a rectangle.
 
     Returns:
         (B, H, W, C) of the same dtype.
     """
-    height, width = ops.shape(pictures)[1:3]
+    height, width = ops.shape(images)[1:3]
     area = _between(*ERASED_AREA, u[:, 1])
     root = ops.exp(_between(*map(math.log, ERASED_ASPECT), u[:, 2]) / 2)
     size = ops.sqrt(area * ops.cast(height * width, "float32"))
@@ -172,7 +172,7 @@ def erase(pictures, u, probability):
     columns = _random_interval(width, size / root, u[:, 4])
     erased = ops.logical_and(rows[:, :, None], columns[:, None, :])
     erased = ops.logical_and(erased, (u[:, 0] < probability)[:, None, None])
-    return ops.where(erased[..., None], ops.zeros_like(pictures), pictures)
+    return ops.where(erased[..., None], ops.zeros_like(images), images)
 
 
 def soft_labels(labels, classes, smoothing=0.0):
@@ -218,7 +218,7 @@ def _inside(length, start, stop):
 
 
 def _random_interval(length, sides, u):
-    """(B, length) booleans: an interval of the rounded length `sides` (B,) for each picture, somewhere within."""
+    """(B, length) booleans: an interval of the rounded length `sides` (B,) for each image, somewhere within."""
     sides = ops.minimum(ops.cast(ops.round(sides), "int32"), length)
     starts = _places(u, length - sides + 1)
     return _inside(length, starts[:, None], (starts + sides)[:, None])

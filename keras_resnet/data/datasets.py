@@ -1,4 +1,4 @@
-"""Pictures with labels: what a data set is, whatever it was read from."""
+"""Images with labels: what a data set is, whatever it was read from."""
 
 import math
 import os
@@ -11,33 +11,33 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import is_number
 
 TEST_SHARE = 0.2
-"""Of the pictures, set aside where a source says nothing of what tests."""
+"""Of the images, set aside where a source says nothing of what tests."""
 MEMORY_SHARE = 0.25
-"""Of the machine's memory, what pictures may take."""
+"""Of the machine's memory, what images may take."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled pictures that can be reached by number.
+    """Labelled images that can be reached by number.
 
     Raises:
-        ValueError: on construction, for pictures of another kind, or labels that are not an integer for each of them.
+        ValueError: on construction, for images of another kind, or labels that are not an integer for each of them.
     """
 
-    pictures: np.ndarray
+    images: np.ndarray
     """(N, H, W, C) uint8; or (N,) of encoded files (dtype object, bytes); or (N,) of paths (str)."""
     labels: np.ndarray
     """(N,) int32."""
 
     def __post_init__(self):
-        shape, dtype = self.pictures.shape, self.pictures.dtype
+        shape, dtype = self.images.shape, self.images.dtype
         if not (len(shape) == 1 or (len(shape) == 4 and dtype == np.uint8)):
             raise ValueError(
-                f"`pictures` should be (N, H, W, C) uint8, or (N,) files. Received: pictures of shape {shape}, {dtype}"
+                f"`images` should be (N, H, W, C) uint8, or (N,) files. Received: images of shape {shape}, {dtype}"
             )
         if self.labels.shape != shape[:1] or self.labels.dtype.kind not in "iu":
             raise ValueError(
-                f"`labels` should be {shape[0]} integers, one for each picture. "
+                f"`labels` should be {shape[0]} integers, one for each image. "
                 f"Received: labels of shape {self.labels.shape}, {self.labels.dtype}"
             )
 
@@ -45,17 +45,17 @@ class Split:
         return len(self.labels)
 
     def __getitem__(self, numbers):
-        return Split(self.pictures[numbers], self.labels[numbers])
+        return Split(self.images[numbers], self.labels[numbers])
 
     @property
     def decoded(self):
-        """Whether the pictures are pixels of one size, and not files."""
-        return self.pictures.ndim == 4
+        """Whether the images are pixels of one size, and not files."""
+        return self.images.ndim == 4
 
     @property
     def paths(self):
-        """Whether the pictures are names of files, and not their contents."""
-        return not self.decoded and isinstance(self.pictures[0], str)
+        """Whether the images are names of files, and not their contents."""
+        return not self.decoded and isinstance(self.images[0], str)
 
     def set_aside(self, amount):
         """(the rest, what is set aside): two Splits, stratified by class, the same ones every time.
@@ -64,7 +64,7 @@ class Split:
             amount: as for `count_aside`.
 
         Raises:
-            ValueError: for another amount, or one that leaves a side with fewer pictures than there are classes.
+            ValueError: for another amount, or one that leaves a side with fewer images than there are classes.
         """
         from sklearn.model_selection import train_test_split
 
@@ -72,8 +72,8 @@ class Split:
         sizes = np.unique(self.labels, return_counts=True)[1]
         if sizes.min() < 2 or not len(sizes) <= count <= len(self) - len(sizes):
             raise ValueError(
-                f"`validation_split` should leave a picture of each of the {len(sizes)} classes on both sides; there "
-                f"are {len(self)} pictures, {sizes.min()} in the smallest class. Received: validation_split={amount}"
+                f"`validation_split` should leave an image of each of the {len(sizes)} classes on both sides; there "
+                f"are {len(self)} images, {sizes.min()} in the smallest class. Received: validation_split={amount}"
             )
         rest, aside = train_test_split(np.arange(len(self)), test_size=count, stratify=self.labels, random_state=0)
         return self[rest], self[aside]
@@ -81,7 +81,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Stream:
-    """Labelled pictures that only come one after another: a prepared set that is larger than memory."""
+    """Labelled images that only come one after another: a prepared set that is larger than memory."""
 
     examples: Callable
     """seed -> tf.data.Dataset of (encoded file or uint8 (H, W, C), integer label), shuffled, the same for the same
@@ -96,7 +96,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled pictures, split into those that train and those that test.
+    """Labelled images, split into those that train and those that test.
 
     Raises:
         ValueError: on construction, for a label that has no class name. Those of a Stream are not known yet.
@@ -109,7 +109,7 @@ class Dataset:
     class_names: tuple[str, ...] | None
     """None where labels are the numbers of whatever classes a network has."""
     preprocessing: Preprocessing
-    """How a network wants these pictures when it is tested, also those that come later from files."""
+    """How a network wants these images when it is tested, also those that come later from files."""
     left_out: tuple[str, ...] = ()
     """Unreadable files that are missing here, with what is wrong with them."""
 
@@ -125,15 +125,15 @@ class Dataset:
 
     @property
     def input_shape(self):
-        """(H, W, C) of one picture as the network gets it."""
+        """(H, W, C) of one image as the network gets it."""
         return (self.preprocessing.size, self.preprocessing.size, self.preprocessing.channels)
 
 
 def count_aside(amount, length):
-    """How many of `length` pictures are set aside.
+    """How many of `length` images are set aside.
 
     Args:
-        amount: a share in (0, 1), rounded up to whole pictures as scikit-learn does it; or an integer, their number.
+        amount: a share in (0, 1), rounded up to whole images as scikit-learn does it; or an integer, their number.
 
     Raises:
         ValueError: for another amount.
@@ -141,25 +141,25 @@ def count_aside(amount, length):
     whole = isinstance(amount, (int, np.integer))
     if not is_number(amount) or not 0 < amount < (length if whole else 1):
         raise ValueError(
-            f"`validation_split` should be a share in (0, 1), or a number of pictures below {length}. "
+            f"`validation_split` should be a share in (0, 1), or a number of images below {length}. "
             f"Received: validation_split={amount!r}"
         )
     return int(amount) if whole else math.ceil(amount * length)
 
 
 def fits_in_memory(size):
-    """Whether so many bytes of pictures may be held: MEMORY_SHARE of all memory; how much of it is free may change."""
+    """Whether so many bytes of images may be held: MEMORY_SHARE of all memory; how much of it is free may change."""
     return size <= MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def natural_preprocessing(shape):
-    """Pictures of one square size as they are; others as ImageNet's are tested (He et al. 2015, sec. 3.4).
+    """Images of one square size as they are; others as ImageNet's are tested (He et al. 2015, sec. 3.4).
 
     Args:
-        shape: (H, W, C), with None for sides that differ from picture to picture.
+        shape: (H, W, C), with None for sides that differ from image to image.
 
     Returns:
-        A Preprocessing of mode "torch", or "tf" for grey pictures.
+        A Preprocessing of mode "torch", or "tf" for grey images.
     """
     height, width, channels = shape
     square = height is not None and height == width

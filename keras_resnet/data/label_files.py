@@ -1,25 +1,25 @@
-"""Flat folders of pictures whose classes stand in a file, as ImageNet's validation pictures come."""
+"""Flat folders of images whose classes stand in a file, as ImageNet's validation images come."""
 
 import csv
 import os
 from collections import Counter
 from pathlib import Path
 
-from keras_resnet.data.folders import load_files
+from keras_resnet.data.image_files import find_images
+from keras_resnet.data.image_folders import load_files
 from keras_resnet.data.labels import imagenet_classes
-from keras_resnet.data.pictures import find_pictures
 
 LARGEST = 2**26
-"""Bytes of a file of labels at most; ImageNet's for 50,000 pictures have two million."""
+"""Bytes of a file of labels at most; ImageNet's for 50,000 images have two million."""
 
 
 def load_labelled_folder(folder, labels, skip_bad=False):
-    """Pictures to test on, all in one folder, with their classes in a text file.
+    """Images to test on, all in one folder, with their classes in a text file.
 
-    The file has a line for each picture, in one of these forms:
+    The file has a line for each image, in one of these forms:
 
     - a file name, with or without its folder or suffix, and a class, with a comma, a tab or a blank between them:
-      Caffe's `val.txt`, Kaggle's `LOC_val_solution.csv` (of what follows the class nothing is read). Pictures that are
+      Caffe's `val.txt`, Kaggle's `LOC_val_solution.csv` (of what follows the class nothing is read). Images that are
       not there, because the folder is a part, do not matter.
     - a class, in the order of the sorted file names: `imagenet_2012_validation_synset_labels.txt`, or the development
       kit's `ILSVRC2012_validation_ground_truth.txt`, whose numbers mean what `meta.mat` beside it says.
@@ -27,30 +27,30 @@ def load_labelled_folder(folder, labels, skip_bad=False):
     A class is a WordNet id or another name; or, with file names, a number from 0, in the order of the network's.
 
     Args:
-        folder: path of the pictures.
+        folder: path of the images.
         labels: path of the file.
-        skip_bad: whether files that are no pictures are left out; the Dataset lists them.
+        skip_bad: whether files that are no images are left out; the Dataset lists them.
 
     Returns:
         A Dataset without `train`; its class names are None where the classes are numbers.
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
-        ValueError: for a file of another form, pictures without a class, and unreadable pictures.
+        ValueError: for a file of another form, images without a class, and unreadable images.
     """
     folder = Path(folder)
-    pictures = sorted(find_pictures(folder), key=lambda path: path.name)
+    images = sorted(find_images(folder), key=lambda path: path.name)
     rows = _rows(labels)
-    names = [{path.relative_to(folder).as_posix(), path.name, path.stem} for path in pictures]
+    names = [{path.relative_to(folder).as_posix(), path.name, path.stem} for path in images]
     named = not set().union(*names).isdisjoint(name for name, _ in rows)
-    classes = _by_name(rows, names, labels) if named else _in_order(rows, len(pictures), labels)
+    classes = _by_name(rows, names, labels) if named else _in_order(rows, len(images), labels)
     if named and all(name.isdecimal() for name in classes):
         class_names, numbers = None, [int(name) for name in classes]
     else:
         class_names = _class_names(classes)
         places = {name: number for number, name in enumerate(class_names)}
         numbers = [places[name] for name in classes]
-    labelled = [(str(path), number) for path, number in zip(pictures, numbers, strict=True)]
+    labelled = [(str(path), number) for path, number in zip(images, numbers, strict=True)]
     return load_files(labelled, class_names, folder, skip_bad)
 
 
@@ -58,7 +58,7 @@ def _rows(path):
     """[(first column, second column or None)] of the lines that are no comments."""
     if not os.path.isfile(path):
         raise FileNotFoundError(
-            "`labels` should be a file with a line for each picture, its name and its class; there is none. "
+            "`labels` should be a file with a line for each image, its name and its class; there is none. "
             f"Received: labels={str(path)!r}"
         )
     if os.path.getsize(path) > LARGEST:
@@ -71,9 +71,7 @@ def _rows(path):
     if lines and lines[0].startswith("ImageId,"):  # Kaggle's: boxes follow the class
         return [(name, rest.split()[0]) for name, rest in map(_columns, lines[1:]) if rest]
     if not lines:
-        raise ValueError(
-            f"`labels` should have a line for each picture. Received: labels={str(path)!r}, which is empty"
-        )
+        raise ValueError(f"`labels` should have a line for each image. Received: labels={str(path)!r}, which is empty")
     return [_columns(line) for line in lines]
 
 
@@ -86,34 +84,34 @@ def _columns(line):
 
 
 def _by_name(rows, names, path):
-    """The class of each picture, by the names that its file goes by."""
+    """The class of each image, by the names that its file goes by."""
     known = {}
     for name, label in rows:
         if label is None or known.setdefault(name, label) != label:
             raise ValueError(
-                f"`labels` should have one class for each picture. Received: labels={str(path)!r} with "
+                f"`labels` should have one class for each image. Received: labels={str(path)!r} with "
                 f"{known.get(name)!r} and {label!r} for {name!r}"
             )
     found = [{known[name] for name in of_one if name in known} for of_one in names]
     if wrong := [max(of_one, key=len) for of_one, labels in zip(names, found, strict=True) if len(labels) != 1]:
         raise ValueError(
-            f"`labels` should name the class of every picture. Received: labels={str(path)!r} without {len(wrong)} "
+            f"`labels` should name the class of every image. Received: labels={str(path)!r} without {len(wrong)} "
             f"of {len(names)}, such as {sorted(wrong)[:3]}"
         )
     twice = [name for name, count in Counter(name for of_one in names for name in of_one).items() if count > 1]
     if ambiguous := sorted(known.keys() & set(twice)):
         raise ValueError(
-            f"`labels` should name pictures with their folders where several are called the same. "
+            f"`labels` should name images with their folders where several are called the same. "
             f"Received: labels={str(path)!r} with {ambiguous[0]!r}"
         )
     return [label for (label,) in found]
 
 
 def _in_order(rows, count, path):
-    """The class of each picture, by its place."""
+    """The class of each image, by its place."""
     if len(rows) != count:
         raise ValueError(
-            f"`labels` should have a class for each of {count} pictures, or name the pictures. "
+            f"`labels` should have a class for each of {count} images, or name the images. "
             f"Received: labels={str(path)!r} with {len(rows)} lines"
         )
     classes = [" ".join(filter(None, row)) for row in rows]
@@ -127,7 +125,7 @@ def _by_development_kit(numbers, path):
     meta = Path(path).with_name("meta.mat")
     if not meta.is_file():
         raise FileNotFoundError(
-            "`labels` should name pictures or classes, or have the development kit's meta.mat beside it, which says "
+            "`labels` should name images or classes, or have the development kit's meta.mat beside it, which says "
             f"what its numbers mean. Received: labels={str(path)!r}, and no {meta}"
         )
     try:

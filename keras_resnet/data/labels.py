@@ -8,7 +8,7 @@ from importlib import resources
 import keras
 import numpy as np
 
-from keras_resnet.errors import unknown
+from keras_resnet.errors import unknown_name_error
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """In index order (Krizhevsky 2009)."""
@@ -73,7 +73,7 @@ def class_numbers(names, rows):
         warnings.warn(f"The network's classes are numbered: class 0 is taken for {names[0]!r}, and so on", stacklevel=3)
         return np.arange(count, dtype="int32")
     missing = [name for name in names if name not in known]
-    raise unknown(
+    raise unknown_name_error(
         "labels",
         missing[0],
         [*words, *ids],
@@ -89,15 +89,15 @@ def _by_number(names, count):
 
 
 def decode_predictions(predictions, top=5, classes=None):
-    """The most probable classes of each picture, as keras.applications returns them, without its download.
+    """The most probable classes of each image, as keras.applications returns them, without its download.
 
     Args:
         predictions: (B, N) scores, usually probabilities: array or tensor of the Keras backend.
-        top: how many classes a picture; all of them if there are fewer.
+        top: how many classes an image; all of them if there are fewer.
         classes: names of the N classes in index order; None for ImageNet's 1000.
 
     Returns:
-        For each of the B pictures a list of (id, name, score), the highest score first, of equal ones the first class.
+        For each of the B images a list of (id, name, score), the highest score first, of equal ones the first class.
         The id is the WordNet id, or the name once more where `classes` is given.
 
     Raises:

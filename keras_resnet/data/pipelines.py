@@ -1,7 +1,7 @@
 """Data set and recipe -> batches on their way to the device.
 
-Everything random is a function of (seed, step), and of a picture's place in the step. So a run can go on at any step,
-and what a picture looks like does not depend on how many machines share a batch.
+Everything random is a function of (seed, step), and of an image's place in the step. So a run can go on at any step,
+and what an image looks like does not depend on how many machines share a batch.
 """
 
 from functools import reduce
@@ -11,8 +11,8 @@ import numpy as np
 
 from keras_resnet.data import augmentation
 from keras_resnet.data.datasets import Split
-from keras_resnet.data.draws import NumPyDraws, TensorFlowDraws
 from keras_resnet.data.preprocessing import preprocess_input
+from keras_resnet.data.random_numbers import NumPyRandom, TensorFlowRandom
 
 
 def training_batches(dataset, recipe, steps, seed=0, first=0, share=(0, 1)):
@@ -27,44 +27,44 @@ def training_batches(dataset, recipe, steps, seed=0, first=0, share=(0, 1)):
         share: (i, n): of every batch, only the i-th of n equal parts.
 
     Returns:
-        Pairs of pictures (B, H, W, C) float32 and labels (B, K) float32, a share of 1 for each class: a tf.data.Dataset
+        Pairs of images (B, H, W, C) float32 and labels (B, K) float32, a share of 1 for each class: a tf.data.Dataset
         on the TensorFlow backend; else an iterator, which for pixels in memory needs no TensorFlow.
     """
     part = recipe.batch_size // share[1]
     rows = (recipe.batch_size, slice(share[0] * part, (share[0] + 1) * part))
 
-    def augmented(draws, step, pictures, labels):
-        return _augmented(pictures, labels, draws(seed, step, rows), dataset, recipe)
+    def augmented(draws, step, images, labels):
+        return _augmented(images, labels, draws(seed, step, rows), dataset, recipe)
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         raw = _tensorflow_batches(dataset, recipe, steps, seed, first, rows)
-        return raw.map(lambda *batch: augmented(TensorFlowDraws, *batch), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        return raw.map(lambda *batch: augmented(TensorFlowRandom, *batch), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
     if _whole_batches(dataset, recipe):
         raw = _numpy_batches(dataset.train, recipe, steps, seed, first, rows)
     else:
         raw = _tensorflow_batches(dataset, recipe, steps, seed, first, rows).as_numpy_iterator()
-    return (augmented(NumPyDraws, *batch) for batch in raw)
+    return (augmented(NumPyRandom, *batch) for batch in raw)
 
 
-def _augmented(pictures, labels, draws, dataset, recipe):
+def _augmented(images, labels, draws, dataset, recipe):
     """What is done to a batch at once: uint8 (B, H, W, C) and int (B,) -> float32 and float32 (B, K)."""
     if recipe.crop == "pad":
-        pictures = augmentation.pad_and_crop(pictures, recipe.padding, draws.uniform(2))
+        images = augmentation.pad_and_crop(images, recipe.padding, draws.uniform(2))
     if recipe.flip:
-        pictures = augmentation.flip(pictures, draws.uniform())
+        images = augmentation.flip(images, draws.uniform())
     if recipe.lighting:
-        pictures = augmentation.lighting(pictures, draws.normal(3), recipe.lighting)
-    pictures = preprocess_input(pictures, dataset.preprocessing.mode, data_format="channels_last")
+        images = augmentation.lighting(images, draws.normal(3), recipe.lighting)
+    images = preprocess_input(images, dataset.preprocessing.mode, data_format="channels_last")
     if recipe.erasing:
-        pictures = augmentation.erase(pictures, draws.uniform(5), recipe.erasing)
+        images = augmentation.erase(images, draws.uniform(5), recipe.erasing)
     labels = augmentation.soft_labels(labels, len(dataset.class_names), recipe.label_smoothing)
     if recipe.mixup or recipe.cutmix:
-        pictures, labels = augmentation.mix(pictures, labels, recipe.mixup, recipe.cutmix, draws)
+        images, labels = augmentation.mix(images, labels, recipe.mixup, recipe.cutmix, draws)
     if recipe.target_threshold is not None:
         labels = augmentation.threshold(labels, recipe.target_threshold)
-    return pictures, labels
+    return images, labels
 
 
 def _train_size(dataset, recipe):
@@ -72,18 +72,18 @@ def _train_size(dataset, recipe):
 
 
 def _whole_batches(dataset, recipe):
-    """Whether pictures are pixels that need nothing done to them one by one."""
+    """Whether images are pixels that need nothing done to them one by one."""
     one_by_one = recipe.crop not in ("none", "pad") or recipe.policy != "none"
     return not one_by_one and _is_ready(dataset.train, _train_size(dataset, recipe), dataset.preprocessing.channels)
 
 
 def _is_ready(split, size, channels):
-    """Whether pictures are pixels as a network takes them, but for their range."""
-    return split.decoded and split.pictures.shape[1:] == (size, size, channels)
+    """Whether images are pixels as a network takes them, but for their range."""
+    return split.decoded and split.images.shape[1:] == (size, size, channels)
 
 
 def _numpy_batches(split, recipe, steps, seed, first, rows):
-    """(step, pictures, labels) as NumPy arrays, in the order of a permutation for each pass through the data."""
+    """(step, images, labels) as NumPy arrays, in the order of a permutation for each pass through the data."""
     order, known = None, None
     for step in range(first, first + steps):
         slots = np.arange(step * rows[0], (step + 1) * rows[0])[rows[1]] // recipe.repeats
@@ -93,22 +93,22 @@ def _numpy_batches(split, recipe, steps, seed, first, rows):
                 order, known = np.random.default_rng((seed, epoch, 0)).permutation(len(split)), epoch
             here = slots // len(split) == epoch
             chosen[here] = order[slots[here] % len(split)]
-        yield step, split.pictures[chosen], split.labels[chosen]
+        yield step, split.images[chosen], split.labels[chosen]
 
 
 def _tensorflow_batches(dataset, recipe, steps, seed, first, rows):
-    """tf.data.Dataset of (step, uint8 pictures (B, H, W, C), labels (B,))."""
+    """tf.data.Dataset of (step, uint8 images (B, H, W, C), labels (B,))."""
     import tensorflow as tf
 
     counter = tf.data.Dataset.range(first, first + steps)
     positions = tf.range(rows[0], dtype="int64")[rows[1]]
     if _whole_batches(dataset, recipe):
         with tf.device("CPU"):
-            pictures, labels = tf.constant(dataset.train.pictures), tf.constant(dataset.train.labels)
+            images, labels = tf.constant(dataset.train.images), tf.constant(dataset.train.labels)
 
         def batch(step):
             chosen = _chosen(step * rows[0] + positions, len(dataset.train), recipe.repeats, seed)
-            return step, tf.gather(pictures, chosen), tf.gather(labels, chosen)
+            return step, tf.gather(images, chosen), tf.gather(labels, chosen)
 
         return counter.map(batch, tf.data.AUTOTUNE)
     read = _reader(dataset, recipe, seed)
@@ -118,13 +118,13 @@ def _tensorflow_batches(dataset, recipe, steps, seed, first, rows):
 
 
 def _chosen(positions, count, repeats, seed):
-    """Places in the run -> numbers of pictures: for each pass through the data another permutation, none stored."""
+    """Places in the run -> numbers of images: for each pass through the data another permutation, none stored."""
     import tensorflow as tf
 
     slots = positions // repeats
     epochs = slots // count
     seeds = tf.stack([tf.fill(tf.shape(epochs), tf.constant(seed, "int64")), epochs, tf.zeros_like(epochs)], axis=-1)
-    last, rounds = tf.constant(count - 1, "int64"), 8  # 4 mix few pictures badly
+    last, rounds = tf.constant(count - 1, "int64"), 8  # 4 mix few images badly
     return tf.raw_ops.RandomIndexShuffle(index=slots % count, seed=seeds, max_index=last, rounds=rounds)
 
 
@@ -135,7 +135,7 @@ def _examples(split, repeats, steps, seed, first, rows, positions):
     if not isinstance(split, Split):
         return _streamed(split, repeats, steps, seed, first, rows)
     with tf.device("CPU"):
-        pictures = tf.constant(split.pictures if split.decoded else split.pictures.tolist())
+        images = tf.constant(split.images if split.decoded else split.images.tolist())
         labels = tf.constant(split.labels)
     places = tf.data.Dataset.range(first, first + steps).flat_map(
         lambda step: tf.data.Dataset.from_tensor_slices(step * rows[0] + positions)
@@ -143,7 +143,7 @@ def _examples(split, repeats, steps, seed, first, rows, positions):
 
     def example(place):
         chosen = _chosen(place[None], len(split), repeats, seed)[0]
-        return place, pictures[chosen], labels[chosen]
+        return place, images[chosen], labels[chosen]
 
     return places.map(example)
 
@@ -168,46 +168,46 @@ def _pass_seed(seed, number):
 
 
 def _reader(dataset, recipe, seed):
-    """(place, picture, label) -> (uint8 (H, W, C), label): a window of the picture, as training shows it."""
+    """(place, image, label) -> (uint8 (H, W, C), label): a window of the image, as training shows it."""
     import tensorflow as tf
 
-    from keras_resnet.data import rand_augment, windows
+    from keras_resnet.data import auto_augment, crops
 
     size, channels = _train_size(dataset, recipe), dataset.preprocessing.channels
     policies = {
-        "none": lambda picture, seed: picture,
-        "trivial_augment": rand_augment.trivial_augment,
-        "rand_augment": lambda picture, seed: rand_augment.rand_augment(
-            picture, recipe.policy_layers, recipe.policy_magnitude, recipe.policy_std, seed
+        "none": lambda image, seed: image,
+        "trivial_augment": auto_augment.trivial_augment,
+        "rand_augment": lambda image, seed: auto_augment.rand_augment(
+            image, recipe.policy_layers, recipe.policy_magnitude, recipe.policy_std, seed
         ),
     }
 
-    def read(place, picture, label):
+    def read(place, image, label):
         window_seed, policy_seed = (tf.stack([tf.constant(1000 * seed + i, "int64"), place]) for i in range(2))
-        contents = _contents(dataset.train, picture)
-        sides = windows.picture_shape(contents)
-        window = windows.CROPS[recipe.crop](*sides, recipe, dataset.preprocessing, window_seed)
-        pixels = windows.read_window(contents, window, size, channels, fast=True)
+        contents = _contents(dataset.train, image)
+        sides = crops.image_shape(contents)
+        window = crops.CROPS[recipe.crop](*sides, recipe, dataset.preprocessing, window_seed)
+        pixels = crops.read_window(contents, window, size, channels, fast=True)
         return policies[recipe.policy](pixels, policy_seed), label
 
     return read
 
 
-def _contents(split, picture):
+def _contents(split, image):
     """A path -> the file; what is no path stays."""
     import tensorflow as tf
 
-    return tf.io.read_file(picture) if split.paths else picture
+    return tf.io.read_file(image) if split.paths else image
 
 
 def evaluation_batches(split, dataset, batch_size, share=(0, 1)):
-    """All pictures of a split in order, normalised, the last batch smaller.
+    """All images of a split in order, normalised, the last batch smaller.
 
     Args:
         split: a Split or Stream of `dataset`.
         dataset: Dataset.
-        batch_size: pictures a batch.
-        share: (i, n): only every n-th picture, from the i-th.
+        batch_size: images a batch.
+        share: (i, n): only every n-th image, from the i-th.
 
     Returns:
         (B, H, W, C) float32 and (B, K) float32, one for the class: a tf.data.Dataset; without TensorFlow a
@@ -217,41 +217,41 @@ def evaluation_batches(split, dataset, batch_size, share=(0, 1)):
         return _NumPyBatches(split, dataset, batch_size)
     import tensorflow as tf
 
-    def finished(pictures, labels):
+    def finished(images, labels):
         if keras.backend.backend() == "tensorflow":
-            pictures = preprocess_input(pictures, dataset.preprocessing.mode, data_format="channels_last")
+            images = preprocess_input(images, dataset.preprocessing.mode, data_format="channels_last")
         else:
-            shape = pictures.shape
+            shape = images.shape
             mode = dataset.preprocessing.mode
-            pictures = tf.numpy_function(lambda x: preprocess_input(x, mode, "channels_last"), [pictures], "float32")
-            pictures.set_shape(shape)
-        return pictures, tf.one_hot(labels, len(dataset.class_names))
+            images = tf.numpy_function(lambda x: preprocess_input(x, mode, "channels_last"), [images], "float32")
+            images.set_shape(shape)
+        return images, tf.one_hot(labels, len(dataset.class_names))
 
     batches = _in_order(split, dataset, share).batch(batch_size)
     return batches.map(finished, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def _in_order(split, dataset, share):
-    """tf.data.Dataset of (uint8 (H, W, C), label): the middle of every picture, as the Preprocessing wants it."""
+    """tf.data.Dataset of (uint8 (H, W, C), label): the middle of every image, as the Preprocessing wants it."""
     import tensorflow as tf
 
-    from keras_resnet.data import windows
+    from keras_resnet.data import crops
 
     wanted = dataset.preprocessing
     if isinstance(split, Split):
-        pictures = split.pictures if split.decoded else split.pictures.tolist()
-        examples = tf.data.Dataset.from_tensor_slices((pictures, split.labels))
+        images = split.images if split.decoded else split.images.tolist()
+        examples = tf.data.Dataset.from_tensor_slices((images, split.labels))
     else:
         examples = split.examples(None)
     examples = examples.shard(share[1], share[0])
     if wanted.resize is None and _is_ready(split, wanted.size, wanted.channels):
         return examples
 
-    def read(picture, label):
-        contents = _contents(split, picture)
-        window = windows.test_window(*windows.picture_shape(contents), wanted)
+    def read(image, label):
+        contents = _contents(split, image)
+        window = crops.test_window(*crops.image_shape(contents), wanted)
         interpolation = wanted.interpolation
-        return windows.read_window(contents, window, wanted.size, wanted.channels, interpolation=interpolation), label
+        return crops.read_window(contents, window, wanted.size, wanted.channels, interpolation=interpolation), label
 
     return examples.map(read, tf.data.AUTOTUNE)
 
@@ -268,5 +268,5 @@ class _NumPyBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         part = slice(index * self.batch_size, (index + 1) * self.batch_size)
-        pictures = preprocess_input(self.split.pictures[part], self.dataset.preprocessing.mode, "channels_last")
-        return pictures, np.eye(len(self.dataset.class_names), dtype="float32")[self.split.labels[part]]
+        images = preprocess_input(self.split.images[part], self.dataset.preprocessing.mode, "channels_last")
+        return images, np.eye(len(self.dataset.class_names), dtype="float32")[self.split.labels[part]]

@@ -1,4 +1,4 @@
-"""Pictures as networks want them: resized, cropped, normalised. Works on every Keras backend."""
+"""Images as networks want them: resized, cropped, normalised. Works on every Keras backend."""
 
 import math
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 import keras
 import numpy as np
 
-from keras_resnet.data.pictures import as_picture, check_channels, is_one_picture
-from keras_resnet.errors import is_integer, unknown
+from keras_resnet.data.image_files import as_image, check_channels, is_one_image
+from keras_resnet.errors import is_integer, unknown_name_error
 
 LARGEST = 8192
 """Pixels of a side at most: a Preprocessing may come with somebody's file."""
@@ -44,7 +44,7 @@ class Normalization:
 
     @property
     def channels(self):
-        """How many channels a picture must have; 1 if any number will do."""
+        """How many channels an image must have; 1 if any number will do."""
         return max(len(self.mean), len(self.std), 3 if self.bgr else 1)
 
 
@@ -54,7 +54,7 @@ MODES = {
     "caffe": Normalization(divisor=1.0, mean=(103.939, 116.779, 123.68), bgr=True),
     "torch": Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
     "tf": Normalization(divisor=127.5, mean=(1.0,)),
-    # mean and deviation of all pixels of CIFAR-10's 50,000 training pictures
+    # mean and deviation of all pixels of CIFAR-10's 50,000 training images
     "cifar": Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
 }
 
@@ -104,11 +104,11 @@ def _normalization(mode):
 
 def _check_choice(name, value, choices):
     if not isinstance(value, str) or value not in choices:
-        raise unknown(name, value, choices)
+        raise unknown_name_error(name, value, choices)
 
 
 def _channel_axis(shape, row, mode, data_format):
-    """-1 or -3, after a check that the pictures have the channels that the mode has values for."""
+    """-1 or -3, after a check that the images have the channels that the mode has values for."""
     data_format = data_format or keras.config.image_data_format()
     _check_choice("data_format", data_format, ("channels_last", "channels_first"))
     if len(shape) not in (3, 4):
@@ -124,7 +124,7 @@ def _channel_axis(shape, row, mode, data_format):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network's weights want their pictures to look like: values only; calling it makes them so.
+    """What a network's weights want their images to look like: values only; calling it makes them so.
 
     Raises:
         ValueError: on construction, for an unknown mode or interpolation, or values that do not go together.
@@ -135,7 +135,7 @@ class Preprocessing:
     size: int = 224
     """Side of the square that the network sees, in pixels."""
     resize: int | None = 256
-    """What the shorter side is resized to before the middle is cropped, in pixels; None: the whole picture is resized
+    """What the shorter side is resized to before the middle is cropped, in pixels; None: the whole image is resized
     to (size, size), whatever its proportions."""
     interpolation: str = "bilinear"
     """A name in INTERPOLATIONS; antialiased, as Pillow does it."""
@@ -166,7 +166,7 @@ class Preprocessing:
 
         Raises:
             ValueError: if these are missing, or for what a Preprocessing cannot say: sides that differ, and crops from
-                padded or squashed pictures.
+                padded or squashed images.
         """
         given = {name: value for name, value in pretrained_cfg.items() if value is not None}
         if missing := {"input_size", "mean", "std"} - given.keys():
@@ -177,7 +177,7 @@ class Preprocessing:
         whole = crop_mode == "squash" and crop_share == 1
         if height != width or not (whole or crop_mode == "center"):
             raise ValueError(
-                "`pretrained_cfg` should ask for a square from the centre, or for the whole picture. Received: "
+                "`pretrained_cfg` should ask for a square from the centre, or for the whole image. Received: "
                 f"input_size={(channels, height, width)}, crop_mode={crop_mode!r}, crop_pct={crop_share}"
             )
         row = Normalization(mean=given["mean"], std=given["std"])
@@ -206,7 +206,7 @@ class Preprocessing:
         """The same for a network whose first kernels were adapted to another number of input channels.
 
         Args:
-            channels: 3, or 1 for grey pictures, which get the mean of the three channels' values, as in timm.
+            channels: 3, or 1 for grey images, which get the mean of the three channels' values, as in timm.
 
         Returns:
             A Preprocessing, or None for another number: what these channels hold is not known here.
@@ -219,42 +219,42 @@ class Preprocessing:
         grey = Normalization(row.divisor, (sum(row.mean) / len(row.mean),), (sum(row.std) / len(row.std),))
         return replace(self, mode=self.mode if row.channels == 1 else grey, channels=1)
 
-    def __call__(self, pictures):
-        """Pictures -> network input, resized and cropped as torchvision.transforms.Resize and CenterCrop do it.
+    def __call__(self, images):
+        """Images -> network input, resized and cropped as torchvision.transforms.Resize and CenterCrop do it.
 
         Args:
-            pictures: a path, a PIL image or a uint8 array (H, W) or (H, W, C); or a sequence of such, as is an array
+            images: a path, a PIL image or a uint8 array (H, W) or (H, W, C); or a sequence of such, as is an array
                 (B, H, W, C). They may differ in size and in kind.
 
         Returns:
             (B, size, size, channels) float32, channels last.
 
         Raises:
-            ValueError: for a file that is no picture and an array that is none.
+            ValueError: for a file that is no image and an array that is none.
             OSError: for a file that cannot be opened.
         """
-        return preprocess_input(self.pixels(pictures), self.mode, data_format="channels_last")
+        return preprocess_input(self.pixels(images), self.mode, data_format="channels_last")
 
-    def pixels(self, pictures):
-        """The same pictures before their values are normalised: (B, size, size, channels) uint8."""
-        pictures = [pictures] if is_one_picture(pictures) else list(pictures)
-        pixels = np.empty((len(pictures), self.size, self.size, self.channels), "uint8")
-        for row, picture in zip(pixels, pictures, strict=True):
-            row[:] = np.asarray(self.square(as_picture(picture, self.channels))).reshape(row.shape)
+    def pixels(self, images):
+        """The same images before their values are normalised: (B, size, size, channels) uint8."""
+        images = [images] if is_one_image(images) else list(images)
+        pixels = np.empty((len(images), self.size, self.size, self.channels), "uint8")
+        for row, image in zip(pixels, images, strict=True):
+            row[:] = np.asarray(self.square(as_image(image, self.channels))).reshape(row.shape)
         return pixels
 
-    def square(self, picture):
+    def square(self, image):
         """What the network sees of a PIL image, as a PIL image."""
         if self.resize is None:
-            return picture.resize((self.size, self.size), self._resampling)
-        sides = _resized(picture.size, self.resize)
+            return image.resize((self.size, self.size), self._resampling)
+        sides = _resized(image.size, self.resize)
         if max(sides) > 16 * max(self.size, self.resize):
-            return _square_of_strip(picture, sides, self.size, self._resampling)
-        return _center_crop(self.resized(picture, self.resize), self.size)
+            return _square_of_strip(image, sides, self.size, self._resampling)
+        return _center_crop(self.resized(image, self.resize), self.size)
 
-    def resized(self, picture, shorter):
+    def resized(self, image, shorter):
         """A PIL image whose shorter side has so many pixels."""
-        return picture.resize(_resized(picture.size, shorter), self._resampling)
+        return image.resize(_resized(image.size, shorter), self._resampling)
 
     @property
     def _resampling(self):
@@ -270,26 +270,26 @@ def _resized(size, shorter):
     return (shorter, longer) if width <= height else (longer, shorter)
 
 
-def _center_crop(picture, size):
-    """The middle size x size; where the picture is smaller, black around it (torchvision's center_crop)."""
-    left, top = (round((side - size) / 2) if side > size else -((size - side) // 2) for side in picture.size)
-    return picture.crop((left, top, left + size, top + size))
+def _center_crop(image, size):
+    """The middle size x size; where the image is smaller, black around it (torchvision's center_crop)."""
+    left, top = (round((side - size) / 2) if side > size else -((size - side) // 2) for side in image.size)
+    return image.crop((left, top, left + size, top + size))
 
 
-def _square_of_strip(picture, sides, size, interpolation):
+def _square_of_strip(image, sides, size, interpolation):
     """As resizing to `sides` and cropping, but of the crop alone: 1 x 100,000 pixels resized whole take gigabytes.
 
     It may differ from that by what Pillow rounds and clips between its two passes, whose order depends on the sizes;
-    hence other pictures are not cropped so.
+    hence other images are not cropped so.
     """
-    windows = [_window(given, side, size, min(picture.size)) for given, side in zip(picture.size, sides, strict=True)]
+    windows = [_window(given, side, size, min(image.size)) for given, side in zip(image.size, sides, strict=True)]
     visible, part, box = zip(*windows, strict=True)
-    around = picture.crop(np.ravel(part, order="F").tolist())
+    around = image.crop(np.ravel(part, order="F").tolist())
     return _center_crop(around.resize(visible, interpolation, np.ravel(box, order="F").tolist()), size)
 
 
 def _window(given, side, size, short):
-    """Along one axis: pixels of the crop, the part of the picture it is computed from, and where in that it lies."""
+    """Along one axis: pixels of the crop, the part of the image it is computed from, and where in that it lies."""
     scale, start = given / side, max(0, round((side - size) / 2))
     stop = min(side, start + size)
     margin = 4 * short  # further than any interpolation reaches

@@ -1,4 +1,4 @@
-"""Where pictures with labels come from: a name, a folder or arrays -> Dataset."""
+"""Where images with labels come from: a name, a folder or arrays -> Dataset."""
 
 import os
 from dataclasses import replace
@@ -6,24 +6,24 @@ from dataclasses import replace
 import numpy as np
 
 from keras_resnet.data.datasets import TEST_SHARE, Dataset, Split, natural_preprocessing
-from keras_resnet.data.folders import load_folder, load_test_folder
+from keras_resnet.data.image_folders import load_folder, load_test_folder
 from keras_resnet.data.label_files import load_labelled_folder
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.tfds import find_builder, list_tfds, load_tfds, load_tfds_split
-from keras_resnet.errors import unknown
+from keras_resnet.errors import unknown_name_error
 
 
 def digits():
-    """scikit-learn's handwritten digits: 1,797 grey pictures of 8x8 pixels in ten classes, no download.
+    """scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels in ten classes, no download.
 
     Alpaydin and Kaynak 1998, https://archive.ics.uci.edu/dataset/80. A fifth of them tests; the split is stratified and
-    always the same, so that two runs are tested on the same pictures.
+    always the same, so that two runs are tested on the same images.
     """
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    pictures = np.round(found.images[..., None] * (255 / 16)).astype("uint8")
-    train, test = Split(pictures, found.target.astype("int32")).set_aside(TEST_SHARE)
+    images = np.round(found.images[..., None] * (255 / 16)).astype("uint8")
+    train, test = Split(images, found.target.astype("int32")).set_aside(TEST_SHARE)
     names = tuple(str(name) for name in found.target_names)
     return Dataset("digits", train, test, names, Preprocessing(mode="tf", size=8, resize=None, channels=1))
 
@@ -40,13 +40,13 @@ def load_dataset(name, data_dir=None, download=True, validation_split=None, skip
             classification, such as "cifar10", "cifar10:3.0.2" or "emnist/letters".
         data_dir: folder in which tensorflow-datasets prepares its sets; None: its own.
         download: whether a set of tensorflow-datasets that is not prepared may be downloaded.
-        validation_split: share in (0, 1) or number of the training pictures that is set aside, stratified by class, and
-            tested on instead of the test pictures, which stay untouched (He et al. 2015, sec. 4.2: 45k/5k).
+        validation_split: share in (0, 1) or number of the training images that is set aside, stratified by class, and
+            tested on instead of the test images, which stay untouched (He et al. 2015, sec. 4.2: 45k/5k).
         skip_bad: whether unreadable files of a folder are left out.
 
     Raises:
         ValueError: for an unknown name, a set that is not for image classification, and for what is wrong with the
-            pictures or labels of one.
+            images or labels of one.
         OSError: for a folder that is not there, and a set that cannot or may not be downloaded.
     """
     kind, found = _find(name, data_dir)
@@ -64,15 +64,15 @@ def as_dataset(given):
 
 
 def load_test(name, split=None, data_dir=None, download=True, labels=None, skip_bad=False):
-    """The pictures of a data set that test, and nothing to train on.
+    """The images of a data set that test, and nothing to train on.
 
     Args:
-        name: as for `load_dataset`; or a folder of pictures, with `labels`. A folder of class folders tests as a whole,
+        name: as for `load_dataset`; or a folder of images, with `labels`. A folder of class folders tests as a whole,
             unless it has a folder "train" and one to test on.
         split: another part than the one that tests: "train", a folder's name, a split of tensorflow-datasets such as
             "validation" or "train[:1000]".
         data_dir, download: as for `load_dataset`.
-        labels: file with the class of each picture of a flat folder, see `load_labelled_folder`.
+        labels: file with the class of each image of a flat folder, see `load_labelled_folder`.
         skip_bad: whether unreadable files of a folder are left out.
 
     Returns:
@@ -84,7 +84,7 @@ def load_test(name, split=None, data_dir=None, download=True, labels=None, skip_
     if labels is not None:
         if split is not None or not os.path.isdir(name):
             raise ValueError(
-                "`labels` should be given with a folder of pictures, which has no splits. "
+                "`labels` should be given with a folder of images, which has no splits. "
                 f"Received: dataset={str(name)!r}, split={split!r}"
             )
         return load_labelled_folder(name, labels, skip_bad)
@@ -94,7 +94,7 @@ def load_test(name, split=None, data_dir=None, download=True, labels=None, skip_
     if kind == "tfds":
         return load_tfds_split(found, split, download)
     if split not in (None, "train", "test"):
-        raise unknown("split", split, ("train", "test"))
+        raise unknown_name_error("split", split, ("train", "test"))
     dataset = found()
     return replace(dataset, train=None, test=getattr(dataset, split or "test"))
 
@@ -116,7 +116,7 @@ def _find(name, data_dir):
 
 def _unknown(name):
     expected = f"one of {list(DATASETS)}, a folder with a folder for each class, or a set of tensorflow-datasets"
-    return unknown("dataset", name, [*DATASETS, *list_tfds()], expected)
+    return unknown_name_error("dataset", name, [*DATASETS, *list_tfds()], expected)
 
 
 def _validated(dataset, validation_split):
@@ -127,26 +127,26 @@ def _validated(dataset, validation_split):
 
 
 def from_arrays(train, test=None, class_names=None, name="arrays", preprocessing=None, validation_split=None):
-    """A Dataset from pictures and labels in memory.
+    """A Dataset from images and labels in memory.
 
     Args:
-        train: pair of pictures and labels. Pictures: (N, H, W) or (N, H, W, C) with H = W and 1 or 3 channels, uint8,
+        train: pair of images and labels. Images: (N, H, W) or (N, H, W, C) with H = W and 1 or 3 channels, uint8,
             or other numbers that are whole and in 0..255. Labels: (N,) or (N, 1) integers from 0.
-        test: likewise, to test on; None: part of the training pictures is set aside.
+        test: likewise, to test on; None: part of the training images is set aside.
         class_names: a name for each class; None: the numbers up to the largest label.
         name: of the set, for reports.
-        preprocessing: the Preprocessing; None: pictures as they are, mode "torch", or "tf" if grey.
-        validation_split: share in (0, 1) or number of the training pictures that is set aside and tested on instead of
+        preprocessing: the Preprocessing; None: images as they are, mode "torch", or "tf" if grey.
+        validation_split: share in (0, 1) or number of the training images that is set aside and tested on instead of
             `test`; None: a fifth if there is no `test`.
 
     Raises:
-        ValueError: for pictures and labels that are not such, do not go together, or do not fit the class names.
+        ValueError: for images and labels that are not such, do not go together, or do not fit the class names.
     """
     train = _split(*train, "train")
     test = test and _split(*test, "test")
-    shape = train.pictures.shape[1:]
-    if test and test.pictures.shape[1:] != shape:
-        raise ValueError(f"`test` should have pictures of {shape}, like `train`. Received: {test.pictures.shape[1:]}")
+    shape = train.images.shape[1:]
+    if test and test.images.shape[1:] != shape:
+        raise ValueError(f"`test` should have images of {shape}, like `train`. Received: {test.images.shape[1:]}")
     if class_names is None:
         class_names = range(max(0, train.labels.max()) + 1)
     if validation_split is not None or not test:
@@ -154,40 +154,40 @@ def from_arrays(train, test=None, class_names=None, name="arrays", preprocessing
     preprocessing = preprocessing or natural_preprocessing(shape)
     if preprocessing.channels != shape[-1]:
         raise ValueError(
-            f"`preprocessing` should be for {shape[-1]} channels, as many as the pictures have. "
+            f"`preprocessing` should be for {shape[-1]} channels, as many as the images have. "
             f"Received: preprocessing={preprocessing}"
         )
     return Dataset(name, train, test, tuple(str(name) for name in class_names), preprocessing)
 
 
-def _split(pictures, labels, argument):
-    return Split(_pixels(np.asarray(pictures), argument), _labels(np.asarray(labels), argument))
+def _split(images, labels, argument):
+    return Split(_pixels(np.asarray(images), argument), _labels(np.asarray(labels), argument))
 
 
-def _pixels(pictures, argument):
+def _pixels(images, argument):
     """(N, H, W, C) uint8."""
-    shape = pictures.shape if pictures.ndim != 3 else (*pictures.shape, 1)
-    if len(shape) != 4 or shape[1] != shape[2] or shape[3] not in (1, 3) or not pictures.size:
+    shape = images.shape if images.ndim != 3 else (*images.shape, 1)
+    if len(shape) != 4 or shape[1] != shape[2] or shape[3] not in (1, 3) or not images.size:
         raise ValueError(
-            f"Pictures of `{argument}` should be (N, H, W) or (N, H, W, C), square, with 1 or 3 channels; pictures of "
-            f"other shapes may come from a folder. Received: shape {pictures.shape}"
+            f"Images of `{argument}` should be (N, H, W) or (N, H, W, C), square, with 1 or 3 channels; images of "
+            f"other shapes may come from a folder. Received: shape {images.shape}"
         )
-    if pictures.dtype != np.uint8:
-        numbers = pictures.dtype.kind in "iuf"
-        if not numbers or not ((pictures >= 0) & (pictures <= 255) & (pictures == np.floor(pictures))).all():
-            span = f" from {pictures.min()} to {pictures.max()}" if numbers else ""
+    if images.dtype != np.uint8:
+        numbers = images.dtype.kind in "iuf"
+        if not numbers or not ((images >= 0) & (images <= 255) & (images == np.floor(images))).all():
+            span = f" from {images.min()} to {images.max()}" if numbers else ""
             raise ValueError(
-                f"Pictures of `{argument}` should be uint8, or whole numbers from 0 to 255. "
-                f"Received: {pictures.dtype}{span}"
+                f"Images of `{argument}` should be uint8, or whole numbers from 0 to 255. "
+                f"Received: {images.dtype}{span}"
             )
-    return pictures.astype("uint8", copy=False).reshape(shape)
+    return images.astype("uint8", copy=False).reshape(shape)
 
 
 def _labels(labels, argument):
     """(N,) int32."""
     if labels.shape[1:] not in ((), (1,)) or labels.ndim == 0 or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"Labels of `{argument}` should be (N,) or (N, 1) integers, the number of a class for each picture. "
+            f"Labels of `{argument}` should be (N,) or (N, 1) integers, the number of a class for each image. "
             f"Received: shape {labels.shape}, {labels.dtype}"
         )
     return labels.reshape(-1).astype("int32")

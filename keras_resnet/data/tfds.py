@@ -1,4 +1,4 @@
-"""Sets of tensorflow-datasets -> Dataset: any that has a picture and a class for each example."""
+"""Sets of tensorflow-datasets -> Dataset: any that has an image and a class for each example."""
 
 import logging
 import re
@@ -11,14 +11,14 @@ import numpy as np
 
 from keras_resnet.data.datasets import Dataset, Split, Stream, count_aside, fits_in_memory, natural_preprocessing
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.errors import unknown
+from keras_resnet.errors import unknown_name_error
 
 PREPROCESSING = {name: Preprocessing("cifar", size=32, resize=None) for name in ("cifar10", "cifar100")}
 """Sets that are normalised by their own mean and deviation."""
 BATCH = 1000
 """Examples read at once."""
 BUFFER = 8192
-"""Encoded pictures among which a Stream draws the next one."""
+"""Encoded images among which a Stream draws the next one."""
 
 
 def list_tfds():
@@ -56,14 +56,14 @@ def find_builder(name, data_dir=None):
 def load_tfds(builder, download=True, validation_split=None):
     """Reads what `find_builder` found.
 
-    Pictures of one square size are held as pixels if they fit in memory; others as encoded files if these fit, and as a
+    Images of one square size are held as pixels if they fit in memory; others as encoded files if these fit, and as a
     Stream otherwise. "train" trains; "test" tests, or "validation" where there is no test split or its labels are
     withheld, as ImageNet's are.
 
     Args:
         builder: tfds.core.DatasetBuilder.
         download: whether a set that is not prepared may be downloaded.
-        validation_split: share in (0, 1) or number of the training pictures that is set aside to test on, stratified
+        validation_split: share in (0, 1) or number of the training images that is set aside to test on, stratified
             by class; of a Stream, the last ones.
 
     Raises:
@@ -97,7 +97,9 @@ def load_tfds_split(builder, split=None, download=True):
     except (KeyError, ValueError, AttributeError):
         length = 0
     if not length:
-        raise unknown("split", split, builder.info.splits, f"one of {list(builder.info.splits)}, and not empty")
+        raise unknown_name_error(
+            "split", split, builder.info.splits, f"one of {list(builder.info.splits)}, and not empty"
+        )
     (test,), preprocessing, class_names = _load(builder, keys, [split])
     return Dataset(builder.name, None, test, class_names, preprocessing)
 
@@ -118,11 +120,11 @@ def _load(builder, keys, splits, validation_split=None):
 
 
 def _keys(builder):
-    """Names of the features that are the picture and its class."""
+    """Names of the features that are the image and its class."""
     import tensorflow_datasets as tfds
 
     features = dict(getattr(builder.info.features, "items", dict)())
-    pictures = [
+    images = [
         key
         for key, feature in features.items()
         if isinstance(feature, tfds.features.Image) and not isinstance(feature, tfds.features.LabeledImage)
@@ -130,12 +132,12 @@ def _keys(builder):
     ]
     labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
     supervised = builder.info.supervised_keys
-    if supervised and len(supervised) == 2 and supervised[0] in pictures and supervised[1] in labels:
+    if supervised and len(supervised) == 2 and supervised[0] in images and supervised[1] in labels:
         return supervised
-    if len(pictures) == len(labels) == 1:
-        return pictures[0], labels[0]
+    if len(images) == len(labels) == 1:
+        return images[0], labels[0]
     raise ValueError(
-        "`dataset` should be for image classification: with a picture in eight bits, grey or RGB, and a class for each "
+        "`dataset` should be for image classification: with an image in eight bits, grey or RGB, and a class for each "
         f"example. Received: dataset={builder.name!r}, whose features are {list(features)}"
     )
 
@@ -195,18 +197,18 @@ def _read(builder, keys, split, shape):
     import tensorflow as tf
 
     count = builder.info.splits[split].num_examples
-    pictures = np.empty((count, *shape), "uint8") if shape else np.empty(count, object)
+    images = np.empty((count, *shape), "uint8") if shape else np.empty(count, object)
     labels = np.empty(count, "int32")
     start = 0
     try:
         for batch in _batches(builder, keys, split, decoded=bool(shape)).as_numpy_iterator():
             stop = start + len(batch[keys[1]])
-            pictures[start:stop], labels[start:stop] = batch[keys[0]], batch[keys[1]]
+            images[start:stop], labels[start:stop] = batch[keys[0]], batch[keys[1]]
             start = stop
     except tf.errors.OpError as error:
         reason = _one_line(error)
         raise OSError(f"Expected a whole set in {builder.data_path}. Received: a damaged one ({reason})") from error
-    return Split(pictures, labels)
+    return Split(images, labels)
 
 
 def _stream(builder, keys, split):
@@ -222,10 +224,10 @@ def _stream(builder, keys, split):
         return features[keys[0]], label
 
     def examples(seed):
-        pictures = _dataset(builder, keys, split, seed=seed)
+        images = _dataset(builder, keys, split, seed=seed)
         if seed is not None:
-            pictures = pictures.shuffle(BUFFER, seed)
-        return pictures.map(example, tf.data.AUTOTUNE)
+            images = images.shuffle(BUFFER, seed)
+        return images.map(example, tf.data.AUTOTUNE)
 
     return Stream(examples, builder.info.splits[split].num_examples)
 

@@ -2,9 +2,9 @@
 
 from keras_resnet.deployment.exported import Exported, load_exported
 from keras_resnet.deployment.exporting import Disagreement, export
-from keras_resnet.deployment.folding import fold_batch_norm
-from keras_resnet.deployment.formats import FORMATS
+from keras_resnet.deployment.formats.table import FORMATS
 from keras_resnet.deployment.inference import optimize_for_inference
+from keras_resnet.models.transforms import fold_batch_norm
 
 __all__ = [
     "FORMATS",

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet.data.labels import imagenet_classes
-from keras_resnet.deployment.formats import FORMATS, SUFFIXES, check_installed, find_format
-from keras_resnet.errors import reason
+from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, check_installed, find_format
+from keras_resnet.errors import error_summary
 from keras_resnet.prediction import softmax
 
 
@@ -48,7 +48,7 @@ class Exported:
             self.session = row.module.Session(path)
         except Exception as error:  # runtimes raise what their parsers raise
             raise ValueError(
-                f"Expected an intact {row.title} file ({reason(error)}). Received: path={str(path)!r}"
+                f"Expected an intact {row.title} file ({error_summary(error)}). Received: path={str(path)!r}"
             ) from error
         self.metadata = self.session.metadata
 
@@ -58,14 +58,14 @@ class Exported:
 
     @property
     def look(self):
-        """The Preprocessing of its pictures.
+        """The Preprocessing of its images.
 
         Raises:
             ValueError: if it is not known.
         """
         if self.metadata.look is None:
             raise ValueError(
-                "The exported network should say how pictures are to be prepared; it was exported raw, from weights "
+                "The exported network should say how images are to be prepared; it was exported raw, from weights "
                 f"that do not say it. Received: path={str(self.path)!r}"
             )
         return self.metadata.look
@@ -76,9 +76,9 @@ class Exported:
         names = self.metadata.class_names
         return None if names == [name for _, name in imagenet_classes()] else names
 
-    def prepare(self, pictures):
+    def prepare(self, images):
         """What a Preprocessing takes -> what the network takes."""
-        return self.metadata.taken(self.look, self.look.pixels(pictures))
+        return self.metadata.taken(self.look, self.look.pixels(images))
 
     def __call__(self, inputs):
         """Inputs, (B, H, W, C) uint8 in 0..255, or what a raw one takes -> {name of an output: array (B, ...)}.
@@ -100,7 +100,8 @@ class Exported:
             outputs = run(inputs)
         except Exception as error:  # whatever the runtime raises
             raise ValueError(
-                f"`inputs` should be what {self.path} takes ({reason(error)}). Received: {inputs.dtype} {inputs.shape}"
+                f"`inputs` should be what {self.path} takes ({error_summary(error)}). "
+                f"Received: {inputs.dtype} {inputs.shape}"
             ) from error
         return {name: array[:count] for name, array in outputs.items()}
 
@@ -110,7 +111,7 @@ class Exported:
         return hasattr(self.session, "run_files") and not self.metadata.raw
 
     def of_files(self, contents):
-        """As a call, for the contents of picture files, a list of bytes."""
+        """As a call, for the contents of image files, a list of bytes."""
         return self._in_batches(self.session.run_files, np.array(contents, object))
 
     def probabilities(self, inputs):

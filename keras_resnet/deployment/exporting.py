@@ -9,21 +9,28 @@ from pathlib import Path
 
 import keras
 
+from keras_resnet.architecture.metadata import image_shape
 from keras_resnet.data.datasets import natural_preprocessing
-from keras_resnet.deployment.agreement import compare
 from keras_resnet.deployment.exported import Exported
-from keras_resnet.deployment.folding import as_graph, fold_batch_norm
-from keras_resnet.deployment.formats import EIGHT_BITS, FORMATS, SUFFIXES, check_installed, check_precision, find_format
-from keras_resnet.deployment.inference import in_numbers
-from keras_resnet.deployment.order import Order
+from keras_resnet.deployment.formats.table import (
+    EIGHT_BITS,
+    FORMATS,
+    SUFFIXES,
+    check_installed,
+    check_precision,
+    find_format,
+)
+from keras_resnet.deployment.images import in_batches, shown, spread
+from keras_resnet.deployment.order import ExportSpec
 from keras_resnet.deployment.parts import compare_parts, in_float32
-from keras_resnet.deployment.pictures import in_batches, shown, spread
 from keras_resnet.deployment.places import REPORTS, beside, check_place, place
 from keras_resnet.deployment.report import as_json, as_markdown, differences, report
-from keras_resnet.deployment.served import metadata
+from keras_resnet.deployment.serving import metadata
 from keras_resnet.deployment.timing import speed
-from keras_resnet.errors import check_integers, reason
-from keras_resnet.models import picture_shape, preprocessing
+from keras_resnet.deployment.verification import compare
+from keras_resnet.errors import check_integers, error_summary
+from keras_resnet.models.preprocessing import preprocessing
+from keras_resnet.models.transforms import as_functional, cast_model, fold_batch_norm
 
 
 class Disagreement(ValueError):
@@ -45,7 +52,7 @@ def export(
     raw=False,
     batch_size=None,
     calibration=None,
-    pictures=None,
+    images=None,
     samples=300,
     timed=True,
     overwrite=False,
@@ -59,18 +66,18 @@ def export(
     Args:
         model: Functional model with one input, whose preprocessing is known unless `raw`.
         path: of a file that ends in .onnx, .xml (OpenVINO; its .bin stands beside it) or .tflite (LiteRT), or of a
-            folder (SavedModel, whose signature "serve_bytes" takes encoded picture files, (B,) strings; TensorFlow
+            folder (SavedModel, whose signature "serve_bytes" takes encoded image files, (B,) strings; TensorFlow
             reads none whose path has *, ? or [ in it).
         format: a name in FORMATS; None: by the name of the file.
         precision: "float32", "float16" (weights; under SavedModel what it computes in), "bfloat16" (what it computes
             in; SavedModel and OpenVINO) or "int8" (quantised after training; not SavedModel).
         raw: whether preprocessing is left out: it takes what `model` takes, and returns "probabilities", "logits" or
             "features", what `model` returns.
-        batch_size: pictures that it takes at a time; None: any number.
-        calibration: pictures like those it will see, for int8: what `extract` takes; of a data set by its name, those
+        batch_size: images that it takes at a time; None: any number.
+        calibration: images like those it will see, for int8: what `extract` takes; of a data set by its name, those
             that train.
-        pictures: pictures that both networks are compared on, what `extract` takes; None: a few that scikit-learn has.
-        samples: how many pictures of `calibration` are taken at most.
+        images: images that both networks are compared on, what `extract` takes; None: a few that scikit-learn has.
+        samples: how many images of `calibration` are taken at most.
         timed: whether both are timed.
         overwrite: whether what stands at `path` is replaced.
 
@@ -82,7 +89,7 @@ def export(
             export in float32 or to encoded files do. The file is left under another name, "network.disagrees.onnx" for
             "network.onnx".
         ValueError: for unknown names, a precision that the format does not have, what is no one graph of layers or has
-            layers that the format cannot express, and pictures that are none or cannot be read.
+            layers that the format cannot express, and images that are none or cannot be read.
         FileExistsError: if something stands at `path`, without `overwrite`.
         ImportError: if what writes the format is not installed, with the line that installs it.
         OSError: if it cannot be written.
@@ -91,10 +98,10 @@ def export(
     row = FORMATS[key]
     _check(key, target, precision, calibration, overwrite)
     check_integers(samples=samples, batch_size=1 if batch_size is None else batch_size)
-    model = as_graph(model)
+    model = as_functional(model)
     _check_outputs(model)
     facts, folded, look = metadata(model, key, precision, raw), fold_batch_norm(model), _look(model, raw)
-    source, order = shown(pictures), _order(folded, facts, look, batch_size, calibration, samples)
+    source, order = shown(images), _order(folded, facts, look, batch_size, calibration, samples)
     with beside(target) as folder, beside(target) as spare:
         with _told(row, model, folder):
             row.module.write(order, folder / target.name)
@@ -113,21 +120,21 @@ def export(
 
 
 def _order(model, facts, look, batch_size, calibration, samples):
-    """The Order, with its calibration pictures read."""
+    """The ExportSpec, with its calibration images read."""
     if calibration is None:
-        return Order(model, facts, batch_size)
+        return ExportSpec(model, facts, batch_size)
     inputs = facts.taken(look, spread(calibration, look, samples))
     if len(inputs) < (batch_size or 1):
         raise ValueError(
-            f"`calibration` should be {batch_size} pictures or more, a whole batch. Received: {len(inputs)} pictures"
+            f"`calibration` should be {batch_size} images or more, a whole batch. Received: {len(inputs)} images"
         )
-    return Order(model, facts, batch_size, inputs)
+    return ExportSpec(model, facts, batch_size, inputs)
 
 
 def _in_float32(model):
     """The model itself if it computes in float32: one that rounds is no measure."""
     exact = all(layer.compute_dtype == "float32" for layer in model.layers if hasattr(layer, "compute_dtype"))
-    return model if exact else in_numbers(model, "float32")
+    return model if exact else cast_model(model, "float32")
 
 
 def _check(key, target, precision, calibration, overwrite):
@@ -148,7 +155,7 @@ def _check(key, target, precision, calibration, overwrite):
         )
     if (precision == EIGHT_BITS) != (calibration is not None):
         raise ValueError(
-            f"`calibration` should be pictures for {EIGHT_BITS}, and for no other precision. "
+            f"`calibration` should be images for {EIGHT_BITS}, and for no other precision. "
             f"Received: precision={precision!r}, calibration={calibration!r}"
         )
     check_place(target, row, overwrite)
@@ -163,11 +170,11 @@ def _check_outputs(model):
 
 
 def _look(model, raw):
-    """The Preprocessing of the model; of a raw one that does not know it, any for its pictures."""
+    """The Preprocessing of the model; of a raw one that does not know it, any for its images."""
     known = (getattr(model, "info", None) or {}).get("preprocessing")
     if known or not raw:
         return preprocessing(model)
-    return natural_preprocessing(picture_shape(model))
+    return natural_preprocessing(image_shape(model))
 
 
 @contextmanager
@@ -184,7 +191,8 @@ def _told(row, model, folder):
         own = sorted({type(layer).__name__ for layer in model.layers if not type(layer).__module__.startswith("keras")})
         layers = f", with layers of its own: {', '.join(own)}" if own else ""
         raise ValueError(
-            f"`model` should be one that {row.title} can express ({reason(error)}). Received: {model.name}{layers}"
+            f"`model` should be one that {row.title} can express ({error_summary(error)}). "
+            f"Received: {model.name}{layers}"
         ) from error
 
 

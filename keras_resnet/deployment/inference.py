@@ -5,15 +5,10 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from keras import layers
 
-from keras_resnet.deployment.folding import cloned, fold_batch_norm
-from keras_resnet.errors import unknown
-from keras_resnet.models import anew
+from keras_resnet.models.transforms import cast_model, fold_batch_norm
 from keras_resnet.training.devices import jit_compile
 
-PRECISIONS = ("float32", "bfloat16", "float16")
-"""What Keras computes in."""
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
 """Of processors that multiply bfloat16, as Linux names them (Intel, AMD; Arm)."""
 
@@ -37,61 +32,13 @@ def optimize_for_inference(model, precision=None):
     """
     if precision is None:
         precision = "bfloat16" if has_bfloat16() else "float32"
-    fast = in_numbers(fold_batch_norm(model), precision)
+    fast = cast_model(fold_batch_norm(model), precision)
     fast.compile(jit_compile=jit_compile())
     if keras.backend.backend() == "tensorflow":
         fast.predict_function = _frozen(fast)
     for batch_size in (1, 2):  # the second is the last that is traced
         fast.predict_on_batch(np.zeros((batch_size, *_filled(fast.inputs[0].shape[1:])), fast.inputs[0].dtype))
     return fast
-
-
-def in_numbers(model, precision):
-    """A copy that computes in other numbers than the model; inputs, outputs and what norms add up stay float32.
-
-    Args:
-        model: Functional model with one input.
-        precision: a name in PRECISIONS.
-
-    Raises:
-        ValueError: for another one.
-    """
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
-
-    last = [tensor._keras_history.operation for tensor in model.outputs]
-
-    def policy(layer):
-        if precision == "float32" or layer in last:
-            return "float32"
-        return f"mixed_{precision}" if isinstance(layer, layers.BatchNormalization) else precision
-
-    def other(layer):
-        dtype = {"dtype": policy(layer)} if "dtype" in layer.get_config() else {}  # operations have none
-        return anew(layer, GroupedConv2D if _is_grouped(layer) else None, **dtype)
-
-    copy = cloned(model, other)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-@keras.saving.register_keras_serializable(package="keras_resnet")
-class GroupedConv2D(layers.Conv2D):
-    """A convolution in groups by TensorFlow's own kernel, which has no gradient on CPUs.
-
-    Keras has XLA compile these, for their gradient: slower, and not to be expressed in other formats.
-    """
-
-    def convolution_op(self, inputs, kernel):
-        import tensorflow as tf
-
-        return tf.nn.conv2d(inputs, kernel, self.strides, self.padding.upper(), dilations=self.dilation_rate)
-
-
-def _is_grouped(layer):
-    """Whether Keras would have XLA compile it."""
-    grouped = isinstance(layer, layers.Conv2D) and layer.groups > 1 and layer.data_format == "channels_last"
-    return grouped and keras.backend.backend() == "tensorflow"
 
 
 def has_bfloat16():
@@ -114,16 +61,16 @@ def _frozen(model):
     (given,) = model.inputs
     nested = keras.tree.is_nested(model.input)
     function = tf.function(
-        lambda pictures: model(keras.tree.pack_sequence_as(model.input, [pictures]), training=False), autograph=False
+        lambda images: model(keras.tree.pack_sequence_as(model.input, [images]), training=False), autograph=False
     )
     traced = function.get_concrete_function(tf.TensorSpec(given.shape, given.dtype))
     graph = convert_variables_to_constants_v2(traced)
 
     def predict(data):
-        pictures, _, _ = keras.utils.unpack_x_y_sample_weight(data[0])
-        (pictures,) = keras.tree.flatten(pictures) if nested else (pictures,)
-        pictures = tf.ensure_shape(tf.cast(pictures, given.dtype), given.shape)  # others end the process in oneDNN
-        return tf.nest.pack_sequence_as(traced.structured_outputs, graph(pictures))
+        images, _, _ = keras.utils.unpack_x_y_sample_weight(data[0])
+        (images,) = keras.tree.flatten(images) if nested else (images,)
+        images = tf.ensure_shape(tf.cast(images, given.dtype), given.shape)  # others end the process in oneDNN
+        return tf.nest.pack_sequence_as(traced.structured_outputs, graph(images))
 
     return predict
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import keras
 import numpy as np
 
-from keras_resnet.deployment.served import Metadata, served
+from keras_resnet.deployment.serving import Metadata, serving_model
 
 
 @dataclass(frozen=True)
-class Order:
+class ExportSpec:
     """A network, and how it is to be written."""
 
     model: keras.Model
@@ -30,14 +30,14 @@ class Order:
 
     def graph(self, precision="float32"):
         """(model, signature) as `Model.export` takes them."""
-        model = served(self.model, precision, self.metadata.raw)
+        model = serving_model(self.model, precision, self.metadata.raw)
         (given,) = model.inputs
         signature = keras.InputSpec(given.dtype, (self.batch_size, *given.shape[1:]), name=given.name)
         return model, [signature]
 
     @property
     def samples(self):
-        """The calibration pictures in batches that the graph takes."""
+        """The calibration images in batches that the graph takes."""
         size = self.batch_size or 1
         whole = len(self.calibration) // size * size
         return list(self.calibration[:whole].reshape(-1, size, *self.calibration.shape[1:]))

@@ -1,27 +1,27 @@
-"""What a comparison of the whole does not show: compared by itself, on a few pictures."""
+"""What a comparison of the whole does not show: compared by itself, on a few images."""
 
 import numpy as np
 
-from keras_resnet.deployment.agreement import flat, said_by
 from keras_resnet.deployment.exported import Exported
-from keras_resnet.deployment.pictures import encoded, opened, some
+from keras_resnet.deployment.images import encoded, opened, some
+from keras_resnet.deployment.verification import flat, said_by
 
 FEW = 16
-"""Pictures at most."""
+"""Images at most."""
 
 
 def compare_parts(model, exported, plain, look, source):
     """How far parts of an export are from a Keras model.
 
     In fewer bits a network that is slightly wrong passes for rounding: so the same in float32 is compared as well. And
-    files that the exported network decodes by itself, where it does, are resized by other code than Keras's pictures.
+    files that the exported network decodes by itself, where it does, are resized by other code than Keras's images.
 
     Args:
         model: Keras model.
         exported: Exported.
         plain: Exported, the same in float32; None if it is that already.
         look: Preprocessing.
-        source: Source of the pictures.
+        source: Source of the images.
 
     Returns:
         {name in PARTS of `report`: root mean square of the differences, divided by the standard deviation of the Keras
@@ -30,9 +30,9 @@ def compare_parts(model, exported, plain, look, source):
     if not (plain or exported.takes_files):
         return {}
     meta, pixels, files = exported.metadata, [], []
-    for picture in opened(source.split, some(len(source.split), FEW), look.channels, []):
-        pixels.append(look.pixels([picture]))
-        files += [encoded(picture)] if exported.takes_files else []
+    for image in opened(source.split, some(len(source.split), FEW), look.channels, []):
+        pixels.append(look.pixels([image]))
+        files += [encoded(image)] if exported.takes_files else []
     if not pixels:
         return {}
     pixels = np.concatenate(pixels)
@@ -51,7 +51,7 @@ def _size(numbers):
 
 
 def in_float32(row, order, path):
-    """The Order of a Format written to a path and loaded, in float32; None if it is in float32 anyway."""
+    """The ExportSpec of a Format written to a path and loaded, in float32; None if it is in float32 anyway."""
     if order.precision == "float32":
         return None
     row.module.write(order.in_float32(), path)

@@ -6,7 +6,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from keras_resnet.files import check_target
+from keras_resnet.files import check_writable
 
 REPORTS = (".report.md", ".report.json")
 """What follows the name of an exported network in those of its reports."""
@@ -19,7 +19,7 @@ WORKING = ".exporting."
 def check_place(target, row, overwrite):
     """Raises OSError if an export of a Format cannot go to a Path, or would replace what nobody said it may."""
     if row.suffix or not target.is_dir():
-        check_target(target)
+        check_writable(target)
     there = [path for path in (target, *_others(target, row)) if path.exists()]
     if there and not overwrite:
         raise FileExistsError(

@@ -6,12 +6,12 @@ from dataclasses import asdict
 
 import keras
 
-from keras_resnet.benchmark.machine import machine, versions
-from keras_resnet.deployment.formats import FORMATS, PRECISIONS
+from keras_resnet.deployment.formats.table import FORMATS, PRECISIONS
+from keras_resnet.machine import machine, versions
 
 PARTS = {
     "in_float32": ("the same export in float32", PRECISIONS["float32"]),
-    "encoded_files": ("encoded picture files (`serve_bytes`), which TensorFlow resizes", 0.1),
+    "encoded_files": ("encoded image files (`serve_bytes`), which TensorFlow resizes", 0.1),
 }
 """What else is compared: in words, and how far from Keras's its answers may be."""
 
@@ -59,7 +59,7 @@ def differences(values):
 
 
 def _row(seconds):
-    """Seconds of a batch -> latency in milliseconds and pictures a second, and how many times as fast as Keras."""
+    """Seconds of a batch -> latency in milliseconds and images a second, and how many times as fast as Keras."""
     count, both = seconds["batch_size"], {name: seconds[name] for name in ("keras", "exported")}
     return {
         "batch_size": count,
@@ -100,7 +100,7 @@ def _of_spread(row):
 
 def _answers(values):
     yield ""
-    yield f"| on {values['pictures']} pictures | |"
+    yield f"| on {values['images']} images | |"
     yield "|---|---|"
     yield f"| largest difference of logits | {values['largest']:.3g} |"
     for name, title in (("top1", "same most probable class"), ("top5", "same five most probable classes")):

@@ -5,16 +5,16 @@ import time
 
 import numpy as np
 
-from keras_resnet.deployment.agreement import prepared
+from keras_resnet.deployment.verification import prepared
 
 BATCHES = (1, 8)
-"""Pictures at a time."""
+"""Images at a time."""
 TURNS, SECONDS = 15, 3.0
 """How often each is timed at most, and how long in all."""
 
 
 def speed(model, exported, look, pixels):
-    """Seconds of a batch in Keras and exported, in turns, for 1 and 8 pictures: [{"batch_size", "keras", "exported"}].
+    """Seconds of a batch in Keras and exported, in turns, for 1 and 8 images: [{"batch_size", "keras", "exported"}].
 
     Args:
         model, exported, look: as for `agreement.compare`.

@@ -13,7 +13,7 @@ from keras_resnet.architecture.network import build
 from keras_resnet.errors import is_number
 from keras_resnet.search.space import between, changes_of, declare, extremes, spec_of
 
-WORDS = {"max_params": "parameters", "max_multiply_adds": "multiply-adds", "max_latency": "ms a picture"}
+WORDS = {"max_params": "parameters", "max_multiply_adds": "multiply-adds", "max_latency": "ms an image"}
 MEASURED = 8
 """Networks that are built for their latency, seconds each, to find one that fits."""
 
@@ -29,9 +29,9 @@ class Budget:
     max_params: int | None = None
     """Trainable parameters."""
     max_multiply_adds: int | None = None
-    """For one picture."""
+    """For one image."""
     max_latency: float | None = None
-    """Milliseconds for one picture on this machine, measured: the only limit for which a candidate must be built."""
+    """Milliseconds for one image on this machine, measured: the only limit for which a candidate must be built."""
 
     def __post_init__(self):
         for name in WORDS:
@@ -57,12 +57,12 @@ class Budget:
 
 @lru_cache(maxsize=1024)
 def latency(spec, input_shape, classes, repeats=20):
-    """Milliseconds that a network needs for one picture here: the median of some, after a first one that compiles."""
+    """Milliseconds that a network needs for one image here: the median of some, after a first one that compiles."""
     model = build(spec, input_shape=input_shape, classes=classes)
-    picture, times = np.zeros((1, *input_shape), "float32"), []
+    image, times = np.zeros((1, *input_shape), "float32"), []
     for _ in range(1 + repeats):
         began = time.perf_counter()
-        model.predict_on_batch(picture)
+        model.predict_on_batch(image)
         times.append(time.perf_counter() - began)
     return 1000 * statistics.median(times[1:])
 
@@ -79,7 +79,7 @@ class Candidates:
     """As `rows_for` gives them."""
     budget: Budget
     input_shape: tuple[int, int, int]
-    """(H, W, C) of one picture."""
+    """(H, W, C) of one image."""
     classes: int
     smallest: Mapping = field(init=False)
     """Values of the one with the fewest parameters, of those at the lower end of the space."""

@@ -7,8 +7,8 @@ from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.search.budget import Budget, Candidates
 from keras_resnet.search.space import SPACE, changes_of, rows_for, settle, spec_of
-from keras_resnet.training.building import compile_for
 from keras_resnet.training.devices import jit_compile
+from keras_resnet.training.model_setup import compile_for
 from keras_resnet.training.recipes import changed
 
 
@@ -22,7 +22,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
     width first, then depth after depth, then what follows in the space. The trial says what was built.
 
     Args:
-        input_shape: (side, side, channels) of the pictures.
+        input_shape: (side, side, channels) of the images.
         classes: how many there are.
         max_params, max_multiply_adds, max_latency: the budget, see `Budget`.
         recipe: name of a recipe, or a Recipe: how candidates are trained, but for what the space changes.
@@ -73,7 +73,7 @@ class ResNetHyperModel(keras_tuner.HyperModel):
             seed: of order and augmentation, with a Dataset.
 
         Returns:
-            What `model.fit` returns; "val_accuracy" is the share of the test pictures.
+            What `model.fit` returns; "val_accuracy" is the share of the test images.
         """
         if not isinstance(data, Dataset):
             return super().fit(hp, model, data, *args, **arguments)

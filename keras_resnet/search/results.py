@@ -1,4 +1,4 @@
-"""What a search finds: its candidates, the best of them, the Pareto front; as values, a table and a picture."""
+"""What a search finds: its candidates, the best of them, the Pareto front; as values, a table and an image."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import is_number
 from keras_resnet.files import save_figure
 
-COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds for one picture"}
+COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds for one image"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Candidate:
     parameters: int
     multiply_adds: int
     top1_accuracy: float | None = None
-    """Share of the validation pictures; 0 if the training diverged, None unless completed."""
+    """Share of the validation images; 0 if the training diverged, None unless completed."""
     wall_time_s: float | None = None
     message: str | None = None
     """Why it failed."""
@@ -47,7 +47,7 @@ class SearchResult:
     candidates: tuple[Candidate, ...]
     """By number."""
     final: dict | None = None
-    """Report of the best one, trained on all training pictures and tested."""
+    """Report of the best one, trained on all training images and tested."""
 
     @property
     def completed(self):
@@ -90,7 +90,7 @@ def as_markdown(result):
     settings, front = result.settings, result.front()
     names = list(dict.fromkeys(name for candidate in result.candidates for name in candidate.recipe))
     lines = [
-        f"{settings['tuner']} search on {settings['dataset']}: trained on {settings['training_images']:,} pictures, "
+        f"{settings['tuner']} search on {settings['dataset']}: trained on {settings['training_images']:,} images, "
         f"judged by {settings['validation_images']:,} others. In bold: no cheaper candidate is as accurate.",
         "",
         "| trial | network | "
@@ -103,8 +103,8 @@ def as_markdown(result):
     ]
     if result.final:
         lines.append(
-            f"Trial {result.winner.trial}, trained anew on all {result.final['training_images']:,} training pictures: "
-            f"{100 * result.final['top1_accuracy']:.2f} % of {result.final['test_images']:,} test pictures."
+            f"Trial {result.winner.trial}, trained anew on all {result.final['training_images']:,} training images: "
+            f"{100 * result.final['top1_accuracy']:.2f} % of {result.final['test_images']:,} test images."
         )
     return "\n".join(lines) + "\n"
 

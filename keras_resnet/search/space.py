@@ -6,7 +6,7 @@ from itertools import product
 
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import STEMS
-from keras_resnet.errors import is_number, unknown
+from keras_resnet.errors import is_number, unknown_name_error
 from keras_resnet.training.recipes import Recipe, changed, get_recipe
 from keras_resnet.training.workdir import read_json, write_json
 
@@ -30,7 +30,7 @@ ENDS = {
     "Choice": lambda row: row["values"],
 }
 SMALL = 64
-"""Side in pixels up to which pictures are seen at full resolution by the "cifar" stem, and in three stages."""
+"""Side in pixels up to which images are seen at full resolution by the "cifar" stem, and in three stages."""
 
 _SPEC = {field.name for field in fields(ResNetSpec)}
 _RECIPE = {field.name for field in fields(Recipe)} - _SPEC - {"epochs", "iterations"}
@@ -60,10 +60,10 @@ def settle(recipe, space, changes):
 
 
 def rows_for(side, space=SPACE):
-    """The rows that pictures of `side` pixels need: a depth for each stage, and only stems that are made for them.
+    """The rows that images of `side` pixels need: a depth for each stage, and only stems that are made for them.
 
     Args:
-        side: of the pictures.
+        side: of the images.
         space: rows like those of SPACE: "depth" and "width" as there, else fields of ResNetSpec and Recipe,
             but not how long it trains.
 
@@ -74,9 +74,11 @@ def rows_for(side, space=SPACE):
     depths = [f"{_STAGED}{stage}" for stage in range(stages, 0, -1)]  # the last one costs most, and shrinks first
     for name, (method, arguments) in space.items():
         if method not in ENDS:
-            raise unknown("space", method, ENDS)
+            raise unknown_name_error("space", method, ENDS)
         if name not in {"depth", "width"} | _SPEC | _RECIPE:
-            raise unknown("space", name, ["depth", "width", *sorted(_SPEC | _RECIPE)], "fields of ResNetSpec or Recipe")
+            raise unknown_name_error(
+                "space", name, ["depth", "width", *sorted(_SPEC | _RECIPE)], "fields of ResNetSpec or Recipe"
+            )
         if name == "stem" and method == "Choice":
             arguments = arguments | {"values": [stem for stem in arguments["values"] if _is_for(stem, side)]}
         rows |= dict.fromkeys(depths if name == "depth" else [name], (method, arguments))
@@ -158,7 +160,7 @@ def read_spec(path):
         raise ValueError(f"Expected a ResNetSpec as JSON: a value for each of its fields. Received: {path}")
     for name in config:
         if name not in known:
-            raise unknown("spec", name, known, f"fields of a ResNetSpec, in {path}")
+            raise unknown_name_error("spec", name, known, f"fields of a ResNetSpec, in {path}")
     if missing := [name for name in known if name not in config]:
         raise ValueError(
             f"Expected a ResNetSpec as JSON: a value for each of its fields. Received: {path} without {missing}"

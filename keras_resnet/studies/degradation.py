@@ -9,21 +9,21 @@ import keras
 import numpy as np
 
 from keras_resnet.data.sources import as_dataset
-from keras_resnet.errors import unknown
-from keras_resnet.files import replacing
+from keras_resnet.errors import unknown_name_error
+from keras_resnet.files import atomic_write
 from keras_resnet.studies.results import FAMILIES, Degradation, as_markdown, read_cell, read_history
 from keras_resnet.studies.sizes import SIZES, subset
-from keras_resnet.training.building import check_precision
-from keras_resnet.training.callbacks import one_of_several
+from keras_resnet.training.callbacks import run_in_series
 from keras_resnet.training.checkpoints import OTHERWISE, check_settings
 from keras_resnet.training.curves import draw_panels
 from keras_resnet.training.devices import Devices
-from keras_resnet.training.fit import check, train
+from keras_resnet.training.model_setup import check_precision
 from keras_resnet.training.recipes import changed, get_recipe
+from keras_resnet.training.train import check, train
 from keras_resnet.training.workdir import HISTORY, REPORT, SETTINGS, prepare, read_json, write_json
 from keras_resnet.variants import list_models
 
-PICTURE, TABLE, RESULT = "degradation.png", "degradation.md", "degradation.json"
+IMAGE, TABLE, RESULT = "degradation.png", "degradation.md", "degradation.json"
 
 
 def degradation(
@@ -32,7 +32,7 @@ def degradation(
     dataset=None,
     depths=None,
     recipe=None,
-    pictures=None,
+    images=None,
     seed=0,
     overwrite=False,
     *,
@@ -48,7 +48,7 @@ def degradation(
 
     Each network is a run of `train` in a folder of its own, `workdir`/plain20 and so on. A study that was interrupted
     goes on where it stopped: finished networks are left alone, wherever they were trained, and one that was being
-    trained goes on from its checkpoint. Picture, table and result are written anew after each network.
+    trained goes on from its checkpoint. Image, table and result are written anew after each network.
 
     Args:
         workdir: folder for the networks' folders, degradation.png, degradation.md and degradation.json.
@@ -56,7 +56,7 @@ def degradation(
         dataset: as `train` takes it: a name, a Dataset, or a function that gives one. It is loaded once.
         depths: layers, two or more; for each, all networks of FAMILIES in VARIANTS: 20 is plain20 and resnet20.
         recipe: name of a recipe, or a Recipe, for all networks; the changes of the row go with its own.
-        pictures: pair, how many pictures train and test: `subset`.
+        images: pair, how many images train and test: `subset`.
         seed: of weights, order and augmentation.
         overwrite: whether the study's networks that `workdir` already holds are removed, and trained anew.
         checkpoint_every, deterministic, devices, precision, xla: as for `train`; devices of one machine.
@@ -73,11 +73,11 @@ def degradation(
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when a checkpoint is written; the same call then goes on.
     """
     if size not in SIZES:
-        raise unknown("size", size, SIZES)
+        raise unknown_name_error("size", size, SIZES)
     row = SIZES[size]
     recipes = {network: _recipe(row, network, recipe, changes) for network in _networks(depths or row.depths)}
-    available = Devices(devices)  # first, as in `train`: what reads pictures starts TensorFlow's devices
-    dataset = _load(dataset or row.dataset, pictures or row.pictures)
+    available = Devices(devices)  # first, as in `train`: what reads images starts TensorFlow's devices
+    dataset = _load(dataset or row.dataset, images or row.images)
     _check(recipes.values(), dataset, precision, available, checkpoint_every)
     settings = _settings(dataset, seed, precision or keras.config.dtype_policy().name)
     study = _Study(Path(workdir), recipes, settings)
@@ -89,7 +89,7 @@ def degradation(
     result = study.publish()
     for network in result.missing:
         progress(f"{network}: network {len(result.cells) + 1} of {len(recipes)}")
-        with one_of_several(network):
+        with run_in_series(network):
             train(network, dataset, recipes[network], study.workdir / network, seed, **options)
         result = study.publish()
     return result
@@ -122,11 +122,11 @@ class _Study:
             if folder.exists():
                 prepare(folder, {}, size=0, overwrite=True)
                 (folder / SETTINGS).unlink()
-        for name in (PICTURE, TABLE, RESULT):
+        for name in (IMAGE, TABLE, RESULT):
             (self.workdir / name).unlink(missing_ok=True)
 
     def publish(self):
-        """The Degradation as far as networks are finished; picture, table and result are written if there are any."""
+        """The Degradation as far as networks are finished; image, table and result are written if there are any."""
         finished = [network for network in self.recipes if (self.workdir / network / REPORT).exists()]
         missing = tuple(network for network in self.recipes if network not in finished)
         recipe = next(iter(self.recipes.values())).to_config()
@@ -134,9 +134,9 @@ class _Study:
         result = Degradation({**self.settings, "recipe": recipe}, cells, missing)
         if finished:
             write_json(result.to_config(), self.workdir / RESULT)
-            with replacing(self.workdir / TABLE) as partial:
+            with atomic_write(self.workdir / TABLE) as partial:
                 partial.write_text(as_markdown(result), "utf-8")
-            draw_panels(self._panels(cells), self.workdir / PICTURE, self.settings["dataset"])
+            draw_panels(self._panels(cells), self.workdir / IMAGE, self.settings["dataset"])
         return result
 
     def _panels(self, cells):
@@ -160,7 +160,7 @@ def _networks(depths):
     known = {family: _known_depths(family) for family in FAMILIES}
     for depth in depths:
         if depth not in known["resnet"]:
-            raise unknown("depths", depth, known["plain"])
+            raise unknown_name_error("depths", depth, known["plain"])
     if len(set(depths) & {*known["plain"]}) < 2:
         raise ValueError(
             f"`depths` should be two or more of {known['plain']}: the study compares networks of different depth. "
@@ -188,9 +188,9 @@ def _check(recipes, dataset, precision, devices, checkpoint_every):
         )
 
 
-def _load(dataset, pictures):
+def _load(dataset, images):
     dataset = as_dataset(dataset)
-    return subset(dataset, *pictures) if pictures else dataset
+    return subset(dataset, *images) if images else dataset
 
 
 def _settings(dataset, seed, precision):

@@ -1,4 +1,4 @@
-"""What the degradation study finds: read from the folders of its networks, as values, words and a picture."""
+"""What the degradation study finds: read from the folders of its networks, as values, words and an image."""
 
 import csv
 import re
@@ -20,7 +20,7 @@ class Cell:
     """Layers with weights, as the paper counts them."""
     parameters: int
     training_error: float
-    """The last epoch's mean over augmented pictures, while the weights still change: what the paper's figure shows."""
+    """The last epoch's mean over augmented images, while the weights still change: what the paper's figure shows."""
     test_error: float
     wall_time_s: float
 
@@ -106,9 +106,9 @@ def as_markdown(result):
     recipe = settings["recipe"]
     length = f"{recipe['epochs']} epochs" if recipe["epochs"] else f"{recipe['iterations']:,} iterations"
     lines = [
-        f"{settings['dataset']}: {length} of {settings['training_images']:,} pictures in batches of "
+        f"{settings['dataset']}: {length} of {settings['training_images']:,} images in batches of "
         f"{recipe['batch_size']}, seed {settings['seed']}, {settings['precision']}; "
-        f"tested on {settings['test_images']:,} pictures.",
+        f"tested on {settings['test_images']:,} images.",
         "",
         "| network | parameters | training error (%) | test error (%) | time (s) |",
         "|---|---:|---:|---:|---:|",

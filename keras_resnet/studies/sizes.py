@@ -16,7 +16,7 @@ class Size:
     recipe: str
     changes: Mapping = field(default_factory=dict)
     """Fields of the recipe that are changed."""
-    pictures: tuple[int, int] | None = None
+    images: tuple[int, int] | None = None
     """How many train and test, see `subset`; None: all."""
     own_recipes: Mapping = field(default_factory=dict)
     """{network: the name of its own recipe}."""
@@ -32,7 +32,7 @@ SIZES = {
     # Six minutes of one core
     "digits": Size("digits", (20, 32, 44, 56), "he2015_cifar", _DIGITS),
     # Half an hour on two cores with mixed_bfloat16
-    "cifar10_subset": Size("cifar10", (20, 56), "he2015_cifar", {**_CIFAR, "epochs": 20}, pictures=(10_000, 2_000)),
+    "cifar10_subset": Size("cifar10", (20, 56), "he2015_cifar", {**_CIFAR, "epochs": 20}, images=(10_000, 2_000)),
     # Two hours on two cores with mixed_bfloat16: 15 epochs instead of 164
     "cifar10": Size("cifar10", (20, 56), "he2015_cifar", _CIFAR),
     # He et al. 2015, sec. 4.2 and fig. 6, for a GPU; the paper draws no plain-110: its error stays above 60 %
@@ -41,11 +41,11 @@ SIZES = {
 
 
 def subset(dataset, train, test):
-    """So many pictures of a data set, the classes in the same proportions, and the same ones every time.
+    """So many images of a data set, the classes in the same proportions, and the same ones every time.
 
     Args:
         dataset: Dataset in memory.
-        train, test: how many of its training and of its test pictures, or which shares; see `Split.set_aside`.
+        train, test: how many of its training and of its test images, or which shares; see `Split.set_aside`.
 
     Returns:
         A Dataset whose name says so.
@@ -61,8 +61,8 @@ def subset(dataset, train, test):
         train, test = (split.set_aside(amount)[1] for split, amount in zip(splits, (train, test), strict=True))
     except ValueError as error:
         raise ValueError(
-            f"`pictures` should be how many train and test, of {sizes}, with some of each class in and some left out. "
-            f"Received: pictures={(train, test)}"
+            f"`images` should be how many train and test, of {sizes}, with some of each class in and some left out. "
+            f"Received: images={(train, test)}"
         ) from error
-    part = f"{len(train):,} of {sizes[0]:,} training and {len(test):,} of {sizes[1]:,} test pictures"
+    part = f"{len(train):,} of {sizes[0]:,} training and {len(test):,} of {sizes[1]:,} test images"
     return replace(dataset, name=f"{dataset.name}, {part}", train=train, test=test)

@@ -1,1 +1,1 @@
-"""From pictures to a trained network."""
+"""From images to a trained network."""

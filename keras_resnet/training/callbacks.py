@@ -13,9 +13,9 @@ import keras
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from keras_resnet.training.averaging import averaged, synchronise
-from keras_resnet.training.checkpoints import Position, load_best, load_checkpoint, save_best, save_checkpoint
+from keras_resnet.training.checkpoints import TrainingState, load_best, load_checkpoint, save_best, save_checkpoint
 from keras_resnet.training.curves import draw_curves
+from keras_resnet.training.ema import averaged, synchronise
 from keras_resnet.training.workdir import BEST, CHECKPOINT, CURVES, HISTORY, write_history
 
 
@@ -23,14 +23,14 @@ class Interrupted(KeyboardInterrupt):
     """The run was stopped from outside, between two steps and after a checkpoint."""
 
 
-class Recorder(keras.callbacks.Callback):
+class CheckpointCallback(keras.callbacks.Callback):
     """Counts the steps of a run, and keeps it on disk.
 
     Args:
         folder: Path, or None to write nothing.
         settings: what the checkpoints say of the run.
         steps_per_epoch: of the whole epochs.
-        batch_size: pictures a step.
+        batch_size: images a step.
         every: steps between checkpoints within an epoch; None: only after it.
         title: above the curves.
         devices: Devices. All machines collect the numbers of a checkpoint, the chief writes them.
@@ -46,7 +46,7 @@ class Recorder(keras.callbacks.Callback):
         self.keep_best, self.best_weights = keep_best, None
         self.folder, self.settings, self.steps_per_epoch = folder, settings, steps_per_epoch
         self.batch_size, self.every, self.title, self.devices = batch_size, every, title, devices
-        self.position, self.stopped_by, self.plateau = Position(), None, None
+        self.position, self.stopped_by, self.plateau = TrainingState(), None, None
         self.unfinished = []
         """What an interrupted epoch had measured so far: the values of the metrics' variables."""
 
@@ -171,11 +171,11 @@ class Plateau(keras.callbacks.ReduceLROnPlateau):
         """Nothing is reset here."""
 
 
-class Averages(keras.callbacks.Callback):
+class EMACallback(keras.callbacks.Callback):
     """Tests with the averaged weights.
 
     Args:
-        batches: function that gives training pictures for the batch-norm statistics.
+        batches: function that gives training images for the batch-norm statistics.
     """
 
     def __init__(self, batches):
@@ -190,15 +190,15 @@ class Averages(keras.callbacks.Callback):
         self.within.__exit__(None, None, None)
 
 
-class Display(keras.callbacks.Callback):
+class ProgressCallback(keras.callbacks.Callback):
     """On a terminal a line that moves, with images/s and the time left; elsewhere a line an epoch.
 
     Its `line` is a context manager: the run takes place within it.
 
     Args:
-        recorder: the Recorder of the run, called before this.
+        recorder: the CheckpointCallback of the run, called before this.
         steps: of the whole run.
-        batch_size: pictures a step.
+        batch_size: images a step.
     """
 
     def __init__(self, recorder, steps, batch_size):
@@ -239,7 +239,7 @@ def _errors(logs):
 
 
 @contextmanager
-def one_of_several(name):
+def run_in_series(name):
     """Around a run that is one of several: what it leaves in memory is freed; one that is interrupted says its name."""
     try:
         yield

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 import keras
 import numpy as np
 
-from keras_resnet.files import replacing
-from keras_resnet.training.averaging import synchronise
+from keras_resnet.files import atomic_write
+from keras_resnet.training.ema import synchronise
 
 
 @dataclass(frozen=True)
-class Position:
+class TrainingState:
     """How far a run is."""
 
     step: int = 0
@@ -31,7 +31,7 @@ def save_checkpoint(path, model, position, settings, write=True):
     Args:
         path: a .safetensors file.
         model: compiled keras.Model.
-        position: Position.
+        position: TrainingState.
         settings: JSON values that say what run this is; `load_checkpoint` refuses others.
         write: whether this machine writes it; all of them collect the numbers.
 
@@ -67,7 +67,7 @@ def load_checkpoint(path, model, settings):
     """Puts everything back where it was; the model's variables are overwritten.
 
     Returns:
-        The Position, and the values of the metrics' variables: the next `fit` makes the variables, and resets them.
+        The TrainingState, and the values of the metrics' variables: the next `fit` creates the variables.
 
     Raises:
         ValueError: for a damaged file, a checkpoint of other settings, or of another model or optimiser.
@@ -79,13 +79,13 @@ def load_checkpoint(path, model, settings):
         check_settings(there, settings, path)
         metrics = sorted((name for name in names if name.startswith("metrics/")), key=_place)
         _assign(file, names - set(metrics), _variables(model))
-        return Position(**position | {"history": tuple(position["history"])}), [*map(file.get_tensor, metrics)]
+        return TrainingState(**position | {"history": tuple(position["history"])}), [*map(file.get_tensor, metrics)]
 
 
 def _write(path, arrays, about=None):
     from safetensors.numpy import save_file
 
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         save_file(arrays, partial, metadata=about)
 
 
@@ -159,7 +159,7 @@ def _differences(there, here, name=""):
 
 
 def _variables(model):
-    """{name: variable}: what a step reads, apart from the pictures."""
+    """{name: variable}: what a step reads, apart from the images."""
     synchronise(model)
     return _named("model", model.variables) | _named("optimizer", model.optimizer.variables)
 

@@ -13,7 +13,7 @@ def draw_curves(history, path, title=""):
     Args:
         history: a dict for each epoch: `step`, `accuracy` and, where it was tested, `val_accuracy`, shares of 1.
         path: the PNG to write.
-        title: above the picture.
+        title: above the image.
     """
     figure, (axes,) = _panels([title], [history], (7, 4.5))
     _draw(axes, history, "tab:red", ("training error", "test error"))
@@ -27,7 +27,7 @@ def draw_panels(panels, path, title=""):
     Args:
         panels: {title: {label: history}}, a history as `draw_curves` takes it. A label has one colour in all panels.
         path: the PNG to write.
-        title: above the picture.
+        title: above the image.
     """
     histories = [history for runs in panels.values() for history in runs.values()]
     labels = dict.fromkeys(chain.from_iterable(panels.values()))

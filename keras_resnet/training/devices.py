@@ -66,7 +66,7 @@ class Devices:
 
     @contextlib.contextmanager
     def explained(self):
-        """Within the block, what TensorFlow raises (no memory, a damaged picture, a machine lost) is a RuntimeError."""
+        """Within the block, what TensorFlow raises (no memory, a damaged image, a machine lost) is a RuntimeError."""
         if self.strategy is None:
             yield
             return
@@ -97,8 +97,8 @@ class Devices:
         """As the function of that name."""
         return distribute(make_dataset, batch_size, self.strategy) if self.strategy else make_dataset(0, 1)
 
-    def distribute_test(self, make_dataset, pictures, batch_size):
+    def distribute_test(self, make_dataset, images, batch_size):
         """As the function of that name."""
         if not self.strategy:
             return make_dataset(0, 1)
-        return distribute_test(make_dataset, pictures, batch_size, self.strategy)
+        return distribute_test(make_dataset, images, batch_size, self.strategy)

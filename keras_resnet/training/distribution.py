@@ -1,8 +1,8 @@
 """One device, several, or several machines: replicas of one network, each on its part of every batch.
 
-The batch of a recipe is the global one. Each of R replicas gets batch / R pictures, losses and gradients are averaged
+The batch of a recipe is the global one. Each of R replicas gets batch / R images, losses and gradients are averaged
 over the whole batch, and all replicas take the same step, so the outcome is that of one device up to rounding, except
-for batch norm, whose statistics are those of a replica's own pictures (`synchronize_batch_norm` changes that).
+for batch norm, whose statistics are those of a replica's own images (`synchronize_batch_norm` changes that).
 
 Several machines find each other through the environment variable TF_CONFIG, as everywhere in TensorFlow: the same
 script runs on each, with its own number in `task`.
@@ -192,7 +192,9 @@ def _several_machines(gpus):
 
 
 def _repaired(strategy):
-    from keras_resnet.training.keras_repairs import repair  # it needs Keras on TensorFlow, which this module does not
+    from keras_resnet.training.keras_workarounds import (
+        repair,
+    )  # it needs Keras on TensorFlow, which this module does not
 
     repair(strategy)
     return strategy
@@ -218,7 +220,7 @@ def _too_late(how, received):
 
 
 def check_batch(batch_size, replicas):
-    """Raises ValueError unless every replica gets the same number of pictures; the message names sizes that fit."""
+    """Raises ValueError unless every replica gets the same number of images; the message names sizes that fit."""
     if batch_size % replicas:
         below = batch_size // replicas * replicas
         nearest = " or ".join(str(size) for size in (below, below + replicas) if size)
@@ -229,12 +231,12 @@ def check_batch(batch_size, replicas):
 
 
 def distribute(make_dataset, batch_size, strategy):
-    """Pictures for `model.fit`: of each global batch, replica r gets the r-th part.
+    """Images for `model.fit`: of each global batch, replica r gets the r-th part.
 
     Args:
         make_dataset: function of (index, count) -> tf.data.Dataset of the batches of machine `index` of `count`:
             (batch_size / count, ...), its part, in order, of every global batch. There are no smaller batches.
-        batch_size: pictures in a global batch.
+        batch_size: images in a global batch.
         strategy: what `strategy` returned.
 
     Returns:
@@ -249,16 +251,16 @@ def distribute(make_dataset, batch_size, strategy):
     return _to_replicas(dataset, batch_size // replicas, dataset.cardinality().numpy(), strategy)
 
 
-def distribute_test(make_dataset, pictures, batch_size, strategy):
-    """Pictures for `model.evaluate`: each is tested once, and every replica has some to test in every step.
+def distribute_test(make_dataset, images, batch_size, strategy):
+    """Images for `model.evaluate`: each is tested once, and every replica has some to test in every step.
 
-    Keras would give replicas batches of no pictures, and a machine that runs out of batches would leave the others
-    waiting. So the pictures of a replica are cut into as many batches as those of the others, of nearly equal sizes.
+    Keras would give replicas batches of no images, and a machine that runs out of batches would leave the others
+    waiting. So the images of a replica are cut into as many batches as those of the others, of nearly equal sizes.
 
     Args:
-        make_dataset: function of (index, count) -> tf.data.Dataset of batches, of any size, of the pictures `index`,
+        make_dataset: function of (index, count) -> tf.data.Dataset of batches, of any size, of the images `index`,
             `index + count`, `index + 2 * count`, ... of all; the part of machine `index` of `count`.
-        pictures: how many there are in all.
+        images: how many there are in all.
         batch_size: how many are tested in a step, about.
         strategy: what `strategy` returned.
 
@@ -266,23 +268,23 @@ def distribute_test(make_dataset, pictures, batch_size, strategy):
         As `distribute`.
 
     Raises:
-        ValueError: if there are fewer pictures than replicas.
+        ValueError: if there are fewer images than replicas.
     """
     replicas, machines = strategy.num_replicas_in_sync, cluster()
-    if pictures < replicas:
+    if images < replicas:
         raise ValueError(
-            f"`pictures` should be at least the number of replicas ({replicas}), so that each has one to test. "
-            f"Received: pictures={pictures}"
+            f"`images` should be at least the number of replicas ({replicas}), so that each has one to test. "
+            f"Received: images={images}"
         )
     devices = replicas // len(machines)
-    steps = min(math.ceil(pictures / batch_size), pictures // len(machines) // devices)
-    mine = len(range(machines.index, pictures, len(machines)))
+    steps = min(math.ceil(images / batch_size), images // len(machines) // devices)
+    mine = len(range(machines.index, images, len(machines)))
     sizes = [(mine + part) // (devices * steps) for part in range(devices * steps)]
     return _to_replicas(make_dataset(machines.index, len(machines)), sizes, steps, strategy)
 
 
 def _to_replicas(dataset, sizes, steps, strategy):
-    """Cuts this machine's pictures into batches of one replica, which its replicas take in turn."""
+    """Cuts this machine's images into batches of one replica, which its replicas take in turn."""
     if strategy.num_replicas_in_sync == 1:
         return dataset
     distributed = strategy.distribute_datasets_from_function(lambda context: dataset.rebatch(sizes))
@@ -294,7 +296,7 @@ def synchronize_batch_norm(model):
     """Lets batch norm use the statistics of the whole global batch, for three sums over all replicas a layer and step.
 
     With it, training on R replicas is training on one, up to rounding. Without it, the default and what the papers did,
-    each replica normalises by its own pictures.
+    each replica normalises by its own images.
 
     Args:
         model: a network, before its first step; changed in place.
@@ -310,8 +312,8 @@ def synchronize_batch_norm(model):
 class AverageBatchNorm(keras.callbacks.Callback):
     """Makes the moving averages of batch norm those of all replicas, before each test and at the end of each epoch.
 
-    Keras 3 lets each replica keep its own: it tests each part of the test pictures with other statistics, and saves
-    those of the first replica, as if the pictures of the others had never been seen. A moving average is linear, so
+    Keras 3 lets each replica keep its own: it tests each part of the test images with other statistics, and saves
+    those of the first replica, as if the images of the others had never been seen. A moving average is linear, so
     averaging now and then is averaging at every step. To stand first in a list of callbacks, before those that save.
     """
 

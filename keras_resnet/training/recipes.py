@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import keras
 
 from keras_resnet.data.preprocessing import INTERPOLATIONS
-from keras_resnet.errors import is_integer, is_number, unknown
+from keras_resnet.errors import is_integer, is_number, unknown_name_error
 from keras_resnet.training.optimizers import OPTIMIZERS
 from keras_resnet.training.schedules import SHAPES
 
@@ -32,7 +32,7 @@ class Recipe:
     iterations: int | None = None
     """Steps, where a recipe counts these: exactly one of the two is given."""
     batch_size: int = 128
-    """Pictures a step, all devices together."""
+    """Images a step, all devices together."""
 
     # The optimiser
     optimizer: str = "sgd"
@@ -73,13 +73,13 @@ class Recipe:
     target_threshold: float | None = None
     """Binary cross-entropy: a class counts as present where its mixed and smoothed target is above this."""
     drop_path: float = 0.0
-    """Stochastic depth: share of pictures for which the last block is left out, fewer the earlier the block."""
+    """Stochastic depth: share of images for which the last block is left out, fewer the earlier the block."""
 
-    # The pictures
+    # The images
     train_size: int | None = None
-    """Side of the training pictures in pixels; None: as when testing."""
+    """Side of the training images in pixels; None: as when testing."""
     test_size: int | None = None
-    """Side of the test pictures in pixels; None: as the data set says."""
+    """Side of the test images in pixels; None: as the data set says."""
     test_resize: int | None = None
     """What their shorter side is resized to before the middle is cropped, with `test_size`."""
     test_interpolation: str = "bilinear"
@@ -91,7 +91,7 @@ class Recipe:
     scale: tuple[float, float] = (0.08, 1.0)
     """Crop "random_resized": share of the area. Crop "scale_jitter": shorter side in pixels."""
     flip: bool = False
-    """Whether every second picture is mirrored."""
+    """Whether every second image is mirrored."""
     lighting: float = 0.0
     """Deviation of AlexNet's colour noise; 0 leaves the colours."""
     policy: str = "none"
@@ -99,14 +99,14 @@ class Recipe:
     policy_layers: int = 2
     policy_magnitude: float = 7.0
     policy_std: float = 0.5
-    """RandAugment: operations a picture, their strength from 0 to 10, and its deviation."""
+    """RandAugment: operations an image, their strength from 0 to 10, and its deviation."""
     erasing: float = 0.0
-    """Probability that a rectangle of a picture is erased."""
+    """Probability that a rectangle of an image is erased."""
     mixup: float = 0.0
     cutmix: float = 0.0
-    """Alpha of the beta distribution that mixes pairs of pictures; 0 does not. With both, each has half the batches."""
+    """Alpha of the beta distribution that mixes pairs of images; 0 does not. With both, each has half the batches."""
     repeats: int = 1
-    """How often a picture comes in a batch, each time augmented anew (Hoffer et al. 2019, arXiv:1901.09335)."""
+    """How often an image comes in a batch, each time augmented anew (Hoffer et al. 2019, arXiv:1901.09335)."""
 
     def __post_init__(self):
         for name in ("milestones", "scale"):
@@ -118,7 +118,7 @@ class Recipe:
                     self._refuse(name, expected)
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
+                raise unknown_name_error(name, getattr(self, name), known)
         self._check_together()
 
     def _check_together(self):
@@ -140,18 +140,18 @@ class Recipe:
             self._refuse("test_resize", "given together with `test_size`")
 
     def steps(self, images):
-        """(steps an epoch, steps of the run) for so many training pictures.
+        """(steps an epoch, steps of the run) for so many training images.
 
         Raises:
             ValueError: if they do not fill a batch.
         """
         if images < self.batch_size:
-            self._refuse("batch_size", f"at most the number of training pictures ({images})")
+            self._refuse("batch_size", f"at most the number of training images ({images})")
         an_epoch = images // self.batch_size
         return an_epoch, self.iterations or self.epochs * an_epoch
 
     def begun_epochs(self, images):
-        """Epochs of the run for so many training pictures; one that `iterations` cuts short counts.
+        """Epochs of the run for so many training images; one that `iterations` cuts short counts.
 
         Raises:
             ValueError: as `steps`.
@@ -266,8 +266,8 @@ RECIPES = {
         crop="pad",
         flip=True,
     ),
-    # A few hundred pictures and a network that has learnt from others, each phase of `finetune`: small steps, smaller
-    # the deeper, in pictures of which most is seen
+    # A few hundred images and a network that has learnt from others, each phase of `finetune`: small steps, smaller
+    # the deeper, in images of which most is seen
     "finetune": Recipe(
         epochs=10,
         batch_size=32,
@@ -327,7 +327,7 @@ def get_recipe(name, /, **changes):
         ValueError: for an unknown recipe or field, with the nearest known ones.
     """
     if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
+        raise unknown_name_error("recipe", name, RECIPES)
     return changed(RECIPES[name], **changes)
 
 
@@ -336,7 +336,7 @@ def changed(recipe, **changes):
     known = [field.name for field in fields(Recipe)]
     for change in changes:
         if change not in known:
-            raise unknown("changes", change, known, f"fields of a recipe: {known}")
+            raise unknown_name_error("changes", change, known, f"fields of a recipe: {known}")
     for given, other in (("epochs", "iterations"), ("iterations", "epochs")):
         if changes.get(given) is not None:
             changes.setdefault(other, None)

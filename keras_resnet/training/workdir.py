@@ -6,7 +6,7 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-from keras_resnet.files import replacing, sweep
+from keras_resnet.files import atomic_write, remove_leftovers
 from keras_resnet.training.checkpoints import check_settings
 
 MODEL, CHECKPOINT, HISTORY, CURVES = "model.keras", "checkpoint.safetensors", "history.csv", "curves.png"
@@ -50,7 +50,7 @@ def prepare(workdir, settings, size, overwrite=False, resume=False, write=True):
         _check_room(folder, size)
         if not resume:
             _remove([*(folder / name for name in earlier), *folder.glob(BEST.format("*"))])
-        sweep(folder, *FILES, BEST.format("*"))
+        remove_leftovers(folder, *FILES, BEST.format("*"))
         write_json(settings, folder / SETTINGS)
     return folder
 
@@ -81,7 +81,7 @@ def _check_room(folder, size):
 
 def write_run(model, report, folder):
     """The trained network and what is to be said of it -> the folder."""
-    with replacing(folder / MODEL) as partial:
+    with atomic_write(folder / MODEL) as partial:
         model.save(partial)
     write_json(report, folder / REPORT)
 
@@ -100,7 +100,7 @@ def read_json(path):
 
 def write_json(values, path):
     """Values -> JSON file, whole or not at all."""
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
@@ -111,7 +111,7 @@ def columns(rows):
 
 def write_history(rows, path):
     """Rows of one run -> CSV file, whole or not at all."""
-    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns(rows))
         writer.writeheader()
         writer.writerows(rows)

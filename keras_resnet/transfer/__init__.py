@@ -1,14 +1,14 @@
 """What a trained network is used for: its features, and what can be done with them; `keras_resnet.finetune`."""
 
+from keras_resnet.models.feature_extractor import feature_extractor
 from keras_resnet.transfer.extraction import Features, extract
-from keras_resnet.transfer.features import feature_extractor
 from keras_resnet.transfer.probes import (
     Probe,
     draw_feature_map,
     feature_map,
     linear_probe,
+    nearest_images,
     nearest_neighbours,
-    nearest_pictures,
 )
 from keras_resnet.transfer.vector_files import read_features
 from keras_resnet.transfer.vectors import write_features
@@ -22,7 +22,7 @@ __all__ = [
     "feature_map",
     "linear_probe",
     "nearest_neighbours",
-    "nearest_pictures",
+    "nearest_images",
     "read_features",
     "write_features",
 ]

@@ -1,4 +1,4 @@
-"""Pictures -> a vector for each, in a stream; equal pixels give equal vectors, to the bit."""
+"""Images -> a vector for each, in a stream; equal pixels give equal vectors, to the bit."""
 
 import os
 import reprlib
@@ -9,36 +9,37 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resnet.analysis.layers import channel_axis, check_network
+from keras_resnet.architecture.metadata import channel_axis
 from keras_resnet.data.datasets import Dataset, Split, Stream
-from keras_resnet.data.folders import TESTS
-from keras_resnet.data.pictures import find_pictures, refuse
-from keras_resnet.data.read_ahead import read_ahead
+from keras_resnet.data.image_files import find_images, raise_if_unreadable
+from keras_resnet.data.image_folders import TESTS
+from keras_resnet.data.prefetch import prefetch_batches
+from keras_resnet.data.protocols import get_protocol
 from keras_resnet.data.sources import DATASETS, load_test
-from keras_resnet.data.views import get_protocol
-from keras_resnet.errors import check_integers, unknown
-from keras_resnet.models import preprocessing
-from keras_resnet.transfer.features import POOLINGS, PRE_LOGITS, feature_extractor
+from keras_resnet.errors import check_integers, unknown_name_error
+from keras_resnet.models.feature_extractor import POOLINGS, PRE_LOGITS, feature_extractor
+from keras_resnet.models.layers import check_network
+from keras_resnet.models.preprocessing import preprocessing
 
 UNLABELLED = -1
-"""The label of a picture whose class is not known."""
+"""The label of an image whose class is not known."""
 _MOST = 2**32
 
 
 @dataclass(frozen=True)
 class Features:
-    """A vector for each picture that could be read."""
+    """A vector for each image that could be read."""
 
     vectors: np.ndarray
     """(N, D) float32."""
     labels: np.ndarray
     """(N,) int32: number of the class, or UNLABELLED."""
     names: tuple[str, ...]
-    """Of the pictures: their paths, or their numbers where they come from no files."""
+    """Of the images: their paths, or their numbers where they come from no files."""
     class_names: tuple[str, ...] = ()
     """Empty if the labels have none."""
     left_out: tuple[str, ...] = ()
-    """Pictures that could not be read, with what is wrong with them."""
+    """Images that could not be read, with what is wrong with them."""
     settings: dict = field(default_factory=dict)
     """How they were made, if they come from a file."""
 
@@ -55,10 +56,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Batch:
-    """What has become of some pictures that follow each other."""
+    """What has become of some images that follow each other."""
 
     stop: int
-    """Number of the first picture that comes after them."""
+    """Number of the first image that comes after them."""
     numbers: np.ndarray
     """(B,) of those that could be read."""
     labels: np.ndarray
@@ -66,41 +67,41 @@ class Batch:
     vectors: np.ndarray
     """(B, D) float32."""
     faults: dict[int, str]
-    """{number of a picture that could not be read: why}."""
+    """{number of an image that could not be read: why}."""
 
 
 def extract(
-    model, pictures, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, skip_bad=False, progress=None
+    model, images, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, skip_bad=False, progress=None
 ) -> Features:
-    """The features of pictures, as vectors in memory.
+    """The features of images, as vectors in memory.
 
-    Pictures are read as `predict` reads them, while the network is at work. The network always sees batches of the full
-    size, and a picture that cannot be read leaves its place empty, so that a vector does not depend on what else is
+    Images are read as `predict` reads them, while the network is at work. The network always sees batches of the full
+    size, and an image that cannot be read leaves its place empty, so that a vector does not depend on what else is
     looked at: a batch of another size may be summed in another order.
 
     Args:
         model: a network whose preprocessing is known, or a `feature_extractor`.
-        pictures: a folder, of which every picture is taken, with the name of its class folder as its class; a file, or
+        images: a folder, of which every image is taken, with the name of its class folder as its class; a file, or
             a list of them; a name for `load_test`; a Dataset, of which `test` is used; a Split or Stream; or pixels,
             (N, H, W, C) uint8.
         endpoint: see `feature_extractor`.
         pooling: "avg" or "max", what makes vectors of maps.
-        batch_size: pictures that the network sees at a time.
-        skip_bad: whether pictures that cannot be read are left out.
-        progress: called with the number of pictures that are done, after every batch.
+        batch_size: images that the network sees at a time.
+        skip_bad: whether images that cannot be read are left out.
+        progress: called with the number of images that are done, after every batch.
 
     Raises:
         ValueError: for an unknown endpoint, a network of unknown preprocessing, a batch size below 1, what holds no
-            pictures, and a picture that cannot be read.
+            images, and an image that cannot be read.
         OSError: for a path where nothing is.
         FloatingPointError: if the network returns what is no number.
     """
     check_integers(batch_size=batch_size)
-    source = find_source(pictures)
+    source = find_source(images)
     found, left_out = [], list(source.left_out)
     for batch in batches(model, source.split, endpoint, pooling, batch_size):
         faults = named(batch.faults, source.names)
-        refuse(faults, skip_bad)
+        raise_if_unreadable(faults, skip_bad)
         left_out += faults
         found.append(batch)
         if progress:
@@ -114,47 +115,47 @@ def extract(
 
 
 def named(faults, names):
-    """{number: what is wrong} -> what is wrong with which picture, in words."""
+    """{number: what is wrong} -> what is wrong with which image, in words."""
     return [f"{names[number]}: {fault}" for number, fault in faults.items()]
 
 
 def check_any(count, source):
-    """Raises ValueError if none of the pictures could be read."""
+    """Raises ValueError if none of the images could be read."""
     if not count:
-        raise ValueError(f"Expected pictures that can be read. Received: none of {len(source.split)}")
+        raise ValueError(f"Expected images that can be read. Received: none of {len(source.split)}")
 
 
-def find_source(pictures):
+def find_source(images):
     """The Source for what `extract` takes."""
-    if isinstance(pictures, (str, os.PathLike)):
-        if pictures in DATASETS or not os.path.exists(pictures):
-            return find_source(load_test(pictures))
-        return _folder(Path(pictures)) if os.path.isdir(pictures) else _files([pictures])
-    if isinstance(pictures, Dataset):
-        about = {"class_names": tuple(pictures.class_names or ()), "left_out": tuple(pictures.left_out)}
-        return replace(find_source(pictures.test), **about)
-    if isinstance(pictures, (Split, Stream)):
-        paths = len(pictures) and pictures.paths
-        return Source(pictures, pictures.pictures.tolist() if paths else [str(n) for n in range(len(pictures))])
-    if isinstance(pictures, np.ndarray):
-        return find_source(Split(pictures, np.full(len(pictures), UNLABELLED)))
-    return _files(pictures)
+    if isinstance(images, (str, os.PathLike)):
+        if images in DATASETS or not os.path.exists(images):
+            return find_source(load_test(images))
+        return _folder(Path(images)) if os.path.isdir(images) else _files([images])
+    if isinstance(images, Dataset):
+        about = {"class_names": tuple(images.class_names or ()), "left_out": tuple(images.left_out)}
+        return replace(find_source(images.test), **about)
+    if isinstance(images, (Split, Stream)):
+        paths = len(images) and images.paths
+        return Source(images, images.images.tolist() if paths else [str(n) for n in range(len(images))])
+    if isinstance(images, np.ndarray):
+        return find_source(Split(images, np.full(len(images), UNLABELLED)))
+    return _files(images)
 
 
-def _files(pictures):
-    paths = list(pictures) if isinstance(pictures, Iterable) else [pictures]
+def _files(images):
+    paths = list(images) if isinstance(images, Iterable) else [images]
     if not all(isinstance(path, (str, os.PathLike)) for path in paths):
         raise ValueError(
-            "`pictures` should be a folder, files, the name of a data set, a Dataset, a Split or Stream, or one array "
-            f"of pixels. Received: pictures={reprlib.repr(pictures)}"
+            "`images` should be a folder, files, the name of a data set, a Dataset, a Split or Stream, or one array "
+            f"of pixels. Received: images={reprlib.repr(images)}"
         )
-    found = [str(path) for path in find_pictures(paths)]
+    found = [str(path) for path in find_images(paths)]
     return find_source(np.array(found, str))
 
 
 def _folder(folder):
-    """Every picture of a folder, named by its way from there."""
-    paths = find_pictures(folder)
+    """Every image of a folder, named by its way from there."""
+    paths = find_images(folder)
     names = [path.relative_to(folder).as_posix() for path in paths]
     classes = [_class_of(name) for name in names]
     class_names = tuple(sorted(set(classes) - {None}))
@@ -164,24 +165,24 @@ def _folder(folder):
 
 
 def _class_of(name):
-    """The first folder on the way to a picture that is none of the parts that data sets have; None without one."""
+    """The first folder on the way to an image that is none of the parts that data sets have; None without one."""
     return next((part for part in name.split("/")[:-1] if part not in ("train", *TESTS)), None)
 
 
 def batches(model, split, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, start=0):
-    """The features of pictures, batch by batch, in order.
+    """The features of images, batch by batch, in order.
 
     Args:
         model, endpoint, pooling, batch_size: as for `extract`.
         split: Split or Stream.
-        start: number of the first picture; to get the vectors of an earlier run, a multiple of `batch_size`.
+        start: number of the first image; to get the vectors of an earlier run, a multiple of `batch_size`.
 
     Yields:
         A Batch.
     """
     extractor = to_vectors(model, endpoint, pooling)
     look, first = preprocessing(model), start
-    for packed, shown, faults in read_ahead(_numbered(split, start), [look], get_protocol("center"), batch_size):
+    for packed, shown, faults in prefetch_batches(_numbered(split, start), [look], get_protocol("center"), batch_size):
         labels, numbers = np.divmod(packed, _MOST)
         stop = first + len(numbers) + len(faults)
         vectors = np.empty((0, width(extractor)), "float32")
@@ -196,7 +197,7 @@ def batches(model, split, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, st
 def to_vectors(model, endpoint=PRE_LOGITS, pooling="avg"):
     """The extractor of one endpoint as vectors; a model that is such a one stays as it is."""
     if pooling not in POOLINGS:
-        raise unknown("pooling", pooling, POOLINGS)
+        raise unknown_name_error("pooling", pooling, POOLINGS)
     if not isinstance(endpoint, str):
         raise ValueError(f"`endpoint` should be the name of one. Received: endpoint={endpoint!r}")
     check_network(model)
@@ -211,15 +212,15 @@ def width(extractor):
 
 
 def _numbered(split, start):
-    """The pictures from `start` on, with labels that say their numbers too: those that are not read get lost."""
+    """The images from `start` on, with labels that say their numbers too: those that are not read get lost."""
     if isinstance(split, Split):
         labels = _packed(split.labels[start:].astype("int64"), np.arange(start, len(split)))
-        return Split(split.pictures[start:], labels)
+        return Split(split.images[start:], labels)
     import tensorflow as tf
 
     def row(number, example):
-        picture, label = example
-        return picture, _packed(tf.cast(label, "int64"), number)
+        image, label = example
+        return image, _packed(tf.cast(label, "int64"), number)
 
     return replace(split, examples=lambda seed: split.examples(seed).enumerate().skip(start).map(row))
 

@@ -14,19 +14,21 @@ import keras
 import numpy as np
 
 from keras_resnet.analysis.grad_cam import draw_grad_cam, grad_cam
-from keras_resnet.architecture.network import ResNet, height, made_from, stage_count
+from keras_resnet.architecture.metadata import to_data_format
+from keras_resnet.architecture.network import num_stages, stage_index
+from keras_resnet.data.prefetch import images_at
 from keras_resnet.data.preprocessing import preprocess_input
-from keras_resnet.data.read_ahead import pictures_at
+from keras_resnet.data.protocols import get_protocol, views_of
 from keras_resnet.data.sources import as_dataset
-from keras_resnet.data.views import as_shown, get_protocol
-from keras_resnet.errors import is_integer, unknown
+from keras_resnet.errors import is_integer, unknown_name_error
 from keras_resnet.evaluation import evaluate
-from keras_resnet.models import clone, create, digest, load_model, preprocessing, tell
-from keras_resnet.prediction import in_order_of_axes
-from keras_resnet.training.building import in_precision
+from keras_resnet.models.create import create, load_model
+from keras_resnet.models.preprocessing import preprocessing, set_preprocessing, weights_digest
+from keras_resnet.models.transforms import clone, with_new_head
 from keras_resnet.training.devices import Devices
-from keras_resnet.training.fit import train
+from keras_resnet.training.model_setup import in_precision
 from keras_resnet.training.recipes import changed, get_recipe
+from keras_resnet.training.train import train
 from keras_resnet.training.workdir import prepare, write_run
 
 BATCH_NORM = ("frozen", "trained")
@@ -77,21 +79,21 @@ def finetune(
     mode=None,
     **changes,
 ):
-    """Teaches a trained network the classes of a few hundred pictures.
+    """Teaches a trained network the classes of a few hundred images.
 
     Args:
         model: name of a network, or a .keras file or Keras model with a classifier, which is replaced.
-        dataset: name for `load_dataset`, a Dataset, or a function that gives one. Its test pictures choose the epoch.
+        dataset: name for `load_dataset`, a Dataset, or a function that gives one. Its test images choose the epoch.
         workdir: folder for model.keras, report.json and a folder for each phase; None writes nothing.
         weights: of a network given by name: a tag, the path of a file, or None for random ones.
         stages: how many of the upper stages learn in the end; 0: the classifier alone, 5: all and the stem.
         head_epochs: of the first phase; None: as many as the recipe has, which the other phases have each.
-        batch_norm: "frozen": statistics, scales and offsets stay those of the body: a few pictures of one's own would
+        batch_norm: "frozen": statistics, scales and offsets stay those of the body: a few images of one's own would
             spoil them; "trained": they are learnt where their stage is.
         recipe: name of a recipe, or a Recipe, for every phase. Of a recipe given by name, a batch is no larger than the
             data set.
         seed, overwrite, resume, precision, devices, deterministic, checkpoint_every: as for `train`, on one machine.
-        mode: how pictures are prepared where the weights do not say it, a name in MODES.
+        mode: how images are prepared where the weights do not say it, a name in MODES.
         **changes: fields of the recipe to change, such as `epochs=5`.
 
     Returns:
@@ -102,10 +104,10 @@ def finetune(
         OSError, RuntimeError, FloatingPointError, KeyboardInterrupt: as `train`.
     """
     if batch_norm not in BATCH_NORM:
-        raise unknown("batch_norm", batch_norm, BATCH_NORM)
+        raise unknown_name_error("batch_norm", batch_norm, BATCH_NORM)
     whole_batches = not isinstance(recipe, str) or "batch_size" in changes
     recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
-    _check(recipe, Devices(devices))  # before anything is read: what reads pictures starts TensorFlow's devices
+    _check(recipe, Devices(devices))  # before anything is read: what reads images starts TensorFlow's devices
     keras.utils.set_random_seed(seed)
     dataset = as_dataset(dataset)
     if dataset.train is not None and not whole_batches:
@@ -113,7 +115,7 @@ def finetune(
     network, look = _network(model, weights, dataset, precision, mode)
     recipes = _recipes(recipe, head_epochs, _phases(network, stages))
     if workdir:
-        about = {"stages": stages, "batch_norm": batch_norm, "seed": seed, "weights_sha256": digest(network)}
+        about = {"stages": stages, "batch_norm": batch_norm, "seed": seed, "weights_sha256": weights_digest(network)}
         about |= {name: recipe.to_config() for (name, _), recipe in recipes.items()}
         _prepare(Path(workdir), about, overwrite, resume)
     options = {"overwrite": overwrite, "resume": resume, "devices": devices, "deterministic": deterministic}
@@ -140,7 +142,7 @@ def _check(recipe, devices):
 
 def _phases(network, stages):
     """Name of each phase -> the lowest stage that learns in it; above the stages, the classifier alone."""
-    top = stage_count(network)
+    top = num_stages(network)
     if not is_integer(stages, 0) or stages > top + 1:
         raise ValueError(f"`stages` should be an integer from 0 to {top + 1}. Received: stages={stages!r}")
     opens = {f"stage{lowest}" if lowest else "stem": lowest for lowest in range(top, top - stages, -1)}
@@ -164,22 +166,22 @@ def _prepare(folder, settings, overwrite, resume):
 
 
 def draw_looks(model, dataset, path, most=8):
-    """Draws where a network looks in test pictures that it gets right and in those that it gets wrong, by Grad-CAM.
+    """Draws where a network looks in test images that it gets right and in those that it gets wrong, by Grad-CAM.
 
     Args:
         model: network of the data set's classes.
         dataset: Dataset.
         path: the PNG to write.
-        most: pictures of either kind.
+        most: images of either kind.
     """
     result = evaluate(model, dataset)
     if result.left_out:
-        raise ValueError(f"Expected pictures that can be read. Received: {result.left_out[0]}")
+        raise ValueError(f"Expected images that can be read. Received: {result.left_out[0]}")
     right = result.predicted == result.labels
     chosen = np.concatenate([_some(np.flatnonzero(right), most), _some(np.flatnonzero(~right), most)])
-    (views,) = as_shown(pictures_at(dataset.test, chosen), preprocessing(model), get_protocol("center"))
+    (views,) = views_of(images_at(dataset.test, chosen), preprocessing(model), get_protocol("center"))
     inputs = preprocess_input(views[:, 0], preprocessing(model).mode, "channels_last")
-    maps = grad_cam(model, in_order_of_axes(model, inputs), result.predicted[chosen])
+    maps = grad_cam(model, to_data_format(model, inputs), result.predicted[chosen])
     names = [name for _, name in result.classes]
     titles = [
         names[taken] if taken == label else f"{names[taken]} (is {names[label]})"
@@ -209,14 +211,14 @@ def open_stages(model, lowest, batch_norm="frozen"):
         lowest: number of the stage; 0 for the stem, one more than there are stages for the classifier alone.
         batch_norm: "frozen": none of the batch norms learns, or adapts its statistics; or "trained".
     """
-    stages = stage_count(model)
+    stages = num_stages(model)
     for layer in model.layers:
         frozen = batch_norm == "frozen" and isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = height(layer.name, stages) >= lowest and not frozen
+        layer.trainable = stage_index(layer.name, stages) >= lowest and not frozen
 
 
 def _network(model, weights, dataset, precision, mode):
-    """The network to fine-tune (its body as it was, a new classifier) and how its pictures are prepared."""
+    """The network to fine-tune (its body as it was, a new classifier) and how its images are prepared."""
     if isinstance(model, keras.Model) or str(model).endswith(".keras"):
         for option, given, usual in (("weights", weights, "imagenet"), ("precision", precision, None)):
             if given not in (None, usual):
@@ -227,43 +229,21 @@ def _network(model, weights, dataset, precision, mode):
         body = model if isinstance(model, keras.Model) else load_model(model)
     else:
         body = _created(model, weights, dataset, precision, mode)
-    if not stage_count(body):
+    if not num_stages(body):
         raise ValueError(
             "`model` should be a residual network with the layer names of keras.applications, by which its stages are "
             f"known. Received: {body.name}"
         )
     network = with_new_head(body, len(dataset.class_names))
-    tell(network, dataset.preprocessing, mode)
+    set_preprocessing(network, dataset.preprocessing, mode)
     return network, preprocessing(network)
 
 
 def _created(name, weights, dataset, precision, mode):
-    """By its name; random weights take pictures as the data set has them."""
+    """By its name; random weights take images as the data set has them."""
     with in_precision(precision):
         if weights is not None:
             return create(name, weights=weights)
         network = create(name, input_shape=dataset.input_shape, classes=len(dataset.class_names))
-        tell(network, dataset.preprocessing, mode or dataset.preprocessing.mode)
+        set_preprocessing(network, dataset.preprocessing, mode or dataset.preprocessing.mode)
         return network
-
-
-def with_new_head(model, classes):
-    """The same layers with another, untrained classifier in place of the last one.
-
-    Args:
-        model: Functional classifier that ends in a Dense layer; its layers become part of the result.
-        classes: number of classes.
-
-    Returns:
-        A ResNet, whose .keras file will know its class names.
-
-    Raises:
-        ValueError: for a model that ends otherwise.
-    """
-    last = model.layers[-1] if getattr(model, "layers", None) else None
-    if not isinstance(last, keras.layers.Dense) or last.output is not model.outputs[0]:
-        raise ValueError(f"`model` should end in a Dense classifier. Received: {model.name}, which ends in {last}")
-    head = keras.layers.Dense(
-        classes, "softmax", kernel_initializer=last.kernel_initializer, dtype=last.dtype_policy, name=last.name
-    )
-    return made_from(ResNet(model.inputs[0], head(last.input), name=model.name), model)

@@ -84,17 +84,17 @@ def _probe(classifier, vectors, labels):
     return Probe(predicted, 100 * float((predicted == labels).mean()), classifier)
 
 
-def nearest_pictures(query_vectors, vectors, names, k=5):
-    """The pictures that are most like others, by the cosine of the angle between their features.
+def nearest_images(query_vectors, vectors, names, k=5):
+    """The images that are most like others, by the cosine of the angle between their features.
 
     Args:
-        query_vectors: (M, D) numbers, of the pictures that are asked for.
+        query_vectors: (M, D) numbers, of the images that are asked for.
         vectors: (N, D) numbers, of those that are looked through.
         names: N names of these.
-        k: how many pictures.
+        k: how many images.
 
     Returns:
-        For each of the M pictures [(name, cosine)], the most alike first.
+        For each of the M images [(name, cosine)], the most alike first.
 
     Raises:
         ValueError: for vectors that are not such, not as many names, and another k than from 1 to N.
@@ -145,10 +145,10 @@ def draw_feature_map(points, labels, class_names, path, title=""):
 
     Args:
         points: (N, 2) numbers, of `feature_map`.
-        labels: (N,) integers; those below zero, of pictures without a class, are drawn in grey.
+        labels: (N,) integers; those below zero, of images without a class, are drawn in grey.
         class_names: names of the classes, which the legend has if they are few.
         path: the PNG to write.
-        title: above the picture.
+        title: above the image.
 
     Raises:
         ValueError: for points of another shape, and labels that are not as many or have no name.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.errors import unknown
+from keras_resnet.errors import unknown_name_error
 from keras_resnet.transfer.extraction import UNLABELLED, Features
 from keras_resnet.weights.zip_members import member_size
 
@@ -31,7 +31,7 @@ def check_format(path):
     """
     suffix = Path(path).suffix
     if suffix not in FORMATS:
-        raise unknown("out", str(path), FORMATS, f"a file that ends in {' or '.join(FORMATS)}")
+        raise unknown_name_error("out", str(path), FORMATS, f"a file that ends in {' or '.join(FORMATS)}")
     if suffix == ".parquet":
         _parquet()
 
@@ -145,7 +145,7 @@ def _member(archive, info):
     size = member_size(archive, info)
     with archive.open(info) as file:
         shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
-        stored, said = size - file.tell(), math.prod(shape) * dtype.itemsize
+        stored, said = size - file.set_preprocessing(), math.prod(shape) * dtype.itemsize
         if dtype.hasobject or not dtype.itemsize or 0 in shape[1:] or stored != said:
             raise ValueError(f"{info.filename} of {stored} bytes says it is {shape} of {dtype}")
         return np.ndarray(shape, dtype, file.read(said), order="F" if by_columns else "C")

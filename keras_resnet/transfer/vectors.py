@@ -1,4 +1,4 @@
-"""A folder of pictures -> a file of vectors: a batch in memory at a time, and a run that is killed goes on."""
+"""A folder of images -> a file of vectors: a batch in memory at a time, and a run that is killed goes on."""
 
 import glob
 import hashlib
@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet.errors import check_integers
-from keras_resnet.files import check_target, replacing, sweep
-from keras_resnet.models import digest, preprocessing
+from keras_resnet.files import atomic_write, check_writable, remove_leftovers
+from keras_resnet.models.feature_extractor import PRE_LOGITS
+from keras_resnet.models.preprocessing import preprocessing, weights_digest
 from keras_resnet.training.checkpoints import OTHERWISE, check_settings
 from keras_resnet.training.workdir import read_json, write_json
 from keras_resnet.transfer.extraction import (
@@ -23,7 +24,6 @@ from keras_resnet.transfer.extraction import (
     to_vectors,
     width,
 )
-from keras_resnet.transfer.features import PRE_LOGITS
 from keras_resnet.transfer.vector_files import check_format, read_settings, write_vectors
 
 try:
@@ -37,28 +37,28 @@ SETTINGS, ROWS, JOURNAL, LOCK = "settings.json", "rows.float32", "journal.jsonl"
 def write_features(
     model, folder, out, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, overwrite=False, progress=None
 ):
-    """Writes the features of every picture in a folder; `read_features` reads them.
+    """Writes the features of every image in a folder; `read_features` reads them.
 
     What is done is kept in OUT.partial/ until all is: the same call goes on there after whatever ended an earlier one,
     SIGKILL included, and leaves the same file. Where OUT is complete already, nothing is done.
 
     Args:
         model: a network whose preprocessing is known, or a `feature_extractor`.
-        folder: searched for pictures with all its folders; see `extract` for their classes. Names are relative to it.
+        folder: searched for images with all its folders; see `extract` for their classes. Names are relative to it.
         out: the file: .npz, with arrays "features" (N, D) float32, "names", "labels" (N,) int32, -1 without a class,
             "class_names" and "settings" (JSON), which NumPy loads without pickle; or .parquet, with the first three as
             columns and the JSON in its metadata.
         endpoint, pooling, batch_size: as for `extract`.
         overwrite: whether an earlier OUT, or OUT.partial/, with other settings is replaced.
-        progress: called with the number of pictures that are done, and that of all, at the start and after every batch.
+        progress: called with the number of images that are done, and that of all, at the start and after every batch.
 
     Returns:
         The JSON values of `settings`: how the vectors were made, their `shape` [N, D], the `class_names`, and under
-        `left_out` which pictures could not be read, and why.
+        `left_out` which images could not be read, and why.
 
     Raises:
         ValueError: as `extract`, for another suffix, if OUT or OUT.partial/ is of other settings, weights or files, and
-            if no picture can be read.
+            if no image can be read.
         OSError: for a folder that is not there, and an OUT that cannot be written, or that another process is writing.
         ImportError: for Parquet without pyarrow.
         FloatingPointError: if the network returns what is no number.
@@ -66,7 +66,7 @@ def write_features(
     check_format(out)
     check_integers(batch_size=batch_size)
     if not Path(folder).is_dir():
-        raise NotADirectoryError(f"Expected a folder of pictures. Received: folder={str(folder)!r}")
+        raise NotADirectoryError(f"Expected a folder of images. Received: folder={str(folder)!r}")
     source, extractor = find_source(Path(folder)), to_vectors(model, endpoint, pooling)
     settings = _settings(extractor, source, endpoint, pooling, batch_size)
     partial = Partial(Path(f"{out}.partial"), width(extractor))
@@ -77,15 +77,15 @@ def write_features(
             with partial.locked():
                 partial.remove()
         return found
-    target = check_target(out)  # whatever would fail at the end fails now
+    target = check_writable(out)  # whatever would fail at the end fails now
     with partial.locked():
-        sweep(target.parent, glob.escape(target.name))
+        remove_leftovers(target.parent, glob.escape(target.name))
         partial.open(settings, overwrite)
         _extract(extractor, source, endpoint, pooling, batch_size, partial, progress)
         features = partial.features(source)
         found = {"shape": features.vectors.shape, "class_names": features.class_names, "left_out": features.left_out}
         about = settings | {name: list(values) for name, values in found.items()}
-        with replacing(target) as beside:
+        with atomic_write(target) as beside:
             write_vectors(beside, features, about)
         partial.remove()
     return about
@@ -104,7 +104,7 @@ def _extract(extractor, source, endpoint, pooling, batch_size, partial, progress
 
 def _settings(extractor, source, endpoint, pooling, batch_size):
     """What decides on the vectors, as JSON values."""
-    sizes = (os.path.getsize(path) for path in source.split.pictures)
+    sizes = (os.path.getsize(path) for path in source.split.images)
     files = "\n".join(f"{name}\t{size}" for name, size in zip(source.names, sizes, strict=True))
     return {
         "model": extractor.name,
@@ -117,7 +117,7 @@ def _settings(extractor, source, endpoint, pooling, batch_size):
         "batch_size": batch_size,
         "files": len(source.names),
         "files_sha256": hashlib.sha256(files.encode("utf-8", "surrogateescape")).hexdigest(),
-        "weights_sha256": digest(extractor),
+        "weights_sha256": weights_digest(extractor),
     }
 
 
@@ -228,15 +228,15 @@ class Partial:
         """The journal goes first: without it nothing is done."""
         for name in (JOURNAL, ROWS, SETTINGS):
             (self.folder / name).unlink(missing_ok=True)
-        sweep(self.folder, SETTINGS)
+        remove_leftovers(self.folder, SETTINGS)
 
 
 def _entry(line, start, stop):
-    """A line of the journal, of the batch of pictures [start, stop) -> (stop, {number: fault})."""
+    """A line of the journal, of the batch of images [start, stop) -> (stop, {number: fault})."""
     found, faults = json.loads(line)
     faults = {int(number): fault for number, fault in faults.items()}
     if found != stop or not faults.keys() <= set(range(start, stop)):
-        raise ValueError(f"a batch of other pictures than {start} to {stop}")
+        raise ValueError(f"a batch of other images than {start} to {stop}")
     return stop, faults
 
 

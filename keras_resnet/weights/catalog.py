@@ -4,7 +4,7 @@ import fnmatch
 from dataclasses import dataclass
 
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.errors import unknown
+from keras_resnet.errors import unknown_name_error
 from keras_resnet.variants import VARIANTS, canonical_name
 
 
@@ -142,4 +142,4 @@ def unknown_weights(name, weights):
     """The error for a `weights` that is neither None nor a tag of this network nor a file."""
     tags = list_weights(name)
     of_it = f"a tag of `list_weights({name!r})`" if tags else "no tag, since this network has no published weights"
-    return unknown("weights", weights, tags, f"None, {of_it}, or a path to a weights file that exists")
+    return unknown_name_error("weights", weights, tags, f"None, {of_it}, or a path to a weights file that exists")

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from keras_resnet.weights.entries import OURS, Entry, Refusal, WeightsFile, decoded, json_object, widened
+from keras_resnet.weights.weights_file import OURS, Entry, Refusal, WeightsFile, decoded, json_object, widened
 from keras_resnet.weights.zip_members import member_size, read_member, stored_member
 
 _HEAP_MAGIC = b"GCOL\x01"

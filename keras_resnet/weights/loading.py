@@ -12,18 +12,18 @@ from keras_resnet.architecture.network import build
 from keras_resnet.data.labels import CIFAR10_CLASSES, imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.weights.catalog import WEIGHTS
-from keras_resnet.weights.entries import OURS
-from keras_resnet.weights.fetching import timm_preprocessing
-from keras_resnet.weights.mappings import (
+from keras_resnet.weights.download import timm_preprocessing
+from keras_resnet.weights.layouts import (
     HEAD,
-    arrange,
     check_arrangement,
     layout_named,
+    match_spec_to_weights,
     recognise,
     translate,
     variables,
 )
 from keras_resnet.weights.readers import open_weights
+from keras_resnet.weights.weights_file import OURS
 
 
 def load_weights(model, path, layout="auto"):
@@ -40,7 +40,7 @@ def load_weights(model, path, layout="auto"):
     check_ours(model)
     with open_weights(path) as file:
         layout, about = _layout(layout, file, path), _about(file)
-        check_arrangement(model.spec, arrange(model.spec, layout, file.entries, about.get("spec")), path)
+        check_arrangement(model.spec, match_spec_to_weights(model.spec, layout, file.entries, about.get("spec")), path)
         pairs = _pair(model, translate(file.entries, layout, model), path)
         arrays = [(variable, entry.read()) for variable, entry in pairs]  # all of them, before the first is overwritten
     for variable, array in arrays:
@@ -66,14 +66,14 @@ def build_from_file(
 
     Returns:
         A ResNet. Another number of input channels than the file's adapts the first convolution: its kernels are summed
-        over colour for grey pictures, else repeated over the channels and scaled.
+        over colour for grey images, else repeated over the channels and scaled.
 
     Raises:
         ValueError: if the file is not of this network; the message lists what does not fit.
     """
     with open_weights(path) as file:
         layout, about = _layout("auto", file, path), _about(file)
-        spec = arrange(spec, layout, file.entries, about.get("spec"))
+        spec = match_spec_to_weights(spec, layout, file.entries, about.get("spec"))
         held = _classes(file.entries, layout, spec)
         include_top = held is not None if include_top is None else include_top
         classes = held if classes is None else classes
@@ -190,12 +190,12 @@ def _adapt_channels(entries, model, path):
 
 
 def _first_kernel(model):
-    """(our name, variable) of the kernel that sees the pictures."""
+    """(our name, variable) of the kernel that sees the images."""
     return next(item for item in variables(model).items() if item[0].endswith("/kernel"))
 
 
 def _over_channels(kernel, channels):
-    """(h, w, C, filters) -> (h, w, channels, filters) with the same response to a grey picture."""
+    """(h, w, C, filters) -> (h, w, channels, filters) with the same response to a grey image."""
     have = kernel.shape[2]
     if channels == 1:
         return kernel.sum(axis=2, keepdims=True)
@@ -228,7 +228,7 @@ def _preprocessing(path, layout, about, spec, held):
 def _published(path, layout, spec, held):
     """The Preprocessing of a published file, by its name, by timm's config.json beside it, or by its kind.
 
-    None if unsure: names of arrays say little of pictures, unless the classes are ImageNet's or the layout CIFAR's.
+    None if unsure: names of arrays say little of images, unless the classes are ImageNet's or the layout CIFAR's.
     """
     names = {Path(source.url).name: source.preprocessing for source in WEIGHTS.values()}
     if Path(path).name in names:

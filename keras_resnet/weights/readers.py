@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.weights.entries import Entry, Refusal, WeightsFile
 from keras_resnet.weights.hdf5_files import open_hdf5, open_keras
 from keras_resnet.weights.safetensors_files import open_safetensors
 from keras_resnet.weights.torch_files import open_torch_stream, open_torch_zip
+from keras_resnet.weights.weights_file import Entry, Refusal, WeightsFile
 
 __all__ = ["Entry", "WeightsFile", "open_weights"]
 

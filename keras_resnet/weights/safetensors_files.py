@@ -2,7 +2,7 @@
 
 import struct
 
-from keras_resnet.weights.entries import (
+from keras_resnet.weights.weights_file import (
     Entry,
     Refusal,
     WeightsFile,

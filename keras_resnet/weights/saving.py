@@ -5,10 +5,10 @@ from pathlib import Path
 
 import keras
 
-from keras_resnet.files import replacing
-from keras_resnet.weights.entries import OURS
+from keras_resnet.files import atomic_write
+from keras_resnet.weights.layouts import check_arrangement, layout_named, match_spec_to_weights, their_array, variables
 from keras_resnet.weights.loading import check_ours
-from keras_resnet.weights.mappings import arrange, check_arrangement, layout_named, their_array, variables
+from keras_resnet.weights.weights_file import OURS
 from keras_resnet.weights.writers import write_arrays
 
 
@@ -36,7 +36,7 @@ def save_weights(model, path, layout="keras"):
         _save_with_keras(model, path, about)
         return
     if layout.kinds:
-        check_arrangement(model.spec, arrange(model.spec, layout, ()), path)
+        check_arrangement(model.spec, match_spec_to_weights(model.spec, layout, ()), path)
     arrays = {}
     for name, variable in variables(model).items():
         array = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
@@ -48,7 +48,7 @@ def _save_with_keras(model, path, about):
     """Keras's own two formats; a `.keras` file has what is in `about` in its configuration."""
     import h5py
 
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         if path.suffix == ".keras":
             model.save(partial)
             return

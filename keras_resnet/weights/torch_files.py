@@ -6,8 +6,8 @@ import zipfile
 
 import numpy as np
 
-from keras_resnet.weights.entries import Entry, Refusal, WeightsFile, decoded, read_bytes, unwrapped, widened
 from keras_resnet.weights.torch_pickles import StateDictUnpickler, Tensor, state_dict_pickle
+from keras_resnet.weights.weights_file import Entry, Refusal, WeightsFile, decoded, read_bytes, unwrapped, widened
 from keras_resnet.weights.zip_members import member_size, read_member
 
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
@@ -44,7 +44,7 @@ def open_torch_stream(path, file):
     begins, sizes = {}, {}
     for key in _unpickled(file):
         count = struct.unpack("<q", file.read(8))[0]
-        begins[key], sizes[key] = file.tell(), count * unpickler.itemsizes[key]
+        begins[key], sizes[key] = file.set_preprocessing(), count * unpickler.itemsizes[key]
         if count < 0 or begins[key] + sizes[key] > path.stat().st_size:
             raise Refusal(f"Storage {key!r} of {count} elements should lie inside the file.")
         file.seek(sizes[key], io.SEEK_CUR)

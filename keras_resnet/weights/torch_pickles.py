@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_resnet.weights.entries import Refusal
+from keras_resnet.weights.weights_file import Refusal
 
 STORAGES = {
     "DoubleStorage": "float64",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.files import replacing
+from keras_resnet.files import atomic_write
 from keras_resnet.weights.hdf5_files import write_hdf5
 from keras_resnet.weights.safetensors_files import write_safetensors
 from keras_resnet.weights.torch_files import write_torch
@@ -47,7 +47,7 @@ def write_arrays(arrays, path, metadata=None):
             f"`model.save_weights`, `model.save`). Received: path={str(path)!r}"
         )
     arrays = {name: _writable(name, array) for name, array in arrays.items()}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         write(arrays, temporary, metadata or {})
 
 

@@ -4,7 +4,7 @@ import io
 import struct
 import zipfile
 
-from keras_resnet.weights.entries import Refusal
+from keras_resnet.weights.weights_file import Refusal
 
 _TEXT_LIMIT = 2**26
 """Bytes of a member that is read whole: a model's config or the pickle of a state dict."""

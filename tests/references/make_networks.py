@@ -6,7 +6,7 @@ Run in an environment with torch, torchvision, timm and safetensors (torchvision
     python make_networks.py --full DIR resnet50 resnet50d   # full-size ones into DIR, 20 to 140 MB each
 
 `<name>.safetensors` holds the state dict in float16, exactly: the weights were rounded before anything was computed.
-`<name>.npz` holds pictures `x64` (2, 64, 64, C) and `x97` (1, 97, 65, C), exactly again in float16, and what the
+`<name>.npz` holds images `x64` (2, 64, 64, C) and `x97` (1, 97, 65, C), exactly again in float16, and what the
 network in eval mode makes of them, computed in float64, stored in float32: `logits64` and `logits97` (B, classes); for
 dilated networks also `features64`, the last feature maps (2, h, w, channels).
 """
@@ -115,7 +115,7 @@ def _strided(name, output_stride):
 
 
 def _adapted(name, channels):
-    """The row `name` with its weights, for pictures of `channels` channels."""
+    """The row `name` with its weights, for images of `channels` channels."""
     row = ROWS[name]
     return replace(row, arguments=row.arguments | {"in_chans": channels}, weights=name, input_channels=channels)
 
@@ -188,19 +188,19 @@ def randomise(model, seed=0):
 
 
 def adapt(state, channels):
-    """The state dict for pictures of `channels` channels, as timm makes it of one for 3."""
+    """The state dict for images of `channels` channels, as timm makes it of one for 3."""
     return {**state, "conv1.weight": adapt_input_conv(channels, state["conv1.weight"])}
 
 
-def pictures(*shape):
+def images(*shape):
     """Normal noise in steps of 1/2, which float16 holds exactly and zip packs well: (B, H, W, C) float16."""
     return (np.random.default_rng(sum(shape)).standard_normal(shape) * 2).round().astype("float16") / np.float16(2)
 
 
 def outputs(model, channels, *, features=False):
-    """The pictures and what the model makes of them: {name: array}, the .npz file."""
+    """The images and what the model makes of them: {name: array}, the .npz file."""
     model = model.double()
-    arrays = {"x64": pictures(2, 64, 64, channels), "x97": pictures(1, 97, 65, channels)}
+    arrays = {"x64": images(2, 64, 64, channels), "x97": images(1, 97, 65, channels)}
     x64, x97 = (torch.from_numpy(x).double().permute(0, 3, 1, 2) for x in arrays.values())
     with torch.inference_mode():
         results = {"logits64": model(x64), "logits97": model(x97)}

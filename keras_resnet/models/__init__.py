@@ -1,0 +1,1 @@
+"""Networks as Keras models: created by name, described, inspected, transformed."""

@@ -1,0 +1,241 @@
+"""The examples that serve a network, as real processes on this machine: a page in a real browser, and plain HTTP."""
+
+import base64
+import io
+import json
+import os
+import re
+import runpy
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import keras_resnet
+from keras_resnet import analysis
+from keras_resnet.cli import app
+from keras_resnet.data.image_files import load_image
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+needs_gradio = pytest.mark.skipif(not find_spec("gradio"), reason="gradio is not installed")
+needs_fastapi = pytest.mark.skipif(
+    not (find_spec("fastapi") and find_spec("uvicorn")), reason="fastapi and uvicorn are not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return keras_resnet.create("resnet20", weights="cifar10")
+
+
+@pytest.fixture(scope="module")
+def photos(test_data):
+    """Eight photographs of ants."""
+    return sorted((test_data / "hymenoptera" / "val" / "ants").glob("*.jpg"))[:8]
+
+
+@contextmanager
+def started(folder, name, *arguments):
+    """An example in a process of its own: its URL, once it answers, and the file with what it prints."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url, log = f"http://127.0.0.1:{port}/", folder / "log.txt"
+    command = [sys.executable, EXAMPLES / name, *arguments, "--port", str(port)]
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "gradio")}
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+    try:
+        while not answers(url):
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.2)
+        yield url, log
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answers(url):
+    try:
+        return urllib.request.urlopen(url, timeout=30).status == 200
+    except OSError:
+        return False
+
+
+def table(path):
+    """[(class, percentage)], as `keras-resnet predict` prints them."""
+    shown = CliRunner().invoke(app, ["predict", str(path), "--model", "resnet20", "--weights", "cifar10"])
+    return re.findall(r"(\w+) +([\d.]+ %) *$", shown.output, re.MULTILINE)
+
+
+@pytest.fixture
+def browser():
+    """Debian's Chromium, without a screen."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not (chromium := shutil.which("chromium")):
+        pytest.skip("there is no Chromium")
+    with playwright.sync_playwright() as started:
+        yield started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+
+
+def drop(page, path):
+    """Lets a file fall on the page, as a mouse would; waits for what the page makes of it."""
+    script = """([name, data]) => {
+        const content = Uint8Array.from(atob(data), letter => letter.charCodeAt(0)), transfer = new DataTransfer()
+        transfer.items.add(new File([content], name, {type: "image/jpeg"}))
+        return transfer
+    }"""
+    transfer = page.evaluate_handle(script, [path.name, base64.b64encode(path.read_bytes()).decode()])
+    page.get_by_text("Drop File Here").dispatch_event("drop", {"dataTransfer": transfer})
+    page.locator("#answer").get_by_role("paragraph").or_(page.locator("#answer tr").first).wait_for()
+
+
+@needs_gradio
+@pytest.mark.slow
+def test_the_page_shows_what_predict_and_grad_cam_say(browser, network, photos, tmp_path):
+    (photo, *_), asked = photos, []
+    with started(tmp_path, "browser_page.py") as (url, log):
+        page = browser.new_page()
+        page.set_default_timeout(120_000)
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(url)
+        drop(page, photo)
+        rows = [tuple(row.split("\t")[::2]) for row in page.locator("#answer tr").all_inner_texts()]
+        assert len(rows) == 5 and [(name.strip(), share.strip()) for name, share in rows] == table(photo)
+
+        source = page.get_by_alt_text(f"What speaks for {rows[0][0].strip()}").get_attribute("src")
+        heat = analysis.grad_cam(network, keras_resnet.preprocessing(network)(photo))
+        analysis.draw_grad_cam([np.asarray(load_image(photo))], heat, tmp_path / "ours.png")
+        shown = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+        ours = Image.open(tmp_path / "ours.png")
+        assert shown.size == ours.size and np.abs(np.subtract(shown, ours, dtype="int16")).max() <= 1
+
+        (tmp_path / "broken.jpg").write_bytes(photo.read_bytes()[:300])
+        page.get_by_role("button", name="Clear").click()
+        page.locator("#answer tr").first.wait_for(state="detached")
+        drop(page, tmp_path / "broken.jpg")
+        assert "Expected an image" in page.locator("#answer").inner_text()
+    assert all(address.startswith((url, "data:", "blob:")) for address in asked), asked
+    assert "Traceback" not in log.read_text()
+
+
+def rotated(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: lying on its side
+    chequered(40, 60).save(folder / "rotated.jpg", exif=exif)
+
+
+def chequered(height, width):
+    """Squares, darker to the right, on a blue that grows downwards: no side is like another."""
+    row, column = np.indices((height, width))
+    squares = (row + column) // 8 % 2 * (200 - 150 * column // width)
+    return Image.fromarray(np.stack([squares, squares, 255 * row // height], -1).astype("uint8"))
+
+
+KINDS = {
+    "one pixel": lambda folder: Image.new("RGB", (1, 1), "red").save(folder / "one.png"),
+    "grey": lambda folder: chequered(30, 50).convert("L").save(folder / "grey.tif"),
+    "CMYK": lambda folder: chequered(30, 50).convert("CMYK").save(folder / "cmyk.jpg"),
+    "rotated": rotated,
+    "transparent": lambda folder: Image.new("RGBA", (9, 9), (0, 99, 0, 30)).save(folder / "clear.png"),
+    "a strip": lambda folder: chequered(2, 3000).save(folder / "strip.webp"),
+}
+
+
+@needs_gradio
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_sees_all_kinds_of_images_as_predict_does(kind, network, tmp_path):
+    KINDS[kind](tmp_path)
+    (path,) = tmp_path.iterdir()
+    look = runpy.run_path(str(EXAMPLES / "browser_page.py"))["look"]
+    found = re.findall(r"<tr><td>(\w+)</td>.*?<td>([\d.]+ %)</td></tr>", look(network, path.read_bytes()))
+    assert len(found) == 5 and found == table(path)
+
+
+@needs_gradio
+def test_a_class_name_is_no_html(network, monkeypatch):
+    monkeypatch.setitem(network.info, "class_names", [f"<script>{number}</script>" for number in range(10)])
+    example = runpy.run_path(str(EXAMPLES / "browser_page.py"))
+    shown = example["look"](network, example["png"](chequered(8, 8)))
+    assert "&lt;script&gt;" in shown and "<script>" not in shown
+
+
+@needs_gradio
+@pytest.mark.parametrize("resize", [None, 32, 40, 20])
+@pytest.mark.parametrize("size", [(50, 90), (90, 50), (33, 33)])
+def test_the_page_shows_the_part_that_the_network_sees(resize, size):
+    """Reduced to the network's size it is what the network gets, but for the rounding of the crop."""
+    seen = runpy.run_path(str(EXAMPLES / "browser_page.py"))["seen"]
+    prepare = keras_resnet.Preprocessing("cifar", size=20, resize=resize)
+    ramp = np.broadcast_to(np.arange(size[0]) * 2, size[::-1]).astype("uint8")  # tells where a column was
+    image = Image.merge("RGB", [Image.fromarray(ramp)] * 3)
+    ours = seen(prepare, image).resize((20, 20), Image.Resampling.BILINEAR)
+    assert np.abs(np.subtract(ours, prepare.square(image), dtype="int16")).max() <= 6
+
+
+@pytest.fixture(scope="module", params=[".keras", ".onnx"])
+def server(request, network, tmp_path_factory):
+    """URL and log of the HTTP example with a network in a file."""
+    for needed in ("tf2onnx", "onnxruntime") if request.param == ".onnx" else ():
+        pytest.importorskip(needed)
+    path = tmp_path_factory.mktemp("served") / f"mine{request.param}"
+    network.save(path) if request.param == ".keras" else keras_resnet.export(network, path, "onnx")
+    with started(path.parent, "http_server.py", str(path)) as found:
+        yield found
+
+
+def post(url, content):
+    """(status, JSON)."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{url}predict", content), timeout=300) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@needs_fastapi
+def test_the_server_says_what_predict_says_to_many_at_once(server, network, photos):
+    url, _ = server
+    assert json.load(urllib.request.urlopen(url)) == {
+        "network": "mine",
+        "classes": network.info["class_names"],
+        "preprocessing": keras_resnet.preprocessing(network).to_config(),
+    }
+    with ThreadPoolExecutor(8) as people:
+        said = list(people.map(lambda photo: post(url, photo.read_bytes()), photos * 3))
+    for (status, answer), expected in zip(said, list(keras_resnet.predict(network, photos)) * 3, strict=True):
+        names, shares = zip(*((row["name"], row["probability"]) for row in answer["classes"]), strict=True)
+        assert status == 200 and names == tuple(name for _, name, _ in expected.classes)
+        np.testing.assert_allclose(shares, [share for *_, share in expected.classes], atol=1e-4)
+
+
+@needs_fastapi
+@pytest.mark.parametrize("server", [".keras"], indirect=True)
+def test_the_server_survives_what_is_no_image(server, photos):
+    url, log = server
+    address = ("127.0.0.1", int(url.rstrip("/").rpartition(":")[2]))
+    head = b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\nhalf"
+    with socket.create_connection(address) as slow:
+        slow.sendall(head)
+        with socket.create_connection(address) as gone:
+            gone.sendall(head)
+        whole = photos[0].read_bytes()
+        for content in (b"", b"no image", whole[:300]):
+            status, answer = post(url, content)
+            assert status == 400 and "Expected an image" in answer["detail"]
+        assert post(url, bytes(20_000_001)) == (413, {"detail": "Expected an image of at most 20,000,000 bytes"})
+        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+    assert post(url, whole)[0] == 200
+    assert "Traceback" not in log.read_text()
