@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures shared by all tests, and the process-wide settings they run under."""
 
 import gc
 import os
@@ -7,12 +7,9 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import numpy as np
 import pytest
 
-gc.set_threshold(10_000)  # networks are many small objects, of which few are rubbish soon
-
-REFERENCES = Path(__file__).parent / "references"
+gc.set_threshold(10_000)  # models are many small objects that live long
 
 
 @pytest.fixture(scope="session")
@@ -40,25 +37,6 @@ def few_batches():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("keras_resnet.training.train.BATCHES", 2)
         yield
-
-
-def randomise(model, seed=0):
-    """Random weights and batch-norm statistics, of a size that makes every layer matter; returns the model."""
-    generator = np.random.default_rng(seed)
-    for layer in model.layers:
-        for weight in layer.weights:
-            if weight.name in ("gamma", "moving_variance"):
-                value = generator.uniform(0.5, 1.5, weight.shape)
-            else:
-                fan_in = np.prod(weight.shape[:-1]) if len(weight.shape) > 1 else 200
-                value = generator.normal(0, (2 / fan_in) ** 0.5, weight.shape)
-            weight.assign(value.astype("float32"))
-    return model
-
-
-def images(*shape, seed=1):
-    """Random network inputs."""
-    return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
 @pytest.fixture

@@ -1,39 +1,111 @@
-"""What the tests of all weights formats share."""
+"""Helpers shared by test modules: random weights and images, small networks, command runs, damaged files."""
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from keras import layers
+from typer.testing import CliRunner
 
+from keras_resnet import create, get_spec, list_models
+from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.weights.readers import open_weights
 
+REFERENCES = Path(__file__).parent / "references"
+"""Files written by other libraries, or by the scripts beside them."""
 
-def read_all(path):
+
+def random_images(*shape, seed=1):
+    """Normally distributed float32 network inputs."""
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def randomize_weights(model, seed=0):
+    """Sets random weights and batch-norm statistics, of a size that makes every layer matter; returns the model."""
+    generator = np.random.default_rng(seed)
+    for layer in model.layers:
+        for weight in layer.weights:
+            if weight.name in ("gamma", "moving_variance"):
+                value = generator.uniform(0.5, 1.5, weight.shape)
+            else:
+                fan_in = np.prod(weight.shape[:-1]) if len(weight.shape) > 1 else 200
+                value = generator.normal(0, (2 / fan_in) ** 0.5, weight.shape)
+            weight.assign(value.astype("float32"))
+    return model
+
+
+def stabilize(model):
+    """Halves the batch-norm scales of networks in which random weights amplify rounding errors; returns the model."""
+    if model.spec.se_ratio or model.spec.depth > 200:
+        for layer in model.layers:
+            if isinstance(layer, layers.BatchNormalization):
+                layer.gamma.assign(layer.gamma * 0.5)
+    return model
+
+
+def narrow(spec):
+    """The spec with at most two blocks a stage and few channels, which builds fast."""
+    expansion = 8 if spec.groups > 1 else 1
+    return replace(
+        spec,
+        depths=tuple(min(2, depth) for depth in spec.depths),
+        widths=tuple(8 * expansion * 2**i for i in range(len(spec.widths))),
+        stem_width=8,
+        groups=min(spec.groups, 4),
+        group_width=spec.group_width if spec.groups == 1 else 16,
+    )
+
+
+def narrow_variants():
+    """{narrow spec: name} of the variants that differ in more than depth."""
+    return {narrow(get_spec(name)): name for name in list_models()}
+
+
+def digits_network(seed=0, classes=10):
+    """A small random network for scikit-learn's digits that knows its preprocessing."""
+    model = randomize_weights(create("resnet20", depths=(1, 1, 1), input_shape=(8, 8, 1), classes=classes), seed)
+    model.info = {"preprocessing": Preprocessing("tf", 8, None, channels=1).to_config()}
+    return model
+
+
+def run_command(*words):
+    """Runs `keras-resnet WORDS` in this process; returns click's Result."""
+    from keras_resnet.cli import app
+
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def read_arrays(path):
+    """{name: array} of all arrays in a weights file."""
     with open_weights(path) as weights:
         return {name: entry.read() for name, entry in weights.entries.items()}
 
 
-def assert_equal(arrays, expected):
+def assert_same_arrays(arrays, expected):
+    """Same names, dtypes and values; every array C-contiguous."""
     assert sorted(arrays) == sorted(expected)
     for name, array in arrays.items():
         assert array.flags.c_contiguous and array.dtype == expected[name].dtype, name
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
 
 
-def expect_arrays_or_refusal(content, number, path):
+def assert_damaged_files_are_refused(content, count, path):
+    """Writes `count` damaged copies to `path`: each reads as arrays or raises a ValueError naming it, a third do."""
     refused = 0
-    for copy in damaged(content, number, random.Random(0)):
+    for copy in damaged_copies(content, count, random.Random(0)):
         path.write_bytes(copy)
         try:
-            read_all(path)
+            read_arrays(path)
         except ValueError as error:
             assert path.name in str(error)
             refused += 1
-    assert refused >= number // 3
+    assert refused >= count // 3
 
 
-def damaged(content, number, generator):
-    """Copies of a file: cut short, or with a few bytes changed."""
-    for i in range(number):
+def damaged_copies(content, count, generator):
+    """Copies of a file's bytes: cut short, or with a few bytes changed."""
+    for i in range(count):
         copy = bytearray(content)
         if i % 3 == 0:
             del copy[generator.randrange(len(copy)) :]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import images
+from support import random_images
 
 from keras_resnet import analysis, build, complexity, create, endpoints, get_spec
 from keras_resnet.analysis.alexnet import LocalResponseNormalization
@@ -135,7 +135,7 @@ def test_a_model_that_is_no_graph_is_refused():
 
 def test_alexnet_answers_and_comes_back_from_its_file(tmp_path):
     model = analysis.alexnet(classes=5, input_shape=(67, 70, 3))
-    inputs = images(2, 67, 70, 3)
+    inputs = random_images(2, 67, 70, 3)
     scores = model.predict(inputs, verbose=0)
     assert scores.shape == (2, 5) and np.allclose(scores.sum(axis=1), 1)
     assert model.get_layer("conv2").bias.numpy().all() and not model.get_layer("conv1").bias.numpy().any()
@@ -148,7 +148,7 @@ def test_alexnet_answers_and_comes_back_from_its_file(tmp_path):
 
 def test_local_response_normalisation_is_tensorflows():
     tf = pytest.importorskip("tensorflow")
-    inputs = 30 * images(2, 3, 4, 9)
+    inputs = 30 * random_images(2, 3, 4, 9)
     expected = tf.nn.local_response_normalization(inputs, depth_radius=2, bias=2, alpha=1e-4, beta=0.75)
     np.testing.assert_allclose(LocalResponseNormalization()(inputs), expected, rtol=1e-5)
 

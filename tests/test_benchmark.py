@@ -10,8 +10,8 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import images, randomise
 from rich.console import Console
+from support import random_images, randomize_weights
 
 from keras_resnet.benchmark import contenders, machine, others, pipelines
 from keras_resnet.benchmark.compare import compare
@@ -56,8 +56,8 @@ def test_stock_keras_is_made_of_kerass_own_layers_and_computes_the_same(resnet8,
     ours, stock = KerasNetwork(TINY, tmp_path), StockNetwork(TINY, tmp_path)
     assert all(type(layer).__module__.startswith("keras.") for layer in stock.model.layers)
     assert any(type(layer).__module__.startswith("keras_resnet.") for layer in ours.model.layers)
-    stock.model.set_weights(randomise(ours.model).get_weights())
-    x = images(4, 16, 16, 3)
+    stock.model.set_weights(randomize_weights(ours.model).get_weights())
+    x = random_images(4, 16, 16, 3)
     np.testing.assert_allclose(ours.model.predict(x, verbose=0), stock.model.predict(x, verbose=0), atol=1e-5)
     for network in (ours, stock):
         network.train(3)

@@ -11,13 +11,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import REFERENCES, randomise
 from PIL import Image
-from typer.testing import CliRunner
+from support import REFERENCES, randomize_weights, run_command
 
 import keras_resnet_command
 from keras_resnet import create, load_weights, save_weights
-from keras_resnet.cli import app
 from keras_resnet.data.sources import digits
 
 
@@ -25,11 +23,6 @@ def command(*words, **kwargs):
     """keras-resnet in a process of its own."""
     start = "from keras_resnet_command import main; main()"
     return subprocess.run([sys.executable, "-c", start, *map(str, words)], capture_output=True, text=True, **kwargs)
-
-
-def run(*words):
-    """keras-resnet in this process."""
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +34,7 @@ def model_file(tmp_path_factory):
         "preprocessing": {"mode": "cifar", "size": 32, "resize": 32, "interpolation": "bilinear", "channels": 3},
         "class_names": ["ant", "bee", "wasp"],
     }
-    randomise(model).save(path)
+    randomize_weights(model).save(path)
     return path
 
 
@@ -122,24 +115,24 @@ def test_ctrl_c_while_the_libraries_are_loaded(monkeypatch, capsys):
 
 
 def test_models_lists_every_network_with_numbers():
-    rows = json.loads(run("models", "--json").stdout)
+    rows = json.loads(run_command("models", "--json").stdout)
     resnet50 = next(row for row in rows if row["name"] == "resnet50")
     assert (resnet50["depth"], resnet50["parameters"]) == (50, 25_583_592)
     assert resnet50["multiply_adds"] == pytest.approx(3.86e9, rel=1e-2) and "imagenet" in resnet50["weights"]
     assert len(rows) > 45
-    table = run("models", "*cifar*").stdout
+    table = run_command("models", "*cifar*").stdout
     assert "resnet1202_cifar" in table and "19.42 M" in table and "resnet50" not in table
-    assert "(top-1 80.858 %, BSD-3-Clause)" in re.sub(r"\s+", " ", run("models", "resnet50").stdout)
-    assert "hf://timm/resnet50d.a1_in1k" in re.sub(r"\s", "", run("models", "resnet50d").stdout)
+    assert "(top-1 80.858 %, BSD-3-Clause)" in re.sub(r"\s+", " ", run_command("models", "resnet50").stdout)
+    assert "hf://timm/resnet50d.a1_in1k" in re.sub(r"\s", "", run_command("models", "resnet50d").stdout)
 
 
 def test_summary_shows_layers():
-    shown = run("summary", "resnet20").stdout
+    shown = run_command("summary", "resnet20").stdout
     assert "conv4_block3_out" in shown and "269,722" in shown
 
 
 def test_predict_prints_a_table(folder, model_file):
-    done = run("predict", folder, "--model", model_file)
+    done = run_command("predict", folder, "--model", model_file)
     assert done.exit_code == 0
     assert all(name in done.stdout for name in ("ant", "bee", "wasp", "%"))
     assert "a.png" in re.sub(r"\s|ant|bee|wasp|[\d.]+ %", "", done.stdout)
@@ -192,10 +185,10 @@ def test_an_empty_folder_in_a_process_of_its_own(tmp_path, model_file):
 
 
 def test_convert_there_and_back(tmp_path):
-    model = randomise(create("resnet20"))
+    model = randomize_weights(create("resnet20"))
     save_weights(model, tmp_path / "a.weights.h5")
     for source, target, layout in (("a.weights.h5", "b.pth", "torchvision"), ("b.pth", "c.safetensors", "keras")):
-        done = run("convert", tmp_path / source, tmp_path / target, "--model", "resnet20", "--layout", layout)
+        done = run_command("convert", tmp_path / source, tmp_path / target, "--model", "resnet20", "--layout", layout)
         assert done.exit_code == 0, done.output
     back = create("resnet20")
     load_weights(back, tmp_path / "c.safetensors")
@@ -204,5 +197,5 @@ def test_convert_there_and_back(tmp_path):
 
 
 def test_help_names_every_command():
-    shown = re.findall(r"^\W*(\w+)", run("--help").stdout, re.MULTILINE)
+    shown = re.findall(r"^\W*(\w+)", run_command("--help").stdout, re.MULTILINE)
     assert {"models", "summary", "predict", "convert", "evaluate", "study", "train", "benchmark"} <= set(shown)

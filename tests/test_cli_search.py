@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 from PIL import Image
-from test_cli import run
+from support import run_command
 
 from keras_resnet import ResNetSpec, complexity
 from keras_resnet.cli import main
@@ -17,7 +17,7 @@ QUICK = ("--dataset", "digits", "--max-params", "25k", "--set", "epochs=1", "--s
 def test_a_search_and_its_winner_trained_again(tmp_path):
     chosen = ("--seed", 3, "--precision", "float32", "--data-dir", tmp_path / "my data", "--set", "weight_decay=0.01")
     words = ("tune", *QUICK, *chosen, "--trials", 1, "--workdir", tmp_path / "a search")
-    done = run(*words)
+    done = run_command(*words)
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "a search" / "results.json").read_text())
     assert [candidate["parameters"] <= 25_000 for candidate in found["candidates"]] == [True]
@@ -30,11 +30,11 @@ def test_a_search_and_its_winner_trained_again(tmp_path):
     }
     assert Image.open(tmp_path / "a search" / "results.png").format == "PNG"
 
-    again = run(*words, "--json")
+    again = run_command(*words, "--json")
     assert json.loads(again.stdout)["candidates"] == found["candidates"], "nothing is trained twice"
     command = shlex.split(done.stdout.split("again: ")[1].splitlines()[0])
     assert command[0] == "keras-resnet" and command[command.index("--data-dir") + 1] == str(tmp_path / "my data")
-    trained = run(*command[1:], "--workdir", tmp_path / "run")
+    trained = run_command(*command[1:], "--workdir", tmp_path / "run")
     assert trained.exit_code == 0, trained.output
     final, again = (json.loads((folder / "settings.json").read_text()) for folder in _runs(tmp_path, found))
     assert again == final and again["seed"] == 3

@@ -5,21 +5,12 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import randomise
 from PIL import Image
-from test_cli import run
+from support import digits_network, run_command
 
-from keras_resnet import create, evaluate
+from keras_resnet import evaluate
 from keras_resnet.cli import main
-from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_test
-
-
-def digits_network(seed=0, classes=10):
-    """A small random network for the digits."""
-    model = randomise(create("resnet20", depths=(1, 1, 1), input_shape=(8, 8, 1), classes=classes), seed)
-    model.info = {"preprocessing": Preprocessing("tf", 8, None, channels=1).to_config()}
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +35,7 @@ def folder(tmp_path):
 
 
 def test_one_object_of_json(models):
-    done = run("evaluate", "--model", models / "a.keras", "--dataset", "digits", "--json")
+    done = run_command("evaluate", "--model", models / "a.keras", "--dataset", "digits", "--json")
     said, expected = json.loads(done.stdout), evaluate(digits_network(), "digits")
     assert said["top1_error"] == expected.top1_error and said["top5_error"] == expected.top5_error
     assert (said["images"], said["left_out"], said["dataset"]) == (360, 0, "digits")
@@ -54,7 +45,7 @@ def test_one_object_of_json(models):
 
 def test_an_ensemble_with_mirrors_as_a_table(models, tmp_path):
     words = ["evaluate", "--model", models / "a.keras", "--model", models / "b.keras", "--dataset", "digits"]
-    done = run(*words, "--protocol", "flip", "--by-class", "--confusion", tmp_path / "confusion.png")
+    done = run_command(*words, "--protocol", "flip", "--by-class", "--confusion", tmp_path / "confusion.png")
     expected = evaluate([digits_network(0), digits_network(1)], load_test("digits"), "flip")
     assert f"{expected.top1_error:.2f} %" in done.stdout and f"{expected.wrong(5)} of 360" in done.stdout
     assert Image.open(tmp_path / "confusion.png").format == "PNG"
@@ -65,15 +56,15 @@ def test_a_network_of_somebody_else_is_told_how_images_are_prepared(models, tmp_
     expected = evaluate(network, "digits").top1_error
     keras.Model(network.inputs, network.outputs).save(tmp_path / "own.keras")
     words = ["evaluate", "--model", tmp_path / "own.keras", "--dataset", "digits", "--json"]
-    assert "prepared" in str(run(*words).exception)
-    assert json.loads(run(*words, "--mode", "tf").stdout)["top1_error"] == expected
+    assert "prepared" in str(run_command(*words).exception)
+    assert json.loads(run_command(*words, "--mode", "tf").stdout)["top1_error"] == expected
 
 
 def test_a_flat_folder_with_its_label_file(models, folder):
     words = ["evaluate", "--model", models / "a.keras", "--dataset", folder / "flat", "--labels", folder / "labels.txt"]
-    said = json.loads(run(*words, "--skip-bad", "--json").stdout)
+    said = json.loads(run_command(*words, "--skip-bad", "--json").stdout)
     assert (said["images"], said["left_out"]) == (9, 1)
-    shown = run(*words, "--skip-bad", "--by-class")
+    shown = run_command(*words, "--skip-bad", "--by-class")
     assert "1 images that could not be read" in shown.stderr and "flat/7.png (" in shown.stderr
 
 
@@ -84,7 +75,9 @@ def test_names_are_no_markup(tmp_path):
     network = digits_network(classes=2)
     network.info["class_names"] = ["[red]", "x[b]"]
     network.save(tmp_path / "two.keras")
-    shown = run("evaluate", "--model", tmp_path / "two.keras", "--dataset", tmp_path / "[bold]", "--by-class").stdout
+    shown = run_command(
+        "evaluate", "--model", tmp_path / "two.keras", "--dataset", tmp_path / "[bold]", "--by-class"
+    ).stdout
     assert "[red]" in shown and "x[b]" in shown and "on [bold]" in shown
 
 
@@ -131,7 +124,7 @@ def test_bad_input_is_one_message_and_status_1(words, message, models, folder, m
 
 def test_complexity_is_the_papers_comparison():
     """He et al. 2015, sec. 3.3 and table 1."""
-    rows = {row["name"]: row for row in json.loads(run("study", "complexity", "--json").stdout)}
+    rows = {row["name"]: row for row in json.loads(run_command("study", "complexity", "--json").stdout)}
     billions = {name: round(row["multiply_adds"] / 1e9, 1) for name, row in rows.items()}
     paper = {"ResNet-18": 1.8, "ResNet-34": 3.6, "ResNet-101": 7.6, "ResNet-152": 11.3, "VGG-19": 19.6}
     assert paper.items() <= billions.items() and "AlexNet" in rows and "VGG-16" in rows
@@ -139,14 +132,14 @@ def test_complexity_is_the_papers_comparison():
 
 
 def test_a_network_layer_by_layer(tmp_path):
-    shown = run("study", "complexity", "--model", "resnet20", "--image", tmp_path / "costs.png").stdout
+    shown = run_command("study", "complexity", "--model", "resnet20", "--image", tmp_path / "costs.png").stdout
     assert "40,551,040" in shown and "stage3 81 px" in shown
     assert Image.open(tmp_path / "costs.png").format == "PNG"
 
 
 def test_responses_of_several_networks(models, tmp_path):
     words = ["study", "responses", "--dataset", "digits", "--workdir", tmp_path / "r", "--json"]
-    said = json.loads(run(*words, "--model", models / "a.keras", "--model", models / "b.keras").stdout)
+    said = json.loads(run_command(*words, "--model", models / "a.keras", "--model", models / "b.keras").stdout)
     said = said["responses"]
     assert [len(rows) for rows in said.values()] == [7, 7]
     assert json.loads((tmp_path / "r" / "responses.json").read_text()) == said
@@ -155,12 +148,12 @@ def test_responses_of_several_networks(models, tmp_path):
 
 def test_signals_at_both_ends(models, tmp_path):
     words = ["study", "signals", "--dataset", "digits", "--workdir", tmp_path, "--batch-size", "16"]
-    shown = run(*words, "--model", models / "a.keras").stdout
+    shown = run_command(*words, "--model", models / "a.keras").stdout
     assert "norm of gradients" in shown and "variance of responses" in shown
     ours = keras.saving.load_model(models / "a.keras")
     keras.Model(ours.inputs, ours.outputs).save(tmp_path / "plain.keras")
-    assert "norm of gradients" in run(*words, "--model", tmp_path / "plain.keras").stdout
-    assert "plain20" in run(*words, "--model", "plain20").stdout  # untrained, and for colours
+    assert "norm of gradients" in run_command(*words, "--model", tmp_path / "plain.keras").stdout
+    assert "plain20" in run_command(*words, "--model", "plain20").stdout  # untrained, and for colours
     for name in ("forward_variances", "gradient_norms"):
         assert Image.open(tmp_path / f"{name}.png").format == "PNG"
         (layers,) = json.loads((tmp_path / f"{name}.json").read_text()).values()

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics.pairwise import cosine_similarity
-from test_cli import run
-from test_cli_testing import digits_network
+from support import digits_network, run_command
 
 from keras_resnet import load_dataset
 from keras_resnet.cli import main
@@ -27,7 +26,9 @@ def home(tmp_path_factory):
             for number, image in enumerate(split.images[split.labels == label][:count]):
                 Image.fromarray(image[..., 0]).save(folder / "digits" / part / name / f"{number}.png")
     for part in ("train", "val"):
-        done = run("features", folder / "digits" / part, folder / f"{part}.npz", "--model", folder / "small.keras")
+        done = run_command(
+            "features", folder / "digits" / part, folder / f"{part}.npz", "--model", folder / "small.keras"
+        )
         assert done.exit_code == 0, done.output
     return folder
 
@@ -66,27 +67,27 @@ def test_bad_files_are_listed_and_make_the_exit_status_1(home, refused, tmp_path
 
 def test_probe_and_nearest(home):
     words = (home / "train.npz", home / "val.npz")
-    said = json.loads(run("probe", *words, "-k", 3, "--json").stdout)
+    said = json.loads(run_command("probe", *words, "-k", 3, "--json").stdout)
     assert set(said) == {"linear probe", "3 nearest neighbours"}
-    table = run("probe", *words, "-k", 3).stdout
+    table = run_command("probe", *words, "-k", 3).stdout
     assert all(f"{found['top1_accuracy']:.2f} % of 12" in table for found in said.values())
 
     train = read_features(home / "train.npz")
     cosines = cosine_similarity(train.vectors)[train.names.index("two/3.png")]
     best = [number for number in np.argsort(-cosines) if train.names[number] != "two/3.png"][:4]
-    answers = json.loads(run("nearest", home / "train.npz", "two/3.png", "-k", 4, "--json").stdout)
+    answers = json.loads(run_command("nearest", home / "train.npz", "two/3.png", "-k", 4, "--json").stdout)
     np.testing.assert_allclose([answer["cosine"] for answer in answers], cosines[best], atol=1e-5)
     assert "two/3.png" not in [answer["name"] for answer in answers]
 
 
 def test_finetune_and_predict_with_the_names_of_the_classes(home, refused):
     words = ("--model", home / "small.keras", "--dataset", home / "digits", "--workdir", home / "run", "--stages", 1)
-    done = run("finetune", *words, "--set", "epochs=2", "--set", "crop=none", "--set", "flip=false")
+    done = run_command("finetune", *words, "--set", "epochs=2", "--set", "crop=none", "--set", "flip=false")
     assert "head" in done.stdout and "stage3" in done.stdout and "(kept)" in done.stdout
     report = json.loads((home / "run" / "report.json").read_text())
     assert report["phases"]["head"]["recipe"]["batch_size"] == 30, "no larger than there are images"
     image = home / "digits" / "val" / "one" / "0.png"
-    answer = json.loads(run("predict", image, "--model", home / "run" / "model.keras", "--json").stdout)
+    answer = json.loads(run_command("predict", image, "--model", home / "run" / "model.keras", "--json").stdout)
     assert {row["name"] for row in answer[0]["classes"]} == {"zero", "one", "two"}
     assert Image.open(home / "run" / "grad_cam.png").size[0] > 100
     assert "overwrite" in refused("finetune", *words)
@@ -115,7 +116,7 @@ def test_bad_input_is_one_message(home, words, message, refused, tmp_path):
 
 def test_features_that_cannot_be_compared(home, refused, tmp_path):
     digits_network(1).save(tmp_path / "other.keras")
-    run("features", home / "digits" / "val", tmp_path / "other.npz", "--model", tmp_path / "other.keras")
+    run_command("features", home / "digits" / "val", tmp_path / "other.npz", "--model", tmp_path / "other.keras")
     assert "the same network" in refused("probe", home / "train.npz", tmp_path / "other.npz")
     with np.load(home / "val.npz") as file:
         arrays = dict(file)

@@ -7,7 +7,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from conftest import images, randomise
+from support import random_images, randomize_weights
 
 import keras_resnet
 from keras_resnet import create, list_models, list_weights, load_model, preprocessing
@@ -52,10 +52,10 @@ def test_same_layers_in_the_same_order(name):
 @pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2"])
 def test_a_file_that_keras_applications_saved_gives_its_outputs(name, suffix, tmp_path):
     make, theirs = constructors(name)
-    theirs = randomise(theirs(weights=None, input_shape=(64, 64, 3), classes=11))
+    theirs = randomize_weights(theirs(weights=None, input_shape=(64, 64, 3), classes=11))
     path = tmp_path / f"theirs{suffix}"
     (theirs.save_weights if suffix == ".weights.h5" else theirs.save)(path)
-    x = images(2, 64, 64, 3)
+    x = random_images(2, 64, 64, 3)
     ours = make(weights=path, input_shape=(64, 64, 3), classes=11)
     np.testing.assert_allclose(predict(ours, x), predict(theirs, x), rtol=1e-4, atol=1e-6)
     features = make(weights=path, include_top=False, pooling="avg")
@@ -70,18 +70,18 @@ def test_a_file_that_keras_applications_saved_gives_its_outputs(name, suffix, tm
 )
 def test_the_deeper_ones_too(name, tmp_path):
     make, theirs = constructors(name)
-    theirs = randomise(theirs(weights=None, input_shape=(32, 32, 3), classes=5))
+    theirs = randomize_weights(theirs(weights=None, input_shape=(32, 32, 3), classes=5))
     theirs.save_weights(tmp_path / "theirs.weights.h5")
     ours = make(weights=tmp_path / "theirs.weights.h5", input_shape=(32, 32, 3), classes=5, classifier_activation=None)
     theirs.layers[-1].activation = keras.activations.linear
-    x = images(2, 32, 32, 3)
+    x = random_images(2, 32, 32, 3)
     expected = predict(theirs, x)
     np.testing.assert_allclose(predict(ours, x), expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_what_we_save_loads_in_keras_applications(tmp_path):
-    ours = randomise(keras_resnet.ResNet50(weights=None, input_shape=(64, 64, 3), classes=7))
-    x = images(2, 64, 64, 3)
+    ours = randomize_weights(keras_resnet.ResNet50(weights=None, input_shape=(64, 64, 3), classes=7))
+    x = random_images(2, 64, 64, 3)
     for suffix in (".weights.h5", ".h5"):
         keras_resnet.save_weights(ours, tmp_path / f"ours{suffix}", layout="keras")
         theirs = keras.applications.ResNet50(weights=tmp_path / f"ours{suffix}", input_shape=(64, 64, 3), classes=7)
@@ -123,9 +123,9 @@ def test_input_tensor_with_what_comes_before_it():
 
 
 def test_a_model_saves_loads_clones_and_exports(tmp_path):
-    model = randomise(create("resnet20", depths=(1, 1, 1)))
+    model = randomize_weights(create("resnet20", depths=(1, 1, 1)))
     model.info["class_names"] = [f"name {i}" for i in range(10)]
-    x = images(3, 32, 32, 3)
+    x = random_images(3, 32, 32, 3)
     expected = predict(model, x)
     model.save(tmp_path / "model.keras")
     loaded = load_model(tmp_path / "model.keras")
@@ -199,7 +199,7 @@ def test_info_is_json():
 
 
 def test_a_clone_is_the_same_network_with_weights_of_its_own():
-    model = randomise(create("seresnet50", depths=(1, 1, 1, 1), input_shape=(64, 64, 3), classes=3), 0)
+    model = randomize_weights(create("seresnet50", depths=(1, 1, 1, 1), input_shape=(64, 64, 3), classes=3), 0)
     model.info = {"class_names": ["a", "b", "c"]}
     copy, image = clone(model), np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
     np.testing.assert_array_equal(copy(image), model(image))

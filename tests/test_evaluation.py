@@ -10,9 +10,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import randomise
 from PIL import Image
 from sklearn.metrics import top_k_accuracy_score
+from support import randomize_weights
 
 from keras_resnet import create, evaluate, from_arrays, preprocess_input
 from keras_resnet.data.datasets import Dataset, Split, Stream
@@ -30,7 +30,7 @@ IMAGENET = Preprocessing("torch", size=64, resize=72)
 def network(size=64, classes=10, preprocessing=IMAGENET, seed=0, **changes):
     """A small random network that knows how its images are prepared."""
     changes = {"depths": (1, 1, 1, 1), "widths": (8, 16, 16, 24), "stem_width": 8} | changes
-    model = randomise(create("resnet18", input_shape=(size, size, 3), classes=classes, **changes), seed)
+    model = randomize_weights(create("resnet18", input_shape=(size, size, 3), classes=classes, **changes), seed)
     kernel, bias = model.get_layer("predictions").get_weights()
     model.get_layer("predictions").set_weights([0.1 * kernel, 0.1 * bias])  # sure of nothing: what changes shows
     model.info = {"preprocessing": preprocessing.to_config()}
@@ -373,7 +373,9 @@ def test_any_image_is_read_as_predict_reads_it(mode, photographs, tmp_path):
 
 @pytest.mark.parametrize("name", ["seresnet18", "resnet50v2", "resnet18d"])
 def test_other_families_are_fully_convolutional_too(name):
-    model = randomise(create(name, input_shape=(64, 64, 3), classes=5, depths=(1, 1, 1, 1), widths=(8, 8, 8, 8)))
+    model = randomize_weights(
+        create(name, input_shape=(64, 64, 3), classes=5, depths=(1, 1, 1, 1), widths=(8, 8, 8, 8))
+    )
     inputs = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
     dense = fully_convolutional(model, 64)
     np.testing.assert_allclose(probabilities(dense, inputs), probabilities(model, inputs), atol=1e-6)

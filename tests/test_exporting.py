@@ -13,11 +13,9 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import images, randomise
 from keras import layers
 from PIL import Image
-from test_folding import calm
-from test_network import narrow
+from support import narrow, random_images, randomize_weights, stabilize
 
 import keras_resnet
 from keras_resnet import build, create, export, feature_extractor, get_spec, list_models, load_dataset, load_exported
@@ -53,7 +51,7 @@ def told(model):
     *sides, channels = model.input_shape[1:]
     if getattr(model, "spec", None) and model.spec.channel_axis == 1:
         channels, *sides = model.input_shape[1:]
-    set_preprocessing(randomise(model), natural_preprocessing((*sides, channels)), "torch")
+    set_preprocessing(randomize_weights(model), natural_preprocessing((*sides, channels)), "torch")
     return model
 
 
@@ -454,7 +452,7 @@ BAD = {
     "absent": ("net.xml", {"precision": "int8", "calibration": "/absent/images"}, OSError, "/absent/images"),
     "empty": ("net.xml", {"precision": "int8", "calibration": "{folders}/empty"}, ValueError, "empty"),
     "bad": ("net.xml", {"precision": "int8", "calibration": "{folders}/bad"}, ValueError, "can be read.*3 unreadable"),
-    "floats": ("net.xml", {"precision": "int8", "calibration": images(2, 16, 16, 3)}, ValueError, "uint8"),
+    "floats": ("net.xml", {"precision": "int8", "calibration": random_images(2, 16, 16, 3)}, ValueError, "uint8"),
     "bad images": ("net", {"images": "{folders}/bad"}, ValueError, "can be read.*3 unreadable"),
     "half a batch": (
         "net.xml",
@@ -658,7 +656,7 @@ def test_every_network_is_exported_to_every_format(name, form, tmp_path):
     """At its width and depth, on small images; its logits, since random ones make classes all too certain."""
     need(form)
     size = 32 if name.endswith("cifar") else 64
-    model = calm(told(create(name, input_shape=(size, size, 3), classifier_activation=None)))
+    model = stabilize(told(create(name, input_shape=(size, size, 3), classifier_activation=None)))
     assert export(model, tmp_path / FILES[form], raw=True, timed=False)["relative"] < 1e-4
 
 
@@ -710,7 +708,7 @@ def test_a_network_trained_in_bfloat16_is_exported_in_float32(tmp_path):
 def classifier(*last):
     """Keras's own layers on top of nothing much, one of them in the end."""
     body = [keras.Input((16, 16, 3)), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.GlobalMaxPooling2D()]
-    return randomise(keras.Sequential([*body, *last]))
+    return randomize_weights(keras.Sequential([*body, *last]))
 
 
 @pytest.mark.parametrize(
@@ -726,7 +724,7 @@ def classifier(*last):
 def test_sequential_models_and_their_last_layers(last, name, tmp_path):
     model = classifier(*last)
     assert export(model, tmp_path / "net", raw=True, timed=False)["agrees"]
-    exported, inputs = load_exported(tmp_path / "net"), images(5, 16, 16, 3)
+    exported, inputs = load_exported(tmp_path / "net"), random_images(5, 16, 16, 3)
     np.testing.assert_allclose(exported(inputs)[name], model.predict(inputs, verbose=0), rtol=1e-4, atol=1e-5)
 
 

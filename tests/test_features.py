@@ -14,8 +14,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import images, randomise
 from PIL import Image
+from support import random_images, randomize_weights
 
 from keras_resnet import build, create, endpoints, get_spec, list_models, load_model, preprocessing
 from keras_resnet.architecture.metadata import channel_axis
@@ -72,7 +72,7 @@ def test_networks_of_keras_applications(version, end):
 def network(classes=10, seed=0, **changes):
     """A small random network that knows how its images are prepared."""
     changes = {"depths": (1, 1, 1), "widths": (8, 8, 16), "stem_width": 8} | changes
-    model = randomise(create("resnet20", input_shape=(32, 32, 3), classes=classes, **changes), seed)
+    model = randomize_weights(create("resnet20", input_shape=(32, 32, 3), classes=classes, **changes), seed)
     model.info = {"preprocessing": LOOK.to_config(), "weights": f"seed {seed}"}
     return model
 
@@ -83,14 +83,14 @@ def answers(model, inputs):
 
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.5}, {"preactivation": True}])
 def test_the_classifier_on_top_of_the_pre_logits_is_the_network(changes):
-    model, inputs = network(classifier_activation=None, **changes), images(4, 32, 32, 3)
+    model, inputs = network(classifier_activation=None, **changes), random_images(4, 32, 32, 3)
     kernel, bias = model.get_layer("predictions").get_weights()
     found = answers(feature_extractor(model, endpoints="pre_logits"), inputs)["pre_logits"]
     np.testing.assert_allclose(found @ kernel + bias, model.predict(inputs, verbose=0), rtol=1e-4, atol=1e-4)
 
 
 def test_the_pre_logits_of_a_body_are_those_of_the_whole(tmp_path):
-    model, inputs = network(), images(2, 32, 32, 3)
+    model, inputs = network(), random_images(2, 32, 32, 3)
     body = keras.Model(model.inputs, model.get_layer("avg_pool").input)
     whole, alone = (answers(feature_extractor(m, endpoints="pre_logits"), inputs) for m in (model, body))
     np.testing.assert_array_equal(whole["pre_logits"], alone["pre_logits"])
@@ -99,7 +99,7 @@ def test_the_pre_logits_of_a_body_are_those_of_the_whole(tmp_path):
 
 
 def test_pooled_maps_come_back_from_their_file(tmp_path):
-    model, inputs = network(), images(3, 32, 32, 3)
+    model, inputs = network(), random_images(3, 32, 32, 3)
     maps = answers(feature_extractor(model, endpoints=("stem", "stage3")), inputs)
     assert {name: found.shape for name, found in maps.items()} == {"stem": (3, 32, 32, 8), "stage3": (3, 8, 8, 16)}
     for pooling, over in (("avg", np.mean), ("max", np.max)):
@@ -115,7 +115,7 @@ def test_pooled_maps_come_back_from_their_file(tmp_path):
 def test_images_of_any_size_when_asked():
     model = network()
     extractor = feature_extractor(model, endpoints="stage3", input_shape=(None, None, 3))
-    inputs = images(1, 40, 56, 3)
+    inputs = random_images(1, 40, 56, 3)
     fixed = feature_extractor(model, endpoints="stage3", input_shape=(40, 56, 3))
     found = answers(extractor, inputs)["stage3"]
     assert found.shape == (1, 10, 14, 16) and preprocessing(extractor) == LOOK
@@ -139,7 +139,7 @@ def test_channels_first_is_channels_last():
     with pytest.raises(ValueError, match="`input_shape` should be like"):
         feature_extractor(body, input_shape=(64, 96, 3))
     if keras.backend.backend() != "tensorflow":  # whose convolutions do not take it on processors
-        randomise(last)
+        randomize_weights(last)
         first.set_weights(last.get_weights())
         first.info = last.info = {"preprocessing": LOOK.to_config()}
         found = [extract(model, noise(3), "stage2", batch_size=2).vectors for model in (last, first)]

@@ -5,9 +5,8 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import images, randomise
 from keras import layers
-from test_network import DISTINCT, narrow
+from support import narrow, narrow_variants, random_images, randomize_weights, stabilize
 
 from keras_resnet import build, create, fold_batch_norm, get_spec, list_models
 from keras_resnet.data.datasets import natural_preprocessing
@@ -20,20 +19,11 @@ def answers(model, x):
     return np.concatenate([keras.ops.convert_to_numpy(output).ravel() for output in outputs])
 
 
-def calm(model):
-    """Random gates, open or shut, make chaos of rounding errors, and hundreds of random blocks no number at all."""
-    if model.spec.se_ratio or model.spec.depth > 200:
-        for layer in model.layers:
-            if isinstance(layer, layers.BatchNormalization):
-                layer.gamma.assign(layer.gamma * 0.5)
-    return model
-
-
 def folded(model, x=None):
     """A randomised model, folded; asserts that it answers as before."""
-    x = images(2, *model.input_shape[1:]) if x is None else x
-    model = randomise(model)
-    expected, copy = answers(calm(model) if getattr(model, "spec", None) else model, x), fold_batch_norm(model)
+    x = random_images(2, *model.input_shape[1:]) if x is None else x
+    model = randomize_weights(model)
+    expected, copy = answers(stabilize(model) if getattr(model, "spec", None) else model, x), fold_batch_norm(model)
     assert np.isfinite(expected).all()
     assert np.abs(answers(copy, x) - expected).max() <= 1e-4 * np.abs(expected).max()
     return copy
@@ -43,7 +33,7 @@ def names(model, kind=layers.BatchNormalization):
     return [layer.name for layer in model.layers if isinstance(layer, kind)]
 
 
-@pytest.mark.parametrize("name", DISTINCT.values())
+@pytest.mark.parametrize("name", narrow_variants().values())
 def test_a_narrow_network_of_every_kind_is_folded_to_the_same_logits(name):
     spec = narrow(get_spec(name))
     copy = folded(build(spec, classes=5, input_shape=(32, 40, 3), classifier_activation=None))
@@ -100,17 +90,17 @@ def test_what_belongs_to_the_network_stays_with_it(tmp_path):
     assert copy.name == model.name and copy.layers[0].name == model.layers[0].name
     assert {*names(copy, layers.Layer)} == {name for name in names(model, layers.Layer) if not name.endswith("_bn")}
     copy.save(tmp_path / "folded.keras")
-    x = images(2, 32, 32, 3)
+    x = random_images(2, 32, 32, 3)
     np.testing.assert_array_equal(answers(keras.saving.load_model(tmp_path / "folded.keras"), x), answers(copy, x))
 
 
 def test_weights_and_policies_are_copies():
     keras.config.set_dtype_policy("mixed_bfloat16")
-    model = randomise(build(narrow(get_spec("resnet18")), input_shape=(32, 32, 3), classes=4))
+    model = randomize_weights(build(narrow(get_spec("resnet18")), input_shape=(32, 32, 3), classes=4))
     copy = fold_batch_norm(model)
     assert copy.get_layer("conv2_block1_1_conv").dtype_policy.name == "mixed_bfloat16"
     assert copy.output.dtype == "float32"
-    x = images(2, 32, 32, 3)
+    x = random_images(2, 32, 32, 3)
     expected = answers(copy, x)
     for weight in model.weights:
         weight.assign(weight * 0)

@@ -5,9 +5,8 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import images, randomise
 from keras import layers
-from test_network import narrow
+from support import narrow, random_images, randomize_weights
 
 from keras_resnet import build, create, feature_extractor, get_spec, optimize_for_inference
 from keras_resnet.deployment import inference
@@ -28,7 +27,7 @@ def network(name, **changes):
     """A narrow one with random weights that ends in logits."""
     spec = replace(narrow(get_spec(name)), **changes)
     shape = (3, 32, 40) if spec.data_format == "channels_first" else (32, 40, 3)
-    return randomise(build(spec, classes=5, input_shape=shape, classifier_activation=None))
+    return randomize_weights(build(spec, classes=5, input_shape=shape, classifier_activation=None))
 
 
 def difference(model, other, x):
@@ -47,7 +46,7 @@ def difference(model, other, x):
     ],
 )
 def test_answers_are_the_same_but_for_rounding(name, precision):
-    model, x = network(name), images(3, 32, 40, 3)
+    model, x = network(name), random_images(3, 32, 40, 3)
     fast = optimize_for_inference(model, precision)
     found = difference(model, fast, x)
     assert found <= 10 * ROUNDING[precision]
@@ -58,7 +57,7 @@ def test_answers_are_the_same_but_for_rounding(name, precision):
 def test_of_the_trained_network():
     model = create("resnet20", weights="cifar10")
     fast = optimize_for_inference(model, "float32")
-    assert difference(model, fast, images(4, 32, 32, 3)) <= 1e-5
+    assert difference(model, fast, random_images(4, 32, 32, 3)) <= 1e-5
     assert fast.spec == model.spec and fast.info == model.info | {"unfolded": []} and fast.name == model.name
     assert fast.input_shape == model.input_shape and fast.output_shape == model.output_shape
 
@@ -77,7 +76,7 @@ def test_one_trace_serves_every_batch_size(monkeypatch):
         return call(self, inputs, *arguments, **keywords)
 
     monkeypatch.setattr(keras.Model, "__call__", counted)
-    fast, x = optimize_for_inference(model, "float32"), images(7, 32, 40, 3)
+    fast, x = optimize_for_inference(model, "float32"), random_images(7, 32, 40, 3)
     assert [shape.as_list() for shape in traces] == [[None, 32, 40, 3]]
     whole = predict(fast, x)
     for batch_size in (1, 2, 3, 7):
@@ -92,7 +91,7 @@ def test_one_trace_serves_every_batch_size(monkeypatch):
 
 
 def test_the_originals_weights_are_its_own():
-    model, x = network("resnet18"), images(2, 32, 40, 3)
+    model, x = network("resnet18"), random_images(2, 32, 40, 3)
     fast = optimize_for_inference(model, "float32")
     before = predict(fast, x)
     for weight in model.weights:
@@ -107,8 +106,8 @@ def test_a_wrong_shape_is_an_error_and_not_the_end_of_the_process(shape, verb):
     """oneDNN's convolutions do not look."""
     fast = optimize_for_inference(network("plain18"), "float32")
     with pytest.raises(Exception, match="not compatible with expected shape"):
-        getattr(fast, verb)(images(*shape))
-    assert fast.predict_on_batch(images(1, 32, 40, 3)).shape == (1, 5), "it goes on"
+        getattr(fast, verb)(random_images(*shape))
+    assert fast.predict_on_batch(random_images(1, 32, 40, 3)).shape == (1, 5), "it goes on"
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float64", "int32"])
@@ -119,16 +118,16 @@ def test_other_numbers_are_cast(dtype):
 
 
 def test_images_of_any_size():
-    model = randomise(build(narrow(get_spec("resnet20")), classes=4, input_shape=(None, None, 3)))
+    model = randomize_weights(build(narrow(get_spec("resnet20")), classes=4, input_shape=(None, None, 3)))
     fast = optimize_for_inference(model, "float32")
     for sides in ((32, 32), (45, 38)):
-        assert difference(model, fast, images(2, *sides, 3)) <= 1e-5
+        assert difference(model, fast, random_images(2, *sides, 3)) <= 1e-5
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_several_outputs_keep_their_names_and_stay_float32(precision):
     model = feature_extractor(network("resnet50"), endpoints=["stem", "stage2", "pre_logits"])
-    x = images(2, 32, 40, 3)
+    x = random_images(2, 32, 40, 3)
     expected, found = predict(model, x), predict(optimize_for_inference(model, precision), x)
     assert found.keys() == expected.keys()
     for name, array in expected.items():
@@ -144,7 +143,7 @@ def listed(x):
 @pytest.mark.parametrize("outputs", [layers.Conv2D(2, 3), listed, lambda x: {"b": x * 2, "a": layers.Conv2D(2, 3)(x)}])
 def test_inputs_and_outputs_of_any_structure(inputs, outputs):
     given = keras.Input((8, 8, 3), name="x")
-    model, x = keras.Model(inputs(given), outputs(given)), images(2, 8, 8, 3)
+    model, x = keras.Model(inputs(given), outputs(given)), random_images(2, 8, 8, 3)
     fast = optimize_for_inference(model, "float32")
     expected = model.predict(inputs(x), verbose=0)
     keras.tree.map_structure(
@@ -158,7 +157,7 @@ def test_inputs_and_outputs_of_any_structure(inputs, outputs):
 def test_data_sets_with_and_without_labels():
     import tensorflow as tf
 
-    fast, x = optimize_for_inference(network("plain18"), "float32"), images(5, 32, 40, 3)
+    fast, x = optimize_for_inference(network("plain18"), "float32"), random_images(5, 32, 40, 3)
     for given in (x, (x, np.arange(5))):
         batches = tf.data.Dataset.from_tensor_slices(given).batch(2)
         np.testing.assert_allclose(predict(fast, batches), predict(fast, x), rtol=1e-4, atol=1e-4)
@@ -171,7 +170,7 @@ def test_grouped_convolutions_are_keras_own(dilation, stride, padding):
         pytest.skip("there is no such convolution")
     arguments = {"strides": stride, "padding": padding, "dilation_rate": dilation, "groups": 4}
     ours, theirs = (kind(8, 3, **arguments) for kind in (GroupedConv2D, layers.Conv2D))
-    x = images(2, 9, 12, 8)
+    x = random_images(2, 9, 12, 8)
     expected = keras.ops.convert_to_numpy(theirs(x))
     ours.build(x.shape)
     ours.set_weights(theirs.get_weights())
@@ -185,7 +184,7 @@ def test_only_grouped_convolutions_of_last_channels_are_exchanged(data_format, t
     exchanged = [layer.name for layer in copy.layers if isinstance(layer, GroupedConv2D)]
     grouped = [layer.name for layer in model.layers if getattr(layer, "groups", 1) > 1]
     assert grouped and exchanged == (grouped if ON_TENSORFLOW and data_format == "channels_last" else [])
-    x = images(2, *model.input_shape[1:])
+    x = random_images(2, *model.input_shape[1:])
     assert difference(model, copy, x) <= 1e-5
     copy.save(tmp_path / "copy.keras")
     assert difference(copy, keras.saving.load_model(tmp_path / "copy.keras"), x) == 0
@@ -206,7 +205,7 @@ def test_the_last_call_of_a_layer_that_is_called_twice_answers_in_float32():
 def test_operations_between_layers_are_left_as_they_are():
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, layers.Dense(4)(keras.ops.mean(layers.Conv2D(4, 3)(inputs * 2), axis=(1, 2))))
-    assert difference(model, optimize_for_inference(model, "bfloat16"), images(2, 8, 8, 3)) <= 0.05
+    assert difference(model, optimize_for_inference(model, "bfloat16"), random_images(2, 8, 8, 3)) <= 0.05
 
 
 @pytest.mark.parametrize("has", [True, False])

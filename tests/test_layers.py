@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from conftest import images, randomise
 from keras.ops import convert_to_numpy as array
+from support import random_images, randomize_weights
 
 from keras_resnet.architecture.layers import BatchNormalization, squeeze_excite_width
 
@@ -46,7 +46,7 @@ TOLERANCE = {
 @pytest.mark.parametrize(("shape", "kwargs"), CASES)
 def test_same_outputs_and_moving_averages_as_keras(shape, kwargs, training, policy):
     ours, theirs = pair(shape, policy, **kwargs)
-    x = 3 * images(*shape) + 1
+    x = 3 * random_images(*shape) + 1
     outputs = [array(keras.ops.cast(layer(x, training=training), "float32")) for layer in (ours, theirs)]
     np.testing.assert_allclose(*outputs, rtol=TOLERANCE[policy], atol=TOLERANCE[policy])
     for mine, keras_own in zip(ours.weights, theirs.weights, strict=True):
@@ -61,7 +61,7 @@ def test_same_outputs_and_moving_averages_as_keras(shape, kwargs, training, poli
 def test_same_gradients_as_keras(training, axis):
     import tensorflow as tf
 
-    x = tf.constant(images(4, 6, 5, 6))
+    x = tf.constant(random_images(4, 6, 5, 6))
     gradients = []
     for layer in pair(x.shape, axis=axis):
         with tf.GradientTape() as tape:
@@ -76,7 +76,7 @@ def test_a_frozen_layer_keeps_its_statistics():
     ours, _ = pair((8, 5, 7, 6))
     before = ours.get_weights()
     ours.trainable = False
-    frozen, inference = ours(images(8, 5, 7, 6), training=True), ours(images(8, 5, 7, 6), training=False)
+    frozen, inference = ours(random_images(8, 5, 7, 6), training=True), ours(random_images(8, 5, 7, 6), training=False)
     np.testing.assert_array_equal(array(frozen), array(inference))
     for weight, value in zip(ours.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, value)
@@ -86,12 +86,12 @@ def test_weights_files_of_keras_load_and_the_other_way_round(tmp_path):
     def model(make):
         return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), make(), make()])
 
-    ours, theirs = randomise(model(BatchNormalization)), model(keras.layers.BatchNormalization)
+    ours, theirs = randomize_weights(model(BatchNormalization)), model(keras.layers.BatchNormalization)
     ours.save_weights(tmp_path / "ours.weights.h5")
     theirs.load_weights(tmp_path / "ours.weights.h5")
-    x = images(2, 8, 8, 3)
+    x = random_images(2, 8, 8, 3)
     np.testing.assert_allclose(array(ours(x)), array(theirs(x)), atol=1e-5)
-    randomise(theirs, seed=5).save_weights(tmp_path / "theirs.weights.h5")
+    randomize_weights(theirs, seed=5).save_weights(tmp_path / "theirs.weights.h5")
     ours.load_weights(tmp_path / "theirs.weights.h5")
     np.testing.assert_allclose(array(ours(x)), array(theirs(x)), atol=1e-5)
 

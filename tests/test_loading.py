@@ -15,7 +15,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import REFERENCES, images, randomise
+from support import REFERENCES, random_images, randomize_weights
 
 from keras_resnet import ResNet20, build, create, get_spec, load_weights, preprocessing, save_weights
 from keras_resnet.data.preprocessing import Preprocessing
@@ -29,14 +29,14 @@ def predict(model, x):
 
 
 def logits(model):
-    return predict(model, images(2, 32, 32, 3))
+    return predict(model, random_images(2, 32, 32, 3))
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A ResNet-20 with random weights, and the folder with its files in torch's layout."""
     folder = tmp_path_factory.mktemp("served")
-    model = randomise(create("resnet20"))
+    model = randomize_weights(create("resnet20"))
     save_weights(model, folder / "model.safetensors", layout="torchvision")
     save_weights(model, folder / "weights.pth", layout="torchvision")
     config = {"architecture": "resnet20_cifar", "num_classes": 10}
@@ -113,7 +113,7 @@ def test_a_model_of_the_hub_brings_its_preprocessing(trained, server, tmp_path):
         "print(k.preprocessing(m)); y = m(numpy.load(sys.argv[2]), training=False);"
         "numpy.save(sys.argv[1], keras.ops.convert_to_numpy(y))"
     )
-    np.save(tmp_path / "x.npy", images(2, 32, 32, 3))
+    np.save(tmp_path / "x.npy", random_images(2, 32, 32, 3))
     environment = {**os.environ, "HF_ENDPOINT": server, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run(
         [sys.executable, "-c", script, tmp_path / "y.npy", tmp_path / "x.npy"],
@@ -148,7 +148,7 @@ def test_other_input_channels_adapt_the_first_kernel(channels, trained):
     with pytest.warns(UserWarning, match=f"for {channels}") as caught:
         adapted = create("resnet20", weights=folder / "weights.pth", input_shape=(32, 32, channels))
     assert len(caught) == 1
-    grey = images(2, 32, 32, 1)
+    grey = random_images(2, 32, 32, 1)
     expected = predict(model, np.repeat(grey, 3, axis=-1))
     answer = predict(adapted, np.repeat(grey, channels, axis=-1))
     if channels in (1, 6):  # 2 and 4 do not weigh the colours evenly, as in timm (test_parity.py)
@@ -181,7 +181,7 @@ def test_the_weights_of_another_network_are_refused_with_a_list(name, arguments,
 
 
 def test_a_failed_load_leaves_the_model_as_it_was(trained, tmp_path):
-    model = randomise(create("resnet20"), seed=3)
+    model = randomize_weights(create("resnet20"), seed=3)
     before = logits(model)
     whole = (trained[1] / "weights.pth").read_bytes()
     for name, content in (("half.pth", whole[: len(whole) // 2]), ("empty.pth", b""), ("text.pth", b"<html>")):
@@ -203,7 +203,7 @@ def test_code_in_a_checkpoint_is_named_and_not_run(tmp_path, monkeypatch):
 
 def test_loading_into_another_arrangement_is_refused(tmp_path):
     spec = replace(get_spec("resnet50_v1_5"), depths=(1, 1, 1, 1), widths=(4, 8, 8, 8), stem_width=4)
-    save_weights(randomise(build(spec, classes=4)), tmp_path / "v1_5.safetensors", layout="torchvision")
+    save_weights(randomize_weights(build(spec, classes=4)), tmp_path / "v1_5.safetensors", layout="torchvision")
     model = build(replace(spec, stride_on="1x1"), classes=4)
     with pytest.raises(ValueError, match="stride_on='3x3'"):
         load_weights(model, tmp_path / "v1_5.safetensors")
@@ -217,17 +217,17 @@ def test_loading_into_another_arrangement_is_refused(tmp_path):
 def test_our_own_files_say_how_the_network_was_arranged(name, suffix, tmp_path):
     """Whatever of the two ResNet-50s one asks for, the file's is built."""
     small = {"depths": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "stem_width": 8}
-    model = randomise(create(name, classes=4, input_shape=(64, 64, 3), **small))
+    model = randomize_weights(create(name, classes=4, input_shape=(64, 64, 3), **small))
     save_weights(model, tmp_path / f"out{suffix}")
     asked = {"resnet50": "resnet50_v1_5", "resnet50_v1_5": "resnet50", "resnetv2_50": "resnet50v2"}.get(name, name)
     loaded = create(asked, weights=tmp_path / f"out{suffix}", input_shape=(64, 64, 3), **small)
-    x = images(2, 64, 64, 3)
+    x = random_images(2, 64, 64, 3)
     np.testing.assert_allclose(predict(loaded, x), predict(model, x), rtol=1e-5, atol=1e-6)
 
 
 def test_files_of_older_keras_number_their_layers(tmp_path):
     """Keras 3 before it wrote the layers' names: strip them and read by order."""
-    model = randomise(create("resnet20", depths=(1, 1, 1)))
+    model = randomize_weights(create("resnet20", depths=(1, 1, 1)))
     model.save_weights(tmp_path / "old.weights.h5")
     with h5py.File(tmp_path / "old.weights.h5", "r+") as file:
         for group in file["layers"].values():
@@ -254,7 +254,7 @@ def test_layers_in_front_of_an_input_tensor_are_not_the_networks(trained):
     inputs = keras.Input((32, 32, 5))
     adapter = keras.layers.Conv2D(3, 1, name="adapter")
     model = create("resnet20", weights=trained[1] / "weights.pth", input_tensor=adapter(inputs))
-    x = images(2, 32, 32, 5)
+    x = random_images(2, 32, 32, 5)
     expected = predict(trained[0], keras.ops.convert_to_numpy(adapter(x)))
     np.testing.assert_allclose(predict(model, x), expected, rtol=1e-4, atol=1e-5)
 
@@ -297,7 +297,7 @@ def test_timms_config_json_beside_the_weights_is_heard(trained):
 
 def test_size_and_channels_come_with_the_weights(tmp_path):
     """A network for 8x8 grey images, in a file of ours, is built for 8x8 grey images."""
-    model = randomise(create("resnet20", input_shape=(8, 8, 1)))
+    model = randomize_weights(create("resnet20", input_shape=(8, 8, 1)))
     model.info["preprocessing"] = Preprocessing("tf", 8, None, channels=1).to_config()
     for suffix in (".safetensors", ".keras", ".h5", ".weights.h5"):
         save_weights(model, tmp_path / f"grey{suffix}")
@@ -306,7 +306,7 @@ def test_size_and_channels_come_with_the_weights(tmp_path):
             loaded = create("resnet20", weights=tmp_path / f"grey{suffix}")
         assert loaded.input_shape == (None, 8, 8, 1)
         assert preprocessing(loaded) == preprocessing(model)
-        x = images(2, 8, 8, 1)
+        x = random_images(2, 8, 8, 1)
         np.testing.assert_array_equal(predict(loaded, x), predict(model, x))
 
 
@@ -335,7 +335,7 @@ def test_a_change_that_the_weights_do_not_allow_is_refused(trained):
 
 def test_a_constructor_takes_the_weights_number_of_classes(trained):
     path = trained[1] / "seven.pth"
-    save_weights(randomise(create("resnet20", classes=7)), path, layout="torchvision")
+    save_weights(randomize_weights(create("resnet20", classes=7)), path, layout="torchvision")
     assert ResNet20(weights=path).output_shape == (None, 7)
     with pytest.warns(UserWarning, match="7 classes"):
         assert ResNet20(weights=path, classes=10).output_shape == (None, 10)

@@ -7,45 +7,29 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from conftest import images, randomise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import narrow, narrow_variants, random_images, randomize_weights
 
-from keras_resnet import ResNet, ResNetSpec, build, endpoints, get_spec, list_models
+from keras_resnet import ResNet, ResNetSpec, build, endpoints, get_spec
 
 
 def predict(model, x):
     return keras.ops.convert_to_numpy(model(x, training=False))
 
 
-def narrow(spec):
-    """A spec with at most two blocks a stage and few channels, to be built in no time."""
-    expansion = 8 if spec.groups > 1 else 1
-    return replace(
-        spec,
-        depths=tuple(min(2, depth) for depth in spec.depths),
-        widths=tuple(8 * expansion * 2**i for i in range(len(spec.widths))),
-        stem_width=8,
-        groups=min(spec.groups, 4),
-        group_width=spec.group_width if spec.groups == 1 else 16,
-    )
-
-
-DISTINCT = {narrow(get_spec(name)): name for name in list_models()}  # those that differ in more than depth
-
-
-@pytest.mark.parametrize("name", DISTINCT.values())
+@pytest.mark.parametrize("name", narrow_variants().values())
 def test_every_variant_builds_trains_one_step_and_round_trips(name, tmp_path):
     spec = narrow(get_spec(name))
     model = build(spec, classes=5, input_shape=(32, 40, 3), name=name)
-    x, y = images(4, 32, 40, 3), np.array([0, 1, 2, 3])
+    x, y = random_images(4, 32, 40, 3), np.array([0, 1, 2, 3])
     before = [np.array(weight) for weight in model.weights]
     model.compile("sgd", "sparse_categorical_crossentropy")
     model.fit(x, y, verbose=0)
     assert all(np.isfinite(weight).all() for weight in model.weights)
     assert sum(not np.array_equal(old, new) for old, new in zip(before, model.weights, strict=True)) > 0.8 * len(before)
 
-    randomise(model).save(tmp_path / "model.keras")
+    randomize_weights(model).save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert (
         isinstance(loaded, ResNet)
@@ -104,8 +88,8 @@ def test_random_specifications_keep_their_promises(spec, size, channels, known, 
     assert stages[-1].shape[1:3] == tuple(-(-side // spec.stride) for side in size)
     assert spec.stride <= spec.output_stride
 
-    x = images(2, *size, channels)
-    answer = predict(randomise(model), x)
+    x = random_images(2, *size, channels)
+    answer = predict(randomize_weights(model), x)
     assert answer.shape == (2, 3)
     np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-4)
     path = tmp_path_factory.mktemp("specs") / "model.keras"
@@ -125,8 +109,8 @@ def test_a_dilated_network_is_the_dense_form_of_the_strided_one(name, size):
     strided, dense = (
         build(replace(spec, output_stride=stride), include_top=False, input_shape=(*size, 3)) for stride in (32, 16)
     )
-    dense.set_weights(randomise(strided).get_weights())
-    x = images(1, *size, 3)
+    dense.set_weights(randomize_weights(strided).get_weights())
+    x = random_images(1, *size, 3)
     np.testing.assert_allclose(predict(dense, x)[:, ::2, ::2], predict(strided, x), rtol=1e-3, atol=1e-3)
 
 
@@ -143,7 +127,7 @@ def test_zero_init_makes_every_block_the_identity():
         model = build(spec, include_top=False, input_shape=(32, 32, 3))
         last, first = (model.get_layer(f"conv5_block{i}_out").output for i in (2, 1))
         probe = keras.Model(model.input, [first, last])
-        first, last = (keras.ops.convert_to_numpy(y) for y in probe(images(2, 32, 32, 3)))
+        first, last = (keras.ops.convert_to_numpy(y) for y in probe(random_images(2, 32, 32, 3)))
         if name != "resnet50v2":
             np.testing.assert_allclose(np.maximum(first, 0), last, atol=1e-6)
         else:
@@ -152,10 +136,10 @@ def test_zero_init_makes_every_block_the_identity():
 
 def test_shortcut_a_subsamples_and_pads_with_zeros():
     spec = replace(get_spec("resnet20"), depths=(1, 1, 1))
-    model = randomise(build(spec, classes=10))
+    model = randomize_weights(build(spec, classes=10))
     block = model.get_layer("conv3_block1_add")
     around = keras.Model(model.input, [block.input[0], model.get_layer("conv2_block1_out").output])
-    shortcut, x = (keras.ops.convert_to_numpy(y) for y in around(images(2, 32, 32, 3)))
+    shortcut, x = (keras.ops.convert_to_numpy(y) for y in around(random_images(2, 32, 32, 3)))
     np.testing.assert_array_equal(shortcut[..., 8:24], x[:, ::2, ::2])
     assert not shortcut[..., :8].any() and not shortcut[..., 24:].any()
 
@@ -187,10 +171,10 @@ def test_drop_path_drops_whole_images():
 def test_channels_first_computes_the_same(name):
     """Where the backend can: TensorFlow's processors transpose."""
     spec = narrow(get_spec(name))
-    last = randomise(build(spec, classes=4, input_shape=(33, 40, 3)))
+    last = randomize_weights(build(spec, classes=4, input_shape=(33, 40, 3)))
     first = build(replace(spec, data_format="channels_first"), classes=4, input_shape=(3, 33, 40))
     first.set_weights(last.get_weights())
-    x = images(2, 33, 40, 3)
+    x = random_images(2, 33, 40, 3)
     np.testing.assert_allclose(predict(first, np.moveaxis(x, -1, 1)), predict(last, x), rtol=1e-4, atol=1e-5)
 
 
@@ -200,7 +184,7 @@ def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32():
     assert model.get_layer("conv5_block1_out").output.dtype == "bfloat16"
     assert model.output.dtype == "float32"
     model.compile("sgd", "sparse_categorical_crossentropy")
-    model.fit(images(4, 32, 32, 3), np.arange(4), verbose=0)
+    model.fit(random_images(4, 32, 32, 3), np.arange(4), verbose=0)
     assert all(np.isfinite(weight).all() for weight in model.weights)
 
 
@@ -224,10 +208,10 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 def test_one_model_of_any_size():
-    model = randomise(build(get_spec("resnet20"), classes=10, input_shape=(None, None, 3)))
+    model = randomize_weights(build(get_spec("resnet20"), classes=10, input_shape=(None, None, 3)))
     fixed = build(get_spec("resnet20"), classes=10, input_shape=(48, 33, 3))
     fixed.set_weights(model.get_weights())
-    x = images(1, 48, 33, 3)
+    x = random_images(1, 48, 33, 3)
     np.testing.assert_allclose(predict(model, x), predict(fixed, x), rtol=1e-5)
 
 
@@ -243,7 +227,7 @@ def test_the_first_activation_of_a_preactivation_net_comes_before_the_paths_part
 @pytest.mark.parametrize("name", ["resnet1202", "preact_resnet1001"])
 def test_the_deepest_networks_save_load_and_clone(name, tmp_path):
     """In a process of its own, whose recursion limit nobody has raised yet."""
-    model = randomise(build(get_spec(name), input_shape=(8, 8, 3)))
+    model = randomize_weights(build(get_spec(name), input_shape=(8, 8, 3)))
     model.save(tmp_path / "deep.keras")
     script = (
         "import sys, keras, keras_resnet; m = keras.saving.load_model(sys.argv[1]); keras.models.clone_model(m);"

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import REFERENCES
+from support import REFERENCES
 
 from keras_resnet import get_spec, save_weights
 from keras_resnet.weights.loading import build_from_file

@@ -7,9 +7,8 @@ import struct
 import keras
 import numpy as np
 import pytest
-from conftest import REFERENCES
-from reading import assert_equal, read_all
 from safetensors.numpy import save_file
+from support import REFERENCES, assert_same_arrays, read_arrays
 
 from keras_resnet.weights.readers import open_weights
 
@@ -33,7 +32,7 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_misnamed_file_is_read_by_its_content(files, tmp_path, name):
     shutil.copy(files / name, tmp_path / "weights.txt")
-    assert_equal(read_all(tmp_path / "weights.txt"), read_all(files / name))
+    assert_same_arrays(read_arrays(tmp_path / "weights.txt"), read_arrays(files / name))
 
 
 @pytest.mark.parametrize(
@@ -54,14 +53,14 @@ def test_a_misnamed_file_is_read_by_its_content(files, tmp_path, name):
 def test_what_is_no_weights_file_is_refused_by_name(tmp_path, content):
     (tmp_path / "odd.h5").write_bytes(content)
     with pytest.raises(ValueError, match=r"should.*Received: path='.*odd\.h5'"):
-        read_all(tmp_path / "odd.h5")
+        read_arrays(tmp_path / "odd.h5")
 
 
 def test_missing_files_and_folders_are_refused_by_name(tmp_path):
     with pytest.raises(FileNotFoundError, match="should be.*Received: path='.*absent.h5'"):
-        read_all(tmp_path / "absent.h5")
+        read_arrays(tmp_path / "absent.h5")
     with pytest.raises(ValueError, match="not a folder"):
-        read_all(tmp_path)
+        read_arrays(tmp_path)
 
 
 def test_errors_inside_the_block_stay_what_they_are(files):

@@ -5,8 +5,8 @@ import struct
 
 import numpy as np
 import pytest
-from reading import assert_equal, expect_arrays_or_refusal, read_all
 from safetensors.numpy import save_file
+from support import assert_damaged_files_are_refused, assert_same_arrays, read_arrays
 
 from keras_resnet.weights.readers import open_weights
 
@@ -19,13 +19,13 @@ def test_safetensors_give_their_arrays_and_metadata(tmp_path):
     with open_weights(tmp_path / "a.bin") as weights:
         assert (weights.format, weights.config) == ("safetensors", {"format": "pt"})
     expected = {name: a.astype("float32") if a.dtype.kind == "f" else a for name, a in arrays.items()}
-    assert_equal(read_all(tmp_path / "a.bin"), expected)
+    assert_same_arrays(read_arrays(tmp_path / "a.bin"), expected)
 
 
 def test_a_prefix_is_kept_unless_all_names_have_it(tmp_path):
     arrays = {"model.conv1.weight": np.ones(2, "float32"), "fc.weight": np.zeros(2, "float32")}
     save_file(arrays, tmp_path / "a.safetensors")
-    assert_equal(read_all(tmp_path / "a.safetensors"), arrays)
+    assert_same_arrays(read_arrays(tmp_path / "a.safetensors"), arrays)
 
 
 def write_safetensors(path, dtype, shape, data):
@@ -35,16 +35,16 @@ def write_safetensors(path, dtype, shape, data):
 
 def test_safetensors_bfloat16_is_the_upper_half_of_a_float32(tmp_path):
     write_safetensors(tmp_path / "a", "BF16", [1, 3], b"\x80\x3f\x00\xc0\x20\x40")
-    assert_equal(read_all(tmp_path / "a"), {"a": np.array([[1, -2, 2.5]], "float32")})
+    assert_same_arrays(read_arrays(tmp_path / "a"), {"a": np.array([[1, -2, 2.5]], "float32")})
 
 
 @pytest.mark.parametrize("shape", [[2**31, 2**31], [2**62, 4], [5], [-1]])
 def test_safetensors_with_a_wrong_shape_are_refused(tmp_path, shape):
     write_safetensors(tmp_path / "hostile", "F32", shape, bytes(16))
     with pytest.raises(ValueError, match="hostile"):
-        read_all(tmp_path / "hostile")
+        read_arrays(tmp_path / "hostile")
 
 
 def test_damaged_safetensors_are_read_or_refused(tmp_path):
     save_file({"a": np.ones((3, 4), "float32"), "b": np.ones(5, "float16")}, tmp_path / "a")
-    expect_arrays_or_refusal((tmp_path / "a").read_bytes(), 200, tmp_path / "b")
+    assert_damaged_files_are_refused((tmp_path / "a").read_bytes(), 200, tmp_path / "b")

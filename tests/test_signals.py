@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import images, randomise
+from support import random_images, randomize_weights
 
 from keras_resnet import ResNetSpec, analysis, build, create, endpoints, get_spec, preprocessing
 from keras_resnet.analysis.responses import BATCH
@@ -30,7 +30,7 @@ NETWORKS = {
 
 def network(name, **arguments):
     """With five classes, for images of 32x32 pixels unless told otherwise."""
-    return randomise(build(NETWORKS[name], classes=5, **{"input_shape": (32, 32, 3), **arguments}))
+    return randomize_weights(build(NETWORKS[name], classes=5, **{"input_shape": (32, 32, 3), **arguments}))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_layer_responses_are_numpys_on_real_images(cifar10):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_layer_responses_of_every_kind_of_network(name):
-    model, inputs = network(name), images(BATCH + 3, 32, 32, 3)
+    model, inputs = network(name), random_images(BATCH + 3, 32, 32, 3)
     found = analysis.layer_responses(model, inputs)
     kernels = {layer.name: layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)}
     assert list(found) == [key for key, layer in kernels.items() if layer.kernel_size == (3, 3)]
@@ -91,7 +91,7 @@ def measured_at(model, name):
 
 
 def test_small_responses_around_a_large_mean_do_not_cancel():
-    model, inputs = network("basic"), images(8, 32, 32, 3)
+    model, inputs = network("basic"), random_images(8, 32, 32, 3)
     norm = model.get_layer("conv1_bn")
     norm.beta.assign(np.full(norm.beta.shape, 1000.0))
     expected = outputs(model, "conv1_bn", inputs).std(dtype="float64")
@@ -108,7 +108,7 @@ def state(model):
 @pytest.mark.parametrize("name", ["basic", "pre-activation", "bottleneck"])
 def test_gradient_norms_are_those_of_a_training_step(name):
     tf = pytest.importorskip("tensorflow")
-    model, inputs, labels = network(name), images(6, 32, 32, 3), np.arange(6) % 5
+    model, inputs, labels = network(name), random_images(6, 32, 32, 3), np.arange(6) % 5
     before = state(model)
     found = analysis.gradient_norms(model, inputs, labels)
     for old, new in zip(before, state(model), strict=True):
@@ -122,7 +122,7 @@ def test_gradient_norms_are_those_of_a_training_step(name):
 
 
 def test_gradient_norms_do_not_depend_on_where_the_softmax_is():
-    inputs, labels = images(6, 32, 32, 3), np.arange(6) % 5
+    inputs, labels = random_images(6, 32, 32, 3), np.arange(6) % 5
     norms = [
         analysis.gradient_norms(network("basic", classifier_activation=activation), inputs, labels)
         for activation in ("softmax", None)
@@ -132,7 +132,7 @@ def test_gradient_norms_do_not_depend_on_where_the_softmax_is():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_forward_variances_use_the_statistics_of_the_batch(name):
-    model, inputs = network(name), images(6, 32, 32, 3)
+    model, inputs = network(name), random_images(6, 32, 32, 3)
     before = state(model)
     keras.utils.set_random_seed(3)
     found = analysis.forward_variances(model, inputs)
@@ -148,7 +148,7 @@ def test_forward_variances_use_the_statistics_of_the_batch(name):
 def test_signals_of_a_fresh_network_have_unit_variance():
     """Batch norm, before it is trained, normalises: in plain nets too (He et al. 2015, sec. 4.1)."""
     model = build(NETWORKS["plain"], classes=5, input_shape=(32, 32, 3))
-    found = analysis.forward_variances(model, images(16, 32, 32, 3))
+    found = analysis.forward_variances(model, random_images(16, 32, 32, 3))
     np.testing.assert_allclose(list(found.values()), 1, rtol=1e-3)
 
 
@@ -169,7 +169,7 @@ def test_endpoints_are_found_in_a_built_model(name):
 
 
 def test_feature_maps_by_layer_and_by_endpoint():
-    model, inputs = network("basic"), images(3, 32, 32, 3)
+    model, inputs = network("basic"), random_images(3, 32, 32, 3)
     maps = analysis.feature_maps(model, inputs, "stage2")
     assert maps.shape == (3, 16, 16, 12) and maps.dtype == np.float32
     np.testing.assert_allclose(maps, outputs(model, "conv3_block2_out", inputs), rtol=1e-5)
@@ -209,7 +209,7 @@ def test_grad_cam_of_the_last_map_is_cam_on_real_images(cifar10):
 
 def test_grad_cam_of_an_earlier_layer_is_autodiffs():
     tf = pytest.importorskip("tensorflow")
-    inputs = images(4, 32, 32, 3)
+    inputs = random_images(4, 32, 32, 3)
     models = [network("basic", classifier_activation=activation) for activation in (None, "softmax")]
     both = keras.Model(models[0].inputs[0], [models[0].get_layer("conv3_block1_out").output, models[0].output])
     with tf.GradientTape() as tape:
@@ -224,7 +224,7 @@ def test_grad_cam_of_an_earlier_layer_is_autodiffs():
 
 
 def test_grad_cam_where_nothing_speaks_for_a_class_is_zero():
-    model, inputs = network("basic"), images(2, 32, 32, 3)
+    model, inputs = network("basic"), random_images(2, 32, 32, 3)
     kernel = model.layers[-1].kernel
     kernel.assign(-abs(keras.ops.convert_to_numpy(kernel)))
     np.testing.assert_array_equal(analysis.grad_cam(model, inputs, [0, 4]), np.zeros((2, 16, 16)))
@@ -241,7 +241,7 @@ def test_other_models_of_keras_are_looked_into():
             layers.Softmax(),
         ]
     )
-    inputs = images(3, 16, 16, 3)
+    inputs = random_images(3, 16, 16, 3)
     kernel = keras.ops.convert_to_numpy(model.layers[2].kernel)
     maps = np.maximum(np.einsum("bhwc,c->bhw", outputs(model, model.layers[0].name, inputs), kernel[:, 1]), 0)
     expected = maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-30)
@@ -267,8 +267,10 @@ def test_reduced_precision_says_nearly_the_same(cifar10):
 def everything(data_format):
     """What all functions say of one network, as JSON values."""
     spec = replace(NECK, depths=(1, 1), data_format=data_format)
-    model = randomise(build(spec, classes=5, input_shape=(3, 16, 16) if spec.channel_axis == 1 else (16, 16, 3)))
-    inputs = images(4, 16, 16, 3)
+    model = randomize_weights(
+        build(spec, classes=5, input_shape=(3, 16, 16) if spec.channel_axis == 1 else (16, 16, 3))
+    )
+    inputs = random_images(4, 16, 16, 3)
     inputs = np.moveaxis(inputs, -1, 1) if spec.channel_axis == 1 else inputs
     return [
         list(analysis.layer_responses(model, inputs).values()),
@@ -318,7 +320,7 @@ BAD = {
 def test_bad_input_is_said_to_be_bad(name):
     call, message = BAD[name]
     with pytest.raises(ValueError, match=message):
-        call(network("basic"), images(2, 32, 32, 3))
+        call(network("basic"), random_images(2, 32, 32, 3))
 
 
 def test_models_that_cannot_be_measured_are_refused():
@@ -326,7 +328,7 @@ def test_models_that_cannot_be_measured_are_refused():
     headless = build(TINY, include_top=False, input_shape=(32, 32, 3))
     two = [keras.layers.Input((8, 8, 3)), keras.layers.Input((8, 8, 3))]
     siamese = keras.Model(two, keras.layers.Add()([keras.layers.Conv2D(2, 3)(x) for x in two]))
-    inputs = images(2, 32, 32, 3)
+    inputs = random_images(2, 32, 32, 3)
     for call, message in (
         (lambda: analysis.first_filters(dense), "should have convolutions"),
         (lambda: analysis.layer_responses(siamese, inputs), "should have one input"),
