@@ -145,7 +145,7 @@ def _member(archive, info):
     size = member_size(archive, info)
     with archive.open(info) as file:
         shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
-        stored, said = size - file.set_preprocessing(), math.prod(shape) * dtype.itemsize
+        stored, said = size - file.tell(), math.prod(shape) * dtype.itemsize
         if dtype.hasobject or not dtype.itemsize or 0 in shape[1:] or stored != said:
             raise ValueError(f"{info.filename} of {stored} bytes says it is {shape} of {dtype}")
         return np.ndarray(shape, dtype, file.read(said), order="F" if by_columns else "C")

@@ -44,7 +44,7 @@ def open_torch_stream(path, file):
     begins, sizes = {}, {}
     for key in _unpickled(file):
         count = struct.unpack("<q", file.read(8))[0]
-        begins[key], sizes[key] = file.set_preprocessing(), count * unpickler.itemsizes[key]
+        begins[key], sizes[key] = file.tell(), count * unpickler.itemsizes[key]
         if count < 0 or begins[key] + sizes[key] > path.stat().st_size:
             raise Refusal(f"Storage {key!r} of {count} elements should lie inside the file.")
         file.seek(sizes[key], io.SEEK_CUR)
