@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from keras_resnet.architecture.metadata import to_data_format
+from keras_resnet.architecture.metadata import model_spec, to_data_format
 from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.data.image_files import raise_if_unreadable
 from keras_resnet.data.labels import are_unnamed, class_numbers, class_rows
@@ -206,7 +206,7 @@ class Scorer:
 
     def __init__(self, model, protocol):
         self.preprocessing, self.views = preprocessing(model), protocol.views
-        spec, size = getattr(model, "spec", None), self.preprocessing.size
+        spec, size = model_spec(model), self.preprocessing.size
         check_scales(protocol, self.preprocessing, spec.minimum_size if spec else SMALLEST_SIDE)
         self.models = [model] * max(1, len(protocol.scales))
         """The network for each scale."""

@@ -1,5 +1,6 @@
 """Files that are either whole or untouched."""
 
+import json
 import os
 import secrets
 from contextlib import contextmanager
@@ -46,6 +47,28 @@ def check_writable(path):
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise PermissionError(f"The folder of `path` should be writable. Received: path={str(path)!r}")
     return target
+
+
+def read_json(path):
+    """The values in a JSON file.
+
+    Raises:
+        ValueError: if the file is not JSON. OSError: if it cannot be read.
+    """
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"Expected a JSON file ({error}). Received: {path}") from error
+
+
+def write_json(values, path):
+    """Writes values as a JSON file, atomically.
+
+    Raises:
+        OSError: as `atomic_write`.
+    """
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
 def save_figure(figure, path):

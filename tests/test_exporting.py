@@ -19,6 +19,7 @@ from support import narrow, random_images, randomize_weights, stabilize
 
 import keras_resnet
 from keras_resnet import build, create, export, feature_extractor, get_spec, list_models, load_dataset, load_exported
+from keras_resnet.architecture.metadata import channel_axis
 from keras_resnet.data.datasets import natural_preprocessing
 from keras_resnet.deployment import onnx_files, places
 from keras_resnet.deployment.exported import is_exported
@@ -49,7 +50,7 @@ def need(form):
 def told(model):
     """A randomised model that knows how its images are prepared."""
     *sides, channels = model.input_shape[1:]
-    if getattr(model, "spec", None) and model.spec.channel_axis == 1:
+    if channel_axis(model) == 1:
         channels, *sides = model.input_shape[1:]
     set_preprocessing(randomize_weights(model), natural_preprocessing((*sides, channels)), "torch")
     return model

@@ -9,6 +9,7 @@ from keras import layers
 from support import narrow, narrow_variants, random_images, randomize_weights, stabilize
 
 from keras_resnet import build, create, fold_batch_norm, get_spec, list_models
+from keras_resnet.architecture.metadata import model_spec
 from keras_resnet.data.datasets import natural_preprocessing
 from keras_resnet.models.preprocessing import set_preprocessing
 
@@ -23,7 +24,7 @@ def folded(model, x=None):
     """A randomised model, folded; asserts that it answers as before."""
     x = random_images(2, *model.input_shape[1:]) if x is None else x
     model = randomize_weights(model)
-    expected, copy = answers(stabilize(model) if getattr(model, "spec", None) else model, x), fold_batch_norm(model)
+    expected, copy = answers(stabilize(model) if model_spec(model) else model, x), fold_batch_norm(model)
     assert np.isfinite(expected).all()
     assert np.abs(answers(copy, x) - expected).max() <= 1e-4 * np.abs(expected).max()
     return copy

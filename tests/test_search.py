@@ -19,6 +19,7 @@ from PIL import Image
 from sklearn.linear_model import BayesianRidge
 
 from keras_resnet import complexity, from_arrays, get_recipe, get_spec, load_dataset, load_model
+from keras_resnet.architecture.spec import read_spec, write_spec
 from keras_resnet.data.datasets import Stream
 from keras_resnet.search import budget as budget_module
 from keras_resnet.search import hypermodel
@@ -27,7 +28,7 @@ from keras_resnet.search.candidates import set_aside
 from keras_resnet.search.hypermodel import ResNetHyperModel
 from keras_resnet.search.oracles import ORACLES, Trials
 from keras_resnet.search.results import COSTS, Candidate, SearchResult, as_markdown
-from keras_resnet.search.space import SPACE, changes_of, read_spec, rows_for, settle, spec_of, write_spec
+from keras_resnet.search.space import SPACE, changes_of, rows_for, settle, spec_of
 from keras_resnet.search.tune import tune
 from keras_resnet.training import model_setup
 

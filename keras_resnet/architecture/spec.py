@@ -1,7 +1,7 @@
 """The specification: one frozen dataclass that describes any member of the family."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import accumulate, pairwise
 
@@ -11,6 +11,7 @@ from keras_resnet.architecture.blocks import TRANSFORMS, Block
 from keras_resnet.architecture.shortcuts import SHORTCUTS
 from keras_resnet.architecture.stems import STEMS
 from keras_resnet.errors import is_integer, is_number, unknown_name_error
+from keras_resnet.files import read_json, write_json
 
 _CHOICES = {
     "block": tuple(TRANSFORMS),
@@ -212,3 +213,26 @@ class ResNetSpec:
     def to_config(self):
         """The values as JSON can hold them; `ResNetSpec(**config)` is the way back."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def write_spec(spec, path):
+    """Writes a ResNetSpec as a JSON file, for `read_spec` and `keras-resnet train --spec`."""
+    write_json(spec.to_config(), path)
+
+
+def read_spec(path):
+    """The ResNetSpec in a JSON file that `write_spec` wrote.
+
+    Raises:
+        ValueError: if the file is not a JSON object with a valid value for each field. OSError: if it cannot be read.
+    """
+    config, known = read_json(path), sorted(field.name for field in fields(ResNetSpec))
+    expected = f"Expected a ResNetSpec as JSON: a value for each of its fields. Received: {path}"
+    if not isinstance(config, dict):
+        raise ValueError(expected)
+    for name in config:
+        if name not in known:
+            raise unknown_name_error("spec", name, known, f"fields of a ResNetSpec, in {path}")
+    if missing := [name for name in known if name not in config]:
+        raise ValueError(f"{expected} without {missing}")
+    return ResNetSpec(**config)

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from keras_resnet.architecture.metadata import model_info
 from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.data.pipelines import training_batches
 from keras_resnet.data.preprocessing import Preprocessing
@@ -57,7 +58,7 @@ def extraction(model, job, folder):
 
 def _over_images(look, model, job, folder):
     dataset = _dataset(job, folder, IMAGES)
-    model.info = {**(model.info or {}), "preprocessing": dataset.preprocessing.to_config()}
+    model.info = {**model_info(model), "preprocessing": dataset.preprocessing.to_config()}
 
     def run(steps):
         test = dataset.train[np.arange(steps * job.batch_size) % IMAGES]

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_resnet import analysis
+from keras_resnet.architecture.metadata import model_info, model_spec
 from keras_resnet.cli.app import (
     AsJson,
     Changes,
@@ -35,10 +36,10 @@ from keras_resnet.cli.app import (
 from keras_resnet.cli.testing import AllWeights, Labels, Mode, Models, Part, TestSet, networks
 from keras_resnet.data.sources import load_test
 from keras_resnet.evaluation import labelled_inputs, spread
+from keras_resnet.files import write_json
 from keras_resnet.models.preprocessing import set_preprocessing
 from keras_resnet.studies.degradation import degradation as run_degradation
 from keras_resnet.studies.sizes import SIZES
-from keras_resnet.training.workdir import write_json
 
 study = typer.Typer(help="The paper's own experiments.", no_args_is_help=True)
 app.add_typer(study, name="study")
@@ -155,7 +156,7 @@ def signals(
     measured = networks(model or ["resnet50"], weights, required=False)
     images = spread(load_test(dataset, split, data_dir, download, labels, skip_bad), batch_size)
     for one in measured.values():
-        known = (getattr(one, "info", None) or {}).get("preprocessing")
+        known = model_info(one).get("preprocessing")
         set_preprocessing(one, images.preprocessing, mode if known else mode or images.preprocessing.mode)
     variances, norms = {}, {}
     for name, one in measured.items():
@@ -217,7 +218,7 @@ def complexity(
     if as_json:
         return print_json([vars(row) for row in rows])
     out.print(_layers(rows) if one else _comparison(rows))
-    if getattr(one, "spec", None):
+    if model_spec(one):
         fields = analysis.receptive_fields(one.spec).items()
         out.print("receptive fields:", ", ".join(f"{name} {field.size} px" for name, field in fields), highlight=False)
 

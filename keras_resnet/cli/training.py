@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 import keras_resnet
+from keras_resnet.architecture.spec import read_spec
 from keras_resnet.benchmark.compare import compare
 from keras_resnet.benchmark.contenders import CONTENDERS, PRECISIONS, TASKS
 from keras_resnet.benchmark.report import notes, table
@@ -37,7 +38,6 @@ from keras_resnet.cli.app import (
     source,
 )
 from keras_resnet.files import atomic_write
-from keras_resnet.search.space import read_spec
 
 
 @app.command()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import keras
 
-from keras_resnet.architecture.metadata import image_shape
+from keras_resnet.architecture.metadata import image_shape, model_info
 from keras_resnet.data.datasets import natural_preprocessing
 from keras_resnet.deployment.exported import Exported
 from keras_resnet.deployment.formats.table import (
@@ -171,7 +171,7 @@ def _check_outputs(model):
 
 def _look(model, raw):
     """The Preprocessing of the model; of a raw one that does not know it, any for its images."""
-    known = (getattr(model, "info", None) or {}).get("preprocessing")
+    known = model_info(model).get("preprocessing")
     if known or not raw:
         return preprocessing(model)
     return natural_preprocessing(image_shape(model))

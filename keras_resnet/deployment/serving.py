@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import keras
 import numpy as np
 
-from keras_resnet.architecture.metadata import channel_axis, copy_metadata
+from keras_resnet.architecture.metadata import channel_axis, copy_metadata, model_info
 from keras_resnet.data.labels import class_rows
 from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
 from keras_resnet.models.preprocessing import class_names, preprocessing
@@ -135,7 +135,7 @@ def metadata(model, form, precision, raw):
     """The Metadata of a network that is to be exported in a format of FORMATS."""
     classifies = not isinstance(model.output, dict) and name_of_output(model) != "features"
     names = class_names(model) if classifies else None
-    info = getattr(model, "info", None) or {}
+    info = model_info(model)
     return Metadata(
         name=model.name,
         format=form,

@@ -17,7 +17,7 @@ from keras_tuner.errors import FatalError
 from keras_tuner.src.distribute.utils import is_chief_oracle
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
-from keras_resnet.training.workdir import write_json
+from keras_resnet.files import write_json
 
 OBJECTIVE = "top1_accuracy"
 DRAWS = 2_000

@@ -8,7 +8,6 @@ from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import STEMS
 from keras_resnet.errors import is_number, unknown_name_error
 from keras_resnet.training.recipes import Recipe, changed, get_recipe
-from keras_resnet.training.workdir import read_json, write_json
 
 SPACE = {
     # name -> (method of keras_tuner.HyperParameters, its arguments). What is made to fit shrinks row after row.
@@ -142,27 +141,3 @@ def changes_of(values):
     """{name: value} -> what changes in the recipe. Hyperband says how many epochs a candidate is worth."""
     changes = {name: value for name, value in values.items() if name in _RECIPE}
     return changes | ({"epochs": values["tuner/epochs"]} if "tuner/epochs" in values else {})
-
-
-def write_spec(spec, path):
-    """Writes a ResNetSpec as JSON, for `read_spec` and `keras-resnet train --spec`."""
-    write_json(spec.to_config(), path)
-
-
-def read_spec(path):
-    """The ResNetSpec in a JSON file.
-
-    Raises:
-        ValueError: if the file holds none. OSError: if it cannot be read.
-    """
-    config, known = read_json(path), sorted(_SPEC)
-    if not isinstance(config, dict):
-        raise ValueError(f"Expected a ResNetSpec as JSON: a value for each of its fields. Received: {path}")
-    for name in config:
-        if name not in known:
-            raise unknown_name_error("spec", name, known, f"fields of a ResNetSpec, in {path}")
-    if missing := [name for name in known if name not in config]:
-        raise ValueError(
-            f"Expected a ResNetSpec as JSON: a value for each of its fields. Received: {path} without {missing}"
-        )
-    return ResNetSpec(**config)

@@ -7,17 +7,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from keras_resnet.architecture.spec import write_spec
 from keras_resnet.data.datasets import TEST_SHARE
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, unknown_name_error
-from keras_resnet.files import atomic_write
+from keras_resnet.files import atomic_write, read_json, write_json
 from keras_resnet.search.budget import Budget, Candidates
 from keras_resnet.search.candidates import Training, set_aside
 from keras_resnet.search.results import Candidate, SearchResult, as_markdown, draw
-from keras_resnet.search.space import SPACE, changes_of, rows_for, settle, spec_of, write_spec
+from keras_resnet.search.space import SPACE, changes_of, rows_for, settle, spec_of
 from keras_resnet.training.checkpoints import OTHERWISE, check_settings
 from keras_resnet.training.devices import Devices
-from keras_resnet.training.workdir import REPORT, read_json, writable, write_json
+from keras_resnet.training.workdir import REPORT, writable
 
 SETTINGS, ORACLE = "search.json", "oracle.json"
 RESULT, TABLE, IMAGE, WINNER = "results.json", "results.md", "results.png", "winner.json"

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import unknown_name_error
-from keras_resnet.files import atomic_write
+from keras_resnet.files import atomic_write, read_json, write_json
 from keras_resnet.studies.results import FAMILIES, Degradation, as_markdown, read_cell, read_history
 from keras_resnet.studies.sizes import SIZES, subset
 from keras_resnet.training.callbacks import run_in_series
@@ -20,7 +20,7 @@ from keras_resnet.training.devices import Devices
 from keras_resnet.training.model_setup import check_precision
 from keras_resnet.training.recipes import changed, get_recipe
 from keras_resnet.training.train import check, train
-from keras_resnet.training.workdir import HISTORY, REPORT, SETTINGS, prepare, read_json, write_json
+from keras_resnet.training.workdir import HISTORY, REPORT, SETTINGS, prepare
 from keras_resnet.variants import list_models
 
 IMAGE, TABLE, RESULT = "degradation.png", "degradation.md", "degradation.json"

@@ -4,7 +4,8 @@ import csv
 import re
 from dataclasses import asdict, dataclass
 
-from keras_resnet.training.workdir import HISTORY, REPORT, read_json
+from keras_resnet.files import read_json
+from keras_resnet.training.workdir import HISTORY, REPORT
 
 FAMILIES = {"plain": "plain networks", "resnet": "residual networks"}
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import keras
 
+from keras_resnet.architecture.metadata import model_spec
 from keras_resnet.architecture.network import build, num_stages, stage_index
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import unknown_name_error
@@ -48,7 +49,7 @@ def _as_it_is(model, dataset, recipe, precision):
             f"`model` should take images of {sorted(shapes)} and end with a softmax over {classes} classes. "
             f"Received: {model.name} from {model.input_shape[1:]} to {model.output_shape[1:]}"
         )
-    if recipe.drop_path and getattr(getattr(model, "spec", None), "drop_path", 0) != recipe.drop_path:
+    if recipe.drop_path and getattr(model_spec(model), "drop_path", 0) != recipe.drop_path:
         raise ValueError(
             "`drop_path` of a recipe should be 0 for a Keras model, unless it was built with it. "
             f"Received: drop_path={recipe.drop_path}"
@@ -130,7 +131,7 @@ def _layer_rates(model, decay):
 
 def settings_of(model, dataset, recipe, seed, sync_batch_norm):
     """Everything that decides the outcome, as JSON values."""
-    spec = getattr(model, "spec", None)
+    spec = model_spec(model)
     return {
         "model": model.name,
         "spec": spec and spec.to_config(),

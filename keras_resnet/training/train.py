@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import keras
 
+from keras_resnet.architecture.metadata import model_info
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, unknown_name_error
@@ -256,7 +257,7 @@ def _finished(model, images, recorder):
         use_averages(model, images.for_statistics())
     if recorder.keep_best:
         recorder.restore_best(model)
-    model.info = {**(getattr(model, "info", None) or {}), **_info(images.dataset)}
+    model.info = {**model_info(model), **_info(images.dataset)}
     report = {**recorder.settings, **_measure(model, images, recorder), **_speed(recorder.position)}
     if LOSSES[recipe.loss][1]:
         model.layers[-1].activation = keras.activations.softmax

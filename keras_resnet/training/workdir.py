@@ -1,12 +1,11 @@
 """The folder of a run: what is in it, and that it can hold what will come."""
 
 import csv
-import json
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-from keras_resnet.files import atomic_write, remove_leftovers
+from keras_resnet.files import atomic_write, read_json, remove_leftovers, write_json
 from keras_resnet.training.checkpoints import check_settings
 
 MODEL, CHECKPOINT, HISTORY, CURVES = "model.keras", "checkpoint.safetensors", "history.csv", "curves.png"
@@ -84,24 +83,6 @@ def write_run(model, report, folder):
     with atomic_write(folder / MODEL) as partial:
         model.save(partial)
     write_json(report, folder / REPORT)
-
-
-def read_json(path):
-    """The values of a JSON file.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    try:
-        return json.loads(Path(path).read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"Expected a JSON file ({error}). Received: {path}") from error
-
-
-def write_json(values, path):
-    """Values -> JSON file, whole or not at all."""
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
 def columns(rows):

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resnet.architecture.metadata import channel_axis
+from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.data.datasets import Dataset, Split, Stream
 from keras_resnet.data.image_files import find_images, raise_if_unreadable
 from keras_resnet.data.image_folders import TESTS
@@ -236,7 +236,7 @@ def _vectors(extractor, inputs, places, batch_size):
         full = np.zeros((batch_size, *inputs.shape[1:]), inputs.dtype)
         full[places] = inputs
         return _vectors(extractor, full, slice(None), batch_size)[places]
-    (vectors,) = extractor.predict_on_batch(np.moveaxis(inputs, -1, channel_axis(extractor))).values()
+    (vectors,) = extractor.predict_on_batch(to_data_format(extractor, inputs)).values()
     vectors = np.asarray(keras.ops.convert_to_numpy(vectors), "float32")
     if not np.isfinite(vectors).all():
         raise FloatingPointError(f"`model` should return numbers. Received: NaN or Inf from {extractor.name}")

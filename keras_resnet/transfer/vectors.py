@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_resnet.architecture.metadata import model_info, model_spec
 from keras_resnet.errors import check_integers
-from keras_resnet.files import atomic_write, check_writable, remove_leftovers
+from keras_resnet.files import atomic_write, check_writable, read_json, remove_leftovers, write_json
 from keras_resnet.models.feature_extractor import PRE_LOGITS
 from keras_resnet.models.preprocessing import preprocessing, weights_digest
 from keras_resnet.training.checkpoints import OTHERWISE, check_settings
-from keras_resnet.training.workdir import read_json, write_json
 from keras_resnet.transfer.extraction import (
     Features,
     batches,
@@ -108,8 +108,8 @@ def _settings(extractor, source, endpoint, pooling, batch_size):
     files = "\n".join(f"{name}\t{size}" for name, size in zip(source.names, sizes, strict=True))
     return {
         "model": extractor.name,
-        "spec": extractor.spec and extractor.spec.to_config(),
-        "weights": extractor.info.get("weights"),
+        "spec": (spec := model_spec(extractor)) and spec.to_config(),
+        "weights": model_info(extractor).get("weights"),
         "preprocessing": preprocessing(extractor).to_config(),
         "precision": _precision(extractor),
         "endpoint": endpoint,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_resnet.architecture.metadata import model_spec
 from keras_resnet.architecture.network import build
 from keras_resnet.data.labels import CIFAR10_CLASSES, imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
@@ -98,7 +99,7 @@ def build_from_file(
 
 def check_ours(model):
     """Raises a ValueError for a model that does not know its ResNetSpec."""
-    if getattr(model, "spec", None) is None:
+    if model_spec(model) is None:
         raise ValueError(
             "`model` should be a network of keras_resnet, with its `spec` (clones lose it: clone.spec = model.spec). "
             f"Received: model={model!r}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import keras
 
+from keras_resnet.architecture.metadata import model_info
 from keras_resnet.files import atomic_write
 from keras_resnet.weights.layouts import check_arrangement, layout_named, match_spec_to_weights, their_array, variables
 from keras_resnet.weights.loading import check_ours
@@ -31,7 +32,7 @@ def save_weights(model, path, layout="keras"):
     if layout == "auto":
         layout = "timm" if model.spec.preactivation else "torchvision"
     layout = layout_named(layout)
-    about = json.dumps({"spec": model.spec.to_config(), "info": dict(model.info or {})})
+    about = json.dumps({"spec": model.spec.to_config(), "info": model_info(model)})
     if not layout.kinds and path.name.endswith((".weights.h5", ".keras")):
         _save_with_keras(model, path, about)
         return
