@@ -16,9 +16,9 @@ def write(order, path):
     import onnx
 
     model, signature = order.graph()
-    with _rubbish_collected():
+    with _collect_between_passes():
         model.export(str(path), format="onnx", verbose=False, input_signature=signature)
-    onnx.save(_with_zeros_that_stay(onnx.load(path)), path)
+    onnx.save(_avoid_pad_fusion(onnx.load(path)), path)
     if order.precision == "int8":
         _quantize(path, order.samples)
     found = onnx.load(path)
@@ -32,22 +32,27 @@ def write(order, path):
 
 
 @contextmanager
-def _rubbish_collected():
-    """Frees memory between the passes of tf2onnx's optimiser: each copies the graph with its weights, in cycles.
+def _collect_between_passes():
+    """Frees memory between the passes of tf2onnx's optimizer (1.17): each leaves a copy of the graph in cycles.
 
-    What was there before is not looked through each time: with TensorFlow loaded that takes longer than a pass.
+    Objects from before are frozen: with TensorFlow loaded, collecting them takes longer than a pass. A tf2onnx without
+    such passes is left as it is.
     """
-    from tf2onnx.optimizer.optimizer_base import GraphOptimizerBase
+    try:
+        from tf2onnx.optimizer.optimizer_base import GraphOptimizerBase
 
-    optimize = GraphOptimizerBase.optimize
+        optimize = GraphOptimizerBase.optimize
+    except (ImportError, AttributeError):
+        yield
+        return
 
-    def and_collect(*arguments):
+    def collect_and_optimize(*arguments):
         gc.collect()
         return optimize(*arguments)
 
     gc.collect()
     gc.freeze()
-    GraphOptimizerBase.optimize = and_collect
+    GraphOptimizerBase.optimize = collect_and_optimize
     try:
         yield
     finally:
@@ -55,20 +60,21 @@ def _rubbish_collected():
         gc.unfreeze()
 
 
-def _with_zeros_that_stay(model):
-    """The same, with the least positive number where zeros are put around the input of a max pooling.
+def _avoid_pad_fusion(model):
+    """Replaces the zeros that are padded around a max pooling's input by the smallest positive number.
 
-    ONNX Runtime (1.31) makes zeros there the pooling's own padding, which is minus infinity: where the numbers may be
-    negative, as in pre-activation networks, that is another network. Other numbers than zero it leaves alone.
+    ONNX Runtime up to 1.31 fuses a padding with zeros into the pooling, whose own padding is minus infinity: another
+    result where the inputs may be negative, as in pre-activation networks. Other values are not fused. Exported files
+    may be run by such a version wherever they go, so this stays until those versions are out of use.
     """
     import onnx
 
     pooled = {node.input[0] for node in model.graph.node if node.op_type == "MaxPool"}
     padded = [node for node in model.graph.node if node.op_type == "Pad" and node.output[0] in pooled]
-    least = onnx.numpy_helper.from_array(np.array(np.finfo("float32").smallest_normal), "nearly_zero")
+    smallest = onnx.numpy_helper.from_array(np.array(np.finfo("float32").smallest_normal), "nearly_zero")
     for node in padded:
-        node.input[2:] = [least.name]
-    model.graph.initializer.extend([least] if padded else [])
+        node.input[2:] = [smallest.name]
+    model.graph.initializer.extend([smallest] if padded else [])
     return model
 
 
