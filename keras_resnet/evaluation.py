@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import keras
 import numpy as np
 
 from keras_resnet.architecture.metadata import model_spec, to_data_format
@@ -18,88 +19,100 @@ from keras_resnet.models.transforms import fully_convolutional
 from keras_resnet.prediction import probabilities
 
 CONFIDENCE = 0.95
+"""Confidence level of the error intervals."""
 CONFUSION_CLASSES = 50
-"""Classes at most that an image of their confusion can show."""
-SMALLEST_SIDE = 32
-"""Pixels that any network takes whose specification says nothing; as in keras.applications."""
+"""Largest number of classes in a plot of the confusion matrix."""
+MINIMUM_SIZE = 32
+"""Smallest side in pixels of the images of a model without a spec, as in keras.applications."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What came out, image by image. Errors are in percent."""
+    """Predicted classes of N test images, and the errors computed from them.
+
+    Errors are fractions from 0 to 1.
+
+    >>> import numpy as np
+    >>> classes, labels, predicted = (("a", "cat"), ("b", "dog")), np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
+    >>> result = Evaluation(classes, labels, predicted, ranks=np.array([0, 1, 0, 0]))
+    >>> result.top1_error
+    0.25
+    >>> result.confusion.tolist()
+    [[1, 1], [0, 2]]
+    """
 
     classes: tuple[tuple[str, str], ...]
-    """(id, name) of the network's K classes."""
+    """(id, name) of the model's K classes."""
     labels: np.ndarray
-    """(N,) int32: the right classes."""
+    """(N,) int32: the true classes."""
     predicted: np.ndarray
-    """(N,) int32: the most probable ones."""
+    """(N,) int32: the most probable classes."""
     ranks: np.ndarray
-    """(N,) int32: how many classes were more probable than the right one; of equally probable ones the first counts."""
-    left_out: tuple[str, ...] = ()
-    """Images that could not be read, with what is wrong with them."""
+    """(N,) int32: the number of classes more probable than the true one; of equally probable ones, the first wins."""
+    skipped: tuple[str, ...] = ()
+    """One message for each image that could not be read."""
 
     @property
-    def images(self):
-        """How many were evaluated."""
+    def num_images(self) -> int:
+        """Number of images that were evaluated."""
         return len(self.labels)
 
     @property
-    def top1_error(self):
-        """Percentage of images whose most probable class is wrong."""
+    def top1_error(self) -> float:
+        """Fraction of images whose most probable class is wrong."""
         return self.error(1)
 
     @property
-    def top5_error(self):
-        """Percentage of images whose class is not among the five most probable ones."""
+    def top5_error(self) -> float:
+        """Fraction of images whose true class is not among the five most probable ones."""
         return self.error(5)
 
-    def wrong(self, k):
-        """How many images' class is not among the k most probable ones."""
+    def num_wrong(self, k: int) -> int:
+        """Number of images whose true class is not among the k most probable ones."""
         return int((self.ranks >= k).sum())
 
-    def error(self, k):
-        """The same as a percentage."""
-        return 100 * self.wrong(k) / self.images
+    def error(self, k: int) -> float:
+        """Fraction of images whose true class is not among the k most probable ones: the top-k error."""
+        return self.num_wrong(k) / self.num_images
 
-    def interval(self, k):
-        """(low, high): where the top-k error lies with 95 % confidence (Wilson's score interval)."""
+    def interval(self, k: int) -> tuple[float, float]:
+        """(low, high): the 95 % confidence interval of the top-k error (Wilson's score interval)."""
         from scipy.stats import binomtest
 
-        low, high = binomtest(self.wrong(k), self.images).proportion_ci(CONFIDENCE, method="wilson")
-        return 100 * low, 100 * high
+        low, high = binomtest(self.num_wrong(k), self.num_images).proportion_ci(CONFIDENCE, method="wilson")
+        return float(low), float(high)
 
     @cached_property
-    def confusion(self):
-        """(K, K) int64: how many images of the class of a row were taken for that of a column."""
+    def confusion(self) -> np.ndarray:
+        """(K, K) int64 confusion matrix: images of the row's class for which the column's class was predicted."""
         from sklearn.metrics import confusion_matrix
 
         return confusion_matrix(self.labels, self.predicted, labels=np.arange(len(self.classes)))
 
     @property
-    def by_class(self):
-        """[{"id", "name", "images", "top1_error", "top5_error"}], the classes that occur, in their order."""
-        images, wrong, far = (
+    def by_class(self) -> list[dict]:
+        """[{"id", "name", "num_images", "top1_error", "top5_error"}] of the classes that occur, in their order."""
+        counts, wrong1, wrong5 = (
             np.bincount(self.labels[self.ranks >= k], minlength=len(self.classes)).tolist() for k in (0, 1, 5)
         )
         return [
-            {"id": i, "name": name, "images": n, "top1_error": 100 * first / n, "top5_error": 100 * five / n}
-            for (i, name), n, first, five in zip(self.classes, images, wrong, far, strict=True)
+            {"id": i, "name": name, "num_images": n, "top1_error": first / n, "top5_error": five / n}
+            for (i, name), n, first, five in zip(self.classes, counts, wrong1, wrong5, strict=True)
             if n
         ]
 
-    def to_json(self):
-        """All of it but the images one by one, as JSON values."""
+    def to_json(self) -> dict:
+        """The errors, their intervals and the errors by class as JSON values, without the single images."""
         return {
             "top1_error": self.top1_error,
             "top5_error": self.top5_error,
-            "images": self.images,
-            "top1_wrong": self.wrong(1),
-            "top5_wrong": self.wrong(5),
+            "num_images": self.num_images,
+            "top1_wrong": self.num_wrong(1),
+            "top5_wrong": self.num_wrong(5),
             "top1_interval": self.interval(1),
             "top5_interval": self.interval(5),
             "confidence": CONFIDENCE,
-            "left_out": len(self.left_out),
+            "num_skipped": len(self.skipped),
             "by_class": self.by_class,
         }
 
@@ -194,8 +207,8 @@ def _nothing_read(dataset):
     return ValueError(f"Expected images that can be read. Received: none of {len(dataset.test)} in {dataset.name}")
 
 
-def spread(dataset, count):
-    """A Dataset with so many of the test images, evenly from the first to the last; a Stream stays as it is."""
+def evenly_spaced_subset(dataset: Dataset, count: int) -> Dataset:
+    """The dataset with `count` of its test images, evenly spaced from first to last; a Stream is not changed."""
     if not isinstance(dataset.test, Split) or len(dataset.test) <= count:
         return dataset
     return replace(dataset, test=dataset.test[np.linspace(0, len(dataset.test) - 1, count).astype(int)])
@@ -207,7 +220,7 @@ class Scorer:
     def __init__(self, model, protocol):
         self.preprocessing, self.views = preprocessing(model), protocol.views
         spec, size = model_spec(model), self.preprocessing.size
-        check_scales(protocol, self.preprocessing, spec.minimum_size if spec else SMALLEST_SIDE)
+        check_scales(protocol, self.preprocessing, spec.minimum_size if spec else MINIMUM_SIZE)
         self.models = [model] * max(1, len(protocol.scales))
         """The network for each scale."""
         if protocol.whole:
@@ -250,37 +263,39 @@ def _ranked(labels, shares):
     return labels, shares.argmax(axis=1), ((shares > own) | ((shares == own) & before)).sum(axis=1)
 
 
-def check_confusion(model, path):
-    """Raises ValueError or OSError if the confusion of a model's classes cannot be drawn to a path."""
-    _check_few(model.output_shape[-1])
+def check_confusion(model: keras.Model, path) -> None:
+    """Raises ValueError or OSError if `plot_confusion` could not plot the confusion matrix of the model's classes."""
+    _check_num_classes(model.output_shape[-1])
     check_writable(path)
 
 
-def _check_few(count):
+def _check_num_classes(count):
     if count > CONFUSION_CLASSES:
-        raise ValueError(f"An image can show at most {CONFUSION_CLASSES} classes. Received: {count} classes")
+        raise ValueError(f"A confusion matrix is plotted for at most {CONFUSION_CLASSES} classes. Received: {count}")
 
 
-def draw_confusion(evaluation, path):
-    """Draws which classes were taken for which.
+def plot_confusion(evaluation: Evaluation, path) -> None:
+    """Plots the confusion matrix.
 
     Args:
-        evaluation: Evaluation of at most CONFUSION_CLASSES classes.
-        path: the PNG to write.
+        evaluation: Evaluation with at most CONFUSION_CLASSES classes.
+        path: the PNG file to write.
 
     Raises:
         ValueError: for more classes.
+        OSError: as `atomic_write`.
     """
     from matplotlib.figure import Figure
     from sklearn.metrics import ConfusionMatrixDisplay
 
     names = [name for _, name in evaluation.classes]
-    _check_few(len(names))
+    _check_num_classes(len(names))
     figure = Figure(figsize=[3 + 0.4 * len(names)] * 2)
     axes = figure.add_subplot()
     ConfusionMatrixDisplay(evaluation.confusion, display_labels=names).plot(
         ax=axes, cmap="Blues", colorbar=False, xticks_rotation="vertical", values_format="d"
     )
-    axes.set(title=f"top-1 error {evaluation.top1_error:.2f} % of {evaluation.images}", xlabel="taken for", ylabel="is")
+    title = f"top-1 error {evaluation.top1_error:.2%} of {evaluation.num_images} images"
+    axes.set(title=title, xlabel="predicted class", ylabel="true class")
     figure.tight_layout()
     save_figure(figure, path)

@@ -38,16 +38,16 @@ def test_one_object_of_json(models):
     done = run_command("evaluate", "--model", models / "a.keras", "--dataset", "digits", "--json")
     said, expected = json.loads(done.stdout), evaluate(digits_network(), "digits")
     assert said["top1_error"] == expected.top1_error and said["top5_error"] == expected.top5_error
-    assert (said["images"], said["left_out"], said["dataset"]) == (360, 0, "digits")
+    assert (said["num_images"], said["num_skipped"], said["dataset"]) == (360, 0, "digits")
     assert said["protocol"] == {"crop": "center", "flip": False, "scales": []}
-    assert sum(row["images"] for row in said["by_class"]) == 360
+    assert sum(row["num_images"] for row in said["by_class"]) == 360
 
 
 def test_an_ensemble_with_mirrors_as_a_table(models, tmp_path):
     words = ["evaluate", "--model", models / "a.keras", "--model", models / "b.keras", "--dataset", "digits"]
     done = run_command(*words, "--protocol", "flip", "--by-class", "--confusion", tmp_path / "confusion.png")
     expected = evaluate([digits_network(0), digits_network(1)], load_test("digits"), "flip")
-    assert f"{expected.top1_error:.2f} %" in done.stdout and f"{expected.wrong(5)} of 360" in done.stdout
+    assert f"{expected.top1_error:.2%}" in done.stdout and f"{expected.num_wrong(5)} of 360" in done.stdout
     assert Image.open(tmp_path / "confusion.png").format == "PNG"
 
 
@@ -63,7 +63,7 @@ def test_a_network_of_somebody_else_is_told_how_images_are_prepared(models, tmp_
 def test_a_flat_folder_with_its_label_file(models, folder):
     words = ["evaluate", "--model", models / "a.keras", "--dataset", folder / "flat", "--labels", folder / "labels.txt"]
     said = json.loads(run_command(*words, "--skip-bad", "--json").stdout)
-    assert (said["images"], said["left_out"]) == (9, 1)
+    assert (said["num_images"], said["num_skipped"]) == (9, 1)
     shown = run_command(*words, "--skip-bad", "--by-class")
     assert "1 images that could not be read" in shown.stderr and "flat/7.png (" in shown.stderr
 

@@ -20,7 +20,7 @@ from keras_resnet.data.labels import imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.protocols import Protocol
 from keras_resnet.data.sources import load_test
-from keras_resnet.evaluation import Evaluation, check_confusion, draw_confusion, scores
+from keras_resnet.evaluation import Evaluation, check_confusion, plot_confusion, scores
 from keras_resnet.models.transforms import fully_convolutional
 from keras_resnet.prediction import probabilities
 
@@ -188,18 +188,18 @@ def test_errors_are_scikit_learns(noise):
     result, labels = evaluate(model, noise), noise.test.labels
     assert len(set(result.predicted)) > 2
     for k in (1, 5):
-        assert result.error(k) == pytest.approx(100 * (1 - top_k_accuracy_score(labels, shares, k=k)))
-    assert (result.images, result.top1_error, result.top5_error) == (60, result.error(1), result.error(5))
-    assert result.confusion.sum() == 60 and np.trace(result.confusion) == 60 - result.wrong(1)
+        assert result.error(k) == pytest.approx(1 - top_k_accuracy_score(labels, shares, k=k))
+    assert (result.num_images, result.top1_error, result.top5_error) == (60, result.error(1), result.error(5))
+    assert result.confusion.sum() == 60 and np.trace(result.confusion) == 60 - result.num_wrong(1)
     for row, number in zip(result.by_class, range(10), strict=True):
-        assert row["images"] == 6
-        assert row["top1_error"] == pytest.approx(100 * (shares.argmax(1) != labels)[labels == number].mean())
+        assert row["num_images"] == 6
+        assert row["top1_error"] == pytest.approx((shares.argmax(1) != labels)[labels == number].mean())
 
 
 def test_equal_probabilities_are_no_success():
     """A network that always says the same is right for one class in ten, and not for all."""
     result = evaluate(_constant(), _ten_images())
-    assert (result.top1_error, result.top5_error) == (90.0, 50.0)
+    assert (result.top1_error, result.top5_error) == (0.9, 0.5)
 
 
 def _constant(value=0.1):
@@ -227,9 +227,7 @@ def test_the_interval_is_wilsons():
     result = Evaluation((("a", "a"), ("b", "b")), ranks * 0, ranks, ranks)
     z, p, n = 1.959964, 0.08, 1000
     middle, reach = (p + z**2 / (2 * n)), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    np.testing.assert_allclose(
-        result.interval(1), [100 * (middle + s * reach) / (1 + z**2 / n) for s in (-1, 1)], rtol=1e-6
-    )
+    np.testing.assert_allclose(result.interval(1), [(middle + s * reach) / (1 + z**2 / n) for s in (-1, 1)], rtol=1e-6)
     assert result.interval(5)[0] == 0
 
 
@@ -264,7 +262,7 @@ def test_what_cannot_be_read_is_refused_or_left_out_and_counted(noise):
     with pytest.raises(ValueError, match="(?s)--skip-bad.*number 3: Expected an image"):
         evaluate(model, dataset, batch_size=8)
     result = evaluate(model, dataset, batch_size=8, skip_bad=True)
-    assert result.images == 18 and [fault[:9] for fault in result.left_out] == ["number 3:", "number 17"]
+    assert result.num_images == 18 and [fault[:9] for fault in result.skipped] == ["number 3:", "number 17"]
     kept = [number for number in range(20) if number not in (3, 17)]
     whole = evaluate(model, Dataset("x", None, dataset.test[kept], noise.class_names, IMAGENET))
     np.testing.assert_array_equal(result.predicted, whole.predicted)
@@ -327,7 +325,7 @@ def test_numbered_classes_in_their_order_are_said(noise):
     model.info["class_names"] = [str(number) for number in range(10)]
     words = replace(noise, class_names=tuple("abcdefghij"))
     with pytest.warns(UserWarning, match="class 0 is taken for 'a'"):
-        assert evaluate(model, words).images == 60
+        assert evaluate(model, words).num_images == 60
     few = replace(noise, train=None, test=replace(noise.test[:2], labels=np.array([0, 1])), class_names=("7", "3"))
     assert evaluate(model, few).labels.tolist() == [7, 3]
 
@@ -407,14 +405,14 @@ def test_scales_that_do_not_fit(noise):
 def test_the_confusion_is_drawn_for_few_classes(noise, tmp_path):
     result = evaluate(network(), noise)
     check_confusion(network(), tmp_path / "confusion.png")
-    draw_confusion(result, tmp_path / "confusion.png")
+    plot_confusion(result, tmp_path / "confusion.png")
     with pytest.raises(ValueError, match="at most 50 classes"):
         check_confusion(network(classes=51), tmp_path / "many.png")
     with pytest.raises(FileNotFoundError, match="folder of `path`"):
         check_confusion(network(), tmp_path / "none" / "confusion.png")
     assert Image.open(tmp_path / "confusion.png").size[0] > 300
     with pytest.raises(ValueError, match="at most 50 classes"):
-        draw_confusion(Evaluation((("a", "a"),) * 51, *[np.zeros(1, int)] * 3), tmp_path / "many.png")
+        plot_confusion(Evaluation((("a", "a"),) * 51, *[np.zeros(1, int)] * 3), tmp_path / "many.png")
     assert json.dumps(result.to_json()) and not (tmp_path / "many.png").exists()
 
 
@@ -440,7 +438,7 @@ stream = tests.Stream(lambda seed: tf.data.Dataset.range(count).map(image), coun
 names = tuple(f"class {number}" for number in range(10))
 model = tests.network(32, depths=(1,), widths=(8,), preprocessing=tests.Preprocessing("torch", 32, 32))
 result = tests.evaluate(model, tests.Dataset("x", None, stream, names, tests.IMAGENET))
-print(result.images, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(result.num_images, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 

@@ -35,7 +35,7 @@ from keras_resnet.cli.app import (
 )
 from keras_resnet.cli.testing import AllWeights, Labels, Mode, Models, Part, TestSet, networks
 from keras_resnet.data.sources import load_test
-from keras_resnet.evaluation import labelled_inputs, spread
+from keras_resnet.evaluation import evenly_spaced_subset, labelled_inputs
 from keras_resnet.files import write_json
 from keras_resnet.models.preprocessing import set_preprocessing
 from keras_resnet.studies.degradation import degradation as run_degradation
@@ -154,7 +154,7 @@ def signals(
     """
     workdir.mkdir(parents=True, exist_ok=True)
     measured = networks(model or ["resnet50"], weights, required=False)
-    images = spread(load_test(dataset, split, data_dir, download, labels, skip_bad), batch_size)
+    images = evenly_spaced_subset(load_test(dataset, split, data_dir, download, labels, skip_bad), batch_size)
     for one in measured.values():
         known = model_info(one).get("preprocessing")
         set_preprocessing(one, images.preprocessing, mode if known else mode or images.preprocessing.mode)

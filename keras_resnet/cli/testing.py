@@ -26,7 +26,7 @@ from keras_resnet.data.image_files import listed
 from keras_resnet.data.preprocessing import MODES
 from keras_resnet.data.protocols import PROTOCOLS, get_protocol
 from keras_resnet.data.sources import load_test
-from keras_resnet.evaluation import check_confusion, draw_confusion
+from keras_resnet.evaluation import check_confusion, plot_confusion
 from keras_resnet.models.preprocessing import set_preprocessing
 
 Models = Annotated[
@@ -101,7 +101,7 @@ def evaluate(
     else:
         _print_evaluation(result, f"{' + '.join(tested)} on {images.name}", by_class)
     if confusion:
-        draw_confusion(result, confusion)
+        plot_confusion(result, confusion)
 
 
 def networks(names, weights, required=True, precision=None):
@@ -143,13 +143,13 @@ def _print_evaluation(result, title, by_class):
         table.add_column(column, justify="right" if column else "left")
     for k in (1, 5):
         low, high = result.interval(k)
-        wrong = f"{result.wrong(k)} of {result.images}"
-        table.add_row(f"top-{k}", f"{result.error(k):.2f} %", f"{low:.2f} to {high:.2f} %", wrong)
+        wrong = f"{result.num_wrong(k)} of {result.num_images}"
+        table.add_row(f"top-{k}", f"{result.error(k):.2%}", f"{low:.2%} to {high:.2%}", wrong)
     out.print(table)
     if by_class:
         out.print(_classes(result))
-    if result.left_out:
-        faults = Text(f"{len(result.left_out)} images that could not be read:\n  {listed(result.left_out)}")
+    if result.skipped:
+        faults = Text(f"{len(result.skipped)} images that could not be read:\n  {listed(result.skipped)}")
         err.print("[yellow]left out:[/]", faults, soft_wrap=True)
 
 
@@ -158,5 +158,5 @@ def _classes(result):
     for column in ("images", "top-1 error", "top-5 error"):
         table.add_column(column, justify="right")
     for row in result.by_class:
-        table.add_row(row["name"], str(row["images"]), f"{row['top1_error']:.2f} %", f"{row['top5_error']:.2f} %")
+        table.add_row(row["name"], str(row["num_images"]), f"{row['top1_error']:.2%}", f"{row['top5_error']:.2%}")
     return table

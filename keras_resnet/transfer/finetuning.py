@@ -175,8 +175,8 @@ def draw_looks(model, dataset, path, most=8):
         most: images of either kind.
     """
     result = evaluate(model, dataset)
-    if result.left_out:
-        raise ValueError(f"Expected images that can be read. Received: {result.left_out[0]}")
+    if result.skipped:
+        raise ValueError(f"Expected images that can be read. Received: {result.skipped[0]}")
     right = result.predicted == result.labels
     chosen = np.concatenate([_some(np.flatnonzero(right), most), _some(np.flatnonzero(~right), most)])
     (views,) = views_of(images_at(dataset.test, chosen), preprocessing(model), get_protocol("center"))
