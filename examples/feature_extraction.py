@@ -21,7 +21,7 @@ def main(photos, model="resnet20", weights="cifar10", image="map.png"):
     train, test = (transfer.extract(network, Path(photos) / part, skip_bad=True) for part in ("train", "val"))
     print(f"vectors: {train.vectors.shape} of the classes {', '.join(train.class_names)}")
     probe = transfer.linear_probe(train.vectors, train.labels, test.vectors, test.labels)
-    print(f"a linear classifier on top gets {probe.accuracy:.1f} % of {len(test.labels)} test images right")
+    print(f"a linear classifier on top gets {100 * probe.top1_accuracy:.1f} % of {len(test.labels)} test images right")
 
     (answers,) = transfer.nearest_images(test.vectors[:1], train.vectors, train.names, k=3)
     print(f"most like {test.names[0]}: " + ", ".join(f"{name} ({cosine:.2f})" for name, cosine in answers))

@@ -12,7 +12,7 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation import evaluate
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.train import train
-from keras_resnet.transfer.extraction import extract, to_vectors
+from keras_resnet.transfer.extraction import extract, vector_extractor
 from keras_resnet.variants import get_spec
 
 IMAGES = 256
@@ -53,7 +53,7 @@ def evaluation(model, job, folder):
 
 def extraction(model, job, folder):
     """The same of what the classifier sees, by `keras_resnet.transfer.extract`."""
-    return _over_images(extract, to_vectors(model), job, folder)
+    return _over_images(extract, vector_extractor(model), job, folder)
 
 
 def _over_images(look, model, job, folder):

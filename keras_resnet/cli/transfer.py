@@ -48,7 +48,7 @@ Vectors = Annotated[Path, typer.Argument(help="A file that `keras-resnet feature
 @app.command()
 def features(
     folder: Annotated[Path, typer.Argument(help="Images, in class folders or not.", metavar="FOLDER")],
-    target: Annotated[Path, typer.Argument(help="The file to write, .npz or .parquet.", metavar="OUT")],
+    target: Annotated[Path, typer.Argument(help="The file to write (.npz).", metavar="OUT")],
     model: Annotated[str, typer.Option(help="A network of `keras-resnet models`, or a .keras file.")] = "resnet50",
     weights: Weights = None,
     endpoint: Annotated[str, typer.Option(help="stem, stage1 to stage4 (C2 to C5), or pre_logits.")] = "pre_logits",
@@ -86,8 +86,8 @@ def features(
         classes = f" of {len(about['class_names'])} classes" if about["class_names"] else ""
         line = f"{target}: {count:,} vectors of {width:,} numbers, {looker.name}'s {endpoint}{classes}"
         out.print(line, highlight=False, soft_wrap=True)
-    if about["left_out"]:
-        err.print("[red]not read:[/]", Text(f"{listed(about['left_out'])}"), soft_wrap=True)
+    if about["skipped"]:
+        err.print("[red]skipped:[/]", Text(f"{listed(about['skipped'])}"), soft_wrap=True)
         raise typer.Exit(1)
 
 
@@ -113,10 +113,10 @@ def probe(
         f"{neighbours} nearest neighbours": transfer.nearest_neighbours(*pairs, neighbours),
     }
     if as_json:
-        return print_json({name: {"top1_accuracy": found.accuracy} for name, found in results.items()})
+        return print_json({name: {"top1_accuracy": found.top1_accuracy} for name, found in results.items()})
     table = Table("", "accuracy", box=None, header_style="bold")
     for name, found in results.items():
-        table.add_row(name, f"{found.accuracy:.2f} % of {len(test.labels):,}")
+        table.add_row(name, f"{100 * found.top1_accuracy:.2f} % of {len(test.labels):,}")
     out.print(table)
 
 

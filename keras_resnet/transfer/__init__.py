@@ -10,8 +10,8 @@ from keras_resnet.transfer.probes import (
     nearest_images,
     nearest_neighbours,
 )
-from keras_resnet.transfer.vector_files import read_features
-from keras_resnet.transfer.vectors import write_features
+from keras_resnet.transfer.feature_files import read_features
+from keras_resnet.transfer.writing import write_features
 
 __all__ = [
     "Features",

@@ -38,7 +38,7 @@ class Features:
     """Of the images: their paths, or their numbers where they come from no files."""
     class_names: tuple[str, ...] = ()
     """Empty if the labels have none."""
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     """Images that could not be read, with what is wrong with them."""
     settings: dict = field(default_factory=dict)
     """How they were made, if they come from a file."""
@@ -55,19 +55,19 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Batch:
+class FeatureBatch:
     """What has become of some images that follow each other."""
 
     stop: int
     """Number of the first image that comes after them."""
-    numbers: np.ndarray
+    indices: np.ndarray
     """(B,) of those that could be read."""
     labels: np.ndarray
     """(B,) int32."""
     vectors: np.ndarray
     """(B, D) float32."""
-    faults: dict[int, str]
-    """{number of an image that could not be read: why}."""
+    read_errors: dict[int, str]
+    """{index of an image that could not be read: error}."""
 
 
 def extract(
@@ -99,27 +99,27 @@ def extract(
     check_integers(batch_size=batch_size)
     source = find_source(images)
     found, left_out = [], list(source.left_out)
-    for batch in batches(model, source.split, endpoint, pooling, batch_size):
-        faults = named(batch.faults, source.names)
+    for batch in extract_batches(model, source.split, endpoint, pooling, batch_size):
+        faults = describe_errors(batch.read_errors, source.names)
         raise_if_unreadable(faults, skip_bad)
         left_out += faults
         found.append(batch)
         if progress:
             progress(batch.stop)
-    check_any(sum(len(batch.numbers) for batch in found), source)
+    check_any_read(sum(len(batch.indices) for batch in found), source)
     numbers, labels, vectors = (
-        np.concatenate([getattr(batch, column) for batch in found]) for column in ("numbers", "labels", "vectors")
+        np.concatenate([getattr(batch, column) for batch in found]) for column in ("indices", "labels", "vectors")
     )
     names = tuple(source.names[number] for number in numbers)
     return Features(vectors, labels, names, source.class_names, tuple(left_out))
 
 
-def named(faults, names):
+def describe_errors(faults, names):
     """{number: what is wrong} -> what is wrong with which image, in words."""
     return [f"{names[number]}: {fault}" for number, fault in faults.items()]
 
 
-def check_any(count, source):
+def check_any_read(count, source):
     """Raises ValueError if none of the images could be read."""
     if not count:
         raise ValueError(f"Expected images that can be read. Received: none of {len(source.split)}")
@@ -169,7 +169,7 @@ def _class_of(name):
     return next((part for part in name.split("/")[:-1] if part not in ("train", *TESTS)), None)
 
 
-def batches(model, split, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, start=0):
+def extract_batches(model, split, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, start=0):
     """The features of images, batch by batch, in order.
 
     Args:
@@ -178,23 +178,23 @@ def batches(model, split, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, st
         start: number of the first image; to get the vectors of an earlier run, a multiple of `batch_size`.
 
     Yields:
-        A Batch.
+        A FeatureBatch.
     """
-    extractor = to_vectors(model, endpoint, pooling)
+    extractor = vector_extractor(model, endpoint, pooling)
     look, first = preprocessing(model), start
     for packed, shown, faults in prefetch_batches(_numbered(split, start), [look], get_protocol("center"), batch_size):
         labels, numbers = np.divmod(packed, _MOST)
         stop = first + len(numbers) + len(faults)
-        vectors = np.empty((0, width(extractor)), "float32")
+        vectors = np.empty((0, vector_size(extractor)), "float32")
         if len(numbers):
             vectors = _vectors(extractor, shown[0][0], numbers - first, batch_size)
         unread = sorted(set(range(first, stop)) - set(numbers.tolist()))
         reasons = [fault.partition(": ")[2] for fault in faults]
-        yield Batch(stop, numbers, labels.astype("int32"), vectors, dict(zip(unread, reasons, strict=True)))
+        yield FeatureBatch(stop, numbers, labels.astype("int32"), vectors, dict(zip(unread, reasons, strict=True)))
         first = stop
 
 
-def to_vectors(model, endpoint=PRE_LOGITS, pooling="avg"):
+def vector_extractor(model, endpoint=PRE_LOGITS, pooling="avg"):
     """The extractor of one endpoint as vectors; a model that is such a one stays as it is."""
     if pooling not in POOLINGS:
         raise unknown_name_error("pooling", pooling, POOLINGS)
@@ -206,7 +206,7 @@ def to_vectors(model, endpoint=PRE_LOGITS, pooling="avg"):
     return feature_extractor(model, endpoints=endpoint, pooling=pooling)
 
 
-def width(extractor):
+def vector_size(extractor):
     """How many numbers its vectors have."""
     return extractor.outputs[0].shape[-1]
 

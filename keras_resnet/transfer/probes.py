@@ -20,8 +20,8 @@ class Probe:
 
     predicted: np.ndarray
     """(M,) int32: the classes of the test vectors."""
-    accuracy: float
-    """Percentage of test vectors whose class is right."""
+    top1_accuracy: float
+    """Share of correctly classified test vectors, 0 to 1."""
     classifier: object
     """scikit-learn's, with `predict` for other vectors."""
 
@@ -81,7 +81,7 @@ def nearest_neighbours(train_vectors, train_labels, test_vectors, test_labels, k
 
 def _probe(classifier, vectors, labels):
     predicted = classifier.predict(vectors).astype("int32")
-    return Probe(predicted, 100 * float((predicted == labels).mean()), classifier)
+    return Probe(predicted, float((predicted == labels).mean()), classifier)
 
 
 def nearest_images(query_vectors, vectors, names, k=5):
