@@ -8,6 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import pytest
+from support import png_bytes, random_pixels
 
 gc.set_threshold(10_000)  # models are many small objects that live long
 
@@ -53,3 +54,16 @@ def ended(monkeypatch, capsys):
         return stopped.value.code or 0, *capsys.readouterr()
 
     return ended
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """A folder of ten random images in three classes, and two files that are not images."""
+    root = tmp_path / "images"
+    for index, image in enumerate(random_pixels(10)):
+        path = root / ("ants", "bees", "wasps")[index // 4] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png_bytes(image))
+    (root / "ants" / "3x.png").write_bytes(b"no image")
+    (root / "wasps" / "cut.png").write_bytes(png_bytes(random_pixels(1)[0])[:100])
+    return root

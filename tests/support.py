@@ -1,11 +1,13 @@
 """Helpers shared by test modules: random weights and images, small networks, command runs, damaged files."""
 
+import io
 import random
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from keras import layers
+from PIL import Image
 from typer.testing import CliRunner
 
 from keras_resnet import create, get_spec, list_models
@@ -67,6 +69,29 @@ def digits_network(seed=0, classes=10):
     model = randomize_weights(create("resnet20", depths=(1, 1, 1), input_shape=(8, 8, 1), classes=classes), seed)
     model.info = {"preprocessing": Preprocessing("tf", 8, None, channels=1).to_config()}
     return model
+
+
+CIFAR_PREPROCESSING = Preprocessing("torch", size=32, resize=None)
+
+
+def cifar_network(classes=10, seed=0, **changes):
+    """A small random network for images of 32 x 32 pixels that knows its preprocessing."""
+    changes = {"depths": (1, 1, 1), "widths": (8, 8, 16), "stem_width": 8} | changes
+    model = randomize_weights(create("resnet20", input_shape=(32, 32, 3), classes=classes, **changes), seed)
+    model.info = {"preprocessing": CIFAR_PREPROCESSING.to_config(), "weights": f"seed {seed}"}
+    return model
+
+
+def random_pixels(count, seed=0):
+    """(count, 32, 32, 3) uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), "uint8")
+
+
+def png_bytes(image):
+    """uint8 array -> contents of a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
 
 
 def run_command(*words):

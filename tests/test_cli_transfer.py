@@ -59,10 +59,10 @@ def test_bad_files_are_listed_and_make_the_exit_status_1(home, refused, tmp_path
     for name in ("a.png", "b.png"):
         Image.fromarray(np.zeros((8, 8), "uint8")).save(tmp_path / name)
     (tmp_path / "c.png").write_bytes(b"no image")
-    words = ("features", tmp_path, tmp_path / "out.parquet", "--model", home / "small.keras", "--json")
+    words = ("features", tmp_path, tmp_path / "out.npz", "--model", home / "small.keras", "--json")
     assert "`vectors` should be four at least" in refused(*words, "--map", tmp_path / "map.png")
     assert "c.png: " in refused(*words)
-    assert read_features(tmp_path / "out.parquet").names == ("a.png", "b.png")
+    assert read_features(tmp_path / "out.npz").names == ("a.png", "b.png")
 
 
 def test_probe_and_nearest(home):
@@ -70,7 +70,7 @@ def test_probe_and_nearest(home):
     said = json.loads(run_command("probe", *words, "-k", 3, "--json").stdout)
     assert set(said) == {"linear probe", "3 nearest neighbours"}
     table = run_command("probe", *words, "-k", 3).stdout
-    assert all(f"{found['top1_accuracy']:.2f} % of 12" in table for found in said.values())
+    assert all(f"{100 * found['top1_accuracy']:.2f} % of 12" in table for found in said.values())
 
     train = read_features(home / "train.npz")
     cosines = cosine_similarity(train.vectors)[train.names.index("two/3.png")]
@@ -96,8 +96,8 @@ def test_finetune_and_predict_with_the_names_of_the_classes(home, refused):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["features", "{home}/nowhere", "out.npz"], "Expected a folder of images"),
-        (["features", "{home}/digits", "out.txt"], ".npz or .parquet"),
+        (["features", "{home}/nowhere", "out.npz"], "`folder` should be a folder of images"),
+        (["features", "{home}/digits", "out.txt"], "ends in .npz"),
         (["features", "{home}/digits", "out.npz", "--endpoint", "stage9"], "stage3"),
         (["features", "{home}/digits", "out.npz", "--pooling", "mean"], "avg"),
         (["features", "{home}/digits", "{home}/train.npz"], "--overwrite"),

@@ -2,6 +2,7 @@
 
 from keras_resnet.models.feature_extractor import feature_extractor
 from keras_resnet.transfer.extraction import Features, extract
+from keras_resnet.transfer.feature_files import read_features
 from keras_resnet.transfer.probes import (
     Probe,
     draw_feature_map,
@@ -10,7 +11,6 @@ from keras_resnet.transfer.probes import (
     nearest_images,
     nearest_neighbours,
 )
-from keras_resnet.transfer.feature_files import read_features
 from keras_resnet.transfer.writing import write_features
 
 __all__ = [
