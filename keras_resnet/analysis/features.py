@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 from keras_resnet.analysis.drawing import draw_mosaic
+from keras_resnet.architecture.metadata import to_channels_last
 from keras_resnet.models.layers import check_inputs, convolutions, find_layer
-from keras_resnet.models.transforms import channels_last
 
 
 def first_filters(model):
@@ -43,7 +43,7 @@ def feature_maps(model, inputs, layer):
     """
     found, inputs = find_layer(model, layer), check_inputs(model, inputs)
     maps = keras.Model(model.inputs[0], keras.ops.cast(found.output, "float32")).predict_on_batch(inputs)
-    return channels_last(np.asarray(keras.ops.convert_to_numpy(maps)), model)
+    return to_channels_last(model, np.asarray(keras.ops.convert_to_numpy(maps)))
 
 
 def draw_filters(filters, path, title=""):

@@ -7,9 +7,9 @@ import numpy as np
 from keras import ops
 
 from keras_resnet.analysis.gradients import gradients
+from keras_resnet.architecture.metadata import to_channels_last
 from keras_resnet.files import save_figure
 from keras_resnet.models.layers import check_inputs, class_scores, find_layer, last_feature_map
-from keras_resnet.models.transforms import channels_last
 
 
 def grad_cam(model, inputs, classes=None, layer=None):
@@ -42,7 +42,7 @@ def grad_cam(model, inputs, classes=None, layer=None):
 
     (slopes,) = gradients(score, [features])
     features = np.asarray(ops.convert_to_numpy(ops.cast(features, "float32")))
-    maps, slopes = (channels_last(array, model) for array in (features, slopes))
+    maps, slopes = (to_channels_last(model, array) for array in (features, slopes))
     heat = np.maximum(np.einsum("bhwc,bc->bhw", maps, slopes.mean(axis=(1, 2))), 0)
     return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), np.finfo("float32").tiny)
 
