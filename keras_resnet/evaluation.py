@@ -10,7 +10,7 @@ from keras_resnet.architecture.metadata import model_spec, to_data_format
 from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.data.image_files import raise_if_unreadable
 from keras_resnet.data.labels import are_unnamed, class_numbers, class_rows
-from keras_resnet.data.prefetch import prefetch_batches
+from keras_resnet.data.prefetch import describe_errors, prefetch_batches
 from keras_resnet.data.protocols import check_scales, get_protocol
 from keras_resnet.data.sources import load_test
 from keras_resnet.files import check_writable, save_figure
@@ -141,20 +141,21 @@ def evaluate(models, dataset, protocol="center", batch_size=100, skip_bad=False,
     """
     models = list(models) if isinstance(models, (list, tuple)) else [models]
     dataset = dataset if isinstance(dataset, Dataset) else load_test(dataset, skip_bad=skip_bad)
-    classes, left_out, rows, done = _common_classes(models), list(dataset.left_out), [], 0
+    classes, skipped, rows, done = _common_classes(models), list(dataset.skipped), [], 0
     numbers = class_numbers(dataset.class_names, classes)
 
-    for labels, shares, faults in scores(models, dataset, protocol, batch_size, **changes):
-        raise_if_unreadable(faults, skip_bad)
-        left_out += faults
-        rows.append(_ranked(_numbered(labels, numbers), shares))
-        done += len(labels)
+    for batch, shares in scores(models, dataset, protocol, batch_size, **changes):
+        errors = describe_errors(batch.read_errors)
+        raise_if_unreadable(errors, skip_bad)
+        skipped += errors
+        rows.append(_ranked(_numbered(batch.labels, numbers), shares))
+        done += len(batch)
         if progress:
             progress(done)
     if not done:
         raise _nothing_read(dataset)
     columns = (np.concatenate(column).astype("int32") for column in zip(*rows, strict=True))
-    return Evaluation(classes, *columns, tuple(left_out))
+    return Evaluation(classes, *columns, tuple(skipped))
 
 
 def _numbered(labels, numbers):
@@ -171,16 +172,16 @@ def scores(models, dataset, protocol="center", batch_size=100, **changes):
         models, dataset, protocol, batch_size, changes: as for `evaluate`; `dataset` is a Dataset.
 
     Yields:
-        (labels (B,) of the data set, probabilities (B, K) float32, [images that could not be read]).
+        (ImageBatch, probabilities (B, K) float32).
     """
     protocol = get_protocol(protocol, **changes)
     scorers = [Scorer(model, protocol) for model in models]
     looks = list(dict.fromkeys(scorer.preprocessing for scorer in scorers))
-    for labels, shown, faults in prefetch_batches(dataset.test, looks, protocol, batch_size):
+    for batch in prefetch_batches(dataset.test, looks, protocol, batch_size):
         shares = np.empty((0, models[0].output_shape[-1]), "float32")
-        if len(labels):
-            shares = np.mean([scorer(shown[looks.index(scorer.preprocessing)]) for scorer in scorers], axis=0)
-        yield labels, shares, faults
+        if len(batch):
+            shares = np.mean([scorer(batch.views[looks.index(scorer.preprocessing)]) for scorer in scorers], axis=0)
+        yield batch, shares
 
 
 def labelled_inputs(model, dataset, batch_size=100, skip_bad=False):
@@ -194,11 +195,11 @@ def labelled_inputs(model, dataset, batch_size=100, skip_bad=False):
     """
     looks, numbers = [preprocessing(model)], class_numbers(dataset.class_names, _common_classes([model]))
     seen = 0
-    for labels, shown, faults in prefetch_batches(dataset.test, looks, get_protocol("center"), batch_size):
-        raise_if_unreadable(faults, skip_bad)
-        if len(labels):
-            ((images,),), seen = shown, seen + len(labels)
-            yield to_data_format(model, images), _numbered(labels, numbers)
+    for batch in prefetch_batches(dataset.test, looks, get_protocol("center"), batch_size):
+        raise_if_unreadable(describe_errors(batch.read_errors), skip_bad)
+        if len(batch):
+            ((images,),), seen = batch.views, seen + len(batch)
+            yield to_data_format(model, images), _numbered(batch.labels, numbers)
     if not seen:
         raise _nothing_read(dataset)
 

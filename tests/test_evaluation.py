@@ -40,7 +40,7 @@ def network(size=64, classes=10, preprocessing=IMAGENET, seed=0, **changes):
 def undecided(dataset):
     """A network that takes no class more often than the others, on average over a data set."""
     model = network()
-    shares = np.concatenate([part for _, part, _ in scores([model], dataset)])
+    shares = np.concatenate([part for _, part in scores([model], dataset)])
     kernel, bias = model.get_layer("predictions").get_weights()
     model.get_layer("predictions").set_weights([kernel, bias - np.log(shares).mean(axis=0)])
     return model
@@ -77,7 +77,7 @@ def test_ten_crops_are_the_mean_of_ten_crops(photographs):
         places = [(0, 0), (0, right), (bottom, 0), (bottom, right), (round(bottom / 2), round(right / 2))]
         crops = [pixels[top : top + 64, left : left + 64] for top, left in places]
         expected.append(np.mean([alone(model, crop) for whole in crops for crop in (whole, whole[:, ::-1])], axis=0))
-    found = np.concatenate([shares for _, shares, _ in scores([model], photographs, "ten_crop", 37)])
+    found = np.concatenate([shares for _, shares in scores([model], photographs, "ten_crop", 37)])
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert found.max() < 0.9 and len(set(found.argmax(axis=1))) > 2
 
@@ -114,7 +114,7 @@ def test_multi_scale_is_the_mean_over_scales_mirrors_and_windows(photographs):
                 shares.append(np.mean([classified(model, part) for part in parts], axis=0))
         expected.append(np.mean(shares, axis=0))
     dataset = Dataset("some", None, some, photographs.class_names, IMAGENET)
-    found = np.concatenate([shares for _, shares, _ in scores([model], dataset, "multi_scale", scales=(64, 96, 130))])
+    found = np.concatenate([shares for _, shares in scores([model], dataset, "multi_scale", scales=(64, 96, 130))])
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -177,14 +177,14 @@ def noise():
 def test_an_ensemble_is_the_mean_of_probabilities_each_with_its_own_preprocessing(noise):
     grey = Preprocessing("tf", size=64, resize=80)
     models = [network(seed=1), network(seed=2, preprocessing=grey), network(seed=3)]
-    separately = [np.concatenate([s for _, s, _ in scores([model], noise, "flip")]) for model in models]
-    together = np.concatenate([shares for _, shares, _ in scores(models, noise, "flip", batch_size=7)])
+    separately = [np.concatenate([s for _, s in scores([model], noise, "flip")]) for model in models]
+    together = np.concatenate([shares for _, shares in scores(models, noise, "flip", batch_size=7)])
     np.testing.assert_allclose(together, np.mean(separately, axis=0), atol=1e-6)
 
 
 def test_errors_are_scikit_learns(noise):
     model = undecided(noise)
-    shares = np.concatenate([part for _, part, _ in scores([model], noise)])
+    shares = np.concatenate([part for _, part in scores([model], noise)])
     result, labels = evaluate(model, noise), noise.test.labels
     assert len(set(result.predicted)) > 2
     for k in (1, 5):
@@ -259,10 +259,10 @@ def test_what_cannot_be_read_is_refused_or_left_out_and_counted(noise):
     files[3], files[17] = b"no image", files[17][:40]
     dataset = Dataset("x", None, Split(np.array(files, object), noise.test.labels[:20]), noise.class_names, IMAGENET)
     model = undecided(noise)
-    with pytest.raises(ValueError, match="(?s)--skip-bad.*number 3: Expected an image"):
+    with pytest.raises(ValueError, match="(?s)--skip-bad.*image 3: Expected an image"):
         evaluate(model, dataset, batch_size=8)
     result = evaluate(model, dataset, batch_size=8, skip_bad=True)
-    assert result.num_images == 18 and [fault[:9] for fault in result.skipped] == ["number 3:", "number 17"]
+    assert result.num_images == 18 and [line[:8] for line in result.skipped] == ["image 3:", "image 17"]
     kept = [number for number in range(20) if number not in (3, 17)]
     whole = evaluate(model, Dataset("x", None, dataset.test[kept], noise.class_names, IMAGENET))
     np.testing.assert_array_equal(result.predicted, whole.predicted)
@@ -341,17 +341,15 @@ def test_one_network_knows_ids_another_names_of_the_same_thousand(noise):
 
 def test_networks_of_different_sizes_are_one_ensemble(photographs):
     small = network(40, preprocessing=Preprocessing("tf", 40, 50))
-    together = np.concatenate([s for _, s, _ in scores([network(), small], photographs, "ten_crop")])
-    separately = [
-        np.concatenate([s for _, s, _ in scores([one], photographs, "ten_crop")]) for one in (network(), small)
-    ]
+    together = np.concatenate([s for _, s in scores([network(), small], photographs, "ten_crop")])
+    separately = [np.concatenate([s for _, s in scores([one], photographs, "ten_crop")]) for one in (network(), small)]
     np.testing.assert_allclose(together, np.mean(separately, axis=0), atol=1e-6)
 
 
 def test_every_scale_has_the_window_of_the_network_or_its_own(noise):
     """Adding a small scale does not change what is seen at the others."""
     first, second, both = (
-        np.concatenate([s for _, s, _ in scores([network()], noise, "multi_scale", scales=scales)])
+        np.concatenate([s for _, s in scores([network()], noise, "multi_scale", scales=scales)])
         for scales in ((48,), (96,), (48, 96))
     )
     np.testing.assert_allclose(both, (first + second) / 2, atol=1e-6)
@@ -365,7 +363,7 @@ def test_any_image_is_read_as_predict_reads_it(mode, photographs, tmp_path):
         (image.convert("L" if grey else mode)).convert(mode).save(tmp_path / "a.image", kind)
     model = network()
     test = Split(np.array([str(tmp_path / "a.image")]), np.zeros(1, int))
-    ((_, shares, _),) = scores([model], replace(photographs, test=test))
+    ((_, shares),) = scores([model], replace(photographs, test=test))
     np.testing.assert_allclose(shares, probabilities(model, IMAGENET([tmp_path / "a.image"])), atol=1e-6)
 
 

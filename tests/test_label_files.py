@@ -143,7 +143,7 @@ def test_unreadable_images_are_listed(class_folders):
     with pytest.raises(ValueError, match="1 unreadable.*\n.*1.png"):
         load_test(class_folders)
     dataset = load_test(class_folders, skip_bad=True)
-    assert len(dataset.test) == 3 and "1.png (" in dataset.left_out[0] and len(dataset.left_out) == 1
+    assert len(dataset.test) == 3 and "1.png (" in dataset.skipped[0] and len(dataset.skipped) == 1
 
 
 def test_splits_of_tensorflow_datasets(test_data):

@@ -12,6 +12,8 @@ from keras_resnet.errors import is_number
 
 TEST_SHARE = 0.2
 """Of the images, set aside where a source says nothing of what tests."""
+UNLABELLED = -1
+"""Label of an image whose class is unknown."""
 MEMORY_SHARE = 0.25
 """Of the machine's memory, what images may take."""
 
@@ -110,7 +112,7 @@ class Dataset:
     """None where labels are the numbers of whatever classes a network has."""
     preprocessing: Preprocessing
     """How a network wants these images when it is tested, also those that come later from files."""
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     """Unreadable files that are missing here, with what is wrong with them."""
 
     def __post_init__(self):

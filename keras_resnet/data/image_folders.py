@@ -43,12 +43,12 @@ def load_folder(path, validation_split=None, skip_bad=False):
     folder = Path(path)
     found = _images_at(folder, with_test=validation_split is None)
     _check_classes(found, folder)
-    splits, left_out = _read([_numbered(classes) for _, classes in found], folder, skip_bad)
+    splits, skipped = _read([_numbered(classes) for _, classes in found], folder, skip_bad)
     for (root, classes), split in zip(found, splits, strict=True):
         _check_left(root, classes, split)
     train, test = splits if len(splits) == 2 else splits[0].set_aside(validation_split or TEST_SHARE)
     class_names = tuple(found[0][1])
-    return Dataset(folder.resolve().name, train, test, class_names, natural_preprocessing((None, None, 3)), left_out)
+    return Dataset(folder.resolve().name, train, test, class_names, natural_preprocessing((None, None, 3)), skipped)
 
 
 def load_test_folder(path, split=None, skip_bad=False):

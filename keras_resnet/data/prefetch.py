@@ -1,8 +1,9 @@
-"""Test images on their way to networks: read by threads while the networks are at work, a few batches in memory."""
+"""Batches of test images, read and preprocessed by threads while the model computes."""
 
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -12,66 +13,95 @@ from keras_resnet.data.preprocessing import preprocess_input
 from keras_resnet.data.protocols import views_of
 
 THREADS = min(8, os.cpu_count())
-"""That read; also how many batches wait, at most."""
+"""Threads that read; also the largest number of batches in memory."""
 
 
-def prefetch_batches(split, looks, protocol, batch_size):
-    """Images as networks see them, batch by batch, in order.
+@dataclass(frozen=True, eq=False)
+class ImageBatch:
+    """Consecutive images of a split as model inputs, without those that cannot be read."""
+
+    start: int
+    """Index of the batch's first image in the split."""
+    indices: np.ndarray
+    """(B,) integers: indices of the readable images in the split."""
+    labels: np.ndarray
+    """(B,) integers."""
+    views: list
+    """For each Preprocessing, for each scale: (B * views, h, w, channels) float32, the views of one image adjacent."""
+    read_errors: dict
+    """{index of an unreadable image: error message}."""
+
+    def __len__(self):
+        return len(self.indices)
+
+    @property
+    def stop(self):
+        """Index of the first image after the batch."""
+        return self.start + len(self.indices) + len(self.read_errors)
+
+
+def describe_errors(read_errors, names=None):
+    """{index: message} -> ["name: message"], or ["image 3: message"] if the images have no names."""
+    return [f"{names[index] if names else f'image {index}'}: {error}" for index, error in read_errors.items()]
+
+
+def prefetch_batches(split, preprocessings, protocol, batch_size, start=0):
+    """Yields a split's images in order, as model inputs.
 
     Args:
         split: Split or Stream.
-        looks: list of Preprocessing, one for each kind of network.
+        preprocessings: list of Preprocessing; each batch is prepared for every one of them.
         protocol: Protocol.
-        batch_size: views in a batch. Images that are not cropped, and may differ in size, come one by one.
+        batch_size: number of views in a batch. Uncropped images, which may differ in size, come one by one.
+        start: index of the first image.
 
     Yields:
-        (labels (B,), shown, faults): for each of `looks` and for each scale float32 (B * views, h, w, channels), the
-        views of an image side by side; and in words which images could not be read, and are left out.
+        ImageBatch.
     """
-    alike = not protocol.whole or getattr(split, "decoded", False)
-    batches = _batches(split, max(1, batch_size // protocol.views) if alike else 1)
+    same_size = not protocol.whole or getattr(split, "decoded", False)
+    batches = _batches(split, max(1, batch_size // protocol.views) if same_size else 1, start)
     with ThreadPoolExecutor(THREADS) as threads:
-        yield from _ahead(threads, lambda batch: _read(*batch, looks, protocol), batches)
+        yield from _prefetched(threads, lambda batch: _prepare(*batch, preprocessings, protocol), batches)
 
 
-def images_at(split, numbers):
-    """The images that have these numbers, as `views_of` takes them; a Stream is read as far as the last of them."""
+def images_at(split, indices):
+    """Images with the given indices, as `views_of` takes them; a Stream is read up to the largest index."""
     if isinstance(split, Split):
-        part = split[numbers]
+        part = split[indices]
         return part.images if part.decoded else part.images.tolist()
-    wanted = {int(number) for number in numbers}
-    examples = enumerate(islice(_streamed(split), max(wanted, default=-1) + 1))
-    found = {number: image for number, (image, _) in examples if number in wanted}
-    return [found[number] for number in numbers]
+    wanted = {int(index) for index in indices}
+    examples = enumerate(islice(_stream_examples(split), max(wanted, default=-1) + 1))
+    found = {index: image for index, (image, _) in examples if index in wanted}
+    return [found[index] for index in indices]
 
 
-def _batches(split, size):
-    """(number of the first, images, labels) of so many images at a time."""
+def _batches(split, size, start):
+    """Yields (index of the first image, images, labels) for `size` images at a time."""
     if isinstance(split, Split):
-        for start in range(0, len(split), size):
-            part = split[start : start + size]
-            yield start, part.images if part.decoded else part.images.tolist(), part.labels
+        for first in range(start, len(split), size):
+            part = split[first : first + size]
+            yield first, part.images if part.decoded else part.images.tolist(), part.labels
         return
-    examples, start = _streamed(split), 0
+    examples = _stream_examples(split, start)
     while batch := list(islice(examples, size)):
         images, labels = zip(*batch, strict=True)
         yield start, images, np.array(labels)
         start += len(batch)
 
 
-def _streamed(split):
-    """(image, label) of a Stream, in order."""
+def _stream_examples(split, start=0):
+    """Yields (image, label) of a Stream, in order."""
     import tensorflow as tf
 
     try:
-        yield from split.examples(None).as_numpy_iterator()
+        yield from split.examples(None).skip(start).as_numpy_iterator()
     except tf.errors.OpError as error:
         reason = error.message.splitlines()[0]
-        raise OSError(f"Expected a data set that can be read to its end. Received: {reason}") from error
+        raise OSError(f"Expected a dataset that can be read to its end. Received: {reason}") from error
 
 
-def _ahead(threads, function, items):
-    """`map` in threads, in order, with few results waiting: the network sets the pace."""
+def _prefetched(threads, function, items):
+    """Like `map`, in threads and in order; at most THREADS results wait for the consumer."""
     waiting = deque()
     for item in items:
         waiting.append(threads.submit(function, item))
@@ -81,30 +111,35 @@ def _ahead(threads, function, items):
         yield waiting.popleft().result()
 
 
-def _read(start, images, labels, looks, protocol):
-    """(labels, what the networks are shown, faults): all views, prepared, for each Preprocessing and each scale."""
-    faults = []
+def _prepare(start, images, labels, preprocessings, protocol):
+    """Images and their labels -> ImageBatch."""
+    readable, errors = np.arange(len(images)), {}
     try:
-        shown = [views_of(images, look, protocol) for look in looks]
-    except (ValueError, OSError):  # one by one, then
-        good, shown, faults = _read_singly(start, images, looks, protocol)
-        labels = labels[good]
-    return labels, [_prepared(views, look) for views, look in zip(shown, looks, strict=not faults)], faults
+        views = [views_of(images, preprocessing, protocol) for preprocessing in preprocessings]
+    except (ValueError, OSError):
+        readable, views, errors = _read_one_by_one(images, preprocessings, protocol)
+    inputs = [_inputs(*pair) for pair in zip(views, preprocessings, strict=not errors)]
+    errors = {start + position: error for position, error in errors.items()}
+    return ImageBatch(start, start + readable, labels[readable], inputs, errors)
 
 
-def _read_singly(start, images, looks, protocol):
-    """(numbers of the images that can be read, what is shown of them, faults of the others)."""
-    good, shown, faults = [], [], []
-    for number, image in enumerate(images):
+def _read_one_by_one(images, preprocessings, protocol):
+    """(positions of the readable images, their views, {position: error} of the others)."""
+    readable, views, errors = [], [], {}
+    for position, image in enumerate(images):
         try:
-            shown.append([views_of([image], look, protocol) for look in looks])
-            good.append(number)
+            views.append([views_of([image], preprocessing, protocol) for preprocessing in preprocessings])
+            readable.append(position)
         except (ValueError, OSError) as error:
-            faults.append(f"number {start + number}: {error}")
-    of_looks = zip(*shown, strict=True)
-    return good, [[np.concatenate(views) for views in zip(*scales, strict=True)] for scales in of_looks], faults
+            errors[position] = str(error)
+    merged = [
+        [np.concatenate(scale) for scale in zip(*of_images, strict=True)] for of_images in zip(*views, strict=True)
+    ]
+    return np.array(readable, int), merged, errors
 
 
-def _prepared(scales, look):
-    """uint8 (B, views, h, w, C) -> float32 (B * views, h, w, C) as the network wants it, for each scale."""
-    return [preprocess_input(views.reshape(-1, *views.shape[2:]), look.mode, "channels_last") for views in scales]
+def _inputs(scales, preprocessing):
+    """For each scale: uint8 (B, views, h, w, C) -> normalised float32 (B * views, h, w, C)."""
+    return [
+        preprocess_input(views.reshape(-1, *views.shape[2:]), preprocessing.mode, "channels_last") for views in scales
+    ]

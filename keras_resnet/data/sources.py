@@ -1,12 +1,16 @@
 """Where images with labels come from: a name, a folder or arrays -> Dataset."""
 
 import os
-from dataclasses import replace
+import reprlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.data.datasets import TEST_SHARE, Dataset, Split, natural_preprocessing
-from keras_resnet.data.image_folders import load_folder, load_test_folder
+from keras_resnet.data.datasets import TEST_SHARE, UNLABELLED, Dataset, Split, Stream, natural_preprocessing
+from keras_resnet.data.image_files import find_images
+from keras_resnet.data.image_folders import TESTS, load_folder, load_test_folder
 from keras_resnet.data.label_files import load_labelled_folder
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.tfds import find_builder, list_tfds, load_tfds, load_tfds_split
@@ -191,3 +195,72 @@ def _labels(labels, argument):
             f"Received: shape {labels.shape}, {labels.dtype}"
         )
     return labels.reshape(-1).astype("int32")
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Images with their names, labelled or not."""
+
+    split: Split | Stream
+    """Images; labels are UNLABELLED where no class is known."""
+    names: Sequence[str]
+    """Paths of the images, or their indices if they do not come from files."""
+    class_names: tuple[str, ...] = ()
+    """Names of the labels; empty if there are none."""
+    skipped: tuple[str, ...] = ()
+    """Unreadable images that were left out, with the reason."""
+
+
+def image_source(images):
+    """The ImageSource of any images.
+
+    Args:
+        images: a folder, searched for images, whose class folders give the labels; a file or a list of files; a
+            dataset name, as for `load_test`; a Dataset, whose `test` is used; a Split or Stream; an array (N, H, W, C)
+            uint8; or an ImageSource, which is returned.
+
+    Raises:
+        ValueError: for other values, a folder without images, and what `load_test` refuses.
+        OSError: for a missing path.
+    """
+    if isinstance(images, ImageSource):
+        return images
+    if isinstance(images, (str, os.PathLike)):
+        if images in DATASETS or not os.path.exists(images):
+            return image_source(load_test(images))
+        return _folder_source(Path(images)) if os.path.isdir(images) else _file_source([images])
+    if isinstance(images, Dataset):
+        class_names = tuple(images.class_names or ())
+        return replace(image_source(images.test), class_names=class_names, skipped=tuple(images.skipped))
+    if isinstance(images, (Split, Stream)):
+        paths = len(images) and images.paths
+        return ImageSource(images, images.images.tolist() if paths else [str(i) for i in range(len(images))])
+    if isinstance(images, np.ndarray):
+        return image_source(Split(images, np.full(len(images), UNLABELLED)))
+    return _file_source(images)
+
+
+def _file_source(images):
+    paths = list(images) if isinstance(images, Iterable) else [images]
+    if not all(isinstance(path, (str, os.PathLike)) for path in paths):
+        raise ValueError(
+            "`images` should be a folder, files, a dataset name, a Dataset, a Split or Stream, or one uint8 array "
+            f"(N, H, W, C). Received: images={reprlib.repr(images)}"
+        )
+    return image_source(np.array([str(path) for path in find_images(paths)], str))
+
+
+def _folder_source(folder):
+    """All images of a folder, named by their relative paths, labelled by their class folders."""
+    paths = find_images(folder)
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    classes = [_class_folder(name) for name in names]
+    class_names = tuple(sorted(set(classes) - {None}))
+    labels = {None: UNLABELLED} | {name: label for label, name in enumerate(class_names)}
+    split = Split(np.array([str(path) for path in paths]), np.array([labels[name] for name in classes], "int32"))
+    return ImageSource(split, names, class_names)
+
+
+def _class_folder(name):
+    """The image's class folder: the first folder of its path that is not the name of a split. None without one."""
+    return next((part for part in name.split("/")[:-1] if part not in ("train", *TESTS)), None)

@@ -7,29 +7,26 @@ from dataclasses import replace
 
 import numpy as np
 
-from keras_resnet.data.datasets import Split
+from keras_resnet.data.datasets import UNLABELLED, Split
 from keras_resnet.data.image_files import as_image, listed
-from keras_resnet.data.prefetch import images_at, prefetch_batches
+from keras_resnet.data.prefetch import describe_errors, images_at, prefetch_batches
 from keras_resnet.data.preprocessing import Normalization
 from keras_resnet.data.protocols import get_protocol
-from keras_resnet.data.sources import load_test
-from keras_resnet.transfer.extraction import UNLABELLED, Source, find_source
+from keras_resnet.data.sources import image_source, load_test
 
 AS_THEY_ARE = Normalization(divisor=1.0)
 
 
 def shown(images):
-    """The Source of what `extract` takes; None for `samples`, a Source as it is."""
-    if isinstance(images, Source):
-        return images
-    return find_source(samples() if images is None else images)
+    """The ImageSource of what `extract` takes; None for `samples`, an ImageSource as it is."""
+    return image_source(samples() if images is None else images)
 
 
 def in_batches(source, look, batch_size):
     """Images as a network sees them, before their values are normalised.
 
     Args:
-        source: Source.
+        source: ImageSource.
         look: Preprocessing.
         batch_size: images at a time.
 
@@ -39,13 +36,13 @@ def in_batches(source, look, batch_size):
     Raises:
         ValueError: in the end, if none could be read.
     """
-    faults, count = list(source.left_out), 0
+    faults, count = list(source.skipped), 0
     plain = replace(look, mode=AS_THEY_ARE)
-    for labels, views, unread in prefetch_batches(source.split, [plain], get_protocol("center"), batch_size):
-        faults += unread
-        count += len(labels)
-        if len(labels):
-            yield views[0][0].astype("uint8"), labels
+    for batch in prefetch_batches(source.split, [plain], get_protocol("center"), batch_size):
+        faults += describe_errors(batch.read_errors, source.names)
+        count += len(batch)
+        if len(batch):
+            yield batch.views[0][0].astype("uint8"), batch.labels
     _tell(faults, count)
 
 
@@ -63,7 +60,7 @@ def spread(images, look, count):
     """
     if isinstance(images, (str, os.PathLike)) and not os.path.exists(images):
         images = load_test(images, split="train")
-    split, faults = find_source(images).split, []
+    split, faults = image_source(images).split, []
     found = [look.pixels([image]) for image in opened(split, some(len(split), count), look.channels, faults)]
     _tell(faults, len(found))
     return np.concatenate(found)

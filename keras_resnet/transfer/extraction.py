@@ -1,29 +1,19 @@
 """Images -> a vector for each, in a stream; equal pixels give equal vectors, to the bit."""
 
-import os
-import reprlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import keras
 import numpy as np
 
 from keras_resnet.architecture.metadata import to_data_format
-from keras_resnet.data.datasets import Dataset, Split, Stream
-from keras_resnet.data.image_files import find_images, raise_if_unreadable
-from keras_resnet.data.image_folders import TESTS
-from keras_resnet.data.prefetch import prefetch_batches
+from keras_resnet.data.image_files import raise_if_unreadable
+from keras_resnet.data.prefetch import describe_errors, prefetch_batches
 from keras_resnet.data.protocols import get_protocol
-from keras_resnet.data.sources import DATASETS, load_test
+from keras_resnet.data.sources import image_source
 from keras_resnet.errors import check_integers, unknown_name_error
 from keras_resnet.models.feature_extractor import POOLINGS, PRE_LOGITS, feature_extractor
 from keras_resnet.models.layers import check_network
 from keras_resnet.models.preprocessing import preprocessing
-
-UNLABELLED = -1
-"""The label of an image whose class is not known."""
-_MOST = 2**32
 
 
 @dataclass(frozen=True)
@@ -42,32 +32,6 @@ class Features:
     """Images that could not be read, with what is wrong with them."""
     settings: dict = field(default_factory=dict)
     """How they were made, if they come from a file."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is looked at."""
-
-    split: Split | Stream
-    names: Sequence[str]
-    class_names: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class FeatureBatch:
-    """What has become of some images that follow each other."""
-
-    stop: int
-    """Number of the first image that comes after them."""
-    indices: np.ndarray
-    """(B,) of those that could be read."""
-    labels: np.ndarray
-    """(B,) int32."""
-    vectors: np.ndarray
-    """(B, D) float32."""
-    read_errors: dict[int, str]
-    """{index of an image that could not be read: error}."""
 
 
 def extract(
@@ -97,26 +61,19 @@ def extract(
         FloatingPointError: if the network returns what is no number.
     """
     check_integers(batch_size=batch_size)
-    source = find_source(images)
-    found, left_out = [], list(source.left_out)
-    for batch in extract_batches(model, source.split, endpoint, pooling, batch_size):
-        faults = describe_errors(batch.read_errors, source.names)
-        raise_if_unreadable(faults, skip_bad)
-        left_out += faults
-        found.append(batch)
+    source = image_source(images)
+    found, skipped = [], list(source.skipped)
+    for batch, vectors in extract_batches(model, source.split, endpoint, pooling, batch_size):
+        errors = describe_errors(batch.read_errors, source.names)
+        raise_if_unreadable(errors, skip_bad)
+        skipped += errors
+        found.append((batch.indices, batch.labels.astype("int32"), vectors))
         if progress:
             progress(batch.stop)
-    check_any_read(sum(len(batch.indices) for batch in found), source)
-    numbers, labels, vectors = (
-        np.concatenate([getattr(batch, column) for batch in found]) for column in ("indices", "labels", "vectors")
-    )
-    names = tuple(source.names[number] for number in numbers)
-    return Features(vectors, labels, names, source.class_names, tuple(left_out))
-
-
-def describe_errors(faults, names):
-    """{number: what is wrong} -> what is wrong with which image, in words."""
-    return [f"{names[number]}: {fault}" for number, fault in faults.items()]
+    check_any_read(sum(len(indices) for indices, _, _ in found), source)
+    indices, labels, vectors = (np.concatenate(column) for column in zip(*found, strict=True))
+    names = tuple(source.names[index] for index in indices)
+    return Features(vectors, labels, names, source.class_names, tuple(skipped))
 
 
 def check_any_read(count, source):
@@ -125,73 +82,24 @@ def check_any_read(count, source):
         raise ValueError(f"Expected images that can be read. Received: none of {len(source.split)}")
 
 
-def find_source(images):
-    """The Source for what `extract` takes."""
-    if isinstance(images, (str, os.PathLike)):
-        if images in DATASETS or not os.path.exists(images):
-            return find_source(load_test(images))
-        return _folder(Path(images)) if os.path.isdir(images) else _files([images])
-    if isinstance(images, Dataset):
-        about = {"class_names": tuple(images.class_names or ()), "left_out": tuple(images.left_out)}
-        return replace(find_source(images.test), **about)
-    if isinstance(images, (Split, Stream)):
-        paths = len(images) and images.paths
-        return Source(images, images.images.tolist() if paths else [str(n) for n in range(len(images))])
-    if isinstance(images, np.ndarray):
-        return find_source(Split(images, np.full(len(images), UNLABELLED)))
-    return _files(images)
-
-
-def _files(images):
-    paths = list(images) if isinstance(images, Iterable) else [images]
-    if not all(isinstance(path, (str, os.PathLike)) for path in paths):
-        raise ValueError(
-            "`images` should be a folder, files, the name of a data set, a Dataset, a Split or Stream, or one array "
-            f"of pixels. Received: images={reprlib.repr(images)}"
-        )
-    found = [str(path) for path in find_images(paths)]
-    return find_source(np.array(found, str))
-
-
-def _folder(folder):
-    """Every image of a folder, named by its way from there."""
-    paths = find_images(folder)
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    classes = [_class_of(name) for name in names]
-    class_names = tuple(sorted(set(classes) - {None}))
-    numbers = {None: UNLABELLED} | {name: number for number, name in enumerate(class_names)}
-    labels = np.array([numbers[name] for name in classes], "int32")
-    return Source(Split(np.array([str(path) for path in paths]), labels), names, class_names)
-
-
-def _class_of(name):
-    """The first folder on the way to an image that is none of the parts that data sets have; None without one."""
-    return next((part for part in name.split("/")[:-1] if part not in ("train", *TESTS)), None)
-
-
 def extract_batches(model, split, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, start=0):
     """The features of images, batch by batch, in order.
 
     Args:
         model, endpoint, pooling, batch_size: as for `extract`.
         split: Split or Stream.
-        start: number of the first image; to get the vectors of an earlier run, a multiple of `batch_size`.
+        start: index of the first image; to continue an earlier run, a multiple of `batch_size`.
 
     Yields:
-        A FeatureBatch.
+        (ImageBatch, features (B, D) float32).
     """
     extractor = vector_extractor(model, endpoint, pooling)
-    look, first = preprocessing(model), start
-    for packed, shown, faults in prefetch_batches(_numbered(split, start), [look], get_protocol("center"), batch_size):
-        labels, numbers = np.divmod(packed, _MOST)
-        stop = first + len(numbers) + len(faults)
+    preprocessings, protocol = [preprocessing(model)], get_protocol("center")
+    for batch in prefetch_batches(split, preprocessings, protocol, batch_size, start):
         vectors = np.empty((0, vector_size(extractor)), "float32")
-        if len(numbers):
-            vectors = _vectors(extractor, shown[0][0], numbers - first, batch_size)
-        unread = sorted(set(range(first, stop)) - set(numbers.tolist()))
-        reasons = [fault.partition(": ")[2] for fault in faults]
-        yield FeatureBatch(stop, numbers, labels.astype("int32"), vectors, dict(zip(unread, reasons, strict=True)))
-        first = stop
+        if len(batch):
+            vectors = _vectors(extractor, batch.views[0][0], batch.indices - batch.start, batch_size)
+        yield batch, vectors
 
 
 def vector_extractor(model, endpoint=PRE_LOGITS, pooling="avg"):
@@ -209,25 +117,6 @@ def vector_extractor(model, endpoint=PRE_LOGITS, pooling="avg"):
 def vector_size(extractor):
     """How many numbers its vectors have."""
     return extractor.outputs[0].shape[-1]
-
-
-def _numbered(split, start):
-    """The images from `start` on, with labels that say their numbers too: those that are not read get lost."""
-    if isinstance(split, Split):
-        labels = _packed(split.labels[start:].astype("int64"), np.arange(start, len(split)))
-        return Split(split.images[start:], labels)
-    import tensorflow as tf
-
-    def row(number, example):
-        image, label = example
-        return image, _packed(tf.cast(label, "int64"), number)
-
-    return replace(split, examples=lambda seed: split.examples(seed).enumerate().skip(start).map(row))
-
-
-def _packed(labels, numbers):
-    """Two integers in one; `np.divmod(packed, _MOST)` has them again, also labels below zero."""
-    return labels * _MOST + numbers
 
 
 def _vectors(extractor, inputs, places, batch_size):

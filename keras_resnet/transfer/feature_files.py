@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_resnet.data.datasets import UNLABELLED
 from keras_resnet.errors import error_summary, unknown_name_error
-from keras_resnet.transfer.extraction import UNLABELLED, Features
+from keras_resnet.transfer.extraction import Features
 from keras_resnet.weights.zip_members import member_size
 
 SUFFIX = ".npz"

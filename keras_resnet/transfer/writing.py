@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet.architecture.metadata import model_info, model_spec
+from keras_resnet.data.prefetch import describe_errors
+from keras_resnet.data.sources import image_source
 from keras_resnet.errors import check_integers
 from keras_resnet.files import atomic_write, check_writable, read_json, remove_leftovers, write_json
 from keras_resnet.models.feature_extractor import PRE_LOGITS
@@ -18,9 +20,7 @@ from keras_resnet.training.checkpoints import OTHERWISE, check_settings
 from keras_resnet.transfer.extraction import (
     Features,
     check_any_read,
-    describe_errors,
     extract_batches,
-    find_source,
     vector_extractor,
     vector_size,
 )
@@ -76,7 +76,7 @@ def write_features(
     check_integers(batch_size=batch_size)
     if not Path(folder).is_dir():
         raise NotADirectoryError(f"`folder` should be a folder of images. Received: folder={str(folder)!r}")
-    source, extractor = find_source(Path(folder)), vector_extractor(model, endpoint, pooling)
+    source, extractor = image_source(Path(folder)), vector_extractor(model, endpoint, pooling)
     settings = _extraction_settings(extractor, source, endpoint, pooling, batch_size)
     partial = PartialFeatures(Path(f"{out}.partial"), vector_size(extractor))
     if not overwrite and Path(out).exists():
@@ -93,8 +93,8 @@ def write_features(
         total = len(source.split)
         if progress:
             progress(partial.done, total)
-        for batch in extract_batches(extractor, source.split, endpoint, pooling, batch_size, partial.done):
-            partial.append(batch)
+        for batch, vectors in extract_batches(extractor, source.split, endpoint, pooling, batch_size, partial.done):
+            partial.append(batch.stop, vectors, batch.read_errors)
             if progress:
                 progress(batch.stop, total)
         features = partial.features(source)
@@ -196,13 +196,13 @@ class PartialFeatures:
             size += len(line)
         return size
 
-    def append(self, batch):
-        """Stores a FeatureBatch."""
+    def append(self, stop, vectors, read_errors):
+        """Stores the vectors and read errors of one batch, which ends before image `stop`."""
         with open(self.folder / ROWS, "ab") as file:
-            file.write(batch.vectors.tobytes())
+            file.write(vectors.tobytes())
         with open(self.folder / JOURNAL, "ab") as file:
-            file.write(json.dumps([batch.stop, batch.read_errors]).encode() + b"\n")
-        self._count(batch.stop, batch.read_errors)
+            file.write(json.dumps([stop, read_errors]).encode() + b"\n")
+        self._count(stop, read_errors)
 
     def _count(self, stop, read_errors):
         self.done, self.read_errors = stop, self.read_errors | read_errors
