@@ -10,8 +10,8 @@ from support import narrow, random_images, randomize_weights
 
 from keras_resnet import build, create, feature_extractor, get_spec, optimize_for_inference
 from keras_resnet.deployment import inference
-from keras_resnet.deployment.inference import PRECISIONS
 from keras_resnet.models.transforms import GroupedConv2D, cast_model
+from keras_resnet.precision import COMPUTED
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 needs_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="of TensorFlow's graphs")
@@ -39,7 +39,7 @@ def difference(model, other, x):
 @pytest.mark.parametrize(
     ("name", "precision"),
     [
-        *(("resnet18", precision) for precision in PRECISIONS),
+        *(("resnet18", precision) for precision in COMPUTED),
         ("resnet50v2", "bfloat16"),
         ("resnext50_32x4d", "float32"),
         ("seresnet50", "bfloat16"),

@@ -7,6 +7,7 @@ import keras
 from keras import layers
 
 from keras_resnet.architecture.complexity import Complexity
+from keras_resnet.architecture.metadata import layer_channel_axis
 from keras_resnet.errors import is_integer
 from keras_resnet.files import save_figure
 from keras_resnet.models.layers import check_graph
@@ -101,7 +102,7 @@ def _fits(shape, pattern):
 
 
 def _cost(layer, output, places):
-    first = getattr(layer, "data_format", None) == "channels_first"
+    first = layer_channel_axis(layer) == 1
     sides = places.shape[2:] if first else places.shape[1:-1]
     statistics = _size(layer, ("moving_mean", "moving_variance"))
     return LayerCost(

@@ -2,15 +2,16 @@
 
 import keras
 import numpy as np
-from keras import layers
+
+from keras_resnet.architecture.spec import ResNetSpec
 
 
-def model_spec(model):
+def model_spec(model: keras.Model) -> ResNetSpec | None:
     """The ResNetSpec of a model; None for a model that was not built from one."""
     return getattr(model, "spec", None)
 
 
-def model_info(model):
+def model_info(model: keras.Model) -> dict:
     """A copy of the facts that belong to a model's weights: source, preprocessing, class names; {} if unknown."""
     return dict(getattr(model, "info", None) or {})
 
@@ -21,30 +22,43 @@ def copy_metadata(model, source):
     return model
 
 
-def channel_axis(model):
+def channel_axis(model: keras.Model) -> int:
     """Axis of the channels in a model's batches: 3, or 1 for channels first.
 
-    The model's spec says it; a model without one is asked for the data format of its first convolution or pooling
-    layer, and a model without such layers for Keras's configured data format.
+    The model's spec decides; without one, the data format of the first layer that has one, of inner models too; and
+    for a model without such layers, Keras's configured data format.
     """
     if spec := model_spec(model):
         return spec.channel_axis
-    spatial = (layers.Conv2D, layers.MaxPooling2D, layers.AveragePooling2D, layers.GlobalAveragePooling2D)
-    formats = (layer.data_format for layer in model.layers if isinstance(layer, spatial))
-    return 1 if next(formats, keras.config.image_data_format()) == "channels_first" else 3
+    found = (getattr(layer, "data_format", None) for layer in _leaf_layers(model))
+    known = (name for name in found if name in ("channels_first", "channels_last"))
+    return 1 if next(known, keras.config.image_data_format()) == "channels_first" else 3
 
 
-def image_shape(model):
+def _leaf_layers(model):
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _leaf_layers(layer)
+        else:
+            yield layer
+
+
+def layer_channel_axis(layer: keras.Layer) -> int:
+    """Axis of the channels in what a layer returns: -1, or 1 for channels first."""
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
+
+
+def image_shape(model: keras.Model) -> tuple:
     """(height, width, channels) of a model's input images, whatever its data format."""
     first, *rest = model.input_shape[1:]
     return (*rest, first) if channel_axis(model) == 1 else (first, *rest)
 
 
-def to_data_format(model, images):
+def to_data_format(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """(B, H, W, C) images in the model's data format: the same, or (B, C, H, W) for channels first."""
     return np.moveaxis(images, -1, channel_axis(model))
 
 
-def to_channels_last(model, maps):
-    """(B, H, W, C) feature maps, from the model's data format."""
+def to_channels_last(model: keras.Model, maps: np.ndarray) -> np.ndarray:
+    """(B, H, W, C) feature maps, from maps in the model's data format."""
     return np.moveaxis(maps, channel_axis(model), -1)

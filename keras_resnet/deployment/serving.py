@@ -94,7 +94,7 @@ def serving_model(model, precision="float32", raw=False):
         ValueError: for a network of unknown preprocessing, unless `raw`.
     """
     first = channel_axis(model) == 1
-    network = cast_model(channels_last(model) if first else model, precision)
+    network = cast_model(channels_last(model), precision)
     (given,) = model.inputs
     if raw:
         inputs = keras.Input(given.shape[1:], dtype=given.dtype, name=INPUT)

@@ -9,7 +9,7 @@ from keras_resnet.architecture.metadata import channel_axis, copy_metadata
 from keras_resnet.architecture.network import ResNet
 from keras_resnet.errors import unknown_name_error
 from keras_resnet.models.create import create, load_model
-from keras_resnet.models.layers import check_network, convolutions, endpoints_of, last_feature_map
+from keras_resnet.models.layers import check_network, endpoints_of, last_feature_map
 from keras_resnet.models.transforms import clone
 
 POOLINGS = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
@@ -115,5 +115,5 @@ def _pooled(tensor, pooling, model, name):
     """A vector as it is, maps pooled if they are to be."""
     if pooling is None or len(tensor.shape) == 2:
         return tensor
-    data_format = convolutions(model)[0].data_format
+    data_format = "channels_first" if channel_axis(model) == 1 else "channels_last"
     return POOLINGS[pooling](data_format=data_format, name=f"{name}_{pooling}")(tensor)

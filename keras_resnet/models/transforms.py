@@ -1,5 +1,6 @@
-"""Models made from models: cloned, batch norm folded, cast, channels last, fully convolutional, with a new head."""
+"""Models made from models: copied, batch norms folded, cast, channels last, fully convolutional, with a new head."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -7,40 +8,70 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_resnet.architecture.metadata import copy_metadata
+from keras_resnet.architecture.metadata import channel_axis, copy_metadata, layer_channel_axis, model_spec
 from keras_resnet.architecture.network import ResNet
-from keras_resnet.errors import error_summary, unknown_name_error
+from keras_resnet.errors import error_summary
+from keras_resnet.precision import PRECISIONS, check_precision
 
 
-def clone(model, input_shape=None):
-    """A copy with layers and weights of its own, which knows what the model knows; `clone_model` of Keras forgets it.
+def clone(model: keras.Model, input_shape: tuple | None = None) -> keras.Model:
+    """A copy with its own layers and weights that keeps the spec and the info, which Keras's `clone_model` drops.
 
     Args:
         model: Functional model with one input.
-        input_shape: (H, W, C) of its images, or (C, H, W), where they are to be others; None for sides of any length.
+        input_shape: another shape for its images, (H, W, C) or (C, H, W); None for a side of any length.
 
     Raises:
-        ValueError: for another kind of model.
+        ValueError: for a layer that cannot be rebuilt from its configuration.
     """
-    copy = keras.models.clone_model(model, new_inputs(model, input_shape), rebuild_layer)
+    copy = _rebuild(model, input_shape=input_shape)
     copy.set_weights(model.get_weights())
-    for layer in model.layers:
+    return copy
+
+
+def _rebuild(
+    model: keras.Model,
+    rebuild: Callable | None = None,
+    call: Callable | None = None,
+    input_shape: tuple | None = None,
+) -> keras.Model:
+    """Keras's `clone_model`, with the names of the layers and inputs, the spec and the info of `model`; weights unset.
+
+    Args:
+        model: Functional model with one input.
+        rebuild: layer -> new layer; default `_rebuild_layer`.
+        call: (new layer, *arguments) -> output; default calls the layer.
+        input_shape: as for `clone`.
+    """
+
+    def rebuild_layer(layer):
+        try:
+            copy = (rebuild or _rebuild_layer)(layer)
+        except Exception as error:  # a layer's own code may raise anything
+            raise ValueError(
+                "`model` should have layers that can be rebuilt from what their `get_config` returns. "
+                f"Received: {model.name} with {type(layer).__name__} {layer.name!r} ({error_summary(error)})"
+            ) from error
+        copy.name = layer.name  # lost by layers without `get_config`
+        return copy
+
+    (given,) = model.inputs
+    shape = given.shape[1:] if input_shape is None else input_shape
+    inputs = keras.tree.map_structure(  # Keras's own clones rename the input
+        lambda _: keras.Input(shape, dtype=given.dtype, name=model.layers[0].name), model.input
+    )
+    copy = keras.models.clone_model(model, inputs, rebuild_layer, call)
+    originals = {layer.name: layer for layer in model.layers}
+    for layer in copy.layers:
         if hasattr(layer, "kernel_initializer"):
-            copy.get_layer(layer.name).kernel_initializer = layer.kernel_initializer
+            layer.kernel_initializer = originals[layer.name].kernel_initializer
     return copy_metadata(copy, model)
 
 
-def new_inputs(model, input_shape=None):
-    """A keras.Input with the name and the dtype of a model's, nested as there; Keras's own clones have another name."""
-    name, (given,) = model.layers[0].name, model.inputs
-    shape = given.shape[1:] if input_shape is None else input_shape
-    return keras.tree.map_structure(lambda _: keras.Input(shape, dtype=given.dtype, name=name), model.input)
+def _rebuild_layer(layer, kind=None, **changes):
+    """A new layer with the configuration of `layer`, updated by `changes`; `kind` is another class for it.
 
-
-def rebuild_layer(layer, kind=None, **changes):
-    """The layer once more, with changes of its configuration; its kernel, about to be overwritten, is not drawn.
-
-    `kind` is another class that takes the same configuration.
+    Kernels start as zeros, which is fast; their values are about to be set.
     """
     config = layer.get_config()
     if "kernel_initializer" in config:
@@ -48,59 +79,15 @@ def rebuild_layer(layer, kind=None, **changes):
     return (kind or type(layer)).from_config(config | changes)
 
 
-FOLDABLE = (layers.Conv2D, layers.Dense)
-"""Layers with a kernel whose last axis is that of the channels they return; classes derived from them may compute with
-another kernel than they have."""
-
-
-def fold_batch_norm(model):
-    """An equivalent network whose convolutions do the work of the batch norms that follow them.
-
-    gamma * (K * x + b - mean) / sqrt(variance + epsilon) + beta = (s K) * x + (beta + s (b - mean)), with
-    s = gamma / sqrt(variance + epsilon). In pre-activation networks the first batch norm of a block follows a sum, and
-    stays. The result is for inference: training it would train another network.
-
-    Args:
-        model: Functional model.
-
-    Returns:
-        A model with the same inputs, outputs, layer names, dtype policies, spec and info. `info["unfolded"]` names the
-        batch norms that stay: what they follow is no convolution, or others see it too.
+def as_functional(model: keras.Model) -> keras.Model:
+    """The model as a Functional one: a Sequential model is converted, a Functional one returned as it is.
 
     Raises:
-        ValueError: for a model that is no graph of layers from one input, or has models among its layers or layers that
-            cannot be made once more.
-    """
-    model = as_functional(model)
-    if len(model.inputs) != 1:
-        raise ValueError(f"`model` should have one input. Received: {model.name} with {len(model.inputs)}")
-    pairs = _pairs(model)
-    norms = {norm.name for norm in pairs.values()}
-
-    def with_bias(layer):
-        return rebuild_layer(layer, use_bias=True) if layer.name in pairs else rebuild_layer(layer)
-
-    def call(layer, *arguments, **keywords):
-        return arguments[0] if layer.name in norms else layer(*arguments, **keywords)
-
-    copy = clone_with(model, with_bias, call)
-    for layer in copy.layers:
-        original, norm = model.get_layer(layer.name), pairs.get(layer.name)
-        layer.set_weights(_absorbed(original, norm) if norm else original.get_weights())
-    copy.info["unfolded"] = [layer.name for layer in copy.layers if isinstance(layer, layers.BatchNormalization)]
-    return copy
-
-
-def as_functional(model):
-    """The model as it is, a Sequential one as Functional.
-
-    Raises:
-        ValueError: for a model that is no graph of layers, or has models among its layers.
+        ValueError: for a model that is not a graph of layers, or has models among its layers.
     """
     if isinstance(model, keras.Sequential) and model.built:
         model = copy_metadata(keras.Model(model.inputs, model.outputs[0], name=model.name), model)
-    layers_of = getattr(model, "layers", ())
-    if inner := [layer.name for layer in layers_of if isinstance(layer, keras.Model)]:
+    if inner := [layer.name for layer in getattr(model, "layers", ()) if isinstance(layer, keras.Model)]:
         raise ValueError(
             "`model` should be one graph of layers: build upon `inner.output` instead of calling the inner model. "
             f"Received: {model.name} with the model {inner[0]!r} among its layers"
@@ -110,113 +97,121 @@ def as_functional(model):
     return model
 
 
-def clone_with(model, layer_again, call=None, inputs=None):
-    """Keras's `clone_model`, with the names and the info of the model; with inputs like its own if none are given.
+def fold_batch_norm(model: keras.Model) -> keras.Model:
+    """An equivalent model without the batch norms that directly follow a convolution or dense layer.
+
+    >>> from keras_resnet import create, fold_batch_norm
+    >>> model = create("resnet20", depths=(1, 1, 1))
+    >>> folded = fold_batch_norm(model)
+    >>> len(model.layers), len(folded.layers), folded.info["unfolded"]
+    (29, 22, [])
+
+    gamma * (K * x + b - mean) / sqrt(variance + epsilon) + beta = (s K) * x + (beta + s (b - mean)), with
+    s = gamma / sqrt(variance + epsilon). In pre-activation networks the first batch norm of a block follows a sum and
+    is kept. The result is for inference: trained further, it behaves differently.
+
+    Args:
+        model: Functional or Sequential model with one input.
+
+    Returns:
+        A Functional model with the same inputs, outputs, layer names, dtype policies, spec and info.
+        `info["unfolded"]` lists the batch norms that are kept: those that follow another kind of layer, or a layer
+        whose output is also used elsewhere.
 
     Raises:
-        ValueError: for a layer that cannot be made from its configuration.
+        ValueError: for a model that is not a graph of layers from one input, has models among its layers, or layers
+            that cannot be rebuilt from their configuration.
     """
-    given = new_inputs(model) if inputs is None else inputs
+    model = as_functional(model)
+    if len(model.inputs) != 1:
+        raise ValueError(f"`model` should have one input. Received: {model.name} with {len(model.inputs)}")
+    norms = _foldable_norms(model)
+    folded = {norm.name for norm in norms.values()}
 
-    def again(layer):
-        try:
-            copy = layer_again(layer)
-        except Exception as error:  # whatever a layer's own code raises
-            raise ValueError(
-                "`model` should have layers that can be made once more from what their `get_config` returns. "
-                f"Received: {model.name} with {type(layer).__name__} {layer.name!r} ({error_summary(error)})"
-            ) from error
-        copy.name = layer.name  # a layer without `get_config` forgets it
-        return copy
+    def rebuild(layer):
+        return _rebuild_layer(layer, use_bias=True) if layer.name in norms else _rebuild_layer(layer)
 
-    return copy_metadata(keras.models.clone_model(model, given, again, call), model)
+    def call(layer, *arguments, **keywords):
+        return arguments[0] if layer.name in folded else layer(*arguments, **keywords)
+
+    copy = _rebuild(model, rebuild, call)
+    for layer in copy.layers:
+        original, norm = model.get_layer(layer.name), norms.get(layer.name)
+        layer.set_weights(_folded_weights(original, norm) if norm else original.get_weights())
+    copy.info["unfolded"] = [layer.name for layer in copy.layers if isinstance(layer, layers.BatchNormalization)]
+    return copy
 
 
-def _pairs(model):
-    """{name of a layer with a kernel: the batch norm that is the only one to see what it returns}."""
+def _foldable_norms(model):
+    """{name of a convolution or dense layer: the batch norm that can be folded into it}."""
     norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
     pairs = ((norm.input._keras_history.operation, norm) for norm in norms if len(norm._inbound_nodes) == 1)
-    return {before.name: norm for before, norm in pairs if _goes_with(before, norm, model)}
+    return {before.name: norm for before, norm in pairs if _is_foldable(before, norm, model)}
 
 
-def _goes_with(before, norm, model):
-    """Whether a layer can do the work of the batch norm that follows it."""
-    if type(before) not in FOLDABLE or before.activation is not keras.activations.linear:
+def _is_foldable(before, norm, model):
+    """Whether `norm` is the only user of the layer before it and scales the channels of that layer's kernel."""
+    if type(before) not in (layers.Conv2D, layers.Dense):  # a derived class may transform its kernel before using it
         return False
-    if len(before.weights) != 1 + before.use_bias:  # others are LoRA's, or a quantised kernel's scales
+    if before.activation is not keras.activations.linear:
+        return False
+    if len(before.weights) != 1 + before.use_bias:  # LoRA, or the scales of a quantized kernel
         return False
     users = [node for node in before._outbound_nodes if node.operation in model.operations]
     called_once = len(before._inbound_nodes) == len(users) == 1
     is_output = any(tensor is before.output for tensor in model.outputs)
-    return called_once and not is_output and norm.axis % len(norm.input.shape) == _channel_axis(before)
+    rank = len(norm.input.shape)
+    return called_once and not is_output and norm.axis % rank == layer_channel_axis(before) % rank
 
 
-def _channel_axis(layer):
-    """Of what a layer returns."""
-    return 1 if getattr(layer, "data_format", None) == "channels_first" else len(layer.output.shape) - 1
-
-
-def _absorbed(layer, norm):
-    """Kernel and bias of a layer that does the work of its batch norm too, computed in float64."""
+def _folded_weights(layer, norm):
+    """[kernel, bias] of a layer after its batch norm is folded into it, computed in float64."""
     kernel, *bias = (np.asarray(array, "float64") for array in layer.get_weights())
-    gamma, beta, mean, variance = map(_float64, _values(norm))
+    gamma, beta, mean, variance = (
+        np.asarray(keras.ops.convert_to_numpy(values), "float64")
+        for values in (
+            norm.gamma if norm.scale else np.ones(norm.moving_mean.shape),
+            norm.beta if norm.center else np.zeros(norm.moving_mean.shape),
+            norm.moving_mean,
+            norm.moving_variance,
+        )
+    )
     scale = gamma / np.sqrt(variance + norm.epsilon)
     return [kernel * scale, beta + scale * (sum(bias) - mean)]
 
 
-def _values(norm):
-    """What a batch norm multiplies and adds; without scale or offset, 1 or 0."""
-    ones, zeros = np.ones(norm.moving_mean.shape), np.zeros(norm.moving_mean.shape)
-    return (
-        norm.gamma if norm.scale else ones,
-        norm.beta if norm.center else zeros,
-        norm.moving_mean,
-        norm.moving_variance,
-    )
-
-
-def _float64(values):
-    return np.asarray(keras.ops.convert_to_numpy(values), "float64")
-
-
-PRECISIONS = ("float32", "bfloat16", "float16")
-"""What Keras computes in."""
-
-
-def cast_model(model, precision):
-    """A copy that computes in other numbers than the model; inputs, outputs and what norms add up stay float32.
+def cast_model(model: keras.Model, precision: str) -> keras.Model:
+    """A copy that computes in another precision; inputs, outputs and the sums of batch norms stay float32.
 
     Args:
         model: Functional model with one input.
-        precision: a name in PRECISIONS.
+        precision: "float32", "bfloat16" or "float16".
 
     Raises:
-        ValueError: for another one.
+        ValueError: for another precision.
     """
-    if precision not in PRECISIONS:
-        raise unknown_name_error("precision", precision, PRECISIONS)
-
+    check_precision(precision)
     last = [tensor._keras_history.operation for tensor in model.outputs]
 
     def policy(layer):
-        if precision == "float32" or layer in last:
+        if layer in last:
             return "float32"
-        return f"mixed_{precision}" if isinstance(layer, layers.BatchNormalization) else precision
+        return PRECISIONS[precision].policy if isinstance(layer, layers.BatchNormalization) else precision
 
-    def other(layer):
+    def rebuild(layer):
         dtype = {"dtype": policy(layer)} if "dtype" in layer.get_config() else {}  # operations have none
-        return rebuild_layer(layer, GroupedConv2D if _is_grouped(layer) else None, **dtype)
+        return _rebuild_layer(layer, GroupedConv2D if _uses_xla(layer) else None, **dtype)
 
-    copy = clone_with(model, other)
+    copy = _rebuild(model, rebuild)
     copy.set_weights(model.get_weights())
     return copy
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class GroupedConv2D(layers.Conv2D):
-    """A convolution in groups by TensorFlow's own kernel, which has no gradient on CPUs.
+    """A grouped convolution by TensorFlow's own kernel, for inference: it has no gradient on CPUs.
 
-    Keras has XLA compile these, for their gradient: slower, and not to be expressed in other formats.
+    Keras compiles grouped convolutions with XLA to get a gradient, which is slower and cannot be exported.
     """
 
     def convolution_op(self, inputs, kernel):
@@ -225,121 +220,123 @@ class GroupedConv2D(layers.Conv2D):
         return tf.nn.conv2d(inputs, kernel, self.strides, self.padding.upper(), dilations=self.dilation_rate)
 
 
-def _is_grouped(layer):
-    """Whether Keras would have XLA compile it."""
+def _uses_xla(layer):
+    """Whether Keras would compile the layer with XLA: a grouped convolution, channels last, on TensorFlow."""
     grouped = isinstance(layer, layers.Conv2D) and layer.groups > 1 and layer.data_format == "channels_last"
     return grouped and keras.backend.backend() == "tensorflow"
 
 
-def channels_last(model):
-    """The same network for (B, H, W, C) that took (B, C, H, W); kernels have their channels last in both.
+def channels_last(model: keras.Model) -> keras.Model:
+    """The same model for (B, H, W, C) images, made from one for (B, C, H, W); a channels-last model is returned as is.
 
     Args:
-        model: Functional model with one input, (B, C, H, W).
+        model: Functional model with one input.
 
     Returns:
-        A model with the layer names, weights and info of `model`, and its spec but for the order.
+        A model with the layer names, weights and info of `model`, and its spec with the other data format.
 
     Raises:
-        ValueError: for layers that see the order and cannot be told another one.
+        ValueError: for layers that depend on the data format and do not have it in their configuration.
     """
-    (given,) = model.inputs
-    channels, *sides = given.shape[1:]
-    inputs = keras.tree.map_structure(
-        lambda _: keras.Input((*sides, channels), dtype=given.dtype, name=model.layers[0].name), model.input
-    )
+    if channel_axis(model) == 3:
+        return model
+    channels, *sides = model.inputs[0].shape[1:]
     try:
-        copy = clone_with(model, lambda layer: rebuild_layer(layer, **_changes(layer)), inputs=inputs)
-    except Exception as error:  # whatever a layer raises when shapes do not fit
+        copy = _rebuild(
+            model, lambda layer: _rebuild_layer(layer, **_channels_last_config(layer)), input_shape=(*sides, channels)
+        )
+    except Exception as error:  # layers raise anything when shapes do not fit
         raise ValueError(
-            f"`model` should have its channels last, or layers that can have them last ({error_summary(error)}). "
-            f"Received: {model.name} with channels first"
+            "`model` should be channels last, or have layers that can be rebuilt as channels last "
+            f"({error_summary(error)}). Received: {model.name}, channels first"
         ) from error
     copy.set_weights(model.get_weights())
-    copy.spec = model.spec and replace(model.spec, data_format="channels_last")
+    if spec := model_spec(model):
+        copy.spec = replace(spec, data_format="channels_last")
     return copy
 
 
-def _changes(layer):
-    """What the configuration of a layer says of the order, the other way round."""
+def _channels_last_config(layer):
+    """The changes of a layer's configuration that make it channels last."""
     config = layer.get_config()
     if config.get("data_format") == "channels_last" and isinstance(layer, layers.ZeroPadding2D):
-        # that of CIFAR shortcuts: it pads the channels
+        # shortcut A pads the channels by the opposite data format
         return {"data_format": "channels_first", "padding": config["padding"][::-1]}
     changes = {"data_format": "channels_last"} if "data_format" in config else {}
     return changes | ({"axis": 3} if config.get("axis") == 1 and len(layer.output.shape) == 4 else {})
 
 
-def fully_convolutional(model, side):
-    """The same network as if it looked through a window of `side` pixels wherever its feature maps allow it.
+def fully_convolutional(model: keras.Model, side: int) -> keras.Model:
+    """The same classifier applied to every window of `side` pixels, as densely as its feature maps allow.
 
-    Global average pooling becomes an average over as many pixels of the last feature map as an image of side x side
-    has there, at every place; the classifier follows there, as a 1x1 convolution would (Sermanet et al. 2013,
-    arXiv:1312.6229; Simonyan and Zisserman 2014, arXiv:1409.1556, sec. 3.2); and the probabilities are averaged. On
-    an image of side x side that is the network itself. Squeeze-excite gates go on seeing the whole image.
+    Global average pooling becomes average pooling over as many pixels of the last feature map as an image of side x
+    side has there; the classifier is applied at each position like a 1x1 convolution (Sermanet et al. 2013,
+    arXiv:1312.6229; Simonyan and Zisserman 2014, arXiv:1409.1556, sec. 3.2); and the probabilities are averaged over
+    the positions. For an image of side x side, the result is that of `model`. Squeeze-excite layers average over the
+    whole image.
 
     Args:
-        model: Functional classifier, channels last, that ends in global average pooling and layers for one vector.
-        side: pixels; smaller images the result does not take.
+        model: Functional classifier that ends in global average pooling and layers that take one vector.
+        side: side of a window in pixels, the smallest image that the result takes.
 
     Returns:
         keras.Model with the weights of `model`: (B, H, W, C) -> (B, classes) probabilities, H and W at least `side`.
 
     Raises:
-        ValueError: for a model that ends otherwise, or is no graph of layers with one input.
+        ValueError: for a model that ends otherwise, or is not a graph of layers with one input.
     """
-    position, channels = _pooling(model), model.input_shape[-1]
-    copy = clone(model, (None, None, channels))
+    position = _pooling_index(model)
+    copy = channels_last(model)
+    channels = copy.input_shape[-1]
+    copy = clone(copy, (None, None, channels))
     features = copy.layers[position].input
     window = keras.Model(copy.inputs, features).compute_output_shape((1, side, side, channels))[1:3]
-    x = layers.AveragePooling2D(window, strides=1, dtype=features.dtype, name="window")(features)
+    x = layers.AveragePooling2D(window, 1, data_format="channels_last", dtype=features.dtype, name="window")(features)
     for layer in copy.layers[position + 1 :]:
         x = layer(x)
-    if getattr(model.layers[-1], "activation", None) is keras.activations.linear:
+    if getattr(copy.layers[-1], "activation", None) is keras.activations.linear:
         x = layers.Softmax(name="probabilities")(x)
     dense = keras.Model(copy.inputs, keras.ops.mean(x, axis=(1, 2)), name=model.name)
     if keras.backend.backend() == "tensorflow":
-        dense.jit_compile = False  # XLA would compile it rebuild_layer for every size of image
+        dense.jit_compile = False  # XLA would compile again for every image size
     return dense
 
 
-PER_PLACE = (layers.Dense, layers.Dropout, layers.Activation, layers.ReLU, layers.Softmax)
-"""Layers that do to every place of a map what they do to a vector."""
+_POINTWISE = (layers.Dense, layers.Dropout, layers.Activation, layers.ReLU, layers.Softmax)
+"""Layers that treat each position of a feature map as they treat a vector."""
 
 
-def _pooling(model):
-    """Number of the layer that pools the last feature map; what follows it can be done at every place."""
+def _pooling_index(model):
+    """Index of the global average pooling layer, if only a chain of pointwise layers follows it."""
     found = [i for i, layer in enumerate(model.layers) if isinstance(layer, layers.GlobalAveragePooling2D)]
     pooling, *tail = model.layers[found[-1] :] if found else (None,)
-    follow = all(after.input is before.output for before, after in pairwise([pooling, *tail]))
+    is_chain = all(after.input is before.output for before, after in pairwise([pooling, *tail]))
     nested = any(isinstance(layer, keras.Model) for layer in model.layers)
-    if nested or not tail or not follow or not all(isinstance(layer, PER_PLACE) for layer in tail):
+    if nested or not tail or not is_chain or not all(isinstance(layer, _POINTWISE) for layer in tail):
         raise ValueError(
             "`model` should be one graph of layers that ends in global average pooling and a classifier. "
             f"Received: {model.name}, which ends in {[layer.name for layer in model.layers[-3:]]}"
         )
-    if pooling.data_format != "channels_last":
-        raise ValueError(f"`model` should have its channels last. Received: {model.name} with {pooling.data_format}")
     return found[-1]
 
 
-def with_new_head(model, classes):
-    """The same layers with another, untrained classifier in place of the last one.
+def with_new_head(model: keras.Model, classes: int) -> ResNet:
+    """The same layers with an untrained softmax classifier in place of the last layer.
 
     Args:
-        model: Functional classifier that ends in a Dense layer; its layers become part of the result.
+        model: Functional classifier that ends in a Dense layer; the other layers are shared with the result.
         classes: number of classes.
 
     Returns:
-        A ResNet, whose .keras file will know its class names.
+        A ResNet, whose spec and info are saved in `.keras` files.
 
     Raises:
         ValueError: for a model that ends otherwise.
     """
     last = model.layers[-1] if getattr(model, "layers", None) else None
-    if not isinstance(last, keras.layers.Dense) or last.output is not model.outputs[0]:
+    if not isinstance(last, layers.Dense) or last.output is not model.outputs[0]:
         raise ValueError(f"`model` should end in a Dense classifier. Received: {model.name}, which ends in {last}")
-    head = keras.layers.Dense(
+    head = layers.Dense(
         classes, "softmax", kernel_initializer=last.kernel_initializer, dtype=last.dtype_policy, name=last.name
     )
     return copy_metadata(ResNet(model.inputs[0], head(last.input), name=model.name), model)
