@@ -36,7 +36,7 @@ def _fresh_keras():
 def few_batches():
     """Averaged weights get their batch-norm statistics from two batches: from fifty they are most of a short run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keras_resnet.training.train.BATCHES", 2)
+        patch.setattr("keras_resnet.training.train.STATISTICS_BATCHES", 2)
         yield
 
 

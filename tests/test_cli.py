@@ -166,7 +166,7 @@ def test_bad_images_are_listed_the_good_ones_predicted(folder, model_file, ended
         (("train", "--dataset", "cifar11", "--workdir", "w"), "cifar10"),
         (("train", "--dataset", "cifar10", "--data-dir", ".", "--no-download", "--workdir", "w"), "download"),
         (("train", "--dataset", "wikipedia", "--no-download", "--workdir", "w"), "classification"),
-        (("train", "--precision", "float8", "--workdir", "w"), "mixed_bfloat16"),
+        (("train", "--precision", "float8", "--workdir", "w"), "bfloat16"),
         (("convert", "missing.pth", "out.h5", "--model", "resnet20"), "missing.pth"),
         (("convert", REFERENCES / "torch_malicious.pth", "out.h5", "--model", "resnet20"), "system"),
     ],

@@ -103,7 +103,7 @@ def test_names_are_no_markup(tmp_path):
             "flat/7.png (it holds something else",
         ),
         (("--dataset", "digits", "--split", "val", "--model", "{models}/a.keras"), "`split` should be one of"),
-        (("--dataset", "digits", "--model", "{models}/a.keras", "--precision", "int4"), "mixed_bfloat16"),
+        (("--dataset", "digits", "--model", "{models}/a.keras", "--precision", "int4"), "bfloat16"),
         (
             ("--dataset", "digits", "--model", "{models}/a.keras", "--precision", "float32"),
             "`--precision` should be left",

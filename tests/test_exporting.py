@@ -29,7 +29,7 @@ from keras_resnet.deployment.formats.table import FORMATS, PRECISIONS
 from keras_resnet.deployment.images import samples
 from keras_resnet.deployment.serving import KEY, LONGEST, Metadata
 from keras_resnet.models.preprocessing import preprocessing, set_preprocessing
-from keras_resnet.training.model_setup import in_precision
+from keras_resnet.precision import precision_scope
 
 pytestmark = [
     pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras exports through TensorFlow"),
@@ -751,7 +751,7 @@ def test_a_link_is_followed(tmp_path):
 def test_a_network_trained_in_bfloat16_is_exported_in_float32(tmp_path):
     """The measure is its float32 self: what rounds would seem to disagree."""
     weights = create("resnet20", weights="cifar10").get_weights()
-    with in_precision("mixed_bfloat16"):
+    with precision_scope("bfloat16"):
         model = create("resnet20", weights="cifar10")
     model.set_weights(weights)
     assert export(model, tmp_path / "net", timed=False)["relative"] < 1e-4

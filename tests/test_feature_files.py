@@ -14,7 +14,7 @@ import pytest
 from support import cifar_network, png_bytes, random_pixels
 
 from keras_resnet.models.feature_extractor import feature_extractor
-from keras_resnet.training.model_setup import in_precision
+from keras_resnet.precision import precision_scope
 from keras_resnet.transfer.extraction import extract
 from keras_resnet.transfer.feature_files import read_features
 from keras_resnet.transfer.writing import write_features
@@ -40,11 +40,11 @@ def test_a_file_with_other_settings_is_replaced_only_with_overwrite(image_folder
     out = tmp_path / "out.npz"
     write_features(cifar_network(), image_folder, out, batch_size=4)
     before = out.read_bytes()
-    with in_precision("mixed_bfloat16"):
+    with precision_scope("bfloat16"):
         mixed = cifar_network()
     for model, settings, name in (
         (cifar_network(seed=1), {}, "weights was 'seed 0'"),
-        (mixed, {}, "precision was 'float32' there. Received: precision='mixed_bfloat16'"),
+        (mixed, {}, "precision was 'float32' there. Received: precision='bfloat16'"),
         (cifar_network(), {"endpoint": "stage2"}, "endpoint was 'pre_logits'"),
     ):
         with pytest.raises(ValueError, match=f"{name}.*--overwrite"):

@@ -197,7 +197,7 @@ def test_on_several_devices(tmp_path):
 
 
 def test_an_existing_network_on_several_devices_is_refused(few, monkeypatch):
-    monkeypatch.setattr("keras_resnet.training.devices.Devices.replicas", 2)
+    monkeypatch.setattr("keras_resnet.training.distribution.Devices.num_replicas", 2)
     with pytest.raises(ValueError, match="a function that gives a Keras model, on several devices"):
         train(body(10), few, "finetune", epochs=1)
 

@@ -17,8 +17,7 @@ import pytest
 import keras_resnet
 from keras_resnet import Recipe, get_spec, train
 from keras_resnet.training.callbacks import CheckpointCallback
-from keras_resnet.training.checkpoints import OtherRun, check_settings
-from keras_resnet.training.workdir import prepare
+from keras_resnet.training.workdir import prepare_workdir
 
 pytestmark = pytest.mark.usefixtures("few_batches")
 TINY = replace(get_spec("resnet20"), depths=(1, 1, 1), widths=(4, 8, 8), stem_width=4)
@@ -164,14 +163,14 @@ def test_a_workdir_that_cannot_hold_a_run_is_found_before_training(tmp_path):
     with pytest.raises(OSError, match="`workdir` should be a folder that can be written"):
         train(TINY, workdir=tmp_path / "file" / "run", epochs=1)
     with pytest.raises(OSError, match="MiB free, the run needs"):
-        prepare(tmp_path / "run", {}, size=shutil.disk_usage(tmp_path).total)
+        prepare_workdir(tmp_path / "run", {}, size=shutil.disk_usage(tmp_path).total)
     assert not (tmp_path / "run" / "settings.json").exists()
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     (tmp_path / ".0123abcd.checkpoint.safetensors").write_text("half")
     (tmp_path / ".bash_rc_.bak").write_text("somebody's own")
-    prepare(tmp_path, {}, size=1, resume=True)
+    prepare_workdir(tmp_path, {}, size=1, resume=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".bash_rc_.bak", "settings.json"]
 
 
@@ -216,12 +215,3 @@ def test_twenty_kills_do_not_change_the_outcome(tmp_path):
     assert reports[0]["top1_accuracy"] == reports[1]["top1_accuracy"]
     one, other = (outcomes(tmp_path / name / "history.csv") for name in ("whole", "killed"))
     assert one == other and len(one) == 4
-
-
-def test_a_run_of_an_earlier_version_goes_on_if_nothing_has_changed():
-    """Its settings do not say what there was no choice about."""
-    here = {"keep": "last", "recipe": {"layer_decay": 1.0, "epochs": 3}}
-    check_settings({"recipe": {"epochs": 3}}, here, "settings.json")
-    for name, changes in (("keep", {"keep": "best"}), ("layer_decay", {"recipe": {"layer_decay": 0.5, "epochs": 3}})):
-        with pytest.raises(OtherRun, match=name):
-            check_settings({"recipe": {"epochs": 3}}, here | changes, "settings.json")

@@ -592,9 +592,9 @@ def test_bad_arguments_are_refused_before_the_first_trial(arguments, message, tm
 
 
 def test_what_train_would_refuse_on_several_devices_is_refused_first(monkeypatch, built):
-    monkeypatch.setattr("keras_resnet.training.devices.Devices.replicas", 2)
-    with pytest.raises(ValueError, match="mixed_float16"):
-        tune(precision="mixed_float16", **TINY)
+    monkeypatch.setattr("keras_resnet.training.distribution.Devices.num_replicas", 2)
+    with pytest.raises(ValueError, match="float16"):
+        tune(precision="float16", **TINY)
     assert not built
 
 

@@ -19,8 +19,8 @@ from PIL import Image
 
 from keras_resnet import complexity, get_recipe, get_spec, load_dataset, load_model, train
 from keras_resnet.data.datasets import Stream
-from keras_resnet.studies.degradation import _networks, _recipe, degradation
-from keras_resnet.studies.results import Cell, Degradation, as_markdown
+from keras_resnet.studies.degradation import _network_names, _recipe, degradation
+from keras_resnet.studies.results import DegradationResult, NetworkResult, to_markdown
 from keras_resnet.studies.sizes import SIZES, subset
 from keras_resnet.training.callbacks import CheckpointCallback
 from keras_resnet.training.curves import draw_panels
@@ -39,7 +39,7 @@ def stop(text):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _small_networks():
+def _small_network_names():
     """The paper's networks with n = 1 and 2; the smallest that it trains has n = 3."""
     with pytest.MonkeyPatch.context() as patch:
         for family, depth in product(("plain", "resnet"), (8, 14)):
@@ -63,16 +63,16 @@ def copy(study, tmp_path):
 
 def test_a_study_leaves_a_image_a_table_and_a_result(study):
     folder, result, said = study
-    assert [cell.network for cell in result.cells] == NAMES and not result.missing
+    assert [cell.network for cell in result.networks] == NAMES and not result.missing
     assert said == [f"{name}: network {number} of 4" for number, name in enumerate(NAMES, 1)]
-    for cell in result.cells:
+    for cell in result.networks:
         assert cell.parameters == complexity(get_spec(cell.network), input_shape=(8, 8, 1)).parameters
         model = load_model(folder / cell.network / "model.keras")
         test = load_dataset("digits").test
         wrong = model.predict(test.images / 127.5 - 1, verbose=0).argmax(axis=1) != test.labels
         assert cell.test_error == pytest.approx(100 * wrong.mean())
     assert json.loads((folder / "degradation.json").read_text()) == json.loads(json.dumps(result.to_config()))
-    assert (folder / "degradation.md").read_text() == as_markdown(result)
+    assert (folder / "degradation.md").read_text() == to_markdown(result)
     with Image.open(folder / "degradation.png") as image:
         assert image.format == "PNG" and image.width > 800
 
@@ -83,7 +83,7 @@ def test_a_cell_is_the_run_that_train_makes(study, tmp_path):
     row = SIZES["digits"]
     recipe = get_recipe(row.recipe, **{**row.changes, "epochs": 1, "batch_size": 256})
     run = train("resnet8", "digits", recipe, tmp_path / "resnet8", deterministic=True)
-    cell = next(cell for cell in result.cells if cell.network == "resnet8")
+    cell = next(cell for cell in result.networks if cell.network == "resnet8")
     assert cell.test_error == 100 * (1 - run.report["top1_accuracy"])
     assert cell.training_error == pytest.approx(100 * (1 - run.history["accuracy"][-1]))
     weights = load_model(folder / "resnet8" / "model.keras").weights
@@ -133,7 +133,7 @@ def _outcome(cell):
         ({"epochs": 2}, r"recipe.epochs was 1 there. Received: recipe.epochs=2, in .*plain8/settings.json"),
         ({"recipe": "cifar_fast"}, "recipe.decay_all was True"),
         ({"seed": 1}, "seed was 0"),
-        ({"precision": "mixed_bfloat16"}, "precision was 'float32'"),
+        ({"precision": "bfloat16"}, "precision was 'float32'"),
         ({"images": (1000, 100)}, "dataset was 'digits'"),
     ],
 )
@@ -195,24 +195,24 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
 
 
 def test_several_machines_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_resnet.training.devices.cluster", lambda: ["one", "another"])
+    monkeypatch.setattr("keras_resnet.training.distribution.Devices.num_machines", 2)
     with pytest.raises(ValueError, match="one machine.*Received: 2 machines"):
         degradation(tmp_path, **TINY)
 
 
 def test_sizes_are_what_the_paper_trains():
     paper = SIZES["paper"]
-    assert _networks(paper.depths)[-3:] == ["plain56", "resnet56", "resnet110"]
-    recipes = {name: _recipe(paper, name, None, {}) for name in _networks(paper.depths)}
+    assert _network_names(paper.depths)[-3:] == ["plain56", "resnet56", "resnet110"]
+    recipes = {name: _recipe(paper, name, None, {}) for name in _network_names(paper.depths)}
     assert {name for name, recipe in recipes.items() if recipe.warmup} == {"resnet110"}
     assert all(recipe.iterations == 64_000 and recipe.batch_size == 128 for recipe in recipes.values())
     assert _recipe(paper, "resnet110", None, {"epochs": 3}).steps(50_000)[1] == 3 * 390
     assert not _recipe(paper, "resnet110", "he2015_cifar", {}).warmup, "one that is asked for is for all"
-    assert _networks((34, 18)) == ["plain18", "resnet18", "plain34", "resnet34"]
+    assert _network_names((34, 18)) == ["plain18", "resnet18", "plain34", "resnet34"]
     for name, size in SIZES.items():
         recipe = _recipe(size, "plain20", None, {})
         assert (recipe.schedule == "step") if name == "paper" else recipe.warmup_constant
-        assert len(_networks(size.depths)) >= 4
+        assert len(_network_names(size.depths)) >= 4
 
 
 def test_a_subset_has_the_classes_in_proportion():
@@ -233,10 +233,10 @@ def test_changes_are_those_of_the_paper():
     """Table 6 of the paper, and fig. 6 for plain-110: only the differences are computed."""
     errors = {"resnet20": 8.75, "resnet32": 7.51, "resnet56": 6.97, "resnet110": 6.43, "plain20": 9.5}
     cells = [
-        Cell(name, name.rstrip("0123456789"), int(name.strip("plainrest")), 1, 2 * error, error, 60)
+        NetworkResult(name, name.rstrip("0123456789"), int(name.strip("plainrest")), 1, 2 * error, error, 60)
         for name, error in errors.items()
     ]
-    (change,) = Degradation({}, tuple(cells), ()).changes
+    (change,) = DegradationResult({}, tuple(cells), ()).effects
     assert (change.family, change.shallowest, change.deepest) == ("resnet", 20, 110)
     assert change.test_error == pytest.approx(-2.32) and change.training_error == pytest.approx(-4.64)
 

@@ -19,7 +19,7 @@ from keras_resnet.deployment.inference import optimize_for_inference
 from keras_resnet.machine import accelerator
 from keras_resnet.models.create import create
 from keras_resnet.models.transforms import fold_batch_norm
-from keras_resnet.training.devices import jit_compile
+from keras_resnet.training.distribution import jit_compile
 from keras_resnet.variants import canonical_name, get_spec
 
 APPLICATIONS = {

@@ -17,7 +17,7 @@ from rich.text import Text
 
 import keras_resnet
 from keras_resnet.errors import unknown_name_error
-from keras_resnet.training.model_setup import PRECISIONS, check_precision, in_precision
+from keras_resnet.precision import COMPUTED, precision_scope
 from keras_resnet.training.recipes import Recipe
 
 app = typer.Typer(
@@ -40,7 +40,7 @@ ValidationSplit = Annotated[
     typer.Option(help="Judge by this share or number of the training images; the test set stays untouched."),
 ]
 SkipBad = Annotated[bool, typer.Option(help="Leave out images that cannot be read.")]
-Precision = Annotated[str | None, typer.Option(help=f"{', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}.")]
+Precision = Annotated[str | None, typer.Option(help=f"{', '.join(COMPUTED[:-1])} or {COMPUTED[-1]}.")]
 Changes = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a field of the recipe: --set epochs=2.", metavar="FIELD=VALUE"),
@@ -55,11 +55,10 @@ CheckpointEvery = Annotated[int | None, typer.Option(help="Steps between checkpo
 
 def network(name, weights, default_weights=None, precision=None):
     """A network by its name, or the model in a .keras file."""
-    check_precision(precision)
     if name.endswith(".keras"):
         own_weights("a .keras file", weights=weights, precision=precision)
         return keras_resnet.load_model(name)
-    with in_precision(precision):
+    with precision_scope(precision):
         return keras_resnet.create(name, weights=weights or default_weights)
 
 

@@ -79,8 +79,8 @@ def degradation(
             numbers("depths", depths),
             recipe,
             numbers("images", images, count=2),
-            seed,
-            overwrite,
+            seed=seed,
+            overwrite=overwrite,
             checkpoint_every=checkpoint_every,
             deterministic=deterministic,
             precision=precision,
@@ -96,12 +96,12 @@ def _print_degradation(result, workdir):
     table = Table("network", box=None, header_style="bold")
     for column in ("parameters", "training error", "test error", "time"):
         table.add_column(column, justify="right")
-    for cell in result.cells:
-        errors = (f"{error:.2f} %" for error in (cell.training_error, cell.test_error))
-        table.add_row(cell.network, f"{cell.parameters:,}", *errors, f"{cell.wall_time_s:,.0f} s")
+    for row in result.networks:
+        errors = (f"{100 * error:.2f} %" for error in (row.training_error, row.test_error))
+        table.add_row(row.name, f"{row.parameters:,}", *errors, f"{row.wall_time_s:,.0f} s")
     out.print(table)
-    for change in result.changes:
-        out.print(f"{change.in_words} points", highlight=False)
+    for effect in result.effects:
+        out.print(str(effect), highlight=False)
     out.print(f"everything in {workdir}/", highlight=False, soft_wrap=True)
 
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_resnet.models.transforms import cast_model, fold_batch_norm
-from keras_resnet.training.devices import jit_compile
+from keras_resnet.training.distribution import jit_compile
 
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
 """Of processors that multiply bfloat16, as Linux names them (Intel, AMD; Arm)."""

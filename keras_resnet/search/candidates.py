@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 import keras
 
 from keras_resnet.data.datasets import Dataset, Split
+from keras_resnet.precision import precision_of
 from keras_resnet.search.results import in_words
 from keras_resnet.search.space import changes_of, spec_of
 from keras_resnet.training.callbacks import run_in_series
-from keras_resnet.training.model_setup import check_precision
-from keras_resnet.training.recipes import Recipe, changed
-from keras_resnet.training.train import check, train
+from keras_resnet.training.options import RunOptions
+from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.training.train import check_run, train
 from keras_resnet.training.workdir import REPORT
 
 
@@ -41,17 +42,15 @@ class Training:
     @property
     def epochs(self):
         """Of a candidate's training."""
-        return self.recipe.begun_epochs(len(self.halves.train))
+        return self.recipe.num_epochs(len(self.halves.train))
 
     def check(self, devices):
         """Raises ValueError for what `train` would refuse, before there is a candidate."""
-        precision = self.options["precision"]
-        check_precision(precision)
-        check(self.halves, self.recipe, devices, precision, 1, self.options["checkpoint_every"], "last")
-        if devices.machines > 1:
+        check_run(self.halves, self.recipe, devices, RunOptions(**self.options))
+        if devices.num_machines > 1:
             raise ValueError(
                 "A search shares its candidates by KERASTUNER_ORACLE_IP, and trains each on one machine. "
-                f"Received: {devices.machines} machines in TF_CONFIG"
+                f"Received: {devices.num_machines} machines in TF_CONFIG"
             )
 
     def settings(self):
@@ -64,7 +63,7 @@ class Training:
             "recipe": self.recipe.to_config(),
             "seed": self.seed,
             "backend": keras.backend.backend(),
-            "precision": self.options["precision"] or keras.config.dtype_policy().name,
+            "precision": self.options["precision"] or precision_of(keras.config.dtype_policy()),
         }
 
     def judge(self, folder, values):
@@ -82,11 +81,11 @@ class Training:
         self._train(self.dataset, winner.spec, winner.final_recipe, folder)
 
     def _train(self, dataset, spec, changes, folder):
-        recipe = changed(self.recipe, **changes)
-        last = recipe.begun_epochs(len(dataset.train))
+        recipe = get_recipe(self.recipe, **changes)
+        last = recipe.num_epochs(len(dataset.train))
         options = {**self.options, "resume": True, "validation_freq": 1 if recipe.schedule == "plateau" else last}
         with run_in_series(folder.name):
-            return train(spec, dataset, recipe, folder, self.seed, **options).report
+            return train(spec, dataset, recipe, folder, seed=self.seed, **options).report
 
 
 def set_aside(dataset, validation_split):

@@ -7,9 +7,9 @@ from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.search.budget import Budget, Candidates
 from keras_resnet.search.space import SPACE, changes_of, rows_for, settle, spec_of
-from keras_resnet.training.devices import jit_compile
-from keras_resnet.training.model_setup import compile_for
-from keras_resnet.training.recipes import changed
+from keras_resnet.training.distribution import jit_compile
+from keras_resnet.training.model_setup import compile_model
+from keras_resnet.training.recipes import get_recipe
 
 
 class ResNetHyperModel(keras_tuner.HyperModel):
@@ -59,7 +59,9 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         values = self.candidates.within(self.candidates.declare(hp))
         hp.values.update(values)
         model = build(spec_of(values), input_shape=self.candidates.input_shape, classes=self.candidates.classes)
-        compile_for(model, changed(self._recipe(hp), schedule="constant", milestones=(), warmup=0.0), 1, jit_compile())
+        compile_model(
+            model, get_recipe(self._recipe(hp), schedule="constant", milestones=(), warmup=0.0), 1, jit_compile()
+        )
         return model
 
     def fit(self, hp, model, data, *args, seed=0, **arguments):
@@ -79,8 +81,8 @@ class ResNetHyperModel(keras_tuner.HyperModel):
             return super().fit(hp, model, data, *args, **arguments)
         recipe = self._recipe(hp)
         per_epoch, steps = recipe.steps(len(data.train))
-        compile_for(model, recipe, steps, jit_compile())
-        given = {"verbose": 0, **arguments, "epochs": recipe.begun_epochs(len(data.train)), "initial_epoch": 0}
+        compile_model(model, recipe, steps, jit_compile())
+        given = {"verbose": 0, **arguments, "epochs": recipe.num_epochs(len(data.train)), "initial_epoch": 0}
         return model.fit(
             training_batches(data, recipe, given["epochs"] * per_epoch, seed),
             validation_data=evaluation_batches(data.test, data, recipe.batch_size),
@@ -90,4 +92,4 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         )
 
     def _recipe(self, hp):
-        return changed(self.recipe, **changes_of(hp.values))
+        return get_recipe(self.recipe, **changes_of(hp.values))

@@ -7,7 +7,7 @@ from itertools import product
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import STEMS
 from keras_resnet.errors import is_number, unknown_name_error
-from keras_resnet.training.recipes import Recipe, changed, get_recipe
+from keras_resnet.training.recipes import Recipe, get_recipe
 
 SPACE = {
     # name -> (method of keras_tuner.HyperParameters, its arguments). What is made to fit shrinks row after row.
@@ -52,7 +52,7 @@ def settle(recipe, space, changes):
     Raises:
         ValueError: for an unknown recipe or field, and a value that makes no sense.
     """
-    recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
+    recipe = get_recipe(recipe, **changes)
     named = [name for name in (*space, "drop_path") if name in changes or name not in space]
     fixed = {name: ("Fixed", {"value": getattr(recipe, name)}) for name in named}
     return replace(recipe, drop_path=0.0), {**space, **fixed}

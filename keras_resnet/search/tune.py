@@ -16,9 +16,9 @@ from keras_resnet.search.budget import Budget, Candidates
 from keras_resnet.search.candidates import Training, set_aside
 from keras_resnet.search.results import Candidate, SearchResult, as_markdown, draw
 from keras_resnet.search.space import SPACE, changes_of, rows_for, settle, spec_of
-from keras_resnet.training.checkpoints import OTHERWISE, check_settings
-from keras_resnet.training.devices import Devices
-from keras_resnet.training.workdir import REPORT, writable
+from keras_resnet.training.checkpoints import OVERWRITE_HINT, check_settings
+from keras_resnet.training.distribution import Devices
+from keras_resnet.training.workdir import REPORT, writable_folder
 
 SETTINGS, ORACLE = "search.json", "oracle.json"
 RESULT, TABLE, IMAGE, WINNER = "results.json", "results.md", "results.png", "winner.json"
@@ -138,7 +138,7 @@ def _folder(workdir):
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
         return
-    with writable(workdir):
+    with writable_folder(workdir):
         pass
     yield Path(workdir)
 
@@ -154,7 +154,7 @@ class _Search:
     def check(self):
         """Raises ValueError if the folder holds another search."""
         path, oracle = self.workdir / SETTINGS, self.workdir / ORACLE
-        otherwise = OTHERWISE.format("folder")
+        otherwise = OVERWRITE_HINT.format("folder")
         if oracle.exists() and not path.exists():
             raise ValueError(f"`workdir` holds a search of KerasTuner that is not ours. {otherwise} Received: {oracle}")
         if path.exists():

@@ -1,96 +1,100 @@
-"""The paper's central experiment: with depth plain networks degrade, residual ones improve (He et al. 2015, fig. 6)."""
+"""The paper's central experiment: with more depth plain networks get worse, residual ones better (fig. 6)."""
 
+import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
+from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import unknown_name_error
 from keras_resnet.files import atomic_write, read_json, write_json
-from keras_resnet.studies.results import FAMILIES, Degradation, as_markdown, read_cell, read_history
+from keras_resnet.precision import precision_of
+from keras_resnet.studies.results import FAMILIES, DegradationResult, read_network_result, to_markdown
 from keras_resnet.studies.sizes import SIZES, subset
 from keras_resnet.training.callbacks import run_in_series
-from keras_resnet.training.checkpoints import OTHERWISE, check_settings
+from keras_resnet.training.checkpoints import OVERWRITE_HINT, check_settings
 from keras_resnet.training.curves import draw_panels
-from keras_resnet.training.devices import Devices
-from keras_resnet.training.model_setup import check_precision
-from keras_resnet.training.recipes import changed, get_recipe
-from keras_resnet.training.train import check, train
-from keras_resnet.training.workdir import HISTORY, REPORT, SETTINGS, prepare
+from keras_resnet.training.distribution import Devices
+from keras_resnet.training.model_setup import dataset_settings
+from keras_resnet.training.options import RunOptions, split_options
+from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.training.train import check_run, train
+from keras_resnet.training.workdir import HISTORY, REPORT, SETTINGS, prepare_workdir, read_history
 from keras_resnet.variants import list_models
 
-IMAGE, TABLE, RESULT = "degradation.png", "degradation.md", "degradation.json"
+PLOT, TABLE, RESULT = "degradation.png", "degradation.md", "degradation.json"
 
 
 def degradation(
-    workdir,
-    size="digits",
-    dataset=None,
-    depths=None,
-    recipe=None,
-    images=None,
-    seed=0,
-    overwrite=False,
+    workdir: str | os.PathLike,
+    size: str = "digits",
+    dataset: str | Dataset | Callable[[], Dataset] | None = None,
+    depths: Iterable[int] | None = None,
+    recipe: str | Recipe | None = None,
+    images: tuple[int, int] | None = None,
     *,
-    checkpoint_every=None,
-    deterministic=False,
-    devices=None,
-    precision=None,
-    xla=None,
-    progress=lambda text: None,
-    **changes,
-):
-    """Trains plain and residual networks of several depths under one recipe (He et al. 2015, sec. 4.1, 4.2 and fig. 6).
+    options: RunOptions | None = None,
+    progress: Callable[[str], Any] = lambda text: None,
+    **changes: Any,
+) -> DegradationResult:
+    """Trains plain and residual networks of several depths with one recipe (He et al. 2015, sec. 4.1, 4.2 and fig. 6).
 
-    Each network is a run of `train` in a folder of its own, `workdir`/plain20 and so on. A study that was interrupted
-    goes on where it stopped: finished networks are left alone, wherever they were trained, and one that was being
-    trained goes on from its checkpoint. Image, table and result are written anew after each network.
+    Each network is a run of `train` in a folder of its own, `workdir`/plain20 and so on. The same call continues an
+    interrupted study: finished networks stay, wherever they were trained, and an interrupted one continues from its
+    checkpoint. Plot, table and result are written again after each network.
+
+    Example (six minutes on one core):
+
+    >>> from keras_resnet.studies.degradation import degradation
+    >>> result = degradation("runs/degradation", "digits")  # doctest: +SKIP
+    >>> print(result.effects[0])  # doctest: +SKIP
+    plain networks, from 20 to 56 layers: training error +1.53, test error +1.11 percentage points
 
     Args:
         workdir: folder for the networks' folders, degradation.png, degradation.md and degradation.json.
-        size: a name of SIZES; None below means what its row says.
-        dataset: as `train` takes it: a name, a Dataset, or a function that gives one. It is loaded once.
-        depths: layers, two or more; for each, all networks of FAMILIES in VARIANTS: 20 is plain20 and resnet20.
-        recipe: name of a recipe, or a Recipe, for all networks; the changes of the row go with its own.
-        images: pair, how many images train and test: `subset`.
-        seed: of weights, order and augmentation.
-        overwrite: whether the study's networks that `workdir` already holds are removed, and trained anew.
-        checkpoint_every, deterministic, devices, precision, xla: as for `train`; devices of one machine.
-        progress: function that is told in words which network comes next.
-        **changes: fields of the recipe to change, such as `epochs=2`.
+        size: a name in SIZES, whose row holds the defaults of the following arguments.
+        dataset: as for `train`; loaded once.
+        depths: two or more depths; for each, all networks of FAMILIES in VARIANTS: 20 is plain20 and resnet20.
+        recipe: name of a recipe, or a Recipe, for all networks, instead of the row's with its changes.
+        images: (training images, test images) to use, see `subset`.
+        options: RunOptions of all runs, on one machine; its fields can also be given as keywords. `overwrite` trains
+            networks that `workdir` already holds again; a study always resumes.
+        progress: function that is called with the name of each network before its training.
+        **changes: fields of RunOptions, such as `seed=3`, and fields of the recipe to change, such as `epochs=2`.
 
     Returns:
-        A Degradation.
+        A DegradationResult.
 
     Raises:
         ValueError: for an unknown name, depth or field, and for networks in `workdir` that were trained with other
             settings; before training.
         OSError, RuntimeError, FloatingPointError: as `train`.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, when a checkpoint is written; the same call then goes on.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written; the same call then continues.
     """
     if size not in SIZES:
         raise unknown_name_error("size", size, SIZES)
     row = SIZES[size]
-    recipes = {network: _recipe(row, network, recipe, changes) for network in _networks(depths or row.depths)}
-    available = Devices(devices)  # first, as in `train`: what reads images starts TensorFlow's devices
+    options, changes = split_options(options, changes)
+    recipes = {name: _recipe(row, name, recipe, changes) for name in _network_names(depths or row.depths)}
+    devices = Devices(options.devices)  # first, as in `train`: reading images starts TensorFlow's devices
     dataset = _load(dataset or row.dataset, images or row.images)
-    _check(recipes.values(), dataset, precision, available, checkpoint_every)
-    settings = _settings(dataset, seed, precision or keras.config.dtype_policy().name)
-    study = _Study(Path(workdir), recipes, settings)
-    if overwrite:
+    _check(recipes.values(), dataset, devices, options)
+    study = _Study(Path(workdir), recipes, _shared_settings(dataset, options))
+    if options.overwrite:
         study.clear()
     study.check()
-    options = {"checkpoint_every": checkpoint_every, "deterministic": deterministic, "devices": devices, "xla": xla}
-    options |= {"precision": precision, "resume": True}
     result = study.publish()
-    for network in result.missing:
-        progress(f"{network}: network {len(result.cells) + 1} of {len(recipes)}")
-        with run_in_series(network):
-            train(network, dataset, recipes[network], study.workdir / network, seed, **options)
+    for name in result.missing:
+        progress(f"{name}: network {len(result.networks) + 1} of {len(recipes)}")
+        with run_in_series(name):
+            run_options = replace(options, resume=True, overwrite=False)
+            train(name, dataset, recipes[name], study.workdir / name, options=run_options)
         result = study.publish()
     return result
 
@@ -103,48 +107,48 @@ class _Study:
     recipes: Mapping
     """{network: Recipe}, in the order in which they are trained."""
     settings: Mapping
-    """What the settings of all networks have in common."""
+    """Settings that all runs share."""
 
     def check(self):
-        """Raises ValueError if a network was trained, or begun, with other settings."""
-        for network, recipe in self.recipes.items():
-            path = self.workdir / network / SETTINGS
+        """Raises ValueError if a network was trained, or started, with other settings."""
+        for name, recipe in self.recipes.items():
+            path = self.workdir / name / SETTINGS
             if not path.exists():
                 continue
-            expected = {**self.settings, "model": network, "recipe": recipe.to_config()}
-            found = {name: value for name, value in read_json(path).items() if name in expected}
-            check_settings(found, expected, path, OTHERWISE.format("folder"))
+            expected = {**self.settings, "model": name, "recipe": recipe.to_config()}
+            found = {key: value for key, value in read_json(path).items() if key in expected}
+            check_settings(found, expected, path, OVERWRITE_HINT.format("folder"))
 
     def clear(self):
-        """Removes the networks; what else is in their folders stays."""
-        for network in self.recipes:
-            folder = self.workdir / network
+        """Removes the networks; other files in their folders stay."""
+        for name in self.recipes:
+            folder = self.workdir / name
             if folder.exists():
-                prepare(folder, {}, size=0, overwrite=True)
+                prepare_workdir(folder, {}, size=0, overwrite=True)
                 (folder / SETTINGS).unlink()
-        for name in (IMAGE, TABLE, RESULT):
+        for name in (PLOT, TABLE, RESULT):
             (self.workdir / name).unlink(missing_ok=True)
 
     def publish(self):
-        """The Degradation as far as networks are finished; image, table and result are written if there are any."""
-        finished = [network for network in self.recipes if (self.workdir / network / REPORT).exists()]
-        missing = tuple(network for network in self.recipes if network not in finished)
+        """The DegradationResult of the finished networks; writes plot, table and result if there are any."""
+        finished = [name for name in self.recipes if (self.workdir / name / REPORT).exists()]
+        missing = tuple(name for name in self.recipes if name not in finished)
         recipe = next(iter(self.recipes.values())).to_config()
-        cells = tuple(read_cell(self.workdir / network) for network in finished)
-        result = Degradation({**self.settings, "recipe": recipe}, cells, missing)
+        networks = tuple(read_network_result(self.workdir / name) for name in finished)
+        result = DegradationResult({**self.settings, "recipe": recipe}, networks, missing)
         if finished:
             write_json(result.to_config(), self.workdir / RESULT)
-            with atomic_write(self.workdir / TABLE) as partial:
-                partial.write_text(as_markdown(result), "utf-8")
-            draw_panels(self._panels(cells), self.workdir / IMAGE, self.settings["dataset"])
+            with atomic_write(self.workdir / TABLE) as temporary:
+                temporary.write_text(to_markdown(result), "utf-8")
+            draw_panels(self._panels(networks), self.workdir / PLOT, self.settings["dataset"])
         return result
 
-    def _panels(self, cells):
-        """For each family {its depth: history}."""
+    def _panels(self, networks):
+        """{title of the family: {depth: history}}."""
         panels = {title: {} for title in FAMILIES.values()}
-        for cell in cells:
-            history = read_history(self.workdir / cell.network / HISTORY)
-            panels[FAMILIES[cell.family]][f"{cell.depth} layers"] = history
+        for network in networks:
+            history = read_history(self.workdir / network.name / HISTORY)
+            panels[FAMILIES[network.family]][f"{network.depth} layers"] = history
         return panels
 
 
@@ -154,7 +158,7 @@ def _known_depths(family):
     return [int(match[1]) for match in found if match]
 
 
-def _networks(depths):
+def _network_names(depths):
     """Names of the networks of these depths, the shallowest first; of the same depth, the plain one first."""
     depths = np.unique(depths).tolist()
     known = {family: _known_depths(family) for family in FAMILIES}
@@ -169,22 +173,21 @@ def _networks(depths):
     return [f"{family}{depth}" for depth in depths for family in FAMILIES if depth in known[family]]
 
 
-def _recipe(row, network, recipe, changes):
-    """The recipe of a network: the one that was asked for, else its own, else the row's."""
+def _recipe(row, name, recipe, changes):
+    """The recipe of a network: the given one, or else its own, or else the row's."""
     if recipe is None:
-        recipe = get_recipe(row.own_recipes.get(network, row.recipe), **row.changes)
-    return get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
+        recipe = get_recipe(row.own_recipes.get(name, row.recipe), **row.changes)
+    return get_recipe(recipe, **changes)
 
 
-def _check(recipes, dataset, precision, devices, checkpoint_every):
-    """Raises ValueError for what `train` would refuse, before anything is removed for it."""
-    check_precision(precision)
+def _check(recipes, dataset, devices, options):
+    """Raises ValueError for what `train` would refuse, before anything is removed or written."""
     for recipe in recipes:
-        check(dataset, recipe, devices, precision, 1, checkpoint_every, "last")
-    if devices.machines > 1:
+        check_run(dataset, recipe, devices, options)
+    if devices.num_machines > 1:
         raise ValueError(
-            "A study runs on one machine; several may train its networks one by one, by `keras-resnet train`. "
-            f"Received: {devices.machines} machines in TF_CONFIG"
+            "A study runs on one machine; several can train its networks one by one with `keras-resnet train`. "
+            f"Received: {devices.num_machines} machines in TF_CONFIG"
         )
 
 
@@ -193,15 +196,11 @@ def _load(dataset, images):
     return subset(dataset, *images) if images else dataset
 
 
-def _settings(dataset, seed, precision):
-    """What `settings_of` says of a run, as far as it is known before a network is built and the same for all."""
-    return {
-        "dataset": dataset.name,
-        "training_images": len(dataset.train),
-        "test_images": len(dataset.test),
-        "classes": list(dataset.class_names),
-        "seed": seed,
+def _shared_settings(dataset, options):
+    """The settings of `run_settings` that are the same for all networks, and known before they are built."""
+    return dataset_settings(dataset) | {
+        "seed": options.seed,
         "backend": keras.backend.backend(),
         "sync_batch_norm": False,
-        "precision": precision,
+        "precision": options.precision or precision_of(keras.config.dtype_policy()),
     }

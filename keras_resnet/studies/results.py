@@ -1,108 +1,94 @@
-"""What the degradation study finds: read from the folders of its networks, as values, words and an image."""
+"""Results of the degradation study, read from the folders of its runs, as values and as a table."""
 
-import csv
 import re
 from dataclasses import asdict, dataclass
 
 from keras_resnet.files import read_json
-from keras_resnet.training.workdir import HISTORY, REPORT
+from keras_resnet.training.workdir import HISTORY, REPORT, read_history
 
 FAMILIES = {"plain": "plain networks", "resnet": "residual networks"}
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A trained network of the study. Errors in percent."""
+class NetworkResult:
+    """One trained network of the study. Errors are fractions, 0..1."""
 
-    network: str
+    name: str
     family: str
     """A key of FAMILIES."""
     depth: int
     """Layers with weights, as the paper counts them."""
     parameters: int
     training_error: float
-    """The last epoch's mean over augmented images, while the weights still change: what the paper's figure shows."""
+    """Mean over the last epoch's augmented images, while the weights still change, as in the paper's figure."""
     test_error: float
     wall_time_s: float
 
 
 @dataclass(frozen=True)
-class Change:
-    """What depth does to a family: errors of its deepest network less those of its shallowest, in percentage points."""
+class DepthEffect:
+    """The errors of a family's deepest network minus those of its shallowest, as fractions."""
 
     family: str
     shallowest: int
     deepest: int
     training_error: float
-    """Above 0 is the degradation: the deeper network could have learnt what the shallower one did."""
+    """Above 0 is degradation: the deeper network could represent what the shallower one learned."""
     test_error: float
 
-    @property
-    def in_words(self):
-        """A sentence but for its unit."""
+    def __str__(self):
         return (
             f"{FAMILIES[self.family]}, from {self.shallowest} to {self.deepest} layers: training error "
-            f"{self.training_error:+.2f}, test error {self.test_error:+.2f}"
+            f"{100 * self.training_error:+.2f}, test error {100 * self.test_error:+.2f} percentage points"
         )
 
 
 @dataclass(frozen=True)
-class Degradation:
-    """What a study has found so far."""
+class DegradationResult:
+    """Results of a study so far."""
 
     settings: dict
-    """What the networks have in common, JSON values."""
-    cells: tuple[Cell, ...]
+    """The settings that all runs share, JSON values."""
+    networks: tuple[NetworkResult, ...]
     """The trained networks, by depth."""
     missing: tuple[str, ...]
-    """Names of those that are not trained yet."""
+    """Names of the networks that are not trained yet."""
 
     @property
-    def changes(self):
-        """A Change for each family with networks of two depths or more."""
-        families = [[cell for cell in self.cells if cell.family == family] for family in FAMILIES]
-        return tuple(_change(cells[0], cells[-1]) for cells in families if len(cells) > 1)
+    def effects(self) -> tuple[DepthEffect, ...]:
+        """A DepthEffect for each family with networks of two or more depths."""
+        families = [[network for network in self.networks if network.family == family] for family in FAMILIES]
+        return tuple(_effect(networks[0], networks[-1]) for networks in families if len(networks) > 1)
 
-    def to_config(self):
-        """All of it as JSON values."""
-        changes = [asdict(change) for change in self.changes]
-        cells = [asdict(cell) for cell in self.cells]
-        return {"settings": self.settings, "cells": cells, "changes": changes, "missing": list(self.missing)}
-
-
-def _change(first, last):
-    return Change(
-        first.family,
-        first.depth,
-        last.depth,
-        last.training_error - first.training_error,
-        last.test_error - first.test_error,
-    )
+    def to_config(self) -> dict:
+        """Everything as JSON values."""
+        networks = [asdict(network) for network in self.networks]
+        effects = [asdict(effect) for effect in self.effects]
+        return {"settings": self.settings, "networks": networks, "effects": effects, "missing": list(self.missing)}
 
 
-def read_cell(folder):
-    """What the folder of a finished run says."""
-    report, history = read_json(folder / REPORT), read_history(folder / HISTORY)
-    family, depth = re.fullmatch(r"(\D+)(\d+)", folder.name).groups()
-    return Cell(
-        network=folder.name,
+def _effect(shallow, deep):
+    training_error, test_error = deep.training_error - shallow.training_error, deep.test_error - shallow.test_error
+    return DepthEffect(shallow.family, shallow.depth, deep.depth, training_error, test_error)
+
+
+def read_network_result(workdir):
+    """The NetworkResult of a finished run, from its folder."""
+    report, history = read_json(workdir / REPORT), read_history(workdir / HISTORY)
+    family, depth = re.fullmatch(r"(\D+)(\d+)", workdir.name).groups()
+    return NetworkResult(
+        name=workdir.name,
         family=family,
         depth=int(depth),
         parameters=report["parameters"],
-        training_error=100 * (1 - history[-1]["accuracy"]),
-        test_error=100 * (1 - report["top1_accuracy"]),
+        training_error=1 - history[-1]["accuracy"],
+        test_error=1 - report["top1_accuracy"],
         wall_time_s=report["wall_time_s"],
     )
 
 
-def read_history(path):
-    """The rows that `write_history` wrote, without what was not measured."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-
-
-def as_markdown(result):
-    """A Degradation as a table in Markdown, and what it says in words."""
+def to_markdown(result):
+    """A DegradationResult as a Markdown table, followed by the effects of depth."""
     settings = result.settings
     recipe = settings["recipe"]
     length = f"{recipe['epochs']} epochs" if recipe["epochs"] else f"{recipe['iterations']:,} iterations"
@@ -114,12 +100,12 @@ def as_markdown(result):
         "| network | parameters | training error (%) | test error (%) | time (s) |",
         "|---|---:|---:|---:|---:|",
         *(
-            f"| {cell.network} | {cell.parameters:,} | {cell.training_error:.2f} | {cell.test_error:.2f} "
-            f"| {cell.wall_time_s:,.0f} |"
-            for cell in result.cells
+            f"| {network.name} | {network.parameters:,} | {100 * network.training_error:.2f} "
+            f"| {100 * network.test_error:.2f} | {network.wall_time_s:,.0f} |"
+            for network in result.networks
         ),
-        *(f"| {network} | | | | not trained yet |" for network in result.missing),
+        *(f"| {name} | | | | not trained yet |" for name in result.missing),
         "",
-        *(f"{change.in_words.capitalize()} percentage points.  " for change in result.changes),
+        *(f"{str(effect).capitalize()}.  " for effect in result.effects),
     ]
     return "\n".join(lines) + "\n"

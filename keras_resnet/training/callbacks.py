@@ -1,4 +1,4 @@
-"""What happens between steps: progress is shown, checkpoints are written, trouble is noticed."""
+"""Callbacks of a run: checkpoints, the learning rate on plateaus, tests of averaged weights, progress."""
 
 import gc
 import math
@@ -15,152 +15,142 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from keras_resnet.training.checkpoints import TrainingState, load_best, load_checkpoint, save_best, save_checkpoint
 from keras_resnet.training.curves import draw_curves
-from keras_resnet.training.ema import averaged, synchronise
+from keras_resnet.training.ema import averaged_weights, sync_variables
 from keras_resnet.training.workdir import BEST, CHECKPOINT, CURVES, HISTORY, write_history
 
 
-class Interrupted(KeyboardInterrupt):
-    """The run was stopped from outside, between two steps and after a checkpoint."""
+class TrainingInterrupted(KeyboardInterrupt):
+    """The run was stopped by a signal, between two steps and after a checkpoint."""
 
 
 class CheckpointCallback(keras.callbacks.Callback):
-    """Counts the steps of a run, and keeps it on disk.
+    """Counts the steps of a run, and writes its checkpoints, its history and its curves.
 
     Args:
-        folder: Path, or None to write nothing.
-        settings: what the checkpoints say of the run.
-        steps_per_epoch: of the whole epochs.
-        batch_size: images a step.
-        every: steps between checkpoints within an epoch; None: only after it.
-        title: above the curves.
-        devices: Devices. All machines collect the numbers of a checkpoint, the chief writes them.
-        keep_best: whether the weights of the epoch that tested best are kept.
+        workdir: Path, or None to write nothing.
+        settings: JSON values that identify the run, stored in its checkpoints.
+        data: RunData. All machines collect the values of a checkpoint, the chief writes them.
+        checkpoint_every: steps between checkpoints within an epoch; None: only after each epoch.
+        keep_best: whether to keep the weights of the epoch with the highest test accuracy.
 
     Raises:
-        FloatingPointError: at the end of the step after which the loss is not finite.
-        Interrupted: after Ctrl-C or SIGTERM, see `interruptible`.
+        FloatingPointError: at the end of a step whose loss is not finite.
+        TrainingInterrupted: after Ctrl-C or SIGTERM, see `stop_on_signal`.
     """
 
-    def __init__(self, folder, settings, steps_per_epoch, batch_size, every, title, devices, keep_best=False):
+    def __init__(self, workdir, settings, data, checkpoint_every=None, keep_best=False):
         super().__init__()
-        self.keep_best, self.best_weights = keep_best, None
-        self.folder, self.settings, self.steps_per_epoch = folder, settings, steps_per_epoch
-        self.batch_size, self.every, self.title, self.devices = batch_size, every, title, devices
-        self.position, self.stopped_by, self.plateau = TrainingState(), None, None
-        self.unfinished = []
-        """What an interrupted epoch had measured so far: the values of the metrics' variables."""
+        self.workdir, self.settings, self.devices = workdir, settings, data.devices
+        self.steps_per_epoch, self.batch_size = data.steps_per_epoch, data.recipe.batch_size
+        self.checkpoint_every, self.keep_best = checkpoint_every, keep_best
+        self.state, self.best_weights, self.signal, self.plateau = TrainingState(), None, None, None
+        self.epoch_metrics = []
+        """Values of the metrics' variables in the middle of an interrupted epoch."""
 
     def resume(self, model):
-        """Puts the model, its optimiser and this where the checkpoint is, if there is one."""
+        """Restores the model, its optimizer and the state of the run from the checkpoint, if there is one."""
         if self._has_checkpoint():
-            self.position, metrics = load_checkpoint(self.folder / CHECKPOINT, model, self.settings)
-            self.unfinished = metrics if self.position.step % self.steps_per_epoch else []
-            self._publish()  # the process may have been killed between the checkpoint and these
+            self.state, metrics = load_checkpoint(self.workdir / CHECKPOINT, model, self.settings)
+            self.epoch_metrics = metrics if self.state.step % self.steps_per_epoch else []
+            self._publish()  # the process may have been killed between the checkpoint and these files
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.began, self.start = time.perf_counter(), self.position
-        if self.unfinished:
+        self.began, self.start = time.perf_counter(), self.state
+        if self.epoch_metrics:
             self._restore_metrics()
-        self.unfinished = []
+        self.epoch_metrics = []
 
     def _restore_metrics(self):
-        if len(self.model.metrics_variables) < len(self.unfinished):  # Keras makes them in the first step
-            nothing = keras.ops.zeros((1, self.model.output_shape[-1]))
-            self.model.compute_metrics(None, nothing, nothing)
-        for variable, value in zip(self.model.metrics_variables, self.unfinished, strict=True):
+        if len(self.model.metrics_variables) < len(self.epoch_metrics):  # Keras creates them in the first step
+            zeros = keras.ops.zeros((1, self.model.output_shape[-1]))
+            self.model.compute_metrics(None, zeros, zeros)
+        for variable, value in zip(self.model.metrics_variables, self.epoch_metrics, strict=True):
             variable.assign(value)
 
     def on_train_batch_end(self, batch, logs=None):
         step = self.start.step + batch + 1
-        self.position = replace(self.position, step=step, seconds=self._seconds())
+        self.state = replace(self.state, step=step, seconds=self._seconds())
         if not math.isfinite(logs["loss"]):
             raise FloatingPointError(
                 f"The loss became {logs['loss']} at step {step} (epoch {(step - 1) // self.steps_per_epoch + 1}). "
-                + (f"The last good checkpoint is in {self.folder}." if self._has_checkpoint() else "")
+                + (f"The last good checkpoint is in {self.workdir}." if self._has_checkpoint() else "")
             )
         if batch + 1 == self.params["steps"]:
-            return  # the checkpoint after the epoch also knows what the epoch measured
-        if self.stopped_by or (self.every and step % self.every == 0):
+            return  # the checkpoint of `on_epoch_end` also holds the metrics of the epoch
+        if self.signal or (self.checkpoint_every and step % self.checkpoint_every == 0):
             for callback in self.devices.callbacks:
                 callback.on_epoch_end(None)
             self._save()
-        self._stop_if_asked()
+        self._stop_if_signalled()
 
-    def _stop_if_asked(self):
-        if self.stopped_by:
-            step = self.position.step
-            raise Interrupted(f"Stopped after step {step}. To go on, repeat the command with --resume (resume=True).")
+    def _stop_if_signalled(self):
+        if self.signal:
+            raise TrainingInterrupted(
+                f"Stopped after step {self.state.step}. To continue, repeat the command with --resume (resume=True)."
+            )
 
     def on_epoch_end(self, epoch, logs=None):
-        steps, training = self.position.step - self.start.step, self.position.seconds - self.start.seconds
+        steps, training = self.state.step - self.start.step, self.state.seconds - self.start.seconds
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        row = {"epoch": epoch + 1, "step": self.position.step, **logs, "learning_rate": rate}
+        row = {"epoch": epoch + 1, "step": self.state.step, **logs, "learning_rate": rate}
         row |= {"images_per_s": round(steps * self.batch_size / training, 1), "seconds": round(training, 3)}
-        self.position = replace(
-            self.position, seconds=self._seconds(), history=(*self.position.history, row), plateau=self._plateau()
-        )
+        plateau = self.plateau.get_state() if self.plateau else {}
+        self.state = replace(self.state, seconds=self._seconds(), history=(*self.state.history, row), plateau=plateau)
         if self.keep_best and self.best_epoch == epoch + 1:
             self._save_best()
         self._save()
-        self._forget_all_but_best()
+        self._remove_older_best()
         self._publish()
-        self._stop_if_asked()
+        self._stop_if_signalled()
 
     @property
     def best_epoch(self):
-        """Number of the epoch that tested best, of several the first; None before one was tested."""
-        tested = [row for row in self.position.history if "val_accuracy" in row]
+        """Number of the epoch with the highest test accuracy, the first of equal ones; None before the first test."""
+        tested = [row for row in self.state.history if "val_accuracy" in row]
         return max(tested, key=lambda row: row["val_accuracy"])["epoch"] if tested else None
 
     def restore_best(self, model):
         """Gives the model the weights of its best epoch."""
-        if self.folder:
-            load_best(self.folder / BEST.format(self.best_epoch), model)
+        if self.workdir:
+            load_best(self.workdir / BEST.format(self.best_epoch), model)
         else:
             model.set_weights(self.best_weights)
 
     def _save_best(self):
-        """Before the checkpoint that knows of it: whatever epoch a checkpoint calls the best, its weights are there."""
-        if not self.folder:
-            synchronise(self.model)
+        """Comes before the checkpoint, so that the weights of the epoch that a checkpoint calls the best exist."""
+        if not self.workdir:
+            sync_variables(self.model)
             self.best_weights = self.model.get_weights()
         elif self.devices.is_chief:
-            save_best(self.folder / BEST.format(self.best_epoch), self.model)
+            save_best(self.workdir / BEST.format(self.best_epoch), self.model)
 
-    def _forget_all_but_best(self):
-        if self.folder and self.devices.is_chief:
-            for path in self.folder.glob(BEST.format("*")):
+    def _remove_older_best(self):
+        if self.workdir and self.devices.is_chief:
+            for path in self.workdir.glob(BEST.format("*")):
                 if path.name != BEST.format(self.best_epoch):
                     path.unlink()
 
     def _publish(self):
-        """Writes what people read: history and curves."""
-        if self.folder and self.devices.is_chief and self.position.history:
-            write_history(self.position.history, self.folder / HISTORY)
-            draw_curves(self.position.history, self.folder / CURVES, self.title)
+        """Writes the history and the curves."""
+        if self.workdir and self.devices.is_chief and self.state.history:
+            write_history(self.state.history, self.workdir / HISTORY)
+            title = f"{self.settings['model']} on {self.settings['dataset']}"
+            draw_curves(self.state.history, self.workdir / CURVES, title)
 
     def _has_checkpoint(self):
-        return bool(self.folder) and (self.folder / CHECKPOINT).exists()
+        return bool(self.workdir) and (self.workdir / CHECKPOINT).exists()
 
     def _save(self):
-        if self.folder:
-            save_checkpoint(
-                self.folder / CHECKPOINT, self.model, self.position, self.settings, write=self.devices.is_chief
-            )
-
-    def _plateau(self):
-        if self.plateau is None:
-            return {}
-        return {name: getattr(self.plateau, name) for name in Plateau.STATE}
+        if self.workdir:
+            path = self.workdir / CHECKPOINT
+            save_checkpoint(path, self.model, self.state, self.settings, write=self.devices.is_chief)
 
     def _seconds(self):
         return self.start.seconds + time.perf_counter() - self.began
 
 
-class Plateau(keras.callbacks.ReduceLROnPlateau):
-    """Keras's, but it goes on where the run was interrupted; Keras's begins anew with every `fit`."""
-
-    STATE = ("best", "wait", "cooldown_counter")
+class ReduceLROnPlateau(keras.callbacks.ReduceLROnPlateau):
+    """Keras's callback with a state that can be saved: Keras's own starts anew with every `fit`."""
 
     def __init__(self, patience, state):
         super().__init__(monitor="val_accuracy", mode="max", factor=0.1, patience=patience)
@@ -168,14 +158,18 @@ class Plateau(keras.callbacks.ReduceLROnPlateau):
         vars(self).update(state)
 
     def on_train_begin(self, logs=None):
-        """Nothing is reset here."""
+        """Does not reset the state, as Keras's own does."""
+
+    def get_state(self):
+        """What the constructor takes as `state`."""
+        return {name: getattr(self, name) for name in ("best", "wait", "cooldown_counter")}
 
 
 class EMACallback(keras.callbacks.Callback):
-    """Tests with the averaged weights.
+    """Tests the averaged weights instead of those in training.
 
     Args:
-        batches: function that gives training images for the batch-norm statistics.
+        batches: function that returns training images for the batch-norm statistics.
     """
 
     def __init__(self, batches):
@@ -183,88 +177,83 @@ class EMACallback(keras.callbacks.Callback):
         self.batches = batches
 
     def on_test_begin(self, logs=None):
-        self.within = averaged(self.model, self.batches)
-        self.within.__enter__()
+        self.context = averaged_weights(self.model, self.batches)
+        self.context.__enter__()
 
     def on_test_end(self, logs=None):
-        self.within.__exit__(None, None, None)
+        self.context.__exit__(None, None, None)
 
 
 class ProgressCallback(keras.callbacks.Callback):
-    """On a terminal a line that moves, with images/s and the time left; elsewhere a line an epoch.
+    """A progress bar with images/s and the remaining time on a terminal; elsewhere one line per epoch.
 
-    Its `line` is a context manager: the run takes place within it.
+    Its `bar` is a context manager in which the run takes place.
 
     Args:
-        recorder: the CheckpointCallback of the run, called before this.
-        steps: of the whole run.
-        batch_size: images a step.
+        checkpoints: the CheckpointCallback of the run, called before this.
+        data: RunData.
     """
 
-    def __init__(self, recorder, steps, batch_size):
+    def __init__(self, checkpoints, data):
         super().__init__()
-        self.recorder, self.steps, self.batch_size = recorder, steps, batch_size
+        self.checkpoints, self.steps, self.batch_size = checkpoints, data.num_steps, data.recipe.batch_size
         self.console = Console(stderr=True, highlight=False)
         columns = ("{task.description}", BarColumn(), "{task.fields[rate]:,.0f} images/s", TimeRemainingColumn())
         columns = [TextColumn(column) if isinstance(column, str) else column for column in columns]
-        self.line = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        self.task = self.line.add_task("training", total=steps, completed=recorder.position.step, rate=0.0)
+        self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.task = self.bar.add_task("training", total=self.steps, completed=checkpoints.state.step, rate=0.0)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.marks = []
+        self.times = []
 
     def on_train_batch_end(self, batch, logs=None):
-        step = self.recorder.position.step
-        self.marks = [*self.marks[-50:], (step, time.perf_counter())]
-        self.line.update(self.task, completed=step, rate=self._rate(), description=_errors(logs))
+        step = self.checkpoints.state.step
+        self.times = [*self.times[-50:], (step, time.perf_counter())]
+        self.bar.update(self.task, completed=step, rate=self._rate(), description=_loss_and_error(logs))
 
     def _rate(self):
-        (first, began), (last, now) = self.marks[0], self.marks[-1]
+        (first, began), (last, now) = self.times[0], self.times[-1]
         return (last - first) * self.batch_size / (now - began) if last > first else 0.0
 
     def on_epoch_end(self, epoch, logs=None):
-        row = self.recorder.position.history[-1]
-        left = (self.steps - row["step"]) * self.batch_size / row["images_per_s"]
-        tested = f", test error {100 * (1 - row['val_accuracy']):.2f} %" if "val_accuracy" in row else ""
+        row = self.checkpoints.state.history[-1]
+        seconds_left = (self.steps - row["step"]) * self.batch_size / row["images_per_s"]
+        test_error = f", test error {100 * (1 - row['val_accuracy']):.2f} %" if "val_accuracy" in row else ""
         self.console.print(
-            f"epoch {row['epoch']}, step {row['step']:,} of {self.steps:,}: {_errors(row)}{tested}, "
-            f"{row['images_per_s']:,.0f} images/s, "
-            f"{timedelta(seconds=round(left))} left",
+            f"epoch {row['epoch']}, step {row['step']:,} of {self.steps:,}: {_loss_and_error(row)}{test_error}, "
+            f"{row['images_per_s']:,.0f} images/s, {timedelta(seconds=round(seconds_left))} left",
             soft_wrap=True,
         )
 
 
-def _errors(logs):
+def _loss_and_error(logs):
     return f"loss {logs['loss']:.4f}, training error {100 * (1 - logs['accuracy']):.2f} %"
 
 
 @contextmanager
 def run_in_series(name):
-    """Around a run that is one of several: what it leaves in memory is freed; one that is interrupted says its name."""
+    """Wraps one run of a series: frees its memory afterwards; an interruption names the run."""
     try:
         yield
-    except Interrupted:
-        raise Interrupted(f"Stopped in {name}. To go on, repeat the command without --overwrite.") from None
+    except TrainingInterrupted:
+        raise TrainingInterrupted(f"Stopped in {name}. To continue, repeat the command without --overwrite.") from None
     finally:
         gc.collect()  # models refer to themselves; `keras.utils.clear_session` would also reset the dtype policy
 
 
-def _in_main_thread():
-    return threading.current_thread() is threading.main_thread()
-
-
 @contextmanager
-def interruptible(recorder):
-    """Within the block Ctrl-C and SIGTERM wait for the end of the step and a checkpoint; a second one does not wait.
+def stop_on_signal(checkpoints):
+    """Within the block, the first Ctrl-C or SIGTERM waits for the end of the step and a checkpoint; a second one not.
 
-    One of several machines cannot wait: the others would, for its part of a sum. There a signal ends the process.
+    On several machines a signal ends the process at once: the others would wait for this machine's part of a sum.
     """
-    can_wait = recorder.folder and recorder.devices.machines == 1
-    signals = (signal.SIGINT, signal.SIGTERM) if can_wait and _in_main_thread() else ()
+    can_wait = checkpoints.workdir and checkpoints.devices.num_machines == 1
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGINT, signal.SIGTERM) if can_wait and in_main_thread else ()
     handlers = {number: signal.getsignal(number) for number in signals}
 
     def stop(number, frame):
-        recorder.stopped_by = number
+        checkpoints.signal = number
         signal.signal(number, handlers[number])
 
     for number in signals:

@@ -1,4 +1,4 @@
-"""Everything that decides how a run goes on, in one file: weights, optimiser, metrics, random states, the step."""
+"""Checkpoints: weights, optimizer, metrics, random states and the state of the run, in one safetensors file."""
 
 import json
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_resnet.files import atomic_write
-from keras_resnet.training.ema import synchronise
+from keras_resnet.training.ema import sync_variables
 
 
 @dataclass(frozen=True)
@@ -16,140 +16,135 @@ class TrainingState:
     """How far a run is."""
 
     step: int = 0
-    """Steps of the optimiser so far."""
+    """Optimizer steps so far."""
     seconds: float = 0.0
     """Time spent on them."""
     history: tuple[dict, ...] = ()
-    """What was measured after each epoch."""
+    """The metrics after each epoch."""
     plateau: dict = field(default_factory=dict)
-    """Schedule "plateau": how long the test error has not fallen."""
+    """Schedule "plateau": the state of ReduceLROnPlateau."""
 
 
-def save_checkpoint(path, model, position, settings, write=True):
-    """Writes all variables of a compiled model, and the position; an earlier file stays until the new one is whole.
+def save_checkpoint(path, model, state, settings, write=True):
+    """Writes all variables of a compiled model, and the state; an earlier file stays until the new one is complete.
 
     Args:
         path: a .safetensors file.
         model: compiled keras.Model.
-        position: TrainingState.
-        settings: JSON values that say what run this is; `load_checkpoint` refuses others.
-        write: whether this machine writes it; all of them collect the numbers.
+        state: TrainingState.
+        settings: JSON values that identify the run; `load_checkpoint` refuses others.
+        write: whether this machine writes the file; all machines have to collect the values.
 
     Raises:
-        FloatingPointError: if a variable is not finite; nothing is written then.
+        FloatingPointError: if a variable is not finite; then nothing is written.
         OSError: if the file cannot be written.
     """
-    arrays = _arrays(_variables(model) | _named("metrics", model.metrics_variables))
+    arrays = _arrays(_variables(model) | _numbered("metrics", model.metrics_variables))
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise FloatingPointError(f"The weights are no longer finite ({name}) after step {position.step}.")
+            raise FloatingPointError(f"The weights are no longer finite ({name}) after step {state.step}.")
     if write:
-        _write(path, arrays, {"position": json.dumps(asdict(position)), "settings": json.dumps(settings)})
+        _write(path, arrays, {"state": json.dumps(asdict(state)), "settings": json.dumps(settings)})
 
 
 def save_best(path, model):
-    """Writes the model's variables alone."""
-    synchronise(model)
-    _write(path, _arrays(_named("model", model.variables)))
+    """Writes the model's variables, without the optimizer's."""
+    sync_variables(model)
+    _write(path, _arrays(_numbered("model", model.variables)))
 
 
 def load_best(path, model):
-    """Puts what `save_best` wrote into the model.
+    """Restores what `save_best` wrote.
 
     Raises:
         ValueError: for a damaged file, or one of another model.
     """
-    with _reading(path, "the weights of this run's best epoch") as file:
-        _assign(file, set(file.keys()), _named("model", model.variables))
+    with _open(path, "the weights of this run's best epoch") as file:
+        _assign(file, set(file.keys()), _numbered("model", model.variables))
 
 
 def load_checkpoint(path, model, settings):
-    """Puts everything back where it was; the model's variables are overwritten.
+    """Restores what `save_checkpoint` wrote; overwrites the model's and the optimizer's variables.
 
     Returns:
-        The TrainingState, and the values of the metrics' variables: the next `fit` creates the variables.
+        The TrainingState, and the values of the metrics' variables, which the next `fit` creates.
 
     Raises:
-        ValueError: for a damaged file, a checkpoint of other settings, or of another model or optimiser.
+        ValueError: for a damaged file, a checkpoint with other settings, or of another model or optimizer.
         OSError: if the file cannot be read.
     """
-    with _reading(path, "a checkpoint of this run") as file:
+    with _open(path, "a checkpoint of this run") as file:
         metadata, names = file.metadata() or {}, set(file.keys())
-        position, there = (json.loads(metadata[name]) for name in ("position", "settings"))
-        check_settings(there, settings, path)
-        metrics = sorted((name for name in names if name.startswith("metrics/")), key=_place)
+        state, found = (json.loads(metadata[name]) for name in ("state", "settings"))
+        check_settings(found, settings, path)
+        metrics = sorted((name for name in names if name.startswith("metrics/")), key=lambda name: int(name[8:]))
         _assign(file, names - set(metrics), _variables(model))
-        return TrainingState(**position | {"history": tuple(position["history"])}), [*map(file.get_tensor, metrics)]
+        return TrainingState(**state | {"history": tuple(state["history"])}), [*map(file.get_tensor, metrics)]
 
 
-def _write(path, arrays, about=None):
+def _write(path, arrays, metadata=None):
     from safetensors.numpy import save_file
 
-    with atomic_write(path) as partial:
-        save_file(arrays, partial, metadata=about)
+    with atomic_write(path) as temporary:
+        save_file(arrays, temporary, metadata=metadata)
 
 
 @contextmanager
-def _reading(path, expected):
-    """An open file; an error within the block says what was expected of it."""
+def _open(path, expected):
+    """An open safetensors file; an error within the block says what was expected of it."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "numpy") as file:
             yield file
-    except OtherRun:
+    except SettingsMismatch:
         raise
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"Expected {expected} ({error}). Received: {path}") from error
 
 
 def _assign(file, names, variables):
-    """Arrays of the file -> variables, once all of them are found to fit."""
+    """Assigns arrays of the file to variables, once all names and shapes are known to match."""
     if differing := sorted(variables.keys() ^ names):
-        raise ValueError(f"variables that only one of them has: {differing[:5]}")
+        raise ValueError(f"variables in only one of file and model: {differing[:5]}")
     for name, variable in variables.items():
         shape = file.get_slice(name).get_shape()
         if tuple(shape) != tuple(variable.shape):
-            raise ValueError(f"{name} should be {tuple(variable.shape)}, is {tuple(shape)}")
+            raise ValueError(f"{name} should have shape {tuple(variable.shape)}, has {tuple(shape)}")
     for name, variable in variables.items():
         variable.assign(file.get_tensor(name))
 
 
-OTHERWISE = "Take another {}, or replace it by --overwrite (overwrite=True)."
-"""What to do instead of going on with other settings: in another "folder", or "file"."""
+OVERWRITE_HINT = "Choose another {}, or replace it by --overwrite (overwrite=True)."
+"""What to do when a "folder" or "file" belongs to a run with other settings."""
 
 
-class OtherRun(ValueError):
-    """The checkpoint belongs to a run with other settings."""
+class SettingsMismatch(ValueError):
+    """A file or folder belongs to a run with other settings."""
 
 
-EARLIER = {"keep": "last", "recipe.layer_decay": 1.0}
-"""What the runs of earlier versions did, whose settings do not say it."""
-
-
-def check_settings(found, expected, path, otherwise=""):
-    """Compares the settings of two runs.
+def check_settings(found, expected, path, hint=""):
+    """Compares the settings of an earlier run with those of this one; versions of libraries may differ.
 
     Args:
-        found: JSON values.
-        expected: what they should be.
-        path: where they were found.
-        otherwise: what to do if they differ, in words.
+        found: settings of the earlier run, JSON values.
+        expected: settings of this run.
+        path: the file in which `found` was.
+        hint: what to do if they differ.
 
     Raises:
-        OtherRun: with the first value that differs.
+        SettingsMismatch: with the first value that differs.
     """
     for name, there, here in _differences(found, json.loads(json.dumps(expected))):
-        if name.startswith("versions") or (there is None and here == EARLIER.get(name)):
-            continue
-        raise OtherRun(
-            f"The run to resume should have the same settings; {name} was {there!r} there. "
-            f"Received: {name}={here!r}, in {path}" + (otherwise and f". {otherwise}")
-        )
+        if not name.startswith("versions"):
+            raise SettingsMismatch(
+                f"The run to resume should have the same settings; {name} was {there!r} there. "
+                f"Received: {name}={here!r}, in {path}" + (hint and f". {hint}")
+            )
 
 
 def _differences(there, here, name=""):
-    """(path of the key, value there, value here) for all that differ in two nested dicts."""
+    """(dotted name, value there, value here) of all values that differ between two nested dicts."""
     if not (isinstance(there, dict) and isinstance(here, dict)):
         if there != here:
             yield name, there, here
@@ -159,19 +154,15 @@ def _differences(there, here, name=""):
 
 
 def _variables(model):
-    """{name: variable}: what a step reads, apart from the images."""
-    synchronise(model)
-    return _named("model", model.variables) | _named("optimizer", model.optimizer.variables)
+    """{name: variable} of everything that a training step reads, except the images."""
+    sync_variables(model)
+    return _numbered("model", model.variables) | _numbered("optimizer", model.optimizer.variables)
 
 
-def _named(group, variables):
-    """By number: the names that Keras gives depend on what else the process has made."""
+def _numbered(group, variables):
+    """{group/index: variable}: Keras's own names depend on what else the process has created."""
     return {f"{group}/{index}": variable for index, variable in enumerate(variables)}
 
 
 def _arrays(variables):
     return {name: np.asarray(keras.ops.convert_to_numpy(value), order="C") for name, value in variables.items()}
-
-
-def _place(name):
-    return int(name.split("/")[1])

@@ -1,55 +1,50 @@
-"""Judging a run by its averaged weights, with batch-norm statistics that belong to them."""
+"""Exponential moving averages of the weights: batch-norm statistics for them, and tests with them."""
 
 from contextlib import contextmanager
 
 import keras
 
-BATCHES = 50
-"""Batches for the statistics: 50 of 128 images on a map of 8x8 give 400,000 values a channel."""
+STATISTICS_BATCHES = 50
+"""Batches for the statistics: 50 of 128 images with feature maps of 8x8 give 400,000 values per channel."""
 
 
 @contextmanager
-def averaged(model, batches):
-    """Within the block the model has its averaged weights; afterwards, those it trains with.
+def averaged_weights(model, batches):
+    """Within the block the model has its averaged weights; afterwards, those in training.
 
     Args:
-        model: keras.Model, compiled with an optimiser that keeps averages (`use_ema`).
-        batches: function that gives an iterable of training images, for the batch-norm statistics.
+        model: keras.Model, compiled with an optimizer that keeps averages (`use_ema`).
+        batches: function that returns an iterable of training images, for the batch-norm statistics.
     """
-    synchronise(model)
+    sync_variables(model)
     kept = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
-    use_averages(model, batches())
+    assign_averages(model, batches())
     try:
         yield
     finally:
-        synchronise(model)
+        sync_variables(model)
         for variable, value in zip(model.variables, kept, strict=True):
             variable.assign(value)
 
 
-def synchronise(model):
-    """Brings the numbers back to the model's variables: on JAX they live in the training loop."""
+def sync_variables(model):
+    """Updates the model's variables: on JAX the training loop holds their values."""
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
 
 
-def use_averages(model, batches):
+def assign_averages(model, batches):
     """Replaces the weights by their averages, and recomputes the batch-norm statistics."""
-    averages = _optimizer(model)._model_variables_moving_average
-    for variable, average in zip(model.trainable_variables, averages, strict=True):
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # in float16, within a LossScaleOptimizer
+    for variable, average in zip(model.trainable_variables, optimizer._model_variables_moving_average, strict=True):
         variable.assign(keras.ops.convert_to_numpy(average))  # a copy: JAX would share the memory, and free it
-    recompute_statistics(model, batches)
+    recompute_batch_norm(model, batches)
 
 
-def _optimizer(model):
-    """The one that knows the averages: with mixed_float16 Keras puts another around it, which scales the loss."""
-    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
-
-
-def recompute_statistics(model, batches):
+def recompute_batch_norm(model, batches):
     """Sets batch-norm statistics to their mean over some batches (precise BN: Wu and Johnson 2021, arXiv:2105.07576).
 
-    Averaged weights need their own: the moving ones belong to the weights that were trained with.
+    Averaged weights need their own statistics: the moving ones belong to the weights in training.
 
     Args:
         model: keras.Model.
@@ -58,9 +53,9 @@ def recompute_statistics(model, batches):
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [layer.momentum for layer in layers]
     try:
-        for seen, images in enumerate(batches):
+        for index, images in enumerate(batches):
             for layer in layers:
-                layer.momentum = seen / (seen + 1)  # a moving average that is the mean so far
+                layer.momentum = index / (index + 1)  # makes the moving average the mean so far
             model(images, training=True)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):

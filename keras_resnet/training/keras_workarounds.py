@@ -1,10 +1,10 @@
-"""`model.fit` and `model.evaluate` under tf.distribute strategies, in the Keras versions that fail there.
+"""Workarounds for `model.fit` and `model.evaluate` under tf.distribute strategies, in the Keras versions that fail.
 
 Seen in Keras 3.15.1. Before the first step `Trainer._maybe_symbolic_build` averages a batch over the replicas, only to
 learn its shapes: that fails on several machines, which hand TensorFlow a structure that it cannot average (keras issue
-20585, open since 2024), and on several devices if they have unequal numbers of images. In the first step
-`reduce_per_replica` averages scalar losses over an axis 0 that they do not have; on several machines that fails, too.
-`repair` puts a step in front of these two functions. Models without a strategy run Keras's own code, unchanged.
+20585, open since 2024), and on several devices whose numbers of images differ. In the first step `reduce_per_replica`
+averages scalar losses over an axis 0 that they do not have, which fails on several machines.
+Models without a strategy run Keras's own code, unchanged.
 """
 
 import inspect
@@ -16,35 +16,40 @@ import tensorflow as tf
 from keras.src.backend.tensorflow import trainer
 
 
-def repair(strategy):
-    """Makes `model.fit` and `model.evaluate` work under a strategy of several replicas, where they do not yet.
+def apply_workarounds(strategy):
+    """Replaces the functions of Keras that fail under a strategy; functions that work, in any version, stay.
 
-    Each function is tried, on a handful of numbers, and replaced only if it fails: a Keras that has repaired itself is
-    left alone, whatever its version. A Keras that no longer has the function as it is known here is left alone too,
-    with a warning. Of several machines all have to call this, as they run the trials together.
+    Each function is tried on a few numbers first. One that no longer exists with the known arguments stays as well,
+    with a warning. On several machines all have to call this, since they run the trials together.
 
     Args:
         strategy: a `tf.distribute.MirroredStrategy` or `tf.distribute.MultiWorkerMirroredStrategy`.
+
+    Returns:
+        {name of the function: "replaced", "works" (this Keras does not need the workaround) or "unknown"}.
     """
-    for owner, name, trial, replacement in (
-        (trainer, "reduce_per_replica", _try_reducing, _reducing),
-        (trainer.TensorFlowTrainer, "_maybe_symbolic_build", _try_building, _building),
-    ):
-        function = getattr(owner, name, None)
-        if function is None or not _accepts(function, replacement(None)):
-            warnings.warn(
-                f"Keras {keras.__version__} has no `{name}` as keras_resnet knows it: if `model.fit` fails on several "
-                "devices or machines, use Keras 3.15, or one device.",
-                stacklevel=2,
-            )
-        elif not _succeeds(trial, function, strategy):
-            setattr(owner, name, replacement(function))
+    return {name: _apply(strategy, owner, name, *functions) for owner, name, *functions in _WORKAROUNDS}
 
 
-def _reducing(keras_function):
-    """Scalars that belong to a replica each -> their mean, the same on all machines.
+def _apply(strategy, owner, name, trial, replacement):
+    function = getattr(owner, name, None)
+    if function is None or not _same_arguments(function, replacement(None)):
+        warnings.warn(
+            f"`{name}` of Keras {keras.__version__} has other arguments than keras_resnet knows: if `model.fit` fails "
+            "on several devices or machines, use Keras 3.15, or one device.",
+            stacklevel=4,
+        )
+        return "unknown"
+    if _succeeds(trial, function, strategy):
+        return "works"
+    setattr(owner, name, replacement(function))
+    return "replaced"
 
-    Were it the mean of one machine, TerminateOnNaN and its like could stop one machine, and the others would wait.
+
+def _reduce_scalars(keras_function):
+    """`reduce_per_replica` with the mean over all machines' replicas for scalars.
+
+    With the mean of one machine, TerminateOnNaN and similar callbacks could stop one machine while the others wait.
     """
 
     def reduce_per_replica(values, strategy, reduction):
@@ -55,8 +60,8 @@ def _reducing(keras_function):
     return reduce_per_replica
 
 
-def _building(keras_function):
-    """Builds metrics and optimiser from the shapes of one replica's images: only their number differs elsewhere."""
+def _build_from_one_replica(keras_function):
+    """`_maybe_symbolic_build` with the shapes of one replica's images: the others differ only in their number."""
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         if iterator is not None and self._distribute_strategy is not None:
@@ -93,11 +98,17 @@ def _try_building(maybe_symbolic_build, strategy):
 def _succeeds(trial, function, strategy):
     try:
         trial(function, strategy)
-    except Exception:  # whatever it is: the function does not work
+    except Exception:  # any error means that the function does not work
         return False
     return True
 
 
-def _accepts(function, replacement):
-    """Whether a function takes what its replacement would hand on."""
+def _same_arguments(function, replacement):
     return list(inspect.signature(function).parameters) == list(inspect.signature(replacement).parameters)
+
+
+_WORKAROUNDS = (
+    # owner, name of the function, trial, replacement
+    (trainer, "reduce_per_replica", _try_reducing, _reduce_scalars),
+    (trainer.TensorFlowTrainer, "_maybe_symbolic_build", _try_building, _build_from_one_replica),
+)

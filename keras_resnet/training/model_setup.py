@@ -1,8 +1,7 @@
-"""What is trained: a network for the images, compiled as the recipe says; and the settings that name the run."""
+"""The model of a run, built for its images and compiled for its recipe, and the settings that identify the run."""
 
 import math
 import platform
-from contextlib import contextmanager
 from dataclasses import replace
 
 import keras
@@ -10,68 +9,72 @@ import keras
 from keras_resnet.architecture.metadata import model_spec
 from keras_resnet.architecture.network import build, num_stages, stage_index
 from keras_resnet.architecture.spec import ResNetSpec
-from keras_resnet.errors import unknown_name_error
+from keras_resnet.precision import precision_of, precision_scope
 from keras_resnet.training.distribution import synchronize_batch_norm
-from keras_resnet.training.optimizers import optimizer
+from keras_resnet.training.optimizers import create_optimizer
 from keras_resnet.training.recipes import LOSSES
 from keras_resnet.training.schedules import learning_rate
 from keras_resnet.variants import canonical_name, get_spec
 
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
-
-def network_for(model, dataset, recipe, precision, sync_batch_norm):
-    """A network for these images.
+def model_for_images(model, dataset, recipe, precision=None, sync_batch_norm=False):
+    """A model that classifies the data set's images, for training by the recipe.
 
     Args:
-        model: name of a network or a ResNetSpec; or a Keras model, which stays as it is, or a function that gives one.
+        model: name of a network or a ResNetSpec, built here; or a Keras model, returned unchanged, or a function that
+            returns one.
         dataset: Dataset.
         recipe: Recipe.
-        precision: a name in PRECISIONS, or None for Keras's dtype policy.
-        sync_batch_norm: whether batch norm sees all devices' images.
+        precision: see `RunOptions`.
+        sync_batch_norm: whether batch norm uses the statistics of all devices' images.
 
     Raises:
-        ValueError: for an unknown name, or a network that does not fit the images.
+        ValueError: for an unknown name, or a model that does not fit the images.
     """
-    check_precision(precision)
-    given = callable(model)  # a Keras model is a function too
-    model = model if isinstance(model, keras.Model) or not given else model()
-    network = _as_it_is(model, dataset, recipe, precision) if given else _built(model, dataset, recipe, precision)
-    return synchronize_batch_norm(network) if sync_batch_norm else network
+    if not isinstance(model, keras.Model) and callable(model):
+        model = model()
+    if isinstance(model, keras.Model):
+        _check_model(model, dataset, recipe, precision)
+    else:
+        model = _build(model, dataset, recipe, precision)
+    return synchronize_batch_norm(model) if sync_batch_norm else model
 
 
-def _as_it_is(model, dataset, recipe, precision):
-    classes, (size, _, channels) = len(dataset.class_names), dataset.input_shape
+def _check_model(model, dataset, recipe, precision):
+    num_classes, (size, _, channels) = len(dataset.class_names), dataset.input_shape
     shapes = {(side, side, channels) for side in (size, recipe.train_size or size)}
-    fits = all(_admits(model.input_shape[1:], shape) for shape in shapes)
-    if not fits or model.output_shape != (None, classes) or not hasattr(model.layers[-1], "activation"):
+    fits = all(_accepts(model.input_shape[1:], shape) for shape in shapes)
+    if not fits or model.output_shape != (None, num_classes) or not hasattr(model.layers[-1], "activation"):
         raise ValueError(
-            f"`model` should take images of {sorted(shapes)} and end with a softmax over {classes} classes. "
+            f"`model` should take images of {sorted(shapes)} and end with a softmax over {num_classes} classes. "
             f"Received: {model.name} from {model.input_shape[1:]} to {model.output_shape[1:]}"
         )
-    if recipe.drop_path and getattr(model_spec(model), "drop_path", 0) != recipe.drop_path:
+    spec = model_spec(model)
+    if recipe.drop_path and (spec is None or spec.drop_path != recipe.drop_path):
         raise ValueError(
-            "`drop_path` of a recipe should be 0 for a Keras model, unless it was built with it. "
+            "`drop_path` of a recipe should be 0 for a Keras model, unless the model was built with the same value. "
             f"Received: drop_path={recipe.drop_path}"
         )
-    if precision not in (None, model.dtype_policy.name):
+    own_precision = precision_of(model.dtype_policy)
+    if precision not in (None, own_precision):
         raise ValueError(
-            f"`precision` should be left out for a Keras model, which has its own ({model.dtype_policy.name}). "
+            f"`precision` should be left out for a Keras model, which has its own ({own_precision}). "
             f"Received: precision={precision!r}"
         )
-    return model
 
 
-def _admits(sides, shape):
-    return len(sides) == len(shape) and all(side in (None, given) for side, given in zip(sides, shape, strict=True))
+def _accepts(input_shape, image_shape):
+    return len(input_shape) == len(image_shape) and all(
+        side in (None, given) for side, given in zip(input_shape, image_shape, strict=True)
+    )
 
 
-def _built(model, dataset, recipe, precision):
+def _build(model, dataset, recipe, precision):
     spec = model if isinstance(model, ResNetSpec) else get_spec(model)
     name = "resnet" if isinstance(model, ResNetSpec) else canonical_name(model).removesuffix("_cifar")
     side, _, channels = dataset.input_shape
     side = side if recipe.train_size in (None, side) else None
-    with in_precision(precision):
+    with precision_scope(precision):
         return build(
             replace(spec, drop_path=recipe.drop_path or spec.drop_path),
             input_shape=(side, side, channels),
@@ -80,33 +83,15 @@ def _built(model, dataset, recipe, precision):
         )
 
 
-@contextmanager
-def in_precision(precision):
-    """Networks built in the block compute in this precision: a name in PRECISIONS, or None for Keras's dtype policy."""
-    check_precision(precision)
-    usual = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision or usual)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(usual)
-
-
-def check_precision(precision):
-    """Raises ValueError for an unknown precision, with the nearest known ones."""
-    if precision not in (None, *PRECISIONS):
-        raise unknown_name_error("precision", precision, PRECISIONS)
-
-
-def compile_for(model, recipe, steps, jit_compile):
-    """Compiles a network with the recipe's optimiser, loss and learning rate, for a run of so many steps."""
+def compile_model(model, recipe, steps, jit_compile):
+    """Compiles a model with the recipe's optimizer, loss and learning rate, for a run of `steps` steps."""
     loss, activation = LOSSES[recipe.loss]
     if activation:
         model.layers[-1].activation = keras.activations.get(activation)
-    made = optimizer(recipe, learning_rate(recipe, steps))
-    made.layer_rates = _layer_rates(model, recipe.layer_decay)
+    optimizer = create_optimizer(recipe, learning_rate(recipe, steps))
+    optimizer.layer_rates = _layer_rates(model, recipe.layer_decay)
     model.compile(
-        made,
+        optimizer,
         loss=loss(),
         metrics=[
             keras.metrics.CategoricalAccuracy(name="accuracy"),
@@ -118,7 +103,7 @@ def compile_for(model, recipe, steps, jit_compile):
 
 
 def _layer_rates(model, decay):
-    """A factor of the learning rate for each trainable variable."""
+    """A factor of the learning rate for each trainable variable; () for 1 everywhere."""
     if decay == 1:
         return ()
     stages = num_stages(model)
@@ -129,24 +114,31 @@ def _layer_rates(model, decay):
     ]
 
 
-def settings_of(model, dataset, recipe, seed, sync_batch_norm):
-    """Everything that decides the outcome, as JSON values."""
+def run_settings(model, dataset, recipe, seed, sync_batch_norm=False):
+    """Everything that decides the outcome of a run, as JSON values."""
     spec = model_spec(model)
     return {
         "model": model.name,
         "spec": spec and spec.to_config(),
         "parameters": sum(math.prod(weight.shape) for weight in model.trainable_weights),
-        "dataset": dataset.name,
-        "training_images": len(dataset.train),
-        "test_images": len(dataset.test),
-        "classes": list(dataset.class_names),
+        **dataset_settings(dataset),
         "recipe": recipe.to_config(),
         "seed": seed,
         "preprocessing": dataset.preprocessing.to_config(),
         "backend": keras.backend.backend(),
         "sync_batch_norm": sync_batch_norm,
-        "precision": model.dtype_policy.name,
+        "precision": precision_of(model.dtype_policy),
         "versions": _versions(),
+    }
+
+
+def dataset_settings(dataset):
+    """The part of a run's settings that names its images, as JSON values."""
+    return {
+        "dataset": dataset.name,
+        "training_images": len(dataset.train),
+        "test_images": len(dataset.test),
+        "classes": list(dataset.class_names),
     }
 
 
@@ -157,5 +149,5 @@ def _versions():
 
 
 def checkpoint_size(model):
-    """Bytes of what a checkpoint of a compiled model holds."""
+    """Bytes of a checkpoint of a compiled model."""
     return sum(4 * math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))

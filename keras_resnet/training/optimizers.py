@@ -1,29 +1,29 @@
-"""OPTIMIZERS: Keras's, with weight decay where the papers have it."""
+"""OPTIMIZERS: Keras's optimizers, with weight decay as in the papers."""
 
 import keras
 from keras import ops
 
 
-class _Decay:
-    """What both optimisers share: their update knows the decay, and fit.py decides when averages become the weights."""
+class _InUpdate:
+    """Overrides shared by both optimizers: weight decay and layer rates are part of the update."""
 
     def _apply_weight_decay(self, variables):
-        """Keras would decay here, apart from the gradient; `update_step` has it."""
+        """Does nothing: Keras would decay the weights here, apart from the gradient; `update_step` does it."""
 
     def finalize_variable_values(self, variables):
-        """Keras would overwrite the weights with their averages whenever a `fit` ends, also in the middle of a run."""
+        """Does nothing: Keras would overwrite the weights with their averages when a `fit` ends, even in mid-run."""
 
     def _clip_gradients(self, gradients):
-        """Keras would clip what a replica has before the replicas are summed; the limit is for the whole batch."""
-        replicas = _replicas()
-        if not self.global_clipnorm or replicas is None:
+        """Clips by the norm of the global batch's gradients: Keras would clip those of each replica before the sum."""
+        replica = _replica_context()
+        if not self.global_clipnorm or replica is None:
             return super()._clip_gradients(gradients)
-        whole = replicas.all_reduce("SUM", [ops.convert_to_tensor(gradient) for gradient in gradients])
-        norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in whole))
+        total = replica.all_reduce("SUM", [ops.convert_to_tensor(gradient) for gradient in gradients])
+        norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in total))
         return [gradient * self.global_clipnorm / ops.maximum(norm, self.global_clipnorm) for gradient in gradients]
 
     layer_rates = ()
-    """A factor of the learning rate for each trainable variable; empty: 1 for all. Not saved: `compile_for` sets it."""
+    """A factor of the learning rate for each trainable variable; (): 1 for all. Set by `compile_model`, not saved."""
 
     def _rate_of(self, variable, learning_rate):
         if not self.layer_rates:
@@ -34,8 +34,8 @@ class _Decay:
         return self.weight_decay if self.weight_decay and self._use_weight_decay(variable) else 0.0
 
 
-def _replicas():
-    """TensorFlow's replica context, if there are several."""
+def _replica_context():
+    """TensorFlow's replica context if there are several replicas, else None."""
     if keras.backend.backend() != "tensorflow":
         return None
     import tensorflow as tf
@@ -44,11 +44,11 @@ def _replicas():
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
-class SGD(_Decay, keras.optimizers.SGD):
-    """Momentum with an L2 penalty: decay * w is added to the gradient, so that the momentum carries it.
+class SGD(_InUpdate, keras.optimizers.SGD):
+    """SGD with an L2 penalty: decay * w is added to the gradient, before the momentum.
 
-    That is what Caffe, torch and the paper mean by weight decay (He et al. 2015, sec. 3.4). Keras's own is decoupled:
-    w -= rate * decay * w, in the long run 1 - momentum of this.
+    This is the weight decay of Caffe, torch and the paper (He et al. 2015, sec. 3.4). Keras's own is decoupled,
+    w -= rate * decay * w, which in the long run is 1 - momentum times as strong.
     """
 
     def update_step(self, gradient, variable, learning_rate):
@@ -58,10 +58,10 @@ class SGD(_Decay, keras.optimizers.SGD):
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
-class LAMB(_Decay, keras.optimizers.Lamb):
+class LAMB(_InUpdate, keras.optimizers.Lamb):
     """LAMB with the decay inside the trust ratio (You et al. 2019, arXiv:1904.00962, algorithm 2).
 
-    Keras's decays apart from it. As in timm/optim/lamb.py, what does not decay is not scaled by the ratio either.
+    In Keras's the decay is outside. As in timm/optim/lamb.py, the ratio does not scale variables that do not decay.
     """
 
     def update_step(self, gradient, variable, learning_rate):
@@ -96,14 +96,9 @@ OPTIMIZERS = {
 }
 
 
-def optimizer(recipe, rate):
-    """The recipe's optimiser.
-
-    Args:
-        recipe: Recipe.
-        rate: learning rate or schedule.
-    """
-    made = OPTIMIZERS[recipe.optimizer](
+def create_optimizer(recipe, rate):
+    """The recipe's optimizer, for a learning rate or schedule."""
+    optimizer = OPTIMIZERS[recipe.optimizer](
         recipe,
         rate,
         weight_decay=recipe.weight_decay or None,
@@ -112,5 +107,5 @@ def optimizer(recipe, rate):
         ema_momentum=recipe.ema_decay or 0.99,
     )
     if not recipe.decay_all:
-        made.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return made
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer

@@ -1,7 +1,8 @@
-"""RECIPES: name -> Recipe. One row a way to train, with its source."""
+"""RECIPES: name -> Recipe, one row per published way to train, with its source."""
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import keras
 
@@ -13,7 +14,7 @@ from keras_resnet.training.schedules import SHAPES
 CROPS = ("none", "pad", "scale_jitter", "random_resized")
 POLICIES = ("none", "rand_augment", "trivial_augment")
 LOSSES = {
-    # name -> (loss, what the last layer does in training); in the end, all have a softmax
+    # name -> (loss, activation of the last layer in training; None: the softmax that every trained model ends with)
     "cross_entropy": (keras.losses.CategoricalCrossentropy, None),
     "binary_cross_entropy": (keras.losses.BinaryCrossentropy, "sigmoid"),
 }
@@ -21,101 +22,114 @@ LOSSES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: every field a value, no code.
+    """How a model is trained: length, optimizer, loss and augmentation, as plain values.
+
+    Example:
+
+    >>> import keras_resnet
+    >>> recipe = keras_resnet.Recipe(epochs=30, batch_size=64, schedule="cosine", crop="pad", flip=True)
+    >>> recipe.steps(num_images=1000)  # steps per epoch, steps of the run
+    (15, 450)
 
     Raises:
-        ValueError: on construction, if a value makes no sense.
+        ValueError: on construction, for an invalid value, or values that exclude each other.
     """
 
-    # How long
+    # Length
     epochs: int | None = None
     iterations: int | None = None
-    """Steps, where a recipe counts these: exactly one of the two is given."""
+    """Length of the run in steps; exactly one of `epochs` and `iterations` is given."""
     batch_size: int = 128
-    """Images a step, all devices together."""
+    """Images per step on all devices together."""
 
-    # The optimiser
+    # Optimizer
     optimizer: str = "sgd"
     """A name in OPTIMIZERS."""
     learning_rate: float = 0.1
-    """The highest."""
+    """The highest rate of the schedule."""
     schedule: str = "cosine"
     """A name in SHAPES."""
     milestones: tuple[float, ...] = ()
-    """Schedule "step": when the learning rate becomes a tenth, in shares of the run: a shorter one keeps its shape."""
+    """Schedule "step": when the learning rate becomes a tenth, as fractions of the run."""
     patience: int = 5
-    """Schedule "plateau": epochs without a lower test error after which the learning rate becomes a tenth."""
+    """Schedule "plateau": epochs without a lower test error before the learning rate becomes a tenth."""
     warmup: float = 0.0
-    """Share of the run in which the learning rate rises linearly from `warmup_rate`."""
+    """Fraction of the run in which the learning rate rises linearly from `warmup_rate`."""
     warmup_rate: float = 0.0
+    """Learning rate at the start of the warm-up."""
     warmup_constant: bool = False
     """Whether the learning rate stays at `warmup_rate` during the warm-up."""
     momentum: float = 0.9
+    """Momentum of SGD."""
     nesterov: bool = False
+    """Whether SGD uses Nesterov momentum."""
     weight_decay: float = 1e-4
-    """SGD: an L2 penalty, carried by the momentum. LAMB: inside the trust ratio."""
+    """SGD: an L2 penalty, added to the gradient before the momentum. LAMB: inside the trust ratio."""
     decay_all: bool = True
-    """Whether biases and batch norm decay too."""
+    """Whether biases, gammas and betas decay too."""
     layer_decay: float = 1.0
-    """Factor of the learning rate from each stage to the one below it: the classifier learns with all of it, the last
-    stage with `layer_decay`, the one before with its square (Howard and Ruder 2018, arXiv:1801.06146, sec. 3.2)."""
+    """Factor between the learning rates of neighbouring stages: 1 for the classifier, `layer_decay` for the last stage,
+    its square for the stage before (Howard and Ruder 2018, arXiv:1801.06146, sec. 3.2)."""
     clip_norm: float = 0.0
-    """The gradients' largest norm, all weights together; 0 does not clip."""
+    """Maximum norm of all gradients together; 0 does not clip."""
     ema_decay: float = 0.0
-    """Each step, the averaged weights become decay * average + (1 - decay) * weights, and the run is judged by them,
-    with batch-norm statistics recomputed for them; 0 does not average."""
+    """In each step the averaged weights become decay * average + (1 - decay) * weights; they are tested and saved, with
+    batch-norm statistics recomputed for them. 0 does not average."""
 
-    # The loss
+    # Loss
     loss: str = "cross_entropy"
     """A name in LOSSES."""
     label_smoothing: float = 0.0
-    """Szegedy et al. 2016, arXiv:1512.00567, sec. 7."""
+    """Share of each target that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567, sec. 7)."""
     target_threshold: float | None = None
-    """Binary cross-entropy: a class counts as present where its mixed and smoothed target is above this."""
+    """Binary cross-entropy: targets after mixing and smoothing become 1 above this, else 0; None keeps them."""
     drop_path: float = 0.0
-    """Stochastic depth: share of images for which the last block is left out, fewer the earlier the block."""
+    """Stochastic depth: rate at which the last block is skipped, falling linearly towards the first block."""
 
-    # The images
+    # Images
     train_size: int | None = None
-    """Side of the training images in pixels; None: as when testing."""
+    """Side of the training images in pixels; None: as in testing."""
     test_size: int | None = None
-    """Side of the test images in pixels; None: as the data set says."""
+    """Side of the test images in pixels; None: that of the data set."""
     test_resize: int | None = None
-    """What their shorter side is resized to before the middle is cropped, with `test_size`."""
+    """With `test_size`: the shorter side is resized to this before the center crop."""
     test_interpolation: str = "bilinear"
-    """How, with `test_size`."""
+    """With `test_size`: interpolation of the resizing."""
     crop: str = "none"
     """A name in CROPS."""
     padding: int = 4
-    """Crop "pad": pixels of black on each side."""
+    """Crop "pad": black pixels on each side before the random crop."""
     scale: tuple[float, float] = (0.08, 1.0)
-    """Crop "random_resized": share of the area. Crop "scale_jitter": shorter side in pixels."""
+    """Range; crop "random_resized": fraction of the area. Crop "scale_jitter": shorter side in pixels."""
     flip: bool = False
-    """Whether every second image is mirrored."""
+    """Whether images are mirrored at random, one in two."""
     lighting: float = 0.0
-    """Deviation of AlexNet's colour noise; 0 leaves the colours."""
+    """Standard deviation of AlexNet's colour noise; 0 leaves the colours."""
     policy: str = "none"
     """A name in POLICIES."""
     policy_layers: int = 2
+    """RandAugment: operations per image."""
     policy_magnitude: float = 7.0
+    """RandAugment: strength of the operations, 0 to 10."""
     policy_std: float = 0.5
-    """RandAugment: operations an image, their strength from 0 to 10, and its deviation."""
+    """RandAugment: standard deviation of the strength."""
     erasing: float = 0.0
-    """Probability that a rectangle of an image is erased."""
+    """Probability that a random rectangle of an image is erased."""
     mixup: float = 0.0
+    """Alpha of the beta distribution for mixup; 0 does not mix. With `cutmix` too, each has half of the batches."""
     cutmix: float = 0.0
-    """Alpha of the beta distribution that mixes pairs of images; 0 does not. With both, each has half the batches."""
+    """Alpha of the beta distribution for CutMix; 0 does not mix."""
     repeats: int = 1
-    """How often an image comes in a batch, each time augmented anew (Hoffer et al. 2019, arXiv:1901.09335)."""
+    """Copies of each image in a batch, each augmented differently (Hoffer et al. 2019, arXiv:1901.09335)."""
 
     def __post_init__(self):
         for name in ("milestones", "scale"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        for (names, holds), expected in _CHECKS.items():
+        for (names, is_valid), expected in _CHECKS.items():
             for name in names:
-                if not holds(getattr(self, name)):
-                    self._refuse(name, expected)
+                if not is_valid(getattr(self, name)):
+                    self._raise(name, expected)
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise unknown_name_error(name, getattr(self, name), known)
@@ -123,47 +137,45 @@ class Recipe:
 
     def _check_together(self):
         if (self.epochs is None) == (self.iterations is None):
-            self._refuse("epochs", "given, or `iterations`, and not both")
+            self._raise("epochs", "given or `iterations`, not both")
         if self.milestones and self.schedule != "step":
-            self._refuse("milestones", 'empty unless the schedule is "step"')
+            self._raise("milestones", 'empty unless the schedule is "step"')
         if self.warmup and self.schedule == "plateau":
-            self._refuse("warmup", '0 with the schedule "plateau"')
-        if list(self.milestones) != sorted(set(self.milestones)) or not all(0 < share < 1 for share in self.milestones):
-            self._refuse("milestones", "shares of the run between 0 and 1, each later than the one before")
+            self._raise("warmup", '0 with the schedule "plateau"')
+        if list(self.milestones) != sorted(set(self.milestones)) or not all(
+            0 < fraction < 1 for fraction in self.milestones
+        ):
+            self._raise("milestones", "increasing fractions of the run between 0 and 1")
         if self.crop == "random_resized" and not 0 < self.scale[0] <= self.scale[1] <= 1:
-            self._refuse("scale", "two shares of the area, the smaller first")
+            self._raise("scale", "two fractions of the area, the smaller first")
         if self.crop == "scale_jitter" and not 1 <= self.scale[0] <= self.scale[1]:
-            self._refuse("scale", "two sides in pixels, the smaller first")
+            self._raise("scale", "two sides in pixels, the smaller first")
         if self.target_threshold is not None and self.loss != "binary_cross_entropy":
-            self._refuse("target_threshold", 'None unless the loss is "binary_cross_entropy"')
+            self._raise("target_threshold", 'None unless the loss is "binary_cross_entropy"')
         if self.test_resize and not self.test_size:
-            self._refuse("test_resize", "given together with `test_size`")
+            self._raise("test_resize", "given together with `test_size`")
 
-    def steps(self, images):
-        """(steps an epoch, steps of the run) for so many training images.
-
-        Raises:
-            ValueError: if they do not fill a batch.
-        """
-        if images < self.batch_size:
-            self._refuse("batch_size", f"at most the number of training images ({images})")
-        an_epoch = images // self.batch_size
-        return an_epoch, self.iterations or self.epochs * an_epoch
-
-    def begun_epochs(self, images):
-        """Epochs of the run for so many training images; one that `iterations` cuts short counts.
+    def steps(self, num_images: int) -> tuple[int, int]:
+        """(steps per epoch, steps of the run) for a number of training images.
 
         Raises:
-            ValueError: as `steps`.
+            ValueError: if the images do not fill a batch.
         """
-        an_epoch, steps = self.steps(images)
-        return -(-steps // an_epoch)
+        if num_images < self.batch_size:
+            self._raise("batch_size", f"at most the number of training images ({num_images})")
+        steps_per_epoch = num_images // self.batch_size
+        return steps_per_epoch, self.iterations or self.epochs * steps_per_epoch
 
-    def to_config(self):
-        """The values as JSON can hold them; `Recipe(**config)` is the way back."""
+    def num_epochs(self, num_images: int) -> int:
+        """Epochs of the run, the last of which may be incomplete, for a number of training images."""
+        steps_per_epoch, steps = self.steps(num_images)
+        return -(-steps // steps_per_epoch)
+
+    def to_config(self) -> dict:
+        """The fields as JSON values; the inverse is `Recipe(**config)`."""
         return asdict(self) | {"milestones": list(self.milestones), "scale": list(self.scale)}
 
-    def _refuse(self, name, expected):
+    def _raise(self, name, expected):
         raise ValueError(f"`{name}` of a recipe should be {expected}. Received: {name}={getattr(self, name)!r}")
 
 
@@ -179,8 +191,8 @@ def _are_numbers(value):
     return isinstance(value, tuple) and all(map(is_number, value))
 
 
-def _or_none(holds):
-    return lambda value: value is None or holds(value)
+def _or_none(is_valid):
+    return lambda value: value is None or is_valid(value)
 
 
 _CHOICES = {
@@ -205,7 +217,7 @@ _CHECKS = {
     (("erasing", "layer_decay"), _is_within(0, 1.001)): "a number from 0 to 1",
     (("target_threshold",), _or_none(_is_within(0, 1))): "a number in [0, 1)",
     (("warmup_constant", "nesterov", "decay_all", "flip"), lambda value: isinstance(value, bool)): "True or False",
-    (("milestones",), _are_numbers): "a tuple of shares of the run",
+    (("milestones",), _are_numbers): "a tuple of fractions of the run",
     (("scale",), lambda value: _are_numbers(value) and len(value) == 2): "two numbers",
 }
 
@@ -239,8 +251,8 @@ RECIPES = {
     "quickstart": Recipe(
         epochs=40, batch_size=64, warmup=0.05, nesterov=True, weight_decay=5e-4, crop="pad", padding=1
     ),
-    # He et al. 2015, sec. 4.2: CIFAR-10; the second is theirs for ResNet-110. Where the paper subtracts a mean for each
-    # pixel, the data set's preprocessing has one for each channel, and divides by the deviation, as in later code.
+    # He et al. 2015, sec. 4.2: CIFAR-10; the second for ResNet-110. The paper subtracts a mean image; the data set's
+    # preprocessing subtracts a mean color and divides by the standard deviation, as in later code.
     "he2015_cifar": _HE2015_CIFAR,
     "he2015_cifar_110": replace(_HE2015_CIFAR, warmup=400 / 64_000, warmup_rate=0.01, warmup_constant=True),
     # He et al. 2015, sec. 3.4
@@ -266,8 +278,7 @@ RECIPES = {
         crop="pad",
         flip=True,
     ),
-    # A few hundred images and a network that has learnt from others, each phase of `finetune`: small steps, smaller
-    # the deeper, in images of which most is seen
+    # Each phase of `finetune`, for a few hundred images: small learning rates, smaller for lower stages; large crops
     "finetune": Recipe(
         epochs=10,
         batch_size=32,
@@ -276,7 +287,7 @@ RECIPES = {
         nesterov=True,
         decay_all=False,
         layer_decay=0.5,
-        clip_norm=1.0,  # a new classifier may begin far off
+        clip_norm=1.0,  # a new classifier may start with large gradients
         label_smoothing=0.1,
         crop="random_resized",
         scale=(0.35, 1.0),
@@ -320,23 +331,33 @@ RECIPES = {
 }
 
 
-def get_recipe(name, /, **changes):
-    """A Recipe of RECIPES, some of its fields changed; `epochs` takes the place of `iterations`, and the reverse.
+def get_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
+    """A recipe by its name in RECIPES, or a Recipe, with some fields changed.
+
+    Example:
+
+    >>> import keras_resnet
+    >>> keras_resnet.get_recipe("he2015_cifar", epochs=20).iterations is None  # `epochs` replaces `iterations`
+    True
+
+    Args:
+        recipe: name of a recipe, or a Recipe.
+        **changes: fields to change; `epochs` takes the place of `iterations`, and the reverse.
+
+    Returns:
+        A Recipe.
 
     Raises:
-        ValueError: for an unknown recipe or field, with the nearest known ones.
+        ValueError: for an unknown recipe or field, with the nearest known ones, or an invalid value.
     """
-    if name not in RECIPES:
-        raise unknown_name_error("recipe", name, RECIPES)
-    return changed(RECIPES[name], **changes)
-
-
-def changed(recipe, **changes):
-    """The recipe with some fields changed, as in `get_recipe`."""
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise unknown_name_error("recipe", recipe, RECIPES)
+        recipe = RECIPES[recipe]
     known = [field.name for field in fields(Recipe)]
-    for change in changes:
-        if change not in known:
-            raise unknown_name_error("changes", change, known, f"fields of a recipe: {known}")
+    for name in changes:
+        if name not in known:
+            raise unknown_name_error("changes", name, known, f"fields of a recipe: {known}")
     for given, other in (("epochs", "iterations"), ("iterations", "epochs")):
         if changes.get(given) is not None:
             changes.setdefault(other, None)

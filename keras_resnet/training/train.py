@@ -1,212 +1,223 @@
-"""Recipe, network and images -> compile, model.fit, and a folder that says what happened."""
+"""`train`: a recipe, a model and images -> `model.fit`, and a folder with everything about the run."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 
 from keras_resnet.architecture.metadata import model_info
+from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, unknown_name_error
 from keras_resnet.models.transforms import clone
-from keras_resnet.training.callbacks import CheckpointCallback, EMACallback, Plateau, ProgressCallback, interruptible
-from keras_resnet.training.devices import Devices, jit_compile
-from keras_resnet.training.ema import BATCHES, use_averages
-from keras_resnet.training.model_setup import checkpoint_size, compile_for, network_for, settings_of
-from keras_resnet.training.recipes import LOSSES, changed, get_recipe
-from keras_resnet.training.workdir import TENSORBOARD, columns, prepare, write_run
+from keras_resnet.training.callbacks import (
+    CheckpointCallback,
+    EMACallback,
+    ProgressCallback,
+    ReduceLROnPlateau,
+    stop_on_signal,
+)
+from keras_resnet.training.distribution import Devices, jit_compile
+from keras_resnet.training.ema import STATISTICS_BATCHES, assign_averages
+from keras_resnet.training.model_setup import checkpoint_size, compile_model, model_for_images, run_settings
+from keras_resnet.training.options import RunOptions, split_options
+from keras_resnet.training.recipes import LOSSES, Recipe, get_recipe
+from keras_resnet.training.workdir import TENSORBOARD, columns, prepare_workdir, write_run
 
 KEEP = ("last", "best")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run leaves."""
+    """Result of a training run."""
 
     model: keras.Model
-    history: dict
-    """{name: [a value an epoch]}."""
-    report: dict
-    """What `report.json` holds."""
+    history: dict[str, list]
+    """{name: [value after each epoch]}."""
+    report: dict[str, Any]
+    """Settings and results, as in `report.json`."""
 
 
 def train(
-    model="resnet20",
-    dataset="digits",
-    recipe="quickstart",
-    workdir=None,
-    seed=0,
-    overwrite=False,
+    model: str | ResNetSpec | keras.Model | Callable[[], keras.Model] = "resnet20",
+    dataset: str | Dataset | Callable[[], Dataset] = "digits",
+    recipe: str | Recipe = "quickstart",
+    workdir: str | os.PathLike | None = None,
     *,
-    resume=False,
-    checkpoint_every=None,
-    deterministic=False,
-    devices=None,
-    sync_batch_norm=False,
-    precision=None,
-    xla=None,
-    tensorboard=False,
-    validation_freq=1,
-    keep="last",
-    **changes,
-):
-    """Trains a network with `model.fit`.
+    options: RunOptions | None = None,
+    sync_batch_norm: bool = False,
+    tensorboard: bool = False,
+    validation_freq: int = 1,
+    keep: str = "last",
+    **changes: Any,
+) -> Run:
+    """Trains a model with `model.fit`.
+
+    Example:
+
+    >>> import keras_resnet
+    >>> spec = keras_resnet.ResNetSpec("basic", (1, 1, 1), (4, 8, 16), stem="cifar", stem_width=4)
+    >>> run = keras_resnet.train(spec, "digits", workdir="runs/tiny", iterations=5, seed=3)
+    >>> 0 <= run.report["top1_accuracy"] <= 1
+    True
 
     Args:
-        model: name of a network or a ResNetSpec, built for the images; or a Keras model, a softmax over the classes;
-            on several devices a function that gives one, which is called where they are.
-        dataset: name of a data set (see `load_dataset`), a Dataset, or a function that gives one: TensorFlow's devices
-            are set up before it is called.
+        model: name of a network or a ResNetSpec, built for the images; or a Keras model with a softmax over the
+            classes; on several devices a function that returns one, called in their scope.
+        dataset: name of a data set (see `load_dataset`), a Dataset, or a function that returns one, called after
+            TensorFlow's devices are set up.
         recipe: name of a recipe, or a Recipe.
         workdir: folder for model.keras, history.csv, curves.png, settings.json, report.json and the checkpoint; None
             writes nothing.
-        seed: of weights, order and augmentation.
-        overwrite: whether `workdir` may hold an earlier run, which is removed.
-        resume: whether to go on with the run in `workdir`; if there is none yet, it begins.
-        checkpoint_every: steps between checkpoints; None: one after each epoch.
-        deterministic: whether each run on this machine gives the same numbers, bit by bit; a little slower.
-        devices: GPUs of this machine to use, None for all; without GPUs, parts into which its CPU is split. Several
-            machines find each other by TF_CONFIG (see `training/distribution.py`), and share `workdir`.
-        sync_batch_norm: whether batch norm's statistics are those of the whole batch, instead of each device's part.
-        precision: "float32", "mixed_bfloat16" or "mixed_float16", of a network given by name; None: Keras's policy.
-        xla: whether XLA compiles the step; None: not on the CPU, where it halves the speed.
-        tensorboard: whether logs for TensorBoard are written, to `workdir`/tensorboard.
-        validation_freq: epochs between tests. With as many as there are epochs, the test set is looked at once.
-        keep: "last", or "best": the weights of the epoch that tested best, by images that are then no longer a test
-            but a choice; see `validation_split` of `load_dataset`.
-        **changes: fields of the recipe to change, such as `epochs=2`.
+        options: RunOptions; its fields can also be given as keywords.
+        sync_batch_norm: whether batch norm uses the statistics of the global batch instead of each device's part.
+        tensorboard: whether to write logs for TensorBoard to `workdir`/tensorboard.
+        validation_freq: epochs between tests; with the number of epochs, the test set is used only once, at the end.
+        keep: "last", or "best": the weights of the epoch with the highest test accuracy. The test images then choose
+            the weights; use `validation_split` of `load_dataset` to leave the real test set untouched.
+        **changes: fields of RunOptions, such as `seed=3`, and fields of the recipe to change, such as `epochs=2`.
 
     Returns:
-        A Run. `report["top1_accuracy"]` is the share of test images that the trained network gets right, 0 to 1.
+        A Run. `report["top1_accuracy"]` is the share of test images that the trained model classifies correctly, 0..1.
 
     Raises:
-        ValueError: for an unknown name or field, a network that does not fit the images, or another run's checkpoint.
+        ValueError: for an unknown name or field, a model that does not fit the images, or another run's checkpoint.
         FileExistsError: if `workdir` holds another run. OSError: if it cannot be written; before training either way.
-        RuntimeError: if TensorFlow gives up: no memory, a damaged image, a machine lost. The last checkpoint stays.
+        RuntimeError: if TensorFlow fails: no memory, a damaged image, a lost machine. The last checkpoint stays.
         FloatingPointError: if the loss is no longer finite; the last checkpoint stays.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, when a checkpoint is written.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
-    devices = Devices(devices)
-    keras.utils.set_random_seed(seed)
-    if deterministic:
-        devices.make_deterministic()
-    recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
-    dataset = _as_tested(as_dataset(dataset), recipe)
-    check(dataset, recipe, devices, precision, validation_freq, checkpoint_every, keep)
-    steps_per_epoch, steps = recipe.steps(len(dataset.train))
-    if isinstance(model, keras.Model) and devices.replicas > 1:
+    options, changes = split_options(options, changes)
+    data = _prepare(dataset, get_recipe(recipe, **changes), options, validation_freq, keep)
+    if isinstance(model, keras.Model) and data.devices.num_replicas > 1:
         raise ValueError(
-            "`model` should be a name, a ResNetSpec, or a function that gives a Keras model, on several devices: one "
-            f"that exists is on one of them. Received: {model.name}"
+            "`model` should be a name, a ResNetSpec, or a function that returns a Keras model, on several devices: an "
+            f"existing model is on one of them. Received: model={model.name}"
         )
-    with devices.scope():
-        model = network_for(model, dataset, recipe, precision, sync_batch_norm)
-        compile_for(model, recipe, steps, jit_compile(xla))
-        settings = settings_of(model, dataset, recipe, seed, sync_batch_norm) | {"keep": keep}
-        folder = workdir and prepare(workdir, settings, checkpoint_size(model), overwrite, resume, devices.is_chief)
-        title = f"{model.name} on {dataset.name}"
-        every, best = checkpoint_every, keep == "best"
-        recorder = CheckpointCallback(folder, settings, steps_per_epoch, recipe.batch_size, every, title, devices, best)
-        if resume:
-            recorder.resume(model)
-    images = Images(dataset, recipe, seed, devices)
-    with devices.explained():
-        _fit(model, images, recorder, steps, tensorboard, validation_freq)
-        return _finished(model, images, recorder)
+    with data.devices.scope():
+        model = model_for_images(model, data.dataset, data.recipe, options.precision, sync_batch_norm)
+        compile_model(model, data.recipe, data.num_steps, jit_compile(options.xla))
+        settings = run_settings(model, data.dataset, data.recipe, options.seed, sync_batch_norm) | {"keep": keep}
+        size = checkpoint_size(model)
+        workdir = workdir and prepare_workdir(
+            workdir, settings, size, options.overwrite, options.resume, write=data.devices.is_chief
+        )
+        checkpoints = CheckpointCallback(workdir, settings, data, options.checkpoint_every, keep == "best")
+        if options.resume:
+            checkpoints.resume(model)
+    with data.devices.explain_errors():
+        _fit(model, data, checkpoints, tensorboard, validation_freq)
+        return _finish(model, data, checkpoints)
 
 
-class Images:
-    """The batches of a run, as its devices want them."""
+class RunData:
+    """Everything that a run's images and its length follow from, and its batches.
+
+    Attributes:
+        dataset: Dataset, preprocessed as the recipe says.
+        recipe: Recipe.
+        seed: of the order and the augmentation.
+        devices: Devices.
+        steps_per_epoch, num_steps: steps of one epoch and of the whole run.
+    """
 
     def __init__(self, dataset, recipe, seed, devices):
         self.dataset, self.recipe, self.seed, self.devices = dataset, recipe, seed, devices
+        self.steps_per_epoch, self.num_steps = recipe.steps(len(dataset.train))
 
-    def for_training(self, first, steps):
-        """Steps of the run from `first` on."""
+    def training_batches(self, first, steps):
+        """Batches of `steps` steps from step `first` of the run on."""
         return self.devices.distribute(
             lambda *share: training_batches(self.dataset, self.recipe, steps, self.seed, first, share),
             self.recipe.batch_size,
         )
 
-    def for_test(self):
+    def test_batches(self):
         """All test images."""
         dataset, batch_size = self.dataset, self.recipe.batch_size
         return self.devices.distribute_test(
             lambda *share: evaluation_batches(dataset.test, dataset, batch_size, share), len(dataset.test), batch_size
         )
 
-    def for_statistics(self):
-        """Images as for training, on one device, for `recompute_statistics`."""
-        batches = training_batches(self.dataset, self.recipe, BATCHES, self.seed)
+    def statistics_batches(self):
+        """Augmented training images without labels, on one device, for the statistics of averaged weights."""
+        batches = training_batches(self.dataset, self.recipe, STATISTICS_BATCHES, self.seed)
         return (images for images, _ in batches)
 
 
-def _as_tested(dataset, recipe):
-    """The data set with the recipe's test images."""
-    if recipe.test_size is None:
-        return dataset
-    changes = {"size": recipe.test_size, "resize": recipe.test_resize, "interpolation": recipe.test_interpolation}
-    return replace(dataset, preprocessing=replace(dataset.preprocessing, **changes))
+def _prepare(dataset, recipe, options, validation_freq, keep):
+    """The RunData; TensorFlow's devices and the random state are set up before anything uses them."""
+    devices = Devices(options.devices)
+    keras.utils.set_random_seed(options.seed)
+    if options.deterministic:
+        devices.make_deterministic()
+    dataset = as_dataset(dataset)
+    check_run(dataset, recipe, devices, options, validation_freq, keep)
+    if recipe.test_size is not None:
+        changes = {"size": recipe.test_size, "resize": recipe.test_resize, "interpolation": recipe.test_interpolation}
+        dataset = replace(dataset, preprocessing=replace(dataset.preprocessing, **changes))
+    return RunData(dataset, recipe, options.seed, devices)
 
 
-def check(dataset, recipe, devices, precision, validation_freq, checkpoint_every, keep):
-    """Raises ValueError for what does not go together."""
+def check_run(dataset, recipe, devices, options, validation_freq=1, keep="last"):
+    """Raises ValueError for a data set and options that `train` cannot use, before anything is built or written."""
     if dataset.train is None:
-        raise ValueError(f"`dataset` should have images to train on. Received: {dataset.name}, which only tests")
+        raise ValueError(f"`dataset` should have training images. Received: {dataset.name}, which has only test images")
     if len(dataset.class_names) < 2:
-        raise ValueError(f"`dataset` should have two classes at least. Received: {list(dataset.class_names)}")
-    recipe.steps(len(dataset.train))  # at least one
+        raise ValueError(f"`dataset` should have at least two classes. Received: {list(dataset.class_names)}")
+    recipe.steps(len(dataset.train))  # raises unless there is at least one step
     if keep not in KEEP:
         raise unknown_name_error("keep", keep, KEEP)
-    if keep == "best" and (recipe.ema_decay or validation_freq != 1 or devices.machines > 1):
+    if keep == "best" and (recipe.ema_decay or validation_freq != 1 or devices.num_machines > 1):
         raise ValueError(
             '`keep` should be "last" with averaged weights, a `validation_freq` other than 1, or several machines. '
             "Received: keep='best'"
         )
-    devices.check_batch(recipe.batch_size)
-    counts = {"validation_freq": validation_freq, "checkpoint_every": checkpoint_every}
-    check_integers(**{name: count for name, count in counts.items() if count is not None})
+    devices.check_batch_size(recipe.batch_size)
+    check_integers(validation_freq=validation_freq)
     if recipe.schedule == "plateau" and validation_freq != 1:
         raise ValueError(
             f'`validation_freq` should be 1 with the schedule "plateau". Received: validation_freq={validation_freq}'
         )
-    if precision == "mixed_float16" and devices.replicas > 1:  # Keras looks for overflows on the first replica alone
-        raise ValueError(
-            "`precision` should be mixed_bfloat16 or float32 on several devices. Received: precision='mixed_float16'"
-        )
+    if options.precision == "float16" and devices.num_replicas > 1:  # Keras checks the first replica for overflows only
+        raise ValueError("`precision` should be bfloat16 or float32 on several devices. Received: precision='float16'")
 
 
-def _fit(model, images, recorder, steps, tensorboard, validation_freq):
-    """`model.fit` from where the recorder is to the end."""
-    recipe, display = images.recipe, ProgressCallback(recorder, steps, images.recipe.batch_size)
-    callbacks = [recorder, display]
+def _fit(model, data, checkpoints, tensorboard, validation_freq):
+    """Runs `model.fit` from the state of the checkpoint to the end."""
+    recipe, progress = data.recipe, ProgressCallback(checkpoints, data)
+    callbacks = [checkpoints, progress]
     if recipe.schedule == "plateau":
-        recorder.plateau = Plateau(recipe.patience, recorder.position.plateau)
-        callbacks.insert(0, recorder.plateau)
+        checkpoints.plateau = ReduceLROnPlateau(recipe.patience, checkpoints.state.plateau)
+        callbacks.insert(0, checkpoints.plateau)
     if recipe.ema_decay:
-        callbacks.insert(0, EMACallback(images.for_statistics))
-    if tensorboard and recorder.folder and recorder.devices.is_chief:
-        callbacks.append(keras.callbacks.TensorBoard(recorder.folder / TENSORBOARD))
-    tests = images.for_test()
-    with interruptible(recorder), display.line:
-        for first_epoch, last_epoch, length in _stretches(recorder.position.step, recorder.steps_per_epoch, steps):
+        callbacks.insert(0, EMACallback(data.statistics_batches))
+    if tensorboard and checkpoints.workdir and data.devices.is_chief:
+        callbacks.append(keras.callbacks.TensorBoard(checkpoints.workdir / TENSORBOARD))
+    test_batches, first_step = data.test_batches(), checkpoints.state.step
+    with stop_on_signal(checkpoints), progress.bar:
+        for first_epoch, end_epoch, length in _equal_epochs(first_step, data.steps_per_epoch, data.num_steps):
             model.fit(
-                images.for_training(recorder.position.step, (last_epoch - first_epoch) * length),
-                validation_data=tests,
+                data.training_batches(checkpoints.state.step, (end_epoch - first_epoch) * length),
+                validation_data=test_batches,
                 validation_freq=validation_freq,
                 initial_epoch=first_epoch,
-                epochs=last_epoch,
+                epochs=end_epoch,
                 steps_per_epoch=length,
-                callbacks=[*images.devices.callbacks, *callbacks],
-                shuffle=False,  # the pipeline does
+                callbacks=[*data.devices.callbacks, *callbacks],
+                shuffle=False,  # the batches are shuffled already
                 verbose=0,
             )
 
 
-def _stretches(step, steps_per_epoch, steps):
-    """(first epoch, epoch to stop before, steps in each): what is left of a run, as stretches of equal epochs.
+def _equal_epochs(step, steps_per_epoch, steps):
+    """(first epoch, end epoch, steps per epoch) of the rest of a run, in parts whose epochs have the same length.
 
-    The rest of an interrupted epoch comes first, the beginning of one that `iterations` cuts short comes last.
+    The rest of an interrupted epoch comes first, the start of an epoch that `iterations` cuts short comes last.
     """
     if step >= steps:
         return
@@ -221,47 +232,42 @@ def _stretches(step, steps_per_epoch, steps):
         yield whole, whole + 1, rest
 
 
-def _info(dataset):
-    """What the model should know of the images it was trained on."""
-    return {
-        "weights": f"trained on {dataset.name}",
-        "preprocessing": dataset.preprocessing.to_config(),
-        "class_names": list(dataset.class_names),
-    }
-
-
-def _measure(model, images, recorder):
-    """Accuracies on the test images, shares of 1.
-
-    The epoch whose weights are kept has measured them already if it was tested, and if its weights are the final ones:
-    averaged weights have got their batch-norm statistics anew since then.
-    """
-    history = recorder.position.history
-    last = history[recorder.best_epoch - 1 if recorder.keep_best else -1]
-    if "val_accuracy" in last and not images.recipe.ema_decay:
-        measured = {name: last[f"val_{name}"] for name in ("accuracy", "top5_accuracy", "loss")}
-    else:
-        measured = model.evaluate(images.for_test(), verbose=0, return_dict=True)
-    return {"top1_accuracy": measured["accuracy"], "top5_accuracy": measured["top5_accuracy"], "loss": measured["loss"]}
-
-
-def _speed(position):
-    trained = sum(row["images_per_s"] for row in position.history) / max(len(position.history), 1)
-    return {"wall_time_s": round(position.seconds, 1), "training_images_per_s": round(trained, 1)}
-
-
-def _finished(model, images, recorder):
-    """Judges the trained network and leaves everything: the Run."""
-    recipe, folder = images.recipe, recorder.folder
+def _finish(model, data, checkpoints):
+    """Tests the trained model and writes model and report: the Run."""
+    recipe, workdir, state = data.recipe, checkpoints.workdir, checkpoints.state
     if recipe.ema_decay:
-        use_averages(model, images.for_statistics())
-    if recorder.keep_best:
-        recorder.restore_best(model)
-    model.info = {**model_info(model), **_info(images.dataset)}
-    report = {**recorder.settings, **_measure(model, images, recorder), **_speed(recorder.position)}
+        assign_averages(model, data.statistics_batches())
+    if checkpoints.keep_best:
+        checkpoints.restore_best(model)
+    model.info = model_info(model) | {
+        "weights": f"trained on {data.dataset.name}",
+        "preprocessing": data.dataset.preprocessing.to_config(),
+        "class_names": list(data.dataset.class_names),
+    }
+    report = {**checkpoints.settings, **_test(model, data, checkpoints), **_speed(state)}
     if LOSSES[recipe.loss][1]:
         model.layers[-1].activation = keras.activations.softmax
-    if folder and recorder.devices.is_chief:
-        write_run(model, report, folder)
-    model = clone(model) if recorder.devices.replicas > 1 else model  # where `predict_on_batch` sees a batch once
-    return Run(model, columns(recorder.position.history), report)
+    if workdir and data.devices.is_chief:
+        write_run(model, report, workdir)
+    model = clone(model) if data.devices.num_replicas > 1 else model  # one whose `predict` does not split batches
+    return Run(model, columns(state.history), report)
+
+
+def _test(model, data, checkpoints):
+    """Loss and accuracies on the test images.
+
+    Taken from the history if the epoch of the kept weights was tested. Averaged weights are tested again: their
+    batch-norm statistics have been recomputed since.
+    """
+    history = checkpoints.state.history
+    row = history[checkpoints.best_epoch - 1 if checkpoints.keep_best else -1]
+    if "val_accuracy" in row and not data.recipe.ema_decay:
+        metrics = {name: row[f"val_{name}"] for name in ("accuracy", "top5_accuracy", "loss")}
+    else:
+        metrics = model.evaluate(data.test_batches(), verbose=0, return_dict=True)
+    return {"top1_accuracy": metrics["accuracy"], "top5_accuracy": metrics["top5_accuracy"], "loss": metrics["loss"]}
+
+
+def _speed(state):
+    mean_speed = sum(row["images_per_s"] for row in state.history) / max(len(state.history), 1)
+    return {"wall_time_s": round(state.seconds, 1), "training_images_per_s": round(mean_speed, 1)}

@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, and that it can hold what will come."""
+"""The folder of a run: its files, and checks before the training that they can be written."""
 
 import csv
 import shutil
@@ -11,27 +11,27 @@ from keras_resnet.training.checkpoints import check_settings
 MODEL, CHECKPOINT, HISTORY, CURVES = "model.keras", "checkpoint.safetensors", "history.csv", "curves.png"
 SETTINGS, REPORT, TENSORBOARD = "settings.json", "report.json", "tensorboard"
 BEST = "best_{}.safetensors"
-"""Of the best epoch so far, which is in its name."""
+"""Weights of the best epoch so far, with its number."""
 FILES = (SETTINGS, CHECKPOINT, MODEL, HISTORY, CURVES, REPORT, TENSORBOARD)
 
 
-def prepare(workdir, settings, size, overwrite=False, resume=False, write=True):
-    """Makes the folder and writes the settings into it; whatever would fail at the end fails now.
+def prepare_workdir(workdir, settings, size, overwrite=False, resume=False, write=True):
+    """Makes the folder and writes the settings; what would fail at the end of the run fails now.
 
     Args:
         workdir: path.
-        settings: JSON values that say what run this is.
+        settings: JSON values that identify the run.
         size: bytes of one checkpoint.
-        overwrite: whether an earlier run is removed.
-        resume: whether it is gone on with; a folder without one is as good as a new one.
+        overwrite: whether to remove an earlier run.
+        resume: whether to continue an earlier run; a folder without one is treated as new.
         write: whether this machine is the one that writes.
 
     Returns:
         Path.
 
     Raises:
-        FileExistsError: if the folder holds another run, and neither is wanted.
-        ValueError: if the run there has other settings than the one to resume.
+        FileExistsError: if the folder holds another run, with neither `overwrite` nor `resume`.
+        ValueError: if the run to resume has other settings.
         OSError: if the folder cannot be written, or its disk has no room.
     """
     folder = Path(workdir)
@@ -40,13 +40,13 @@ def prepare(workdir, settings, size, overwrite=False, resume=False, write=True):
     earlier = [name for name in FILES if (folder / name).exists()]
     if earlier and not (overwrite or resume):
         raise FileExistsError(
-            f"`workdir` should be a new or empty folder: it holds another run ({earlier[0]}). Go on by --resume "
+            f"`workdir` should be a new or empty folder: it holds another run ({earlier[0]}). Continue it by --resume "
             f"(resume=True), or replace it by --overwrite (overwrite=True). Received: workdir={str(workdir)!r}"
         )
     if resume and SETTINGS in earlier:
         check_settings(read_json(folder / SETTINGS), settings, folder / SETTINGS)
-    with writable(workdir):
-        _check_room(folder, size)
+    with writable_folder(workdir):
+        _check_disk_space(folder, size)
         if not resume:
             _remove([*(folder / name for name in earlier), *folder.glob(BEST.format("*"))])
         remove_leftovers(folder, *FILES, BEST.format("*"))
@@ -55,14 +55,14 @@ def prepare(workdir, settings, size, overwrite=False, resume=False, write=True):
 
 
 @contextmanager
-def writable(workdir):
-    """Makes the folder, unless it exists; an OSError, here or within the block, says that it cannot be written."""
+def writable_folder(workdir):
+    """Makes the folder unless it exists; an OSError, here or within the block, says that it cannot be written."""
     try:
         Path(workdir).mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"`workdir` should be a folder that can be written ({reason}). Received: {workdir}") from error
+        summary = error.strerror or error
+        raise OSError(f"`workdir` should be a folder that can be written ({summary}). Received: {workdir}") from error
 
 
 def _remove(paths):
@@ -71,28 +71,34 @@ def _remove(paths):
         remove(path)
 
 
-def _check_room(folder, size):
-    """The last checkpoint, the next one beside it, the best weights, and the model at the end."""
+def _check_disk_space(folder, size):
+    """Room for the last checkpoint, the next one beside it, the best weights, and the model at the end."""
     needed, free = 4 * size + 2**20, shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(f"its disk has {free / 2**20:,.0f} MiB free, the run needs {needed / 2**20:,.0f} MiB")
 
 
 def write_run(model, report, folder):
-    """The trained network and what is to be said of it -> the folder."""
-    with atomic_write(folder / MODEL) as partial:
-        model.save(partial)
+    """Writes the trained model and its report."""
+    with atomic_write(folder / MODEL) as temporary:
+        model.save(temporary)
     write_json(report, folder / REPORT)
 
 
 def columns(rows):
-    """{name: [its value in each row, or None]}."""
+    """[{name: value}] -> {name: [its value, or None, in each row]}."""
     return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
 
 
 def write_history(rows, path):
-    """Rows of one run -> CSV file, whole or not at all."""
-    with atomic_write(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    """Writes the rows of a history as a CSV file, atomically."""
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns(rows))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_history(path):
+    """The rows that `write_history` wrote, without empty values."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]

@@ -25,11 +25,11 @@ from keras_resnet.evaluation import evaluate
 from keras_resnet.models.create import create, load_model
 from keras_resnet.models.preprocessing import preprocessing, set_preprocessing, weights_digest
 from keras_resnet.models.transforms import clone, with_new_head
-from keras_resnet.training.devices import Devices
-from keras_resnet.training.model_setup import in_precision
-from keras_resnet.training.recipes import changed, get_recipe
+from keras_resnet.precision import precision_scope
+from keras_resnet.training.distribution import Devices
+from keras_resnet.training.recipes import get_recipe
 from keras_resnet.training.train import train
-from keras_resnet.training.workdir import prepare, write_run
+from keras_resnet.training.workdir import prepare_workdir, write_run
 
 BATCH_NORM = ("frozen", "trained")
 LOOKS = "grad_cam.png"
@@ -106,7 +106,7 @@ def finetune(
     if batch_norm not in BATCH_NORM:
         raise unknown_name_error("batch_norm", batch_norm, BATCH_NORM)
     whole_batches = not isinstance(recipe, str) or "batch_size" in changes
-    recipe = get_recipe(recipe, **changes) if isinstance(recipe, str) else changed(recipe, **changes)
+    recipe = get_recipe(recipe, **changes)
     _check(recipe, Devices(devices))  # before anything is read: what reads images starts TensorFlow's devices
     keras.utils.set_random_seed(seed)
     dataset = as_dataset(dataset)
@@ -123,7 +123,7 @@ def finetune(
     dataset, result = replace(dataset, preprocessing=look), FineTuning(network, {})
     for number, ((name, lowest), recipe) in enumerate(recipes.items()):
         folder = workdir and Path(workdir) / f"{number}_{name}"
-        run = train(partial(opened, network, lowest, batch_norm), dataset, recipe, folder, seed, **options)
+        run = train(partial(opened, network, lowest, batch_norm), dataset, recipe, folder, seed=seed, **options)
         result, network = result.after(name, run), run.model
     if workdir:
         write_run(result.model, {"best": result.best, "phases": result.phases}, Path(workdir))
@@ -133,10 +133,10 @@ def finetune(
 
 def _check(recipe, devices):
     """Raises ValueError for what cannot keep the best epoch."""
-    if recipe.ema_decay or devices.machines > 1:
+    if recipe.ema_decay or devices.num_machines > 1:
         raise ValueError(
             "`recipe` should have `ema_decay` 0, and the run one machine: the weights of the best epoch are kept. "
-            f"Received: ema_decay={recipe.ema_decay}, {devices.machines} machines"
+            f"Received: ema_decay={recipe.ema_decay}, {devices.num_machines} machines"
         )
 
 
@@ -152,7 +152,7 @@ def _phases(network, stages):
 def _recipes(recipe, head_epochs, phases):
     """{phase: its recipe}: the first one, where the classifier begins from nothing, takes larger steps."""
     epochs = recipe.epochs if head_epochs is None else head_epochs
-    first = changed(recipe, epochs=epochs, learning_rate=HEAD_RATE * recipe.learning_rate)
+    first = get_recipe(recipe, epochs=epochs, learning_rate=HEAD_RATE * recipe.learning_rate)
     return {phase: recipe if number else first for number, phase in enumerate(phases.items())}
 
 
@@ -162,7 +162,7 @@ def _prepare(folder, settings, overwrite, resume):
         for path in folder.iterdir():
             if PHASE.fullmatch(path.name) and path.is_dir():
                 shutil.rmtree(path)
-    prepare(folder, settings, 0, overwrite, resume)
+    prepare_workdir(folder, settings, 0, overwrite, resume)
 
 
 def draw_looks(model, dataset, path, most=8):
@@ -241,7 +241,7 @@ def _network(model, weights, dataset, precision, mode):
 
 def _created(name, weights, dataset, precision, mode):
     """By its name; random weights take images as the data set has them."""
-    with in_precision(precision):
+    with precision_scope(precision):
         if weights is not None:
             return create(name, weights=weights)
         network = create(name, input_shape=dataset.input_shape, classes=len(dataset.class_names))

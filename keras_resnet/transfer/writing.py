@@ -16,7 +16,8 @@ from keras_resnet.errors import check_integers
 from keras_resnet.files import atomic_write, check_writable, read_json, remove_leftovers, write_json
 from keras_resnet.models.feature_extractor import PRE_LOGITS
 from keras_resnet.models.preprocessing import preprocessing, weights_digest
-from keras_resnet.training.checkpoints import OTHERWISE, check_settings
+from keras_resnet.precision import precision_of
+from keras_resnet.training.checkpoints import OVERWRITE_HINT, check_settings
 from keras_resnet.transfer.extraction import (
     Features,
     check_any_read,
@@ -32,7 +33,7 @@ except ImportError:  # Windows
     fcntl = None
 
 SETTINGS, ROWS, JOURNAL, LOCK = "settings.json", "rows.float32", "journal.jsonl", "lock"
-_REPLACE = OTHERWISE.format("file")
+_REPLACE = OVERWRITE_HINT.format("file")
 
 
 def write_features(
@@ -117,7 +118,7 @@ def _extraction_settings(extractor, source, endpoint, pooling, batch_size):
         "weights": model_info(extractor).get("weights"),
         "preprocessing": preprocessing(extractor).to_config(),
         # of its layers: the model's own policy is the one that was set when the model was created
-        "precision": ", ".join(sorted({layer.dtype_policy.name for layer in extractor.layers})),
+        "precision": ", ".join(sorted({precision_of(layer.dtype_policy) for layer in extractor.layers})),
         "endpoint": endpoint,
         "pooling": pooling,
         "batch_size": batch_size,

@@ -1,0 +1,66 @@
+"""RunOptions: how a run is carried out, as opposed to what it trains (the model, the data set and the recipe)."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from keras_resnet.errors import check_integers
+from keras_resnet.precision import COMPUTED, check_precision
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options that `train`, `finetune`, `tune` and `degradation` have in common.
+
+    These functions take the fields as keyword arguments (`train(seed=3)`), or one object (`train(options=options)`).
+
+    Example:
+
+    >>> from keras_resnet.training.options import RunOptions
+    >>> RunOptions(seed=3, precision="bfloat16")
+    RunOptions(seed=3, devices=None, precision='bfloat16', deterministic=False, checkpoint_every=None, resume=False, \
+overwrite=False, xla=None)
+
+    Raises:
+        ValueError: on construction, for an unknown precision or a `checkpoint_every` below 1.
+    """
+
+    seed: int = 0
+    """Seed of the initial weights, the order of the images and the augmentation."""
+    devices: int | None = None
+    """GPUs of this machine to use, None for all; without GPUs, the number of logical devices to split its CPU into.
+    Several machines find each other by TF_CONFIG (see `training/distribution.py`), and share the workdir."""
+    precision: str | None = None
+    """"float32", "bfloat16" or "float16" (the latter two with float32 weights) for a network given by name or spec;
+    None: Keras's global dtype policy. A Keras model keeps its own policy."""
+    deterministic: bool = False
+    """Whether every run on this machine gives the same numbers, bit by bit; a little slower."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints within an epoch; None: only after each epoch."""
+    resume: bool = False
+    """Whether to continue the run in the workdir; if there is none yet, it starts."""
+    overwrite: bool = False
+    """Whether to remove an earlier run from the workdir."""
+    xla: bool | None = None
+    """Whether XLA compiles the training step; None: not on TensorFlow's CPU, where it halves the speed."""
+
+    def __post_init__(self):
+        if self.precision is not None:
+            check_precision(self.precision, COMPUTED)
+        if self.checkpoint_every is not None:
+            check_integers(checkpoint_every=self.checkpoint_every)
+
+
+def split_options(options: RunOptions | None, keywords: dict[str, Any]) -> tuple[RunOptions, dict[str, Any]]:
+    """Separates the keyword arguments that are fields of RunOptions from the others, which change the recipe.
+
+    Args:
+        options: RunOptions to start from; None for the defaults.
+        keywords: {name: value}.
+
+    Returns:
+        The RunOptions with the given fields, and the other keywords.
+    """
+    names = {field.name for field in fields(RunOptions)}
+    given = {name: value for name, value in keywords.items() if name in names}
+    others = {name: value for name, value in keywords.items() if name not in names}
+    return replace(options or RunOptions(), **given), others
