@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from keras_resnet import create, get_spec, list_models
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.weights.readers import open_weights
+from keras_resnet.weights.file_formats import open_weights
 
 REFERENCES = Path(__file__).parent / "references"
 """Files written by other libraries, or by the scripts beside them."""
@@ -104,7 +104,7 @@ def run_command(*words):
 def read_arrays(path):
     """{name: array} of all arrays in a weights file."""
     with open_weights(path) as weights:
-        return {name: entry.read() for name, entry in weights.entries.items()}
+        return {name: array.read() for name, array in weights.arrays.items()}
 
 
 def assert_same_arrays(arrays, expected):

@@ -1,4 +1,4 @@
-"""The real thing: published CIFAR-10 weights on the real test set, to the digit."""
+"""Published CIFAR-10 weights have their published errors on the test set."""
 
 import hashlib
 import json
@@ -25,8 +25,8 @@ def cifar10(test_data):
     )
 
 
-def evaluated(test_data, *names):
-    """What `keras-resnet evaluate --json` says of published weights on all test images."""
+def evaluate_command(test_data, *names):
+    """JSON of `keras-resnet evaluate` for published weights on all test images."""
     words = ["evaluate", "--dataset", "cifar10", "--data-dir", test_data / "tfds", "--no-download", "--json"]
     for name in names:
         words += ["--model", name.split("-")[0], "--weights", test_data / "cifar10_weights" / f"{name}.th"]
@@ -40,28 +40,28 @@ PUBLISHED = {"resnet20-12fca82f": 8.27, "resnet32-d509ac18": 7.37}
 
 
 @pytest.mark.parametrize("name", ["resnet20-12fca82f", pytest.param("resnet32-d509ac18", marks=pytest.mark.slow)])
-def test_published_weights_give_their_published_error(name, cifar10, test_data):
-    said = evaluated(test_data, name)
-    assert said["images"] == 10_000 and said["top1_error"] == PUBLISHED[name]
+def test_published_weights_have_their_published_error(name, cifar10, test_data):
+    report = evaluate_command(test_data, name)
+    assert report["images"] == 10_000 and report["top1_error"] == PUBLISHED[name]
 
 
 @pytest.mark.slow
-def test_their_ensemble_is_better_than_either(cifar10, test_data):
-    assert evaluated(test_data, *PUBLISHED)["top1_error"] < min(PUBLISHED.values())
+def test_an_ensemble_has_a_lower_error_than_its_members(cifar10, test_data):
+    assert evaluate_command(test_data, *PUBLISHED)["top1_error"] < min(PUBLISHED.values())
 
 
-def test_the_weights_that_ship_have_the_error_that_is_stated(cifar10):
-    """At most the paper's 8.75 % (He et al. 2015, table 6), and what the catalog says."""
+def test_the_included_weights_have_the_accuracy_in_the_catalog(cifar10):
+    """And at most the paper's error, 8.75 % (He et al. 2015, table 6)."""
     images, labels = cifar10
     model = create("resnet20", weights="cifar10")
     scores = model.predict(preprocessing(model)(images), batch_size=500, verbose=0)
-    wrong = (scores.argmax(axis=1) != labels).mean()
-    assert wrong <= 0.0875
-    assert wrong == pytest.approx(1 - WEIGHTS["resnet20_cifar", "cifar10"].top1 / 100, abs=2e-4)
+    error = (scores.argmax(axis=1) != labels).mean()
+    assert error <= 0.0875
+    assert error == pytest.approx(1 - WEIGHTS["resnet20_cifar", "cifar10"].top1_accuracy, abs=2e-4)
     assert model.info["class_names"][3] == "cat" and model.info["weights"] == "cifar10"
 
 
-def test_what_ships_is_whole_and_small():
-    for source in (source for (_, tag), source in WEIGHTS.items() if tag == "cifar10"):
-        content = (ASSETS / source.url).read_bytes()
-        assert source.digest == f"sha256:{hashlib.sha256(content).hexdigest()}" and len(content) < 2e6
+def test_the_included_files_are_intact_and_small():
+    for row in (row for (_, tag), row in WEIGHTS.items() if tag == "cifar10"):
+        content = (ASSETS / row.url).read_bytes()
+        assert row.digest == f"sha256:{hashlib.sha256(content).hexdigest()}" and len(content) < 2e6

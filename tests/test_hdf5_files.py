@@ -1,4 +1,4 @@
-"""Keras's three formats, whole and broken: the model's own arrays, or one ValueError."""
+"""Keras's three formats: intact files give the model's weights, damaged and hostile ones a ValueError."""
 
 import zipfile
 
@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from support import assert_damaged_files_are_refused, assert_same_arrays, read_arrays
 
-from keras_resnet.weights.readers import open_weights
+from keras_resnet.weights.file_formats import open_weights
 
 
 def by_layer(model):
-    """What a Keras reader should find: "<layer>/<kind>" -> array."""
+    """{"<layer>/<weight>": array} of a model."""
     return {f"{v.path.split('/')[-2]}/{v.name}": keras.ops.convert_to_numpy(v) for v in model.weights}
 
 
 @pytest.fixture(scope="module")
 def model():
-    """Twelve convolutions, so that conv2d_10 exists; a nested model; a dropout, which keeps a seed; an optimizer."""
+    """A model with twelve convolutions (conv2d_10), a nested model, a dropout with its seed, and an optimizer."""
     keras.utils.set_random_seed(0)
     x = inputs = keras.Input((8, 8, 3))
     for i in range(11):
@@ -44,22 +44,22 @@ def keras_files(model, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name, format", [("a.keras", "keras"), ("a.h5", "h5"), ("a.weights.h5", "weights.h5")])
-def test_every_keras_format_gives_the_models_weights_by_layer_name(model, keras_files, name, format):
+def test_keras_formats_give_the_weights_by_layer_name(model, keras_files, name, format):
     with open_weights(keras_files / name) as weights:
         assert weights.format == format
         assert bool(weights.config) == (format != "weights.h5")
-        assert all(entry.shape == entry.read().shape for entry in weights.entries.values())
+        assert all(array.shape == array.read().shape for array in weights.arrays.values())
     assert_same_arrays(read_arrays(keras_files / name), by_layer(model))
 
 
-def test_a_compressed_keras_file_reads_the_same(model, keras_files, tmp_path):
+def test_compressed_keras_files_are_read(model, keras_files, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.keras", "w", zipfile.ZIP_DEFLATED) as target:
         for name in ("config.json", "model.weights.h5"):
             target.writestr(name, zipfile.Path(keras_files / "a.keras", name).read_bytes())
     assert_same_arrays(read_arrays(tmp_path / "a.keras"), by_layer(model))
 
 
-def test_half_precision_variables_are_read_as_float32(tmp_path):
+def test_floating_point_weights_are_read_as_float32(tmp_path):
     for dtype in ("bfloat16", "float16", "float64"):
         layer = keras.layers.Dense(3, dtype=dtype, name="predictions")
         model = keras.Sequential([keras.Input((4,)), layer])
@@ -87,7 +87,7 @@ def test_files_of_older_keras_versions_are_read(tmp_path):
     )
 
 
-def hostile_hdf5(kind, path):
+def write_hostile_hdf5(kind, path):
     with h5py.File(path, "w") as file:
         group = file.create_group("layers/conv2d/vars")
         if kind == "external link":
@@ -125,13 +125,13 @@ def hostile_hdf5(kind, path):
     ],
 )
 def test_hostile_hdf5_files_are_refused(tmp_path, kind):
-    hostile_hdf5(kind, tmp_path / "hostile.h5")
+    write_hostile_hdf5(kind, tmp_path / "hostile.h5")
     with pytest.raises(ValueError, match="hostile.h5"):
         read_arrays(tmp_path / "hostile.h5")
 
 
-def test_an_hdf5_heap_without_end_is_refused(keras_files, tmp_path):
-    """libhdf5 1.14 never returns from this one."""
+def test_an_hdf5_heap_with_an_object_of_size_zero_is_refused(keras_files, tmp_path):
+    """libhdf5 1.14 would loop forever."""
     content = bytearray((keras_files / "a.weights.h5").read_bytes())
     heap = content.index(b"GCOL")
     content[heap + 16 : heap + 32] = bytes(16)

@@ -1,4 +1,4 @@
-"""Weights into a network: fetched from a server of our own, adapted, refused; nothing is ever half loaded."""
+"""Loading weights: downloads from a local server, new heads, adapted channels, and errors that change nothing."""
 
 import functools
 import hashlib
@@ -19,7 +19,7 @@ from support import REFERENCES, random_images, randomize_weights
 
 from keras_resnet import ResNet20, build, create, get_spec, load_weights, preprocessing, save_weights
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.weights.catalog import WEIGHTS, Source
+from keras_resnet.weights.catalog import WEIGHTS, PretrainedWeights
 
 KEY = ("resnet20_cifar", "imagenet")
 
@@ -34,7 +34,7 @@ def logits(model):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A ResNet-20 with random weights, and the folder with its files in torch's layout."""
+    """A ResNet-20 with random weights, and a folder with its files in the layout of torchvision."""
     folder = tmp_path_factory.mktemp("served")
     model = randomize_weights(create("resnet20"))
     save_weights(model, folder / "model.safetensors", layout="torchvision")
@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; as the hub does it, /timm/<name>/resolve/main/<file>, with the headers its client wants."""
+    """Serves the files of a folder at any URL that ends in their name, with the headers that the hub's client needs."""
 
     def translate_path(self, path):
         return super().translate_path("/" + path.rsplit("/", 1)[-1])
@@ -62,7 +62,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(trained, tmp_path, monkeypatch):
-    """A server on 127.0.0.1 and an empty cache: its address."""
+    """URL of a server on 127.0.0.1; Keras's cache is empty."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=trained[1])) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -75,23 +75,23 @@ def digest(path):
 
 
 def publish(monkeypatch, url, digest):
-    monkeypatch.setitem(WEIGHTS, KEY, Source(url, digest, Preprocessing("cifar", 32, None), "MIT", 0.0))
+    monkeypatch.setitem(WEIGHTS, KEY, PretrainedWeights(url, digest, Preprocessing("cifar", 32, None), "MIT", 0.0))
 
 
-def test_a_tag_is_fetched_verified_and_kept(trained, server, monkeypatch, tmp_path, capsys):
+def test_tags_are_downloaded_verified_and_cached(trained, server, monkeypatch, tmp_path, capsys):
     model, folder = trained
     publish(monkeypatch, f"{server}/weights.pth", digest(folder / "weights.pth")[:15])
     loaded = create("resnet20", weights="imagenet", classes=None)
     np.testing.assert_array_equal(logits(loaded), logits(model))
-    assert capsys.readouterr().out == ""  # the progress of the download is on standard error
+    assert capsys.readouterr().out == ""  # the progress bar is on standard error
     assert preprocessing(loaded) == Preprocessing("cifar", 32, None)
     assert loaded.info["weights"] == "imagenet"
     assert [path.name for path in (tmp_path / "keras" / "models").iterdir()] == ["weights.pth"]
-    publish(monkeypatch, "http://127.0.0.1:9/weights.pth", digest(folder / "weights.pth"))  # nobody answers there
+    publish(monkeypatch, "http://127.0.0.1:9/weights.pth", digest(folder / "weights.pth"))  # no server
     np.testing.assert_array_equal(logits(create("resnet20", weights="imagenet")), logits(model))
 
 
-def test_a_download_with_another_hash_is_removed(server, monkeypatch, tmp_path):
+def test_downloads_with_another_hash_are_removed(server, monkeypatch, tmp_path):
     publish(monkeypatch, f"{server}/weights.pth", "md5:" + "0" * 32)
     with pytest.raises(ValueError, match="hash"):
         create("resnet20", weights="imagenet")
@@ -99,15 +99,15 @@ def test_a_download_with_another_hash_is_removed(server, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/weights.pth", "/missing.pth"])
-def test_without_a_network_the_error_says_what_to_do(url, server, monkeypatch, tmp_path):
+def test_failed_downloads_name_alternatives(url, server, monkeypatch, tmp_path):
     publish(monkeypatch, url if url.startswith("http") else server + url, "md5:" + "0" * 32)
     with pytest.raises(ConnectionError, match="pass its path as `weights`"):
         create("resnet20", weights="imagenet")
     assert not any((tmp_path / "keras" / "models").iterdir())
 
 
-def test_a_model_of_the_hub_brings_its_preprocessing(trained, server, tmp_path):
-    """In a process of its own: the hub's client reads HF_ENDPOINT once."""
+def test_weights_from_the_hub_have_their_preprocessing(trained, server, tmp_path):
+    """In another process, since huggingface_hub reads HF_ENDPOINT when it is imported."""
     script = (
         "import sys, keras, numpy, keras_resnet as k; m = k.create('resnet20', weights='hf://timm/resnet20_cifar.test');"
         "print(k.preprocessing(m)); y = m(numpy.load(sys.argv[2]), training=False);"
@@ -126,19 +126,19 @@ def test_a_model_of_the_hub_brings_its_preprocessing(trained, server, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), logits(trained[0]), rtol=1e-5, atol=1e-6)
 
 
-def test_another_networks_repository_on_the_hub_is_refused():
+def test_hub_repositories_of_other_networks_are_refused():
     with pytest.raises(ValueError, match="hf://timm/resnet50"):
         create("resnet50", weights="hf://timm/resnet101.a1_in1k")
 
 
-def test_another_number_of_classes_keeps_the_body_and_starts_a_fresh_head(trained):
+def test_another_number_of_classes_keeps_the_body_and_initializes_the_head(trained):
     model, folder = trained
     with pytest.warns(UserWarning, match="10 classes") as caught:
-        fresh = create("resnet20", weights=folder / "weights.pth", classes=3)
+        adapted = create("resnet20", weights=folder / "weights.pth", classes=3)
     assert len(caught) == 1
-    features = [keras.Model(m.input, m.get_layer("avg_pool").output) for m in (model, fresh)]
+    features = [keras.Model(m.input, m.get_layer("avg_pool").output) for m in (model, adapted)]
     np.testing.assert_array_equal(*map(logits, features))
-    kernel = np.asarray(fresh.get_layer("predictions").kernel)
+    kernel = np.asarray(adapted.get_layer("predictions").kernel)
     assert kernel.shape == (64, 3) and kernel.std() == pytest.approx((2 / 64) ** 0.5, rel=0.2)
 
 
@@ -160,7 +160,7 @@ def test_other_input_channels_adapt_the_first_kernel(channels, trained):
             preprocessing(adapted)
 
 
-def test_the_plain_case_warns_of_nothing(trained):
+def test_matching_weights_load_without_warnings(trained):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         create("resnet20", weights=trained[1] / "weights.pth")
@@ -175,12 +175,12 @@ def test_the_plain_case_warns_of_nothing(trained):
         ("resnetv2_50", {}, "post-activation"),
     ],
 )
-def test_the_weights_of_another_network_are_refused_with_a_list(name, arguments, message, trained):
+def test_weights_of_another_network_are_refused_with_a_list(name, arguments, message, trained):
     with pytest.raises(ValueError, match=message):
         create(name, weights=trained[1] / "weights.pth", **arguments)
 
 
-def test_a_failed_load_leaves_the_model_as_it_was(trained, tmp_path):
+def test_a_damaged_file_leaves_the_model_unchanged(trained, tmp_path):
     model = randomize_weights(create("resnet20"), seed=3)
     before = logits(model)
     whole = (trained[1] / "weights.pth").read_bytes()
@@ -193,7 +193,32 @@ def test_a_failed_load_leaves_the_model_as_it_was(trained, tmp_path):
     np.testing.assert_array_equal(logits(model), logits(trained[0]))
 
 
-def test_code_in_a_checkpoint_is_named_and_not_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("preprocessing", [{"mode": "bgr"}, {"mode": "torch", "size": 0}, {}, 3])
+def test_an_invalid_stored_preprocessing_leaves_the_model_unchanged(preprocessing, trained, tmp_path):
+    saved = clone_with_info(trained[0], {"preprocessing": preprocessing})
+    save_weights(saved, tmp_path / "invalid.safetensors")
+    model = randomize_weights(create("resnet20"), seed=3)
+    before, info = logits(model), model.info
+    with pytest.raises(ValueError, match=r"invalid.safetensors` should contain the values of a Preprocessing"):
+        load_weights(model, tmp_path / "invalid.safetensors")
+    np.testing.assert_array_equal(logits(model), before)
+    assert model.info == info
+
+
+def clone_with_info(model, info):
+    """A network of the same spec and weights with other `info`."""
+    clone = create("resnet20")
+    clone.set_weights(model.get_weights())
+    clone.info = info
+    return clone
+
+
+def test_a_torch_file_in_the_layout_of_keras_is_refused_with_a_list(trained):
+    with pytest.raises(ValueError, match="59 missing|missing.*left over"):
+        load_weights(create("resnet20"), trained[1] / "weights.pth", layout="keras")
+
+
+def test_code_in_a_checkpoint_is_reported_and_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("torch_malicious.pth", "torch_malicious_legacy.pth"):
         with pytest.raises(ValueError, match="system"):
@@ -201,7 +226,7 @@ def test_code_in_a_checkpoint_is_named_and_not_run(tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
-def test_loading_into_another_arrangement_is_refused(tmp_path):
+def test_weights_for_another_stride_placement_are_refused(tmp_path):
     spec = replace(get_spec("resnet50_v1_5"), depths=(1, 1, 1, 1), widths=(4, 8, 8, 8), stem_width=4)
     save_weights(randomize_weights(build(spec, classes=4)), tmp_path / "v1_5.safetensors", layout="torchvision")
     model = build(replace(spec, stride_on="1x1"), classes=4)
@@ -214,19 +239,19 @@ def test_loading_into_another_arrangement_is_refused(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".h5", ".weights.h5", ".keras"])
 @pytest.mark.parametrize("name", ["resnet50", "resnet50_v1_5", "resnet50v2", "resnetv2_50", "resnet50d", "seresnet18"])
-def test_our_own_files_say_how_the_network_was_arranged(name, suffix, tmp_path):
-    """Whatever of the two ResNet-50s one asks for, the file's is built."""
+def test_saved_files_determine_the_stride_placement(name, suffix, tmp_path):
+    """`create` builds the ResNet-50 of the file, whichever of the two is requested."""
     small = {"depths": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "stem_width": 8}
     model = randomize_weights(create(name, classes=4, input_shape=(64, 64, 3), **small))
     save_weights(model, tmp_path / f"out{suffix}")
-    asked = {"resnet50": "resnet50_v1_5", "resnet50_v1_5": "resnet50", "resnetv2_50": "resnet50v2"}.get(name, name)
-    loaded = create(asked, weights=tmp_path / f"out{suffix}", input_shape=(64, 64, 3), **small)
+    requested = {"resnet50": "resnet50_v1_5", "resnet50_v1_5": "resnet50", "resnetv2_50": "resnet50v2"}.get(name, name)
+    loaded = create(requested, weights=tmp_path / f"out{suffix}", input_shape=(64, 64, 3), **small)
     x = random_images(2, 64, 64, 3)
     np.testing.assert_allclose(predict(loaded, x), predict(model, x), rtol=1e-5, atol=1e-6)
 
 
-def test_files_of_older_keras_number_their_layers(tmp_path):
-    """Keras 3 before it wrote the layers' names: strip them and read by order."""
+def test_files_of_older_keras_versions_have_numbered_layers(tmp_path):
+    """The first versions of Keras 3 did not store layer names; the names are removed here."""
     model = randomize_weights(create("resnet20", depths=(1, 1, 1)))
     model.save_weights(tmp_path / "old.weights.h5")
     with h5py.File(tmp_path / "old.weights.h5", "r+") as file:
@@ -237,20 +262,20 @@ def test_files_of_older_keras_number_their_layers(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["kreas", "timm", None])
-def test_an_unknown_or_unfit_layout(layout, trained, tmp_path):
+def test_unknown_and_unsuitable_layouts_are_refused(layout, trained, tmp_path):
     with pytest.raises(ValueError, match="layout"):
         save_weights(trained[0], tmp_path / "out.safetensors", layout=layout)
     assert not any(tmp_path.iterdir())
 
 
-def test_torch_reads_what_we_write(trained, tmp_path):
+def test_torch_reads_saved_weights(trained, tmp_path):
     torch = pytest.importorskip("torch")
     state = torch.load(trained[1] / "weights.pth", weights_only=True)
     kernel = np.asarray(trained[0].get_layer("conv3_block2_1_conv").kernel)
     np.testing.assert_array_equal(state["layer2.1.conv1.weight"].numpy(), kernel.transpose(3, 2, 0, 1))
 
 
-def test_layers_in_front_of_an_input_tensor_are_not_the_networks(trained):
+def test_layers_before_an_input_tensor_keep_their_weights(trained):
     inputs = keras.Input((32, 32, 5))
     adapter = keras.layers.Conv2D(3, 1, name="adapter")
     model = create("resnet20", weights=trained[1] / "weights.pth", input_tensor=adapter(inputs))
@@ -260,22 +285,22 @@ def test_layers_in_front_of_an_input_tensor_are_not_the_networks(trained):
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "no JSON", '{"pretrained_cfg": {"mean": 3}}'])
-def test_a_stray_config_json_beside_the_weights_does_no_harm(content, trained, tmp_path):
+def test_an_unrelated_config_json_is_ignored(content, trained, tmp_path):
     (tmp_path / "weights.pth").write_bytes((trained[1] / "weights.pth").read_bytes())
     (tmp_path / "config.json").write_text(content)
     assert "preprocessing" not in create("resnet20", weights=tmp_path / "weights.pth").info
 
 
-def test_the_keras_rows_of_the_catalog_have_keras_own_hashes():
+def test_the_catalog_has_the_hashes_of_keras_applications():
     from keras.src.applications.resnet import WEIGHTS_HASHES
 
     for name in ("resnet50", "resnet101", "resnet152", "resnet50v2", "resnet101v2", "resnet152v2"):
-        source = WEIGHTS[name, "imagenet"]
-        assert (source.digest, source.headless[1]) == tuple(f"md5:{digest}" for digest in WEIGHTS_HASHES[name])
+        row = WEIGHTS[name, "imagenet"]
+        assert (row.digest, row.no_top[1]) == tuple(f"md5:{digest}" for digest in WEIGHTS_HASHES[name])
 
 
-def test_what_images_a_file_is_for_is_not_guessed(tmp_path):
-    """Ten classes in torch's names may be anybody's; ImageNet's are known by their number, published files by name."""
+def test_preprocessing_is_known_for_imagenet_classes_and_published_files_only(tmp_path):
+    """A file in the layout of torchvision with ten classes may be for any images."""
     small = {"depths": (1, 1, 1, 1), "widths": (4, 8, 8, 8), "stem_width": 4}
     for classes, name, resize in (
         (10, "mine.pth", None),
@@ -291,12 +316,11 @@ def test_what_images_a_file_is_for_is_not_guessed(tmp_path):
                 preprocessing(model)
 
 
-def test_timms_config_json_beside_the_weights_is_heard(trained):
+def test_the_config_json_of_timm_determines_the_preprocessing(trained):
     assert preprocessing(create("resnet20", weights=trained[1] / "model.safetensors")).mode.mean == (0.5, 0.5, 0.5)
 
 
-def test_size_and_channels_come_with_the_weights(tmp_path):
-    """A network for 8x8 grey images, in a file of ours, is built for 8x8 grey images."""
+def test_saved_files_determine_size_and_channels(tmp_path):
     model = randomize_weights(create("resnet20", input_shape=(8, 8, 1)))
     model.info["preprocessing"] = Preprocessing("tf", 8, None, channels=1).to_config()
     for suffix in (".safetensors", ".keras", ".h5", ".weights.h5"):
@@ -310,15 +334,15 @@ def test_size_and_channels_come_with_the_weights(tmp_path):
         np.testing.assert_array_equal(predict(loaded, x), predict(model, x))
 
 
-def test_a_file_that_says_it_is_of_another_network_is_refused(trained, tmp_path):
-    """The arrays of a plain net and of a residual one with shortcut A have the same names and shapes."""
+def test_saved_files_of_another_network_are_refused(trained, tmp_path):
+    """The weights of a plain and of a residual network with shortcut A have the same names and shapes."""
     for suffix in (".safetensors", ".keras"):
         save_weights(trained[0], tmp_path / f"residual{suffix}")
         with pytest.raises(ValueError, match=r"shortcut='A' \(not None\)"):
             create("plain20", weights=tmp_path / f"residual{suffix}")
 
 
-def test_the_top_is_there_if_the_file_has_one(trained, tmp_path):
+def test_include_top_none_builds_the_classifier_of_the_file(trained, tmp_path):
     body = create("resnet20", include_top=False, weights=trained[1] / "weights.pth", input_shape=(32, 32, 3))
     save_weights(body, tmp_path / "body.pth", layout="torchvision")
     assert create("resnet20", include_top=None, weights=tmp_path / "body.pth").output_shape == (None, None, None, 64)
@@ -327,13 +351,13 @@ def test_the_top_is_there_if_the_file_has_one(trained, tmp_path):
         create("resnet20", weights=tmp_path / "body.pth")
 
 
-def test_a_change_that_the_weights_do_not_allow_is_refused(trained):
+def test_changes_that_contradict_the_weights_are_refused(trained):
     with pytest.raises(ValueError, match="bn_epsilon"):
         create("resnet20", weights=trained[1] / "weights.pth", bn_epsilon=1e-3)
     assert create("resnet20", weights=trained[1] / "weights.pth", drop_path=0.1).spec.drop_path == 0.1
 
 
-def test_a_constructor_takes_the_weights_number_of_classes(trained):
+def test_constructors_take_the_number_of_classes_from_the_weights(trained):
     path = trained[1] / "seven.pth"
     save_weights(randomize_weights(create("resnet20", classes=7)), path, layout="torchvision")
     assert ResNet20(weights=path).output_shape == (None, 7)

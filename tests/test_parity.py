@@ -12,8 +12,8 @@ import pytest
 from support import REFERENCES
 
 from keras_resnet import get_spec, save_weights
+from keras_resnet.weights.file_formats import open_weights
 from keras_resnet.weights.loading import build_from_file
-from keras_resnet.weights.readers import open_weights
 
 NARROW = REFERENCES / "networks"
 INDEX = json.loads((NARROW / "index.json").read_text())["networks"]
@@ -61,9 +61,9 @@ def test_what_we_write_is_what_they_wrote(name, suffix, tmp_path):
     model = build_from_file(spec, path)
     save_weights(model, tmp_path / f"out{suffix}", layout=row["layout"])
     with open_weights(path) as theirs, open_weights(tmp_path / f"out{suffix}") as ours:
-        assert set(ours.entries) == set(theirs.entries)
-        for key, entry in theirs.entries.items():
-            np.testing.assert_array_equal(ours.entries[key].read(), entry.read())
+        assert set(ours.arrays) == set(theirs.arrays)
+        for key, array in theirs.arrays.items():
+            np.testing.assert_array_equal(ours.arrays[key].read(), array.read())
 
 
 FULL = sorted(Path(os.environ.get("KERAS_RESNET_FULL_REFERENCES", "-")).glob("*.safetensors"))

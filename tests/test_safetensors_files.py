@@ -1,4 +1,4 @@
-"""Safetensors files, whole and broken: the arrays that their library wrote, or one ValueError."""
+"""Safetensors files: intact files give the arrays that their library wrote, damaged ones a ValueError."""
 
 import json
 import struct
@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 from support import assert_damaged_files_are_refused, assert_same_arrays, read_arrays
 
-from keras_resnet.weights.readers import open_weights
+from keras_resnet.weights.file_formats import open_weights
 
 
 def test_safetensors_give_their_arrays_and_metadata(tmp_path):

@@ -1,4 +1,4 @@
-"""PyTorch's two formats, whole and broken: the arrays that torch wrote, or one ValueError; no code is run."""
+"""PyTorch's two formats: intact files give the arrays that torch wrote, others a ValueError; no code is run."""
 
 import pickle
 import struct
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import REFERENCES, assert_damaged_files_are_refused, assert_same_arrays, read_arrays
 
-from keras_resnet.weights.readers import open_weights
+from keras_resnet.weights.file_formats import open_weights
 
 GOOD = sorted(path for path in REFERENCES.glob("torch_*.pth") if "malicious" not in path.name)
 MALICIOUS = sorted(REFERENCES.glob("torch_malicious*.pth"))
@@ -16,13 +16,13 @@ MALICIOUS = sorted(REFERENCES.glob("torch_malicious*.pth"))
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():
-    """In place of the one that all tests share: nothing here changes Keras' state, and a hundred times it is slow."""
+    """Replaces the shared fixture, which takes long for many tests; nothing here changes Keras's state."""
 
 
 @pytest.mark.parametrize("suffix", ["", "_legacy"])
 @pytest.mark.parametrize("name, group", [("zip", "state"), ("checkpoint", "state"), ("dtypes",) * 2, ("views",) * 2])
-def test_torch_files_give_what_torch_put_in(name, group, suffix):
-    """`torch_files.npz` is what torch itself says of the files (references/make_torch_files.py)."""
+def test_torch_files_give_the_saved_tensors(name, group, suffix):
+    """`torch_files.npz` contains the tensors as torch loads them (references/make_torch_files.py)."""
     with np.load(REFERENCES / "torch_files.npz") as archive:
         expected = {key.partition(":")[2]: archive[key] for key in archive if key.startswith(f"{group}:")}
     assert_same_arrays(read_arrays(REFERENCES / f"torch_{name}{suffix}.pth"), expected)
@@ -49,9 +49,9 @@ def test_published_cifar_checkpoints_are_read(test_data, depth, parameters):
 
 
 @pytest.mark.parametrize("path", MALICIOUS, ids=lambda path: path.name)
-def test_code_in_a_pickle_is_named_and_not_run(path, tmp_path, monkeypatch):
+def test_code_in_a_pickle_is_reported_and_not_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=rf"carries code.*`(posix|nt)\.system`.*{path.name}"):
+    with pytest.raises(ValueError, match=rf"contains code.*`(posix|nt)\.system`.*{path.name}"):
         read_arrays(path)
     assert not list(tmp_path.iterdir())
 
@@ -81,15 +81,15 @@ def test_a_tensor_pickle_written_by_hand_is_read(tmp_path):
     assert_same_arrays(read_arrays(tmp_path / "a"), {"a": np.array([[0, 1], [2, 3]], "float32")})
 
 
-def test_opening_a_file_reads_none_of_its_arrays(tmp_path):
-    """The array is damaged, which only reading it can tell; its shape is known before."""
+def test_opening_a_file_reads_no_arrays(tmp_path):
+    """A damaged array raises an error when it is read; its shape is known before."""
     write_torch(tmp_path / "a", tensor_pickle(), b"expected elements"[:16])
     content = (tmp_path / "a").read_bytes()
     (tmp_path / "a").write_bytes(content.replace(b"expected", b"DAMAGED!"))
     with open_weights(tmp_path / "a") as weights:
-        assert weights.entries["a"].shape == (2, 2)
+        assert weights.arrays["a"].shape == (2, 2)
         with pytest.raises(ValueError, match="CRC"):
-            weights.entries["a"].read()
+            weights.arrays["a"].read()
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_damaged_torch_files_are_read_or_refused(path, tmp_path):
 
 
 @pytest.mark.parametrize("opcode", [b"(ios\nsystem\n.", b"\x82\x01.", b"Pname\n."], ids=["INST", "EXT1", "PERSID"])
-def test_an_opcode_of_no_state_dict_is_named(opcode, tmp_path):
+def test_unsupported_opcodes_are_named(opcode, tmp_path):
     with zipfile.ZipFile(tmp_path / "odd.pth", "w") as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02" + opcode)
     with pytest.raises(ValueError, match=r"pickle opcode (INST|EXT1|PERSID)"), open_weights(tmp_path / "odd.pth"):

@@ -43,9 +43,9 @@ def models(
 
 
 def _in_full(name, tags):
-    """One tag a line, with its published ImageNet top-1 accuracy and its licence where the catalog has them."""
-    sources = {tag: WEIGHTS.get((name, tag)) for tag in tags}
-    facts = {tag: f" (top-1 {source.top1} %, {source.licence})" for tag, source in sources.items() if source}
+    """One tag a line, with its published ImageNet top-1 accuracy and its license where the catalog has them."""
+    rows = {tag: WEIGHTS[name, tag] for tag in tags if (name, tag) in WEIGHTS}
+    facts = {tag: f" (top-1 {100 * row.top1_accuracy:.5g} %, {row.license})" for tag, row in rows.items()}
     return "\n".join(tag + facts.get(tag, "") for tag in tags)
 
 

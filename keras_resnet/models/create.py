@@ -11,7 +11,7 @@ from keras_resnet.architecture.network import build
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import unknown_name_error
 from keras_resnet.variants import canonical_name, get_spec
-from keras_resnet.weights.catalog import WEIGHTS, unknown_weights
+from keras_resnet.weights.catalog import WEIGHTS, unknown_weights_error
 from keras_resnet.weights.download import resolve_weights
 from keras_resnet.weights.loading import build_from_file
 
@@ -98,9 +98,9 @@ def _check_weights(variant, weights, include_top, classes, classifier_activation
             raise ValueError("`include_top` should be True or False without weights. Received: include_top=None")
         return
     if weights == "imagenet" and (variant, weights) not in WEIGHTS:
-        raise unknown_weights(variant, weights)
+        raise unknown_weights_error(variant, weights)
     if not isinstance(weights, (str, os.PathLike)):
-        raise unknown_weights(variant, weights)
+        raise unknown_weights_error(variant, weights)
     if include_top and weights == "imagenet" and classes not in (None, 1000):
         raise ValueError(
             "If using `weights='imagenet'` with `include_top=True`, `classes` should be 1000 (other tags and files "

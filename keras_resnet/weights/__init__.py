@@ -1,1 +1,1 @@
-"""Where weights come from, and how they get into a network and out of it."""
+"""Pretrained weights: catalog, download, file formats, layouts; loading and saving."""

@@ -1,4 +1,4 @@
-"""WEIGHTS: (network, tag) -> Source. One row a published file, with its hash, preprocessing, licence and accuracy."""
+"""WEIGHTS: one PretrainedWeights row per published file, with URL, hash, preprocessing, license and accuracy."""
 
 import fnmatch
 from dataclasses import dataclass
@@ -9,20 +9,21 @@ from keras_resnet.variants import VARIANTS, canonical_name
 
 
 @dataclass(frozen=True)
-class Source:
-    """One published weights file."""
+class PretrainedWeights:
+    """A published weights file."""
 
     url: str
-    """Where it is; without a scheme, the name of a file in `weights/assets`, which ships with the package."""
+    """URL of the file, or the name of a file in `weights/assets`, which is part of the package."""
     digest: str
-    """"md5:..." or "sha256:...", the latter maybe only its beginning, as torchvision puts it into the file's name."""
+    """"md5:..." or "sha256:..."; the latter may be abbreviated, as in the names of torchvision's files."""
     preprocessing: Preprocessing
-    licence: str
-    top1: float
-    """Published accuracy, percent, one crop: on ImageNet's validation set, on CIFAR-10's test set for "cifar10"."""
-    top5: float | None = None
-    headless: tuple[str, str] | None = None
-    """(url, digest) of the file for include_top=False, where there is one."""
+    license: str
+    top1_accuracy: float
+    """Published accuracy from 0 to 1, of single center crops: on ImageNet's validation set; for "cifar10" on CIFAR-10's
+    test set."""
+    top5_accuracy: float | None = None
+    no_top: tuple[str, str] | None = None
+    """(url, digest) of the file for include_top=False, if there is one."""
 
 
 _CAFFE = Preprocessing(mode="caffe")
@@ -32,41 +33,43 @@ _KERAS = (
 )
 _TORCHVISION = "https://download.pytorch.org/models/{}-{}.pth"
 
-# (network, MD5 with top, without, preprocessing, top-1 %): keras/src/applications/resnet.py, keras.io/api/applications
+# (network, MD5 with top, MD5 without, preprocessing, top-1 accuracy):
+# keras/src/applications/resnet.py, keras.io/api/applications
 _KERAS_ROWS = (
-    ("resnet50", "2cb95161c43110f7111970584f804107", "4d473c1dd8becc155b73f8504c6f6626", _CAFFE, 74.9),
-    ("resnet101", "f1aeb4b969a6efcfb50fad2f0c20cfc5", "88cf7a10940856eca736dc7b7e228a21", _CAFFE, 76.4),
-    ("resnet152", "100835be76be38e30d865e96f2aaae62", "ee4c566cf9a93f14d82f913c2dc6dd0c", _CAFFE, 76.6),
-    ("resnet50v2", "3ef43a0b657b3be2300d5770ece849e0", "fac2f116257151a9d068a22e544a4917", _TF, 76.0),
-    ("resnet101v2", "6343647c601c52e1368623803854d971", "c0ed64b8031c3730f411d2eb4eea35b5", _TF, 77.2),
-    ("resnet152v2", "a49b44d1979771252814e80f8ec446f9", "ed17cf2e0169df9d443503ef94b23b33", _TF, 78.0),
+    ("resnet50", "2cb95161c43110f7111970584f804107", "4d473c1dd8becc155b73f8504c6f6626", _CAFFE, 0.749),
+    ("resnet101", "f1aeb4b969a6efcfb50fad2f0c20cfc5", "88cf7a10940856eca736dc7b7e228a21", _CAFFE, 0.764),
+    ("resnet152", "100835be76be38e30d865e96f2aaae62", "ee4c566cf9a93f14d82f913c2dc6dd0c", _CAFFE, 0.766),
+    ("resnet50v2", "3ef43a0b657b3be2300d5770ece849e0", "fac2f116257151a9d068a22e544a4917", _TF, 0.76),
+    ("resnet101v2", "6343647c601c52e1368623803854d971", "c0ed64b8031c3730f411d2eb4eea35b5", _TF, 0.772),
+    ("resnet152v2", "a49b44d1979771252814e80f8ec446f9", "ed17cf2e0169df9d443503ef94b23b33", _TF, 0.78),
 )
 
-# (network, tag, beginning of the SHA-256, shorter side before the crop, top-1 %, top-5 %): torchvision/models/resnet.py
+# (network, tag, beginning of the SHA-256, resized shorter side before the crop, top-1 and top-5 accuracy):
+# torchvision/models/resnet.py
 _TORCHVISION_ROWS = (
-    ("resnet18", "V1", "f37072fd", 256, 69.758, 89.078),
-    ("resnet34", "V1", "b627a593", 256, 73.314, 91.420),
-    ("resnet50", "V1", "0676ba61", 256, 76.130, 92.862),
-    ("resnet50", "V2", "11ad3fa6", 232, 80.858, 95.434),
-    ("resnet101", "V1", "63fe2227", 256, 77.374, 93.546),
-    ("resnet101", "V2", "cd907fc2", 232, 81.886, 95.780),
-    ("resnet152", "V1", "394f9c45", 256, 78.312, 94.046),
-    ("resnet152", "V2", "f82ba261", 232, 82.284, 96.002),
-    ("resnext50_32x4d", "V1", "7cdf4587", 256, 77.618, 93.698),
-    ("resnext50_32x4d", "V2", "1a0047aa", 232, 81.198, 95.340),
-    ("resnext101_32x8d", "V1", "8ba56ff5", 256, 79.312, 94.526),
-    ("resnext101_32x8d", "V2", "110c445d", 232, 82.834, 96.228),
-    ("resnext101_64x4d", "V1", "173b62eb", 232, 83.246, 96.454),
-    ("wide_resnet50_2", "V1", "95faca4d", 256, 78.468, 94.086),
-    ("wide_resnet50_2", "V2", "9ba9bcbe", 232, 81.602, 95.758),
-    ("wide_resnet101_2", "V1", "32ee1156", 256, 78.848, 94.284),
-    ("wide_resnet101_2", "V2", "d733dc28", 232, 82.510, 96.020),
+    ("resnet18", "V1", "f37072fd", 256, 0.69758, 0.89078),
+    ("resnet34", "V1", "b627a593", 256, 0.73314, 0.9142),
+    ("resnet50", "V1", "0676ba61", 256, 0.7613, 0.92862),
+    ("resnet50", "V2", "11ad3fa6", 232, 0.80858, 0.95434),
+    ("resnet101", "V1", "63fe2227", 256, 0.77374, 0.93546),
+    ("resnet101", "V2", "cd907fc2", 232, 0.81886, 0.9578),
+    ("resnet152", "V1", "394f9c45", 256, 0.78312, 0.94046),
+    ("resnet152", "V2", "f82ba261", 232, 0.82284, 0.96002),
+    ("resnext50_32x4d", "V1", "7cdf4587", 256, 0.77618, 0.93698),
+    ("resnext50_32x4d", "V2", "1a0047aa", 232, 0.81198, 0.9534),
+    ("resnext101_32x8d", "V1", "8ba56ff5", 256, 0.79312, 0.94526),
+    ("resnext101_32x8d", "V2", "110c445d", 232, 0.82834, 0.96228),
+    ("resnext101_64x4d", "V1", "173b62eb", 232, 0.83246, 0.96454),
+    ("wide_resnet50_2", "V1", "95faca4d", 256, 0.78468, 0.94086),
+    ("wide_resnet50_2", "V2", "9ba9bcbe", 232, 0.81602, 0.95758),
+    ("wide_resnet101_2", "V1", "32ee1156", 256, 0.78848, 0.94284),
+    ("wide_resnet101_2", "V2", "d733dc28", 232, 0.8251, 0.9602),
 )
 
-# (network, SHA-256 of its file in weights/assets, top-1 %, top-5 %): trained by this package, see docs/RESULTS.md
-_OWN_ROWS = (("resnet20_cifar", "4517f15273f841f664f063d083d0fdffc2f4ad7ed4673c9bda0274b009a52b10", 91.35, 99.71),)
+# (network, SHA-256 of its file in weights/assets, top-1 and top-5 accuracy): trained by this package, docs/RESULTS.md
+_OWN_ROWS = (("resnet20_cifar", "4517f15273f841f664f063d083d0fdffc2f4ad7ed4673c9bda0274b009a52b10", 0.9135, 0.9971),)
 
-# network -> timm's tags for it (timm 1.0.31, list_pretrained); any other hf://timm/<network>.<tag> is tried as well
+# timm's name of a network -> its tags (timm 1.0.31, list_pretrained); other hf://timm/<network>.<tag> work too
 TIMM = {
     "resnet18": "a1_in1k a2_in1k a3_in1k fb_ssl_yfcc100m_ft_in1k fb_swsl_ig1b_ft_in1k gluon_in1k tv_in1k",
     "resnet18d": "ra2_in1k ra4_e3600_r224_in1k",
@@ -94,42 +97,51 @@ TIMM = {
 }
 
 
-def _sources():
-    for name, digest, headless_digest, preprocessing, top1 in _KERAS_ROWS:
-        headless = (_KERAS.format(name, "_notop"), f"md5:{headless_digest}")
+def _rows():
+    for name, digest, no_top_digest, preprocessing, top1 in _KERAS_ROWS:
+        no_top = (_KERAS.format(name, "_notop"), f"md5:{no_top_digest}")
         url = _KERAS.format(name, "")
-        yield (name, "imagenet"), Source(url, f"md5:{digest}", preprocessing, "MIT", top1, headless=headless)
+        yield (name, "imagenet"), PretrainedWeights(url, f"md5:{digest}", preprocessing, "MIT", top1, no_top=no_top)
     for name, digest, top1, top5 in _OWN_ROWS:
-        pixels = Preprocessing(mode="cifar", size=32, resize=None)
+        preprocessing = Preprocessing(mode="cifar", size=32, resize=None)
         file = f"{name.removesuffix('_cifar')}_cifar10.safetensors"
-        yield (name, "cifar10"), Source(file, f"sha256:{digest}", pixels, "Apache-2.0", top1, top5)
+        row = PretrainedWeights(file, f"sha256:{digest}", preprocessing, "Apache-2.0", top1, top5)
+        yield (name, "cifar10"), row
     for name, version, digest, resize, top1, top5 in _TORCHVISION_ROWS:
         url, preprocessing = _TORCHVISION.format(name, digest), Preprocessing(mode="torch", resize=resize)
-        source = Source(url, f"sha256:{digest}", preprocessing, "BSD-3-Clause", top1, top5)
+        row = PretrainedWeights(url, f"sha256:{digest}", preprocessing, "BSD-3-Clause", top1, top5)
         for variant in {name, f"{name}_v1_5"} & VARIANTS.keys():
-            yield (variant, f"torchvision:IMAGENET1K_{version}"), source
+            yield (variant, f"torchvision:IMAGENET1K_{version}"), row
 
 
-WEIGHTS = dict(_sources())
-# "imagenet" is what people ask for; networks that keras.applications lacks get torchvision's plainest recipe
+WEIGHTS = dict(_rows())
+"""(network, tag) -> PretrainedWeights. The tag "imagenet" of networks that keras.applications does not have means
+torchvision's IMAGENET1K_V1."""
 WEIGHTS |= {
-    (name, "imagenet"): source
-    for (name, tag), source in WEIGHTS.items()
+    (name, "imagenet"): row
+    for (name, tag), row in WEIGHTS.items()
     if tag == "torchvision:IMAGENET1K_V1" and (name, "imagenet") not in WEIGHTS
 }
 
 
-def timm_name(name):
-    """timm's name for one of our networks: the v1.5 networks are its plain ones."""
+def timm_name(name: str) -> str:
+    """timm's name of a network of VARIANTS; timm's ResNets are the v1.5 networks."""
     return canonical_name(name).removesuffix("_v1_5")
 
 
-def list_weights(name, pattern="*"):
-    """Tags that `weights=` takes for a network: those of WEIGHTS, then timm's.
+def list_weights(name: str, pattern: str = "*") -> list[str]:
+    """List the tags of pretrained weights for a network.
+
+    >>> import keras_resnet
+    >>> keras_resnet.list_weights("resnet50_v1_5", "torchvision:*")
+    ['torchvision:IMAGENET1K_V1', 'torchvision:IMAGENET1K_V2']
 
     Args:
-        name: name of a network.
-        pattern: as in a shell: "torchvision:*".
+        name: name of a network in `list_models()`.
+        pattern: shell-style wildcards, such as "torchvision:*".
+
+    Returns:
+        Tags for the argument `weights` of `create`: those of WEIGHTS, then timm's.
     """
     name = canonical_name(name)
     tags = [tag for variant, tag in WEIGHTS if variant == name]
@@ -138,8 +150,8 @@ def list_weights(name, pattern="*"):
     return fnmatch.filter(tags, pattern)
 
 
-def unknown_weights(name, weights):
-    """The error for a `weights` that is neither None nor a tag of this network nor a file."""
+def unknown_weights_error(name: str, weights: object) -> ValueError:
+    """The error for a `weights` that is neither None nor a tag of the network nor an existing file."""
     tags = list_weights(name)
-    of_it = f"a tag of `list_weights({name!r})`" if tags else "no tag, since this network has no published weights"
-    return unknown_name_error("weights", weights, tags, f"None, {of_it}, or a path to a weights file that exists")
+    known = f"a tag of `list_weights({name!r})`" if tags else "no tag, since this network has no published weights"
+    return unknown_name_error("weights", weights, tags, f"None, {known}, or a path to an existing weights file")

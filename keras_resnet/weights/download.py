@@ -1,4 +1,4 @@
-"""From a tag to a file: fetch and verify."""
+"""Find, download and verify the file of a `weights` argument."""
 
 import hashlib
 import json
@@ -11,63 +11,65 @@ import keras
 
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.files import atomic_write
-from keras_resnet.weights.catalog import WEIGHTS, timm_name, unknown_weights
+from keras_resnet.weights.catalog import WEIGHTS, timm_name, unknown_weights_error
 
 ASSETS = Path(__file__).parent / "assets"
+"""Folder of the weights files that are part of the package."""
 
 
-def resolve_weights(weights, name, include_top=True):
-    """The file that `weights` means for the network `name`, fetched if need be.
+def resolve_weights(
+    weights: str | os.PathLike, name: str, include_top: bool | None = True
+) -> tuple[Path, Preprocessing | None]:
+    """Path of the file that `weights` names, which is downloaded if necessary, and its published preprocessing.
 
     Args:
         weights: a tag of `list_weights(name)`, another "hf://timm/<network>.<tag>", or a path.
         name: name of the network.
-        include_top: whether the classifier is wanted (some sources have a smaller file without).
+        include_top: False for the smaller file without the classifier, if there is one.
 
     Returns:
-        (path, Preprocessing or None where only the file itself may know).
+        (path, Preprocessing); None instead of the Preprocessing for a path and for files that do not specify it.
 
     Raises:
-        ValueError: for anything else, a file whose hash is not the published one, or a tag of another network.
-        ConnectionError: if a file cannot be fetched; the message says what to do instead.
+        ValueError: for an unknown tag, a tag of another network, a missing file, or a download with a wrong hash.
+        ConnectionError: if a file cannot be downloaded; the message names alternatives.
     """
     if (name, weights) in WEIGHTS:
-        source = WEIGHTS[name, weights]
-        headless = include_top is False and source.headless
-        url, digest = headless or (source.url, source.digest)
+        row = WEIGHTS[name, weights]
+        url, digest = (include_top is False and row.no_top) or (row.url, row.digest)
         path = fetch(url, digest) if "://" in url else ASSETS / url
-        return path, source.preprocessing
+        return path, row.preprocessing
     if str(weights).startswith("hf://"):
-        return _locate_on_hub(weights, name)
+        return _download_from_hub(weights, name)
     if not os.path.exists(weights):
-        raise unknown_weights(name, weights)
+        raise unknown_weights_error(name, weights)
     return Path(weights), None
 
 
-def fetch(url, digest):
-    """Downloads a file into Keras's cache (`~/.keras/models`) unless it is there, and checks its hash.
+def fetch(url: str, digest: str) -> Path:
+    """Download a file into Keras's cache (`~/.keras/models`) unless it is there, and check its hash.
 
     Args:
-        url: where it is.
-        digest: "md5:..." or "sha256:...", or only the beginning of it.
+        url: URL of the file.
+        digest: "md5:..." or "sha256:...", which may be abbreviated.
 
     Returns:
-        Its path. It appears under its name once it is whole; a download with another hash is removed.
+        Path of the file, which is created atomically; a download with another hash is removed.
     """
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     path = home / "models" / url.rsplit("/", 1)[1]
     if path.exists() and _matches(path, digest):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as partial:
+    with atomic_write(path) as temporary:
         try:
-            with redirect_stdout(sys.stderr):  # the progress bar: standard output is for answers
-                keras.utils.get_file(partial.name, url, cache_dir=home, cache_subdir="models")
-        except Exception as error:  # what Keras raises, whatever the cause
-            raise _unreachable(url, error) from error
-        if not _matches(partial, digest):
+            with redirect_stdout(sys.stderr):  # the progress bar; standard output is for results
+                keras.utils.get_file(temporary.name, url, cache_dir=home, cache_subdir="models")
+        except Exception as error:  # Keras raises a bare Exception
+            raise _download_error(url, error) from error
+        if not _matches(temporary, digest):
             raise ValueError(
-                f"The file at {url} should have the hash {digest}; the download was removed, as it has not."
+                f"The file at {url} should have the hash {digest}, but has another one; the download was removed."
             )
     return path
 
@@ -78,31 +80,31 @@ def _matches(path, digest):
         return hashlib.file_digest(file, algorithm).hexdigest().startswith(expected)
 
 
-def _unreachable(what, error):
+def _download_error(source, error):
     return ConnectionError(
-        f"{what} could not be downloaded ({error}). Without a network, fetch the file on another machine and pass its "
-        "path as `weights`, or weights=None for random ones."
+        f"{source} could not be downloaded ({error}). Without an internet connection, download the file on another "
+        "machine and pass its path as `weights`, or pass weights=None for random weights."
     )
 
 
-def _locate_on_hub(weights, name):
-    """`hf://timm/<network>.<tag>`: model.safetensors, and config.json for the preprocessing."""
+def _download_from_hub(weights, name):
+    """Path of model.safetensors in `hf://timm/<network>.<tag>`, and the Preprocessing in its config.json."""
     from huggingface_hub import hf_hub_download
 
     repository = weights.removeprefix("hf://")
     network = repository.split("/")[-1].split(".")[0]
     if repository.count("/") != 1 or network != timm_name(name):
-        raise unknown_weights(name, weights)
+        raise unknown_weights_error(name, weights)
     try:
         config = hf_hub_download(repository, "config.json")
         path = Path(hf_hub_download(repository, "model.safetensors"))
-    except Exception as error:  # the hub's errors share no base class with those of its HTTP client
-        raise _unreachable(weights, error) from error
+    except Exception as error:  # the errors of huggingface_hub and of its HTTP client have no common base class
+        raise _download_error(weights, error) from error
     return path, timm_preprocessing(config)
 
 
-def timm_preprocessing(path):
-    """The Preprocessing in timm's config.json."""
+def timm_preprocessing(path: str | os.PathLike) -> Preprocessing:
+    """Preprocessing in timm's config.json; raises ValueError for a file without one."""
     try:
         config = json.loads(Path(path).read_text("utf-8"))
         return Preprocessing.from_timm(config.get("pretrained_cfg", config))

@@ -1,17 +1,24 @@
-"""{their name, their axes} <-> {our name, our axes}, both directions, and what each layout says of the network.
+"""LAYOUTS: how torchvision, timm and keras.applications name and transpose the weights of a network.
 
-Our name of an array is "<layer>/<kind>", such as "conv3_block1_2_conv/kernel"; a Layout is a row that renames it.
+Keras's name of a weight is "<layer>/<weight>", such as "conv3_block1_2_conv/kernel". A Layout is a row of data that
+gives the name of the array in the file, and the fields of ResNetSpec that its networks have (strides, biases, epsilon).
 """
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import keras
 import numpy as np
 
+from keras_resnet.architecture.metadata import model_spec
+from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import unknown_name_error
+from keras_resnet.weights.weights_file import StoredArray
 
-_TORCH_KINDS = {
+_TORCH_WEIGHTS = {
     "kernel": "weight",
     "bias": "bias",
     "gamma": "weight",
@@ -19,51 +26,58 @@ _TORCH_KINDS = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-_TORCH = {"conv_bias": False, "bn_epsilon": 1e-5}
+_TORCH_SPEC = {"conv_bias": False, "bn_epsilon": 1e-5}
+_POOLED_SHORTCUT = {"downsample.0": "downsample.1", "downsample.1": "downsample.2"}
+"""Modules of a shortcut that begins with a pool: the pool is module 0."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one family of files names its arrays."""
+    """The names and axes of the arrays in one family of weights files."""
 
     name: str
-    marks: tuple[str, ...]
-    """Regular expressions; a file is in this layout if each matches one of its names."""
-    stem: dict[str, str] = field(default_factory=dict)
-    """Our layers outside the blocks -> their modules."""
+    patterns: tuple[str, ...]
+    """Regular expressions; a file has this layout if each of them matches the name of an array."""
+    modules: dict[str, str] = field(default_factory=dict)
+    """Keras layer outside the blocks -> module."""
     block: str = ""
-    """Prefix of a block's modules, of `stage` and `block`, both from 0."""
-    parts: dict[str, str] = field(default_factory=dict)
-    """Our layers in a block -> their modules behind the prefix."""
-    kinds: dict[str, str] = field(default_factory=dict)
-    """Our kinds of array -> theirs; empty for files that have our names and axes."""
-    postactivation: dict | None = None
-    """What the spec of a post-activation network must say for these weights to be right in it; None: there is none."""
-    preactivation: dict | None = None
-    """The same for a pre-activation network."""
+    """Prefix of a block's modules, a format string of `stage` and `block` (from 0) or `layer` (from 1)."""
+    block_modules: dict[str, str] = field(default_factory=dict)
+    """Keras layer in a block, without the block's prefix -> module, without the block's prefix."""
+    weights: dict[str, str] = field(default_factory=dict)
+    """Keras's name of a layer's weight -> the file's; empty for files with Keras's names and axes."""
+    postactivation: dict[str, Any] | None = None
+    """Fields of ResNetSpec that post-activation networks have in this layout; None if it has no such networks."""
+    preactivation: dict[str, Any] | None = None
+    """The same for pre-activation networks."""
     dense_as_conv: bool = False
     """Whether the classifier is stored as a 1x1 convolution."""
 
-    def rename(self, name, spec):
-        """Our name of an array -> theirs, or None if this layout has no such array."""
-        if not self.kinds:
+    @property
+    def is_keras(self) -> bool:
+        """Whether the arrays have Keras's names and axes."""
+        return not self.weights
+
+    def array_name(self, name: str, spec: ResNetSpec) -> str | None:
+        """Name of the array that stores the Keras weight `name`; None if the layout has no such array."""
+        if self.is_keras:
             return name
-        layer, kind = name.rsplit("/", 1)
-        module = self.stem.get(layer)
+        layer, weight = name.rsplit("/", 1)
+        module = self.modules.get(layer)
         match = re.fullmatch(r"conv(\d+)_block(\d+)_(.+)", layer)
-        if match and match[3] in self.parts:
-            part = self.parts[match[3]]
-            if spec.shortcut == "pooled":  # the pool is the first of the shortcut's three modules
-                part = _POOLED.get(part, part)
-            module = self.block.format(stage=int(match[1]) - 2, layer=int(match[1]) - 1, block=int(match[2]) - 1) + part
-        return module and f"{module}.{self.kinds[kind]}"
+        if match and match[3] in self.block_modules:
+            module = self.block_modules[match[3]]
+            if spec.shortcut == "pooled":
+                module = _POOLED_SHORTCUT.get(module, module)
+            stage, block = int(match[1]) - 2, int(match[2]) - 1
+            module = self.block.format(stage=stage, layer=stage + 1, block=block) + module
+        return module and f"{module}.{self.weights[weight]}"
 
 
-_POOLED = {"downsample.0": "downsample.1", "downsample.1": "downsample.2"}
 _TORCHVISION = Layout(
     "torchvision",
-    marks=(r"layer1\.0\.conv1\.weight",),
-    stem={
+    patterns=(r"layer1\.0\.conv1\.weight",),
+    modules={
         "conv1_conv": "conv1",
         "conv1_bn": "bn1",
         "conv1_1_conv": "conv1.0",
@@ -77,7 +91,7 @@ _TORCHVISION = Layout(
         "predictions": "fc",
     },
     block="layer{layer}.{block}.",
-    parts={
+    block_modules={
         "0_conv": "downsample.0",
         "0_bn": "downsample.1",
         **{f"{i}_conv": f"conv{i}" for i in (1, 2, 3)},
@@ -85,21 +99,21 @@ _TORCHVISION = Layout(
         "se_reduce": "se.fc1",
         "se_expand": "se.fc2",
     },
-    kinds=_TORCH_KINDS,
-    postactivation={"stride_on": "3x3", **_TORCH},
+    weights=_TORCH_WEIGHTS,
+    postactivation={"stride_on": "3x3", **_TORCH_SPEC},
 )
 _CIFAR = replace(  # github.com/akamaster/pytorch_resnet_cifar10
     _TORCHVISION,
     name="cifar",
-    marks=(*_TORCHVISION.marks, r"linear\.weight"),
-    stem={**_TORCHVISION.stem, "predictions": "linear"},
+    patterns=(*_TORCHVISION.patterns, r"linear\.weight"),
+    modules={**_TORCHVISION.modules, "predictions": "linear"},
 )
 _TIMM = Layout(
     "timm",
-    marks=(r"stages\.0\.blocks\.0\.conv1\.weight",),
-    stem={"conv1_conv": "stem.conv", "post_bn": "norm", "predictions": "head.fc"},
+    patterns=(r"stages\.0\.blocks\.0\.conv1\.weight",),
+    modules={"conv1_conv": "stem.conv", "post_bn": "norm", "predictions": "head.fc"},
     block="stages.{stage}.blocks.{block}.",
-    parts={
+    block_modules={
         "0_conv": "downsample.conv",
         "preact_bn": "norm1",
         "1_conv": "conv1",
@@ -108,45 +122,46 @@ _TIMM = Layout(
         "2_bn": "norm3",
         "3_conv": "conv3",
     },
-    kinds=_TORCH_KINDS,
-    preactivation={"downsample_at": "first", "stem": "imagenet_torch", "stride_on": "3x3", **_TORCH},
+    weights=_TORCH_WEIGHTS,
+    preactivation={"downsample_at": "first", "stem": "imagenet_torch", "stride_on": "3x3", **_TORCH_SPEC},
     dense_as_conv=True,
 )
-_KERAS_BIASED = {"conv_bias": True, "bn_epsilon": 1.001e-5}
+_KERAS_SPEC = {"conv_bias": True, "bn_epsilon": 1.001e-5}
 _KERAS = Layout(
     "keras",
-    marks=(r"conv\d+_block\d+_\w+/\w+|conv2d(_\d+)?/kernel",),
-    postactivation={"stride_on": "1x1", **_KERAS_BIASED},
-    preactivation={"downsample_at": "last", "stem": "imagenet", "stride_on": "3x3", **_KERAS_BIASED},
+    patterns=(r"conv\d+_block\d+_\w+/\w+|conv2d(_\d+)?/kernel",),
+    postactivation={"stride_on": "1x1", **_KERAS_SPEC},
+    preactivation={"downsample_at": "last", "stem": "imagenet", "stride_on": "3x3", **_KERAS_SPEC},
 )
 LAYOUTS = {layout.name: layout for layout in (_CIFAR, _TORCHVISION, _TIMM, _KERAS)}
 
 
-def recognise(names):
-    """The Layout of a file, from the names of its arrays.
+def detect_layout(names: Iterable[str]) -> Layout:
+    """The Layout with these array names.
 
     Raises:
-        ValueError: if they are of no known layout.
+        ValueError: if no known layout has them.
     """
     for layout in LAYOUTS.values():
-        if all(any(re.fullmatch(mark, name) for name in names) for mark in layout.marks):
+        if all(any(re.fullmatch(pattern, name) for name in names) for pattern in layout.patterns):
             return layout
+    names = sorted(names)
     raise ValueError(
         f"The names of the arrays should be those of one of the layouts {list(LAYOUTS)}. "
-        f"Received: {sorted(names)[:4]} and {max(0, len(names) - 4)} more"
+        f"Received: {names[:4]} and {max(0, len(names) - 4)} more"
     )
 
 
-def layout_named(name):
-    """The Layout of this name."""
+def get_layout(name: str) -> Layout:
+    """The Layout with this name."""
     if name not in LAYOUTS:
         raise unknown_name_error("layout", name, LAYOUTS)
     return LAYOUTS[name]
 
 
-_ARRANGEMENT = ("stride_on", "downsample_at", "stem", "conv_bias", "bn_epsilon")
-"""Fields of ResNetSpec that a file decides; those of _NETWORK are for the caller to know."""
-_NETWORK = (
+_FIELDS_OF_WEIGHTS = ("stride_on", "downsample_at", "stem", "conv_bias", "bn_epsilon")
+"""Fields of ResNetSpec that are taken from the weights; those in _FIELDS_OF_NETWORK should be as requested."""
+_FIELDS_OF_NETWORK = (
     "block",
     "depths",
     "widths",
@@ -160,122 +175,128 @@ _NETWORK = (
 )
 
 
-def match_spec_to_weights(spec, layout, names, saved=None):
-    """The neighbour of `spec` in which weights of a file are right: stride placement, biases, epsilon.
+def match_spec_to_weights(
+    spec: ResNetSpec, layout: Layout, names: Iterable[str], saved: Mapping[str, Any] | None = None
+) -> ResNetSpec:
+    """`spec` with the stride placement, biases and epsilon with which the weights of a file were trained.
 
     Args:
-        spec: ResNetSpec that was asked for.
+        spec: requested ResNetSpec.
         layout: Layout of the file.
-        names: names of the file's arrays.
-        saved: the values of the ResNetSpec that the file itself carries, if it does.
+        names: names of the arrays in the file.
+        saved: fields of the ResNetSpec that is stored in the file, if there is one.
 
     Returns:
-        A ResNetSpec; `spec` itself if it fits. A file with our own names fits unless it has biases and `spec` has
-        none, or the other way round: then it is of keras.applications, or of torchvision.
+        A ResNetSpec; `spec` itself if it fits. A file in the "keras" layout without a stored spec fits if it has biases
+        exactly if `spec` has; otherwise its weights are those of keras.applications (with biases) or torchvision.
 
     Raises:
-        ValueError: if the layout has no such networks, or the file says that it is of another one.
+        ValueError: if the layout has no such networks, or the file contains the spec of another network.
     """
     if saved:
         _check_same_network(spec, saved)
-        return replace(spec, **{name: saved[name] for name in _ARRANGEMENT if name in saved})
-    if layout is _KERAS:
-        biased = any(re.fullmatch(r"(conv1_conv|conv1_1_conv|conv2d)/bias", name) for name in names)
-        if biased == spec.conv_bias:
+        return replace(spec, **{name: saved[name] for name in _FIELDS_OF_WEIGHTS if name in saved})
+    if layout.is_keras:
+        has_biases = any(re.fullmatch(r"(conv1_conv|conv1_1_conv|conv2d)/bias", name) for name in names)
+        if has_biases == spec.conv_bias:
             return spec
-        layout = _KERAS if biased else _TIMM if spec.preactivation else _TORCHVISION
-    changes = layout.preactivation if spec.preactivation else layout.postactivation
-    if changes is None:
+        layout = _KERAS if has_biases else _TIMM if spec.preactivation else _TORCHVISION
+    fields = layout.preactivation if spec.preactivation else layout.postactivation
+    if fields is None:
         kind = "post-activation" if spec.preactivation else "pre-activation"
         raise ValueError(
-            f"The network should be a {kind} one: there are no others in the layout {layout.name!r}. "
+            f"The network should be a {kind} network, like all networks in the layout {layout.name!r}. "
             f"Received: preactivation={spec.preactivation}"
         )
-    return replace(spec, **changes)
+    return replace(spec, **fields)
 
 
 def _check_same_network(spec, saved):
-    """Raises a ValueError if the values that a file carries are of another network, whose arrays might fit this one."""
-    asked = spec.to_config()
-    different = [f"{name}={saved[name]!r} (not {asked[name]!r})" for name in _NETWORK if saved.get(name) != asked[name]]
-    if different:
-        raise ValueError(f"The weights should be of this network. Received: those of one with {', '.join(different)}")
-
-
-def check_arrangement(spec, wanted, path):
-    """Raises a ValueError that lists how the ResNetSpec of a model differs from the one its weights are right in."""
-    differences = [
-        f"{name}={getattr(wanted, name)!r} (not {getattr(spec, name)!r})"
-        for name in _ARRANGEMENT
-        if getattr(spec, name) != getattr(wanted, name)
+    """Raise ValueError if the stored spec is that of another network, whose arrays may have the same shapes."""
+    requested = spec.to_config()
+    different = [
+        f"{name}={saved[name]!r} (not {requested[name]!r})"
+        for name in _FIELDS_OF_NETWORK
+        if saved.get(name) != requested[name]
     ]
-    if differences:
+    if different:
         raise ValueError(
-            f"`model` should be arranged as the weights expect: {', '.join(differences)}. `create(..., weights=path)` "
-            f"builds it so. Received: path={str(path)!r}"
+            f"The weights should be those of the requested network. Received: weights of a network with "
+            f"{', '.join(different)}"
         )
 
 
+def check_spec_fits_weights(spec: ResNetSpec, required: ResNetSpec, path: Any) -> None:
+    """Raise ValueError if a model's spec differs in stride placement, biases or epsilon from what its weights need."""
+    differences = [
+        f"{name}={getattr(required, name)!r} (not {getattr(spec, name)!r})"
+        for name in _FIELDS_OF_WEIGHTS
+        if getattr(spec, name) != getattr(required, name)
+    ]
+    if differences:
+        raise ValueError(
+            f"`model` should have the spec that the weights need: {', '.join(differences)}. "
+            f"`create(..., weights=path)` builds such a model. Received: path={str(path)!r}"
+        )
+
+
+HEAD_WEIGHTS = ("predictions/kernel", "predictions/bias")
 _NUMBERED = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Dense": "dense"}
-HEAD = ("predictions/kernel", "predictions/bias")
 
 
-def named(entries, layers):
-    """Entries under the names of a model's layers; older versions of Keras numbered the layers of each class instead.
-
-    Args:
-        entries: {"conv2d_3/kernel": ..., ...}, or entries with our names, which stay as they are.
-        layers: layers of the model, in order.
-    """
-    names, seen = {}, Counter()
-    for layer in layers:
-        kind = _NUMBERED.get(type(layer).__name__, "")
-        names[f"{kind}_{seen[kind]}" if seen[kind] else kind] = layer.name
-        seen[kind] += 1
-    split = ((*name.rsplit("/", 1), entry) for name, entry in entries.items())
-    return {f"{names.get(layer, layer)}/{kind}": entry for layer, kind, entry in split}
+def weight_variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """{"<layer>/<weight>": variable} of a network, in the order of its layers, without layers before `input_tensor`."""
+    layers = (layer for layer in model.layers if re.match(r"conv\d+_|pool1_|post_|predictions$", layer.name))
+    return {f"{layer.name}/{weight.name}": weight for layer in layers for weight in layer.weights}
 
 
-def variables(model):
-    """{our name: variable} of a network, in the order of its layers; what comes before an `input_tensor` is not its."""
-    ours = (layer for layer in model.layers if re.match(r"conv\d+_|pool1_|post_|predictions$", layer.name))
-    return {f"{layer.name}/{weight.name}": weight for layer in ours for weight in layer.weights}
-
-
-def translate(entries, layout, model):
-    """A file's entries under our names and with our axes; what has no place in the network keeps its name.
+def to_keras_arrays(arrays: Mapping[str, StoredArray], layout: Layout, model: keras.Model) -> dict[str, StoredArray]:
+    """Arrays of a file under Keras's names and with Keras's axes, still unread.
 
     Args:
-        entries: {their name: Entry}.
-        layout: the file's Layout.
-        model: the network.
+        arrays: arrays under the file's names.
+        layout: Layout of the file.
+        model: network that the arrays are for.
 
     Returns:
-        {our name: Entry}; nothing is read yet.
+        {"<layer>/<weight>": StoredArray}; an array that the network does not have keeps its name.
     """
-    if not layout.kinds:
-        return named(entries, model.layers)
-    ours = {layout.rename(name, model.spec): name for name in (*variables(model), *HEAD)}
-    return {ours.get(name, name): _with_our_axes(entry, ours.get(name)) for name, entry in entries.items()}
+    if layout.is_keras:
+        return _with_layer_names(arrays, model.layers)
+    keras_names = {
+        layout.array_name(name, model_spec(model)): name for name in (*weight_variables(model), *HEAD_WEIGHTS)
+    }
+    return {keras_names.get(name, name): _to_keras_axes(array, keras_names.get(name)) for name, array in arrays.items()}
+
+
+def _with_layer_names(arrays, layers):
+    """Arrays by layer name: "conv2d_3/kernel" of older Keras files, which number the layers of a class, is renamed."""
+    names, counts = {}, Counter()
+    for layer in layers:
+        if kind := _NUMBERED.get(type(layer).__name__):
+            names[f"{kind}_{counts[kind]}" if counts[kind] else kind] = layer.name
+            counts[kind] += 1
+    split = ((*name.rpartition("/"), array) for name, array in arrays.items())
+    return {f"{names.get(layer, layer)}{slash}{weight}": array for layer, slash, weight, array in split}
 
 
 _AXES = {4: (2, 3, 1, 0), 2: (1, 0)}  # torch's (out, in, height, width) -> Keras's; the same for (out, in)
 
 
-def _with_our_axes(entry, name):
-    axes = _AXES.get(len(entry.shape))
+def _to_keras_axes(array, name):
+    axes = _AXES.get(len(array.shape))
     if name is None or axes is None:
-        return entry
-    shape = tuple(entry.shape[axis] for axis in axes)
-    if name == HEAD[0]:  # a 1x1 convolution, in some
-        shape = shape[-2:] if shape[:-2] in ((), (1, 1)) else shape
-    return replace(entry, shape=shape, read=lambda: entry.read().transpose(axes).reshape(shape))
-
-
-def their_array(array, layout, name):
-    """An array of ours with their axes, contiguous; `name` is our name of it."""
-    if not layout.kinds or array.ndim not in _AXES:
         return array
-    if layout.dense_as_conv and name == HEAD[0]:
+    shape = tuple(array.shape[axis] for axis in axes)
+    if name == HEAD_WEIGHTS[0]:  # in some files a 1x1 convolution
+        shape = shape[-2:] if shape[:-2] in ((), (1, 1)) else shape
+    return replace(array, shape=shape, read=lambda: array.read().transpose(axes).reshape(shape))
+
+
+def to_layout_axes(array: np.ndarray, layout: Layout, name: str) -> np.ndarray:
+    """The Keras weight `name` with the axes of the layout, contiguous."""
+    if layout.is_keras or array.ndim not in _AXES:
+        return array
+    if layout.dense_as_conv and name == HEAD_WEIGHTS[0]:
         array = array[None, None]
     return np.ascontiguousarray(array.transpose(np.argsort(_AXES[array.ndim])))

@@ -1,16 +1,20 @@
 """Safetensors files: a JSON header, then the arrays (github.com/huggingface/safetensors, "Format")."""
 
 import struct
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
 
 from keras_resnet.weights.weights_file import (
-    Entry,
-    Refusal,
+    StoredArray,
     WeightsFile,
-    decoded,
-    json_object,
+    WeightsFileError,
+    decode,
+    dtype_in_memory,
+    parse_json_object,
     read_bytes,
-    unwrapped,
-    widened,
+    strip_prefixes,
 )
 
 _DTYPES = {
@@ -28,37 +32,37 @@ _DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
-"""dtype as the header spells it -> as NumPy does."""
+"""dtype in the header -> name of the NumPy dtype."""
 
 
-def open_safetensors(path, file):
+def open_safetensors(path: Path, file: BinaryIO) -> WeightsFile:
     """WeightsFile of a safetensors file; `file` is `path`, open at its beginning."""
     import safetensors
 
-    with safetensors.safe_open(path, framework="numpy"):  # checks the header: no gaps, no overlaps, nothing beyond
+    with safetensors.safe_open(path, framework="numpy"):  # raises for gaps, overlaps and offsets beyond the file
         size = struct.unpack("<Q", file.read(8))[0]
-        header = json_object(file.read(size))
+        header = parse_json_object(file.read(size))
     config = header.pop("__metadata__", None) or {}
-    entries = {name: _entry(row, file, 8 + size) for name, row in header.items()}
-    return WeightsFile(path, "safetensors", unwrapped(entries), config)
+    arrays = {name: _stored_array(row, file, 8 + size) for name, row in header.items()}
+    return WeightsFile(path, "safetensors", strip_prefixes(arrays), config)
 
 
-def _entry(row, file, start):
-    """Entry of a row of the header, {"dtype", "shape", "data_offsets"}; the offsets count from byte `start`."""
+def _stored_array(row, file, start):
+    """StoredArray of a row of the header, {"dtype", "shape", "data_offsets"}; offsets are relative to byte `start`."""
     begin, end = row["data_offsets"]
     if row["dtype"] not in _DTYPES:
-        raise Refusal(f"Arrays should be of a dtype in {sorted(_DTYPES)}, not {row['dtype']}.")
+        raise WeightsFileError(f"The dtype of an array should be one of {sorted(_DTYPES)}, not {row['dtype']}.")
     dtype = _DTYPES[row["dtype"]]
 
     def read():
         file.seek(start + begin)
-        return decoded(read_bytes(file, end - begin), dtype).reshape(row["shape"])
+        return decode(read_bytes(file, end - begin), dtype).reshape(row["shape"])
 
-    return Entry(tuple(row["shape"]), widened(dtype), read)
+    return StoredArray(tuple(row["shape"]), dtype_in_memory(dtype), read)
 
 
-def write_safetensors(arrays, path, metadata):
-    """Write named arrays; `metadata`, string -> string, become `__metadata__`."""
+def write_safetensors(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
+    """Write named arrays; `metadata` becomes the header's `__metadata__`."""
     from safetensors.numpy import save
 
-    path.write_bytes(save(arrays, metadata=dict(metadata) or None))  # `save_file` would hide it from other users
+    path.write_bytes(save(arrays, metadata=dict(metadata) or None))  # `save_file` lets only the owner read the file

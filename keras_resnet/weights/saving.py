@@ -1,68 +1,77 @@
-"""Weights out of a network, for others to read."""
+"""Save the weights of a network in the formats and layouts of Keras, torchvision and timm."""
 
 import json
+import os
 from pathlib import Path
 
 import keras
 
 from keras_resnet.architecture.metadata import model_info
 from keras_resnet.files import atomic_write
-from keras_resnet.weights.layouts import check_arrangement, layout_named, match_spec_to_weights, their_array, variables
-from keras_resnet.weights.loading import check_ours
-from keras_resnet.weights.weights_file import OURS
-from keras_resnet.weights.writers import write_arrays
+from keras_resnet.weights.file_formats import write_arrays
+from keras_resnet.weights.layouts import (
+    check_spec_fits_weights,
+    get_layout,
+    match_spec_to_weights,
+    to_layout_axes,
+    weight_variables,
+)
+from keras_resnet.weights.loading import require_spec
+from keras_resnet.weights.weights_file import METADATA_KEY
 
 
-def save_weights(model, path, layout="keras"):
-    """Writes a network's weights for others to read.
+def save_weights(model: keras.Model, path: str | os.PathLike, layout: str = "keras") -> None:
+    """Save the weights of a network in the format that the suffix of `path` names. The write is atomic.
+
+    >>> import keras_resnet
+    >>> model = keras_resnet.create("resnet20", classes=3)
+    >>> keras_resnet.save_weights(model, "resnet20.pth", layout="torchvision")
+    >>> keras_resnet.create("resnet20", weights="resnet20.pth").output_shape
+    (None, 3)
 
     Args:
-        model: a network of this package.
-        path: `.safetensors`, `.pth` / `.pt` / `.th` (torch's zip format), `.h5` (as keras.applications has them), or,
-            with our names only, Keras's `.weights.h5` and `.keras`. The file appears whole or not at all.
-        layout: "keras" (our names), "torchvision" (also timm's post-activation networks), "timm" (pre-activation ones),
-            "cifar", or "auto" for "torchvision" or "timm", whichever has this kind of network.
+        model: network of this package.
+        path: `.safetensors`, `.pth` / `.pt` / `.th` (PyTorch's zip format), `.h5` (as in keras.applications) or, in the
+            layout "keras" only, Keras's `.weights.h5` and `.keras`.
+        layout: names and axes of the arrays: "keras", "torchvision" (also timm's post-activation networks), "timm" (its
+            pre-activation networks), "cifar", or "auto" for "torchvision" or "timm", whichever has such networks.
 
     Raises:
-        ValueError: if the layout's networks are arranged in another way (stride placement, biases, epsilon): the other
-            side would load the file and give other logits.
+        ValueError: if the layout has no such networks, or has them with another stride placement, biases or epsilon:
+            other libraries would load the file and compute other logits.
+        OSError: if the folder does not exist or is not writable.
     """
-    check_ours(model)
-    path = Path(path)
+    spec, path = require_spec(model), Path(path)
     if layout == "auto":
-        layout = "timm" if model.spec.preactivation else "torchvision"
-    layout = layout_named(layout)
-    about = json.dumps({"spec": model.spec.to_config(), "info": model_info(model)})
-    if not layout.kinds and path.name.endswith((".weights.h5", ".keras")):
-        _save_with_keras(model, path, about)
+        layout = "timm" if spec.preactivation else "torchvision"
+    layout = get_layout(layout)
+    metadata = json.dumps({"spec": spec.to_config(), "info": model_info(model)})
+    if layout.is_keras and path.name.endswith((".weights.h5", ".keras")):
+        _save_with_keras(model, path, metadata)
         return
-    if layout.kinds:
-        check_arrangement(model.spec, match_spec_to_weights(model.spec, layout, ()), path)
+    if not layout.is_keras:
+        check_spec_fits_weights(spec, match_spec_to_weights(spec, layout, ()), path)
     arrays = {}
-    for name, variable in variables(model).items():
+    for name, variable in weight_variables(model).items():
+        array_name = layout.array_name(name, spec)
+        if array_name is None:
+            raise ValueError(
+                f"`layout` should have a name for every weight of {model.name}; {layout.name!r} has none for {name!r}. "
+                f"Received: layout={layout.name!r}"
+            )
         array = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
-        arrays[_renamed(name, layout, model)] = their_array(array, layout, name)
-    write_arrays(arrays, path, metadata={OURS: about})
+        arrays[array_name] = to_layout_axes(array, layout, name)
+    write_arrays(arrays, path, metadata={METADATA_KEY: metadata})
 
 
-def _save_with_keras(model, path, about):
-    """Keras's own two formats; a `.keras` file has what is in `about` in its configuration."""
+def _save_with_keras(model, path, metadata):
+    """Write `.weights.h5` or `.keras`; the configuration in a `.keras` file contains the metadata already."""
     import h5py
 
-    with atomic_write(path) as partial:
+    with atomic_write(path) as temporary:
         if path.suffix == ".keras":
-            model.save(partial)
+            model.save(temporary)
             return
-        model.save_weights(partial)
-        with h5py.File(partial, "r+") as file:
-            file.attrs[OURS] = about
-
-
-def _renamed(name, layout, model):
-    renamed = layout.rename(name, model.spec)
-    if renamed is None:
-        raise ValueError(
-            f"`layout` should have a place for every array of {model.name}; {layout.name!r} has none for {name!r}. "
-            f"Received: layout={layout.name!r}"
-        )
-    return renamed
+        model.save_weights(temporary)
+        with h5py.File(temporary, "r+") as file:
+            file.attrs[METADATA_KEY] = metadata

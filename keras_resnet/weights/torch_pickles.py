@@ -1,6 +1,6 @@
-"""State dicts as PyTorch pickles them, read and written without torch; no pickle is executed.
+"""PyTorch's pickled state dicts, read and written without torch and without running code.
 
-The unpickler knows the few opcodes and names which tensors need and calls nothing from outside this module.
+The unpickler implements only the opcodes and globals that tensors need, and calls nothing outside this module.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_resnet.weights.weights_file import Refusal
+from keras_resnet.weights.weights_file import WeightsFileError
 
 STORAGES = {
     "DoubleStorage": "float64",
@@ -30,7 +30,7 @@ STORAGES = {
 
 @dataclass(frozen=True)
 class Storage:
-    """Elements [start, start + count) of what the file keeps under `key`."""
+    """Elements [start, start + count) of the storage `key` in the file."""
 
     key: str
     dtype: str
@@ -39,12 +39,14 @@ class Storage:
 
     @classmethod
     def from_persistent_id(cls, tag, dtype, key, location, count, view=None):
-        """torch's ("storage", type, key, device, elements), and in streams None or (view key, start, elements)."""
+        """From torch's ("storage", type, key, device, count) and, in streams, None or (view key, start, count)."""
         _, start, size = view or (None, 0, count)
         if tag != "storage" or dtype not in STORAGES.values() or not isinstance(key, str):
-            raise Refusal(f"A tensor's storage should be of a type in {sorted(STORAGES)}.")
-        if not (_is_natural(count, start, size) and start + size <= count):
-            raise Refusal(f"Storage {key!r} of {count} elements should hold elements {start} to {start} + {size}.")
+            raise WeightsFileError(f"The type of a tensor's storage should be one of {sorted(STORAGES)}.")
+        if not (_are_sizes(count, start, size) and start + size <= count):
+            raise WeightsFileError(
+                f"Storage {key!r} of {count} elements should include elements {start} to {start} + {size}."
+            )
         return cls(key, dtype, start, size)
 
     @property
@@ -63,97 +65,99 @@ class Tensor:
 
     @classmethod
     def rebuild(cls, storage, offset, shape, strides, *_):
-        """The arguments of `torch._utils._rebuild_tensor_v2`; its last three concern training only."""
+        """From the arguments of `torch._utils._rebuild_tensor_v2`, of which the last three only matter in training."""
         if len(shape) != len(strides) or len(shape) > 64:
-            raise Refusal(f"A tensor should have as many strides as axes, not {len(strides)} and {len(shape)}.")
+            raise WeightsFileError(
+                f"A tensor should have as many strides as axes, not {len(strides)} and {len(shape)}."
+            )
         tensor = cls(storage, offset, tuple(shape), tuple(strides))
-        natural = _is_natural(offset, *shape, *strides)
-        if not natural or max(offset + tensor.span, math.prod(shape)) > storage.count:
-            raise Refusal(
-                f"A tensor of shape {tensor.shape}, strides {tensor.strides} and offset {offset} should lie inside "
+        valid = _are_sizes(offset, *shape, *strides)
+        if not valid or max(offset + tensor.span, math.prod(shape)) > storage.count:
+            raise WeightsFileError(
+                f"A tensor of shape {tensor.shape}, strides {tensor.strides} and offset {offset} should be inside "
                 f"its storage of {storage.count} elements."
             )
         return tensor
 
     @property
     def span(self):
-        """Elements from the first to the last, both included."""
+        """Number of elements from the first to the last of the tensor, both included."""
         if 0 in self.shape:
             return 0
         return 1 + sum((length - 1) * stride for length, stride in zip(self.shape, self.strides, strict=True))
 
 
-def _is_natural(*values):
+def _are_sizes(*values):
     return all(isinstance(value, int) and value >= 0 for value in values)
 
 
-def _plain_dictionary(pairs=()):
-    """Stands in for `collections.OrderedDict`. Keys are simple, since hashing nested tuples can take for ever."""
+def _checked_dict(pairs=()):
+    """Replacement for `collections.OrderedDict`; keys must not be tuples, which may take forever to hash."""
     pairs = [(key, value) for key, value in pairs]
     if not all(isinstance(key, (str, int)) for key, _ in pairs):
-        raise Refusal("The keys of a checkpoint's dictionaries should be strings or integers.")
+        raise WeightsFileError("The keys of a checkpoint's dicts should be strings or integers.")
     return dict(pairs)
 
 
-def _ignored(*_):
-    """Stands in for what makes values other than tensors: a NumPy scalar such as `best_prec1`, a device."""
+def _ignore(*_):
+    """Replacement for constructors of values other than tensors, such as NumPy scalars and devices."""
 
 
-_STAND_INS = {
-    "collections.OrderedDict": _plain_dictionary,
+_GLOBALS = {
+    "collections.OrderedDict": _checked_dict,
     "torch._utils._rebuild_tensor": Tensor.rebuild,
     "torch._utils._rebuild_tensor_v2": Tensor.rebuild,
     "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
     "torch.Size": tuple,
     "torch.storage.UntypedStorage": "uint8",
     **{f"torch.{storage}": dtype for storage, dtype in STORAGES.items()},
-    **dict.fromkeys((f"torch.{dtype}" for dtype in STORAGES.values()), _ignored),
-    **dict.fromkeys(("torch.device", "numpy.dtype", "_codecs.encode"), _ignored),
-    **dict.fromkeys((f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")), _ignored),
+    **dict.fromkeys((f"torch.{dtype}" for dtype in STORAGES.values()), _ignore),
+    **dict.fromkeys(("torch.device", "numpy.dtype", "_codecs.encode"), _ignore),
+    **dict.fromkeys((f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")), _ignore),
 }
-"""Every name that a pickle may ask for -> what it gets instead."""
+"""Every global that a pickle may use -> what replaces it."""
 
 _OPCODES = """
     PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINSTRING SHORT_BINSTRING
     BINUNICODE SHORT_BINUNICODE BINBYTES SHORT_BINBYTES EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE EMPTY_LIST APPEND APPENDS
     EMPTY_DICT BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID REDUCE
 """.split()  # noqa: SIM905 (a literal takes forty lines)
-"""What pickles of tensors use and `pickle` may do as it does; three more are redefined below."""
+"""Opcodes of tensor pickles that `pickle._Unpickler` handles; three more are redefined below."""
 
 
 class _Opcodes(dict):
-    """What the unpickler does for an opcode; one that no state dict needs is refused by its name."""
+    """Opcode -> method of the unpickler; a missing opcode raises WeightsFileError with the opcode's name."""
 
     def __missing__(self, code):
         name = next((opcode.name for opcode in pickletools.opcodes if ord(opcode.code) == code), hex(code))
-        raise Refusal(
-            f"A PyTorch file should hold weights only, but this one asks for the pickle opcode {name}, which runs code "
-            "or is in no state dict. Nothing was run; save `model.state_dict()` alone instead."
+        raise WeightsFileError(
+            f"A PyTorch file should contain weights only, but this one uses the pickle opcode {name}, which runs code "
+            "or does not occur in state dicts. Nothing was run; save only `model.state_dict()`."
         )
 
 
 class StateDictUnpickler(pickle._Unpickler):
-    """Reads the pickle of a state dict, calling only this module's stand-ins.
+    """Unpickler of state dicts that calls only the replacements in this module.
 
-    `load` returns the unpickled value, each tensor in it a `Tensor`; it raises Refusal for a pickle that asks for
-    anything but data, and whatever comes for one that is damaged.
+    `load` returns the unpickled value with a `Tensor` for each tensor. It raises WeightsFileError for a pickle with
+    anything but data, and any exception for a damaged pickle.
 
-    It builds on Python's own interpreter written in Python, where opcodes can be left out and replaced: BUILD would
-    set attributes of any object. In the C version an index into the memo also takes memory at will.
+    The base class is the Python version of pickle's interpreter: opcodes can be removed and replaced (BUILD would set
+    attributes of any object), and a large memo index does not allocate memory as in the C version.
     """
 
     def __init__(self, file):
         super().__init__(file, encoding="latin1")
         self.itemsizes = {}
-        """Storage key -> bytes an element."""
+        """Storage key -> bytes per element."""
 
     def find_class(self, module, name):
-        if f"{module}.{name}" not in _STAND_INS:
-            raise Refusal(
-                "A PyTorch file should hold weights only, but this one carries code: it asks for the global "
-                f"`{module}.{name}`. Nothing was run; save `model.state_dict()` alone instead."
+        if f"{module}.{name}" not in _GLOBALS:
+            raise WeightsFileError(
+                "A PyTorch file should contain weights only, but this one contains code: it uses the global "
+                f"`{module}.{name}`. Nothing was run; save only `model.state_dict()`."
             )
-        return _STAND_INS[f"{module}.{name}"]
+        return _GLOBALS[f"{module}.{name}"]
 
     def persistent_load(self, identifier):
         storage = Storage.from_persistent_id(*identifier)
@@ -165,19 +169,19 @@ class StateDictUnpickler(pickle._Unpickler):
 
     def load_setitem(self):
         value, key = self.stack.pop(), self.stack.pop()
-        self.stack[-1].update(_plain_dictionary([(key, value)]))
+        self.stack[-1].update(_checked_dict([(key, value)]))
 
     def load_setitems(self):
         items = self.pop_mark()
-        self.stack[-1].update(_plain_dictionary(zip(items[::2], items[1::2], strict=True)))
+        self.stack[-1].update(_checked_dict(zip(items[::2], items[1::2], strict=True)))
 
     dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}
     dispatch |= {pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
     dispatch = _Opcodes(dispatch)
 
 
-def state_dict_pickle(arrays):
-    """Pickle of an OrderedDict of the tensors; the elements of array i are the storage of key "i".
+def state_dict_pickle(arrays: dict[str, np.ndarray]) -> bytes:
+    """Pickle of an OrderedDict of tensors; the elements of array i are the storage with the key "i".
 
     A tensor is torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, backward_hooks).
     """
@@ -198,7 +202,7 @@ def _push_global(module, name):
 
 
 def _push(value):
-    """Protocol-2 opcodes that push a value; bytes are opcodes already."""
+    """Protocol-2 opcodes that push a value; bytes are taken as opcodes."""
     match value:
         case bytes():
             return value

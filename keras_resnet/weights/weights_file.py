@@ -1,83 +1,96 @@
-"""What every weights format is read as: named arrays that are still in the file."""
+"""WeightsFile: an open weights file of any format, with named arrays that are read on demand."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
+METADATA_KEY = "keras_resnet"
+"""Key of the metadata that `save_weights` stores: JSON of {"spec": fields of the ResNetSpec, "info": model.info}."""
+
+_PREFIXES = ("module.", "_orig_mod.", "model.")
 """Prefixes of DataParallel, of torch.compile, and of training code that keeps the network in an attribute."""
 
 
-OURS = "keras_resnet"
-"""Name of the metadata that our own files carry: JSON of the ResNetSpec and of what belongs to the weights."""
+class WeightsFileError(ValueError):
+    """A weights file that is damaged, unsafe or of an unknown format; `open_weights` adds the path to the message."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One array of a weights file that has not been read yet."""
+class StoredArray:
+    """An array of an open weights file: its shape and dtype, and a function that reads it."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    """Of what `read` returns: float32 for every floating-point type."""
+    """dtype of the array that `read` returns: float32 for every floating-point type."""
     read: Callable[[], np.ndarray]
-    """Returns the array, C-contiguous; raises ValueError if the file is damaged there."""
+    """Returns the array, C-contiguous; raises ValueError if that part of the file is damaged."""
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """An open weights file: its arrays by name, in the file's order."""
+    """An open weights file: its arrays by name, in the order of the file."""
 
     path: Path
     format: str
     """ "h5" (legacy Keras), "weights.h5", "keras", "safetensors" or "torch"."""
-    entries: dict[str, Entry]
-    config: dict
-    """`config.json` of a .keras, `model_config` of a whole-model .h5, `__metadata__` of a safetensors file, else {};
-    under OURS what `saving.save_weights` wrote."""
+    arrays: dict[str, StoredArray]
+    config: dict[str, Any]
+    """`config.json` of a .keras file, `model_config` of an .h5 file of a whole model, `__metadata__` of a safetensors
+    file, else {}; with our own metadata under METADATA_KEY if the file has them."""
+
+    @cached_property
+    def metadata(self) -> dict[str, dict]:
+        """{"spec": fields of a ResNetSpec, "info": facts about the weights}; empty dicts in files of other programs."""
+        try:
+            text = self.config.get(METADATA_KEY)
+            metadata = json.loads(text) if text else self.config["config"]["resnet"]
+            metadata = {key: metadata.get(key) or {} for key in ("spec", "info")}
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return {"spec": {}, "info": {}}
+        valid = all(isinstance(value, dict) for value in metadata.values())
+        return metadata if valid else {"spec": {}, "info": {}}
 
 
-class Refusal(ValueError):
-    """What is wrong with a weights file, as a sentence; `readers.open_weights` adds the path."""
+def strip_prefixes(arrays: dict[str, StoredArray]) -> dict[str, StoredArray]:
+    """Arrays without the prefixes that all names share, and without batch norm's `num_batches_tracked` counters."""
+    while arrays and (prefix := _shared_prefix(arrays)):
+        arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
+    return {name: array for name, array in arrays.items() if not name.endswith("num_batches_tracked")}
 
 
-def unwrapped(entries):
-    """Entries by name, less the prefixes that all names share and less batch norm's `num_batches_tracked`."""
-    while entries and (prefix := _shared_prefix(entries)):
-        entries = {name.removeprefix(prefix): entry for name, entry in entries.items()}
-    return {name: entry for name, entry in entries.items() if not name.endswith("num_batches_tracked")}
+def _shared_prefix(names: Iterable[str]) -> str | None:
+    return next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in names)), None)
 
 
-def _shared_prefix(names):
-    return next((prefix for prefix in _WRAPPERS if all(name.startswith(prefix) for name in names)), None)
+def dtype_in_memory(stored: Any) -> np.dtype:
+    """dtype of arrays in memory for a stored dtype: a NumPy dtype, its name, or "bfloat16"."""
+    floating = stored == "bfloat16" or np.dtype(stored).kind == "f"
+    return np.dtype(np.float32) if floating else np.dtype(stored).newbyteorder("=")
 
 
-def widened(dtype):
-    """The dtype that arrays of `dtype`, a NumPy dtype, its name or "bfloat16", are read as."""
-    floating = dtype == "bfloat16" or np.dtype(dtype).kind == "f"
-    return np.dtype(np.float32) if floating else np.dtype(dtype).newbyteorder("=")
-
-
-def decoded(raw, dtype, order="<"):
-    """Bytes, or an HDF5 array, of elements of `dtype` -> array; bfloat16, the upper half of a float32, as float32."""
+def decode(raw: np.ndarray, dtype: Any, byteorder: str = "<") -> np.ndarray:
+    """Array of `dtype` from bytes or from an HDF5 array; bfloat16, the upper half of a float32, becomes float32."""
     if dtype == "bfloat16":
-        return (raw.view(f"{order}u2").astype(np.uint32) << 16).view(np.float32)
-    return raw if raw.dtype == dtype else raw.view(np.dtype(dtype).newbyteorder(order))
+        return (raw.view(f"{byteorder}u2").astype(np.uint32) << 16).view(np.float32)
+    return raw if raw.dtype == dtype else raw.view(np.dtype(dtype).newbyteorder(byteorder))
 
 
-def read_bytes(file, size):
-    """The next `size` bytes as uint8; the caller knows that the file has room for them."""
+def read_bytes(file: BinaryIO, size: int) -> np.ndarray:
+    """The next `size` bytes as uint8; the caller has checked that the file is large enough."""
     raw = np.empty(size, np.uint8)
     if file.readinto(raw) != size:
-        raise Refusal(f"{size} bytes should follow, but the file ends.")
+        raise WeightsFileError(f"{size} bytes should follow, but the file ends.")
     return raw
 
 
-def json_object(text):
-    """JSON text -> dict; raises Refusal if it describes anything else."""
+def parse_json_object(text: str | bytes) -> dict[str, Any]:
+    """JSON text -> dict; raises WeightsFileError for JSON that is not an object."""
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise Refusal(f"A JSON object should describe the model, not a {type(value).__name__}.")
+        raise WeightsFileError(f"The model's metadata should be a JSON object, not a {type(value).__name__}.")
     return value

@@ -1,47 +1,50 @@
-"""Members of .keras and PyTorch's zip files, measured before memory is taken for them."""
+"""Members of .keras files and of PyTorch's zip files, whose sizes are checked before memory is allocated."""
 
 import io
 import struct
 import zipfile
+from typing import BinaryIO
 
-from keras_resnet.weights.weights_file import Refusal
+from keras_resnet.weights.weights_file import WeightsFileError
 
-_TEXT_LIMIT = 2**26
-"""Bytes of a member that is read whole: a model's config or the pickle of a state dict."""
-_EXPANSION_LIMIT = 100
-"""Bytes that one compressed byte may stand for; weights hardly compress."""
+_MAX_TEXT_BYTES = 2**26
+"""Largest member that is read whole: a model's config or the pickle of a state dict."""
+_MAX_COMPRESSION_RATIO = 100
+"""Largest ratio of uncompressed to compressed bytes; weights hardly compress."""
 
 
-def member_size(archive, info):
-    """Bytes of a zip member once unpacked; raises Refusal if it is encrypted or the archive cannot hold as many."""
-    expansion = 1 if info.compress_type == zipfile.ZIP_STORED else _EXPANSION_LIMIT
+def member_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    """Uncompressed bytes of a zip member; raises WeightsFileError if it is encrypted or the archive is too small."""
+    ratio = 1 if info.compress_type == zipfile.ZIP_STORED else _MAX_COMPRESSION_RATIO
     if info.flag_bits & 1:
-        raise Refusal(f"`{info.filename}` in the zip file should not be encrypted.")
+        raise WeightsFileError(f"`{info.filename}` in the zip file should not be encrypted.")
     end = archive.fp.seek(0, io.SEEK_END)
-    if info.header_offset + info.compress_size > end or info.file_size > expansion * info.compress_size:
-        raise Refusal(f"`{info.filename}` should have {info.file_size} bytes, but {info.compress_size} are stored.")
+    if info.header_offset + info.compress_size > end or info.file_size > ratio * info.compress_size:
+        raise WeightsFileError(
+            f"`{info.filename}` should have {info.file_size} bytes, but {info.compress_size} are stored."
+        )
     return info.file_size
 
 
-def read_member(archive, name):
-    """Bytes of a short member; raises Refusal if it is long, or as `member_size` does."""
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Bytes of a short member; raises WeightsFileError if it is too long, or as `member_size` does."""
     size = member_size(archive, archive.getinfo(name))
-    if size > _TEXT_LIMIT:
-        raise Refusal(f"`{name}` in the zip file should have at most {_TEXT_LIMIT} bytes, not {size}.")
+    if size > _MAX_TEXT_BYTES:
+        raise WeightsFileError(f"`{name}` in the zip file should have at most {_MAX_TEXT_BYTES} bytes, not {size}.")
     return archive.read(name)
 
 
-def stored_member(archive, info):
-    """A member that is not compressed, as a file in which seeking back costs nothing, unlike in zipfile's."""
+def open_stored_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
+    """An uncompressed member as a seekable file; unlike zipfile's own, it seeks backwards without reading again."""
     size = member_size(archive, info)
     archive.fp.seek(info.header_offset + 26)
-    begin = info.header_offset + 30 + sum(struct.unpack("<HH", archive.fp.read(4)))
-    if begin + size > archive.fp.seek(0, io.SEEK_END):
-        raise Refusal(f"`{info.filename}` in the zip file should have {size} bytes, but the file ends.")
-    return _Window(archive.fp, begin, size)
+    start = info.header_offset + 30 + sum(struct.unpack("<HH", archive.fp.read(4)))
+    if start + size > archive.fp.seek(0, io.SEEK_END):
+        raise WeightsFileError(f"`{info.filename}` in the zip file should have {size} bytes, but the file ends.")
+    return _FileSection(archive.fp, start, size)
 
 
-class _Window(io.RawIOBase):
+class _FileSection(io.RawIOBase):
     """Bytes [start, start + size) of a seekable file, as a file."""
 
     def __init__(self, file, start, size):
