@@ -45,7 +45,7 @@ def open_torch_zip(path: Path, archive: zipfile.ZipFile) -> WeightsFile:
 
 
 def open_torch_stream(path: Path, file: BinaryIO) -> WeightsFile:
-    """WeightsFile of pickles followed by each storage: its count and its elements (torch.serialization._legacy_save)."""
+    """WeightsFile of pickles followed by each storage: its count and elements (torch.serialization._legacy_save)."""
     if _unpickle(file) != _STREAM_MAGIC or _unpickle(file) != _STREAM_VERSION:
         raise WeightsFileError("A pickle should be a file of torch.save; this one does not begin like that.")
     _unpickle(file)  # properties of the machine that wrote the file
