@@ -48,7 +48,7 @@ def main():
 def application(network, name):
     """What is served: GET / and POST /predict."""
     names = [words for _, words in class_rows(network.class_names)]
-    facts = {"network": name, "classes": names, "preprocessing": network.look.to_config()}
+    facts = {"network": name, "classes": names, "preprocessing": network.preprocessing.to_config()}
     service = fastapi.FastAPI(openapi_url=None)
     worker = ThreadPoolExecutor(1)  # one image after another: two would only share the processor
 
@@ -83,7 +83,7 @@ async def body(request):
 
 def look(network, file):
     """The classes of an image file, as JSON can hold them."""
-    (classes,) = classify(network, [load_image(file, network.look.channels)], top=5)
+    (classes,) = classify(network, [load_image(file, network.preprocessing.channels)], top=5)
     return {"classes": [{"id": id, "name": name, "probability": float(share)} for id, name, share in classes]}
 
 

@@ -1,7 +1,9 @@
-"""How good networks are: the paper's test protocols, for one network or several together, on any number of images."""
+"""Top-1 and top-5 errors under the paper's test protocols, of one model or an ensemble."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,13 +12,13 @@ from keras_resnet.architecture.metadata import model_spec, to_data_format
 from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.data.image_files import raise_if_unreadable
 from keras_resnet.data.labels import are_unnamed, class_numbers, class_rows
-from keras_resnet.data.prefetch import describe_errors, prefetch_batches
-from keras_resnet.data.protocols import check_scales, get_protocol
+from keras_resnet.data.prefetch import ImageBatch, describe_errors, prefetch_batches
+from keras_resnet.data.protocols import Protocol, check_scales, get_protocol
 from keras_resnet.data.sources import load_test
 from keras_resnet.files import check_writable, save_figure
 from keras_resnet.models.preprocessing import class_names, preprocessing
 from keras_resnet.models.transforms import fully_convolutional
-from keras_resnet.prediction import probabilities
+from keras_resnet.prediction import predict_probabilities
 
 CONFIDENCE = 0.95
 """Confidence level of the error intervals."""
@@ -117,94 +119,143 @@ class Evaluation:
         }
 
 
-def evaluate(models, dataset, protocol="center", batch_size=100, skip_bad=False, progress=None, **changes):
-    """Tests a network, or several whose probabilities are averaged.
+def evaluate(
+    models: Any,
+    dataset: Dataset | str,
+    protocol: Protocol | str = "center",
+    batch_size: int = 100,
+    skip_bad: bool = False,
+    progress: Callable[[int], Any] | None = None,
+    **changes: Any,
+) -> Evaluation:
+    """Computes the top-1 and top-5 errors of a model, or of an ensemble whose probabilities are averaged.
 
-    Images are read as `predict` reads them, while the network is at work; a few batches are in memory at a time.
+    >>> import numpy as np
+    >>> from keras_resnet import create, evaluate, from_arrays
+    >>> arrays = np.zeros((10, 32, 32, 3), "uint8"), np.arange(10)
+    >>> result = evaluate(create("resnet20", weights="cifar10"), from_arrays(arrays, arrays))
+    >>> result.num_images, result.top1_error
+    (10, 0.9)
+
+    Images are read as `predict` reads them, by threads while the model computes; a few batches are in memory at a time.
 
     Args:
         models: a Keras model whose preprocessing is known, or a list of them: an ensemble.
-        dataset: a Dataset, of which `test` is used, or a name for `load_test`.
+        dataset: a Dataset, whose test images are used, or a name for `load_test`.
         protocol: a name in PROTOCOLS, or a Protocol.
-        batch_size: views that a network sees at a time.
-        skip_bad: whether images that cannot be read are left out.
-        progress: called with the number of images that are done, after every batch.
+        batch_size: number of views in a batch.
+        skip_bad: whether images that cannot be read are skipped instead of raising an error.
+        progress: called after every batch with the number of images evaluated so far.
         **changes: fields of the protocol to change, such as `scales=(224, 320)`.
 
     Returns:
         An Evaluation.
 
     Raises:
-        ValueError: for labels or networks that do not fit each other, a scale that a network cannot take, a network of
-            unknown preprocessing, and an image that cannot be read.
-        FloatingPointError: if a network returns what is no number.
+        ValueError: for a dataset's labels that are not classes of the model, an ensemble with different classes, a
+            scale that is too small for a model, a model of unknown preprocessing, and an image that cannot be read.
+        FloatingPointError: if a model returns NaN or Inf.
     """
     models = list(models) if isinstance(models, (list, tuple)) else [models]
     dataset = dataset if isinstance(dataset, Dataset) else load_test(dataset, skip_bad=skip_bad)
-    classes, skipped, rows, done = _common_classes(models), list(dataset.skipped), [], 0
-    numbers = class_numbers(dataset.class_names, classes)
-
-    for batch, shares in scores(models, dataset, protocol, batch_size, **changes):
+    classes, skipped, results, done = _common_classes(models), list(dataset.skipped), [], 0
+    class_indices = class_numbers(dataset.class_names, classes)
+    for batch, probabilities in batch_probabilities(models, dataset, protocol, batch_size, **changes):
         errors = describe_errors(batch.read_errors)
         raise_if_unreadable(errors, skip_bad)
         skipped += errors
-        rows.append(_ranked(_numbered(batch.labels, numbers), shares))
+        results.append(_ranked(_to_model_labels(batch.labels, class_indices), probabilities))
         done += len(batch)
         if progress:
             progress(done)
     if not done:
-        raise _nothing_read(dataset)
-    columns = (np.concatenate(column).astype("int32") for column in zip(*rows, strict=True))
+        raise _no_images_error(dataset)
+    columns = (np.concatenate(column).astype("int32") for column in zip(*results, strict=True))
     return Evaluation(classes, *columns, tuple(skipped))
 
 
-def _numbered(labels, numbers):
-    outside = labels[(labels < 0) | (labels >= len(numbers))]
-    if outside.size:
-        raise ValueError(f"Labels should be from 0 to {len(numbers) - 1}, one for each class. Received: {outside[0]}")
-    return numbers[labels]
-
-
-def scores(models, dataset, protocol="center", batch_size=100, **changes):
-    """Probabilities of a data set's test images, batch by batch, in order.
+def batch_probabilities(
+    models: list[keras.Model],
+    dataset: Dataset,
+    protocol: Protocol | str = "center",
+    batch_size: int = 100,
+    **changes: Any,
+) -> Iterator[tuple[ImageBatch, np.ndarray]]:
+    """Yields each batch of a dataset's test images, in order, with its (B, K) float32 probabilities.
 
     Args:
-        models, dataset, protocol, batch_size, changes: as for `evaluate`; `dataset` is a Dataset.
-
-    Yields:
-        (ImageBatch, probabilities (B, K) float32).
+        models, dataset, protocol, batch_size, changes: as for `evaluate`.
     """
     protocol = get_protocol(protocol, **changes)
-    scorers = [Scorer(model, protocol) for model in models]
-    looks = list(dict.fromkeys(scorer.preprocessing for scorer in scorers))
-    for batch in prefetch_batches(dataset.test, looks, protocol, batch_size):
-        shares = np.empty((0, models[0].output_shape[-1]), "float32")
+    predictors = [_ProtocolPredictor(model, protocol) for model in models]
+    preprocessings = list(dict.fromkeys(predictor.preprocessing for predictor in predictors))
+    for batch in prefetch_batches(dataset.test, preprocessings, protocol, batch_size):
+        probabilities = np.empty((0, models[0].output_shape[-1]), "float32")
         if len(batch):
-            shares = np.mean([scorer(batch.views[looks.index(scorer.preprocessing)]) for scorer in scorers], axis=0)
-        yield batch, shares
+            views = (batch.views[preprocessings.index(predictor.preprocessing)] for predictor in predictors)
+            probabilities = np.mean(
+                [predict(scales) for predict, scales in zip(predictors, views, strict=True)], axis=0
+            )
+        yield batch, probabilities
 
 
-def labelled_inputs(model, dataset, batch_size=100, skip_bad=False):
-    """A data set's test images as a network wants them, batch by batch, in order.
+class _ProtocolPredictor:
+    """Averages a model's probabilities over the scales and views of a protocol."""
 
-    Yields:
-        (inputs (B, H, W, C) float32, in the network's order of axes; its numbers of their classes (B,) int32).
+    def __init__(self, model, protocol):
+        self.preprocessing, self.num_views = preprocessing(model), protocol.views
+        spec, size = model_spec(model), self.preprocessing.size
+        check_scales(protocol, self.preprocessing, spec.minimum_size if spec else MINIMUM_SIZE)
+        self.models = [model] * max(1, len(protocol.scales))
+        """The model for each scale."""
+        if protocol.whole:
+            sides = [min(size, scale) for scale in protocol.scales]
+            by_side = {side: fully_convolutional(model, side) for side in set(sides)}
+            self.models = [by_side[side] for side in sides]
+
+    def __call__(self, scales):
+        """For each scale (B * views, h, w, C) float32 -> (B, K) probabilities."""
+        return np.mean([self._predict_scale(*pair) for pair in zip(self.models, scales, strict=True)], axis=0)
+
+    def _predict_scale(self, model, views):
+        probabilities = predict_probabilities(model, views)
+        if not np.isfinite(probabilities).all():
+            raise FloatingPointError(f"`model` should return finite numbers. Received: NaN or Inf from {model.name}")
+        return probabilities.reshape(-1, self.num_views, probabilities.shape[-1]).mean(axis=1)
+
+
+def labelled_inputs(
+    model: keras.Model, dataset: Dataset, batch_size: int = 100, skip_bad: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields a dataset's test images in order as (inputs, labels), prepared for a model.
+
+    Inputs are (B, H, W, C) float32, or (B, C, H, W) for a channels-first model; labels are (B,) int32, the indices of
+    the model's classes.
 
     Raises:
-        ValueError: for labels that do not fit, and images that cannot be read unless `skip_bad` leaves them out.
+        ValueError: for labels that are not classes of the model, and for images that cannot be read without `skip_bad`.
     """
-    looks, numbers = [preprocessing(model)], class_numbers(dataset.class_names, _common_classes([model]))
-    seen = 0
-    for batch in prefetch_batches(dataset.test, looks, get_protocol("center"), batch_size):
+    class_indices = class_numbers(dataset.class_names, _common_classes([model]))
+    done = 0
+    for batch in prefetch_batches(dataset.test, [preprocessing(model)], get_protocol("center"), batch_size):
         raise_if_unreadable(describe_errors(batch.read_errors), skip_bad)
         if len(batch):
-            ((images,),), seen = batch.views, seen + len(batch)
-            yield to_data_format(model, images), _numbered(batch.labels, numbers)
-    if not seen:
-        raise _nothing_read(dataset)
+            ((images,),), done = batch.views, done + len(batch)
+            yield to_data_format(model, images), _to_model_labels(batch.labels, class_indices)
+    if not done:
+        raise _no_images_error(dataset)
 
 
-def _nothing_read(dataset):
+def _to_model_labels(labels, class_indices):
+    """The dataset's labels as indices of the model's classes."""
+    outside = labels[(labels < 0) | (labels >= len(class_indices))]
+    if outside.size:
+        last = len(class_indices) - 1
+        raise ValueError(f"Labels should be from 0 to {last}, one for each class. Received: {outside[0]}")
+    return class_indices[labels]
+
+
+def _no_images_error(dataset):
     return ValueError(f"Expected images that can be read. Received: none of {len(dataset.test)} in {dataset.name}")
 
 
@@ -215,53 +266,28 @@ def evenly_spaced_subset(dataset: Dataset, count: int) -> Dataset:
     return replace(dataset, test=dataset.test[np.linspace(0, len(dataset.test) - 1, count).astype(int)])
 
 
-class Scorer:
-    """A network that looks at images by a protocol."""
-
-    def __init__(self, model, protocol):
-        self.preprocessing, self.views = preprocessing(model), protocol.views
-        spec, size = model_spec(model), self.preprocessing.size
-        check_scales(protocol, self.preprocessing, spec.minimum_size if spec else MINIMUM_SIZE)
-        self.models = [model] * max(1, len(protocol.scales))
-        """The network for each scale."""
-        if protocol.whole:
-            windows = {
-                side: fully_convolutional(model, side) for side in {min(size, scale) for scale in protocol.scales}
-            }
-            self.models = [windows[min(size, scale)] for scale in protocol.scales]
-
-    def __call__(self, scales):
-        """For each scale (B * views, h, w, C) float32 -> (B, K) probabilities, averaged."""
-        return np.mean([self._probabilities(*pair) for pair in zip(self.models, scales, strict=True)], axis=0)
-
-    def _probabilities(self, model, views):
-        shares = probabilities(model, views)
-        if not np.isfinite(shares).all():
-            raise FloatingPointError(f"`model` should return numbers. Received: NaN or Inf from {model.name}")
-        return shares.reshape(-1, self.views, shares.shape[-1]).mean(axis=1)
-
-
 def _common_classes(models):
-    """(id, name) of the classes, which an ensemble's networks must share."""
+    """(id, name) of the classes that all models of an ensemble have."""
     if not models:
-        raise ValueError("`models` should have one network at least. Received: models=[]")
+        raise ValueError("`models` should have at least one model. Received: models=[]")
     rows = [class_rows(class_names(model)) for model in models]
     expected = next((classes for classes in rows if not are_unnamed(classes)), rows[0])
     for model, classes in zip(models, rows, strict=True):
         differing = [(ours[0], theirs[0]) for ours, theirs in zip(expected, classes, strict=False) if ours != theirs]
         if len(classes) != len(expected) or (differing and not are_unnamed(classes)):
             raise ValueError(
-                f"`models` should know the same {len(expected)} classes to be an ensemble. Received: {model.name} with "
+                f"`models` should have the same {len(expected)} classes to be an ensemble. Received: {model.name} with "
                 f"{len(classes)} classes, that differ as {differing[:1]}"
             )
     return expected
 
 
-def _ranked(labels, shares):
-    """(labels, the most probable classes, places of the right ones): three (B,) arrays."""
-    own = np.take_along_axis(shares, labels[:, None], axis=1)
-    before = np.arange(shares.shape[1]) < labels[:, None]
-    return labels, shares.argmax(axis=1), ((shares > own) | ((shares == own) & before)).sum(axis=1)
+def _ranked(labels, probabilities):
+    """(labels, the most probable classes, ranks of the true classes): three (B,) arrays."""
+    true = np.take_along_axis(probabilities, labels[:, None], axis=1)
+    before = np.arange(probabilities.shape[1]) < labels[:, None]
+    ranks = ((probabilities > true) | ((probabilities == true) & before)).sum(axis=1)
+    return labels, probabilities.argmax(axis=1), ranks
 
 
 def check_confusion(model: keras.Model, path) -> None:

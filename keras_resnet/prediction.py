@@ -1,7 +1,9 @@
-"""Real images in, names out."""
+"""Image files -> the most probable classes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,89 +16,101 @@ from keras_resnet.models.preprocessing import class_names, preprocessing
 
 @dataclass
 class Prediction:
-    """What a network says of one image, or why it could not be asked."""
+    """The most probable classes of one image file, or the error that kept it from being read."""
 
     path: Path
-    classes: list = field(default_factory=list)
-    """[(id, name, probability)], the most probable first."""
+    classes: list[tuple[str, str, float]] = field(default_factory=list)
+    """(id, name, probability), the most probable class first."""
     error: str | None = None
 
 
 class Classifier:
-    """What `predict` asks of a network, here of a Keras model; an exported network answers the same calls.
+    """A Keras model with its preprocessing and class names; an exported model has the same attributes and methods.
 
     Raises:
         ValueError: on construction, if the model's preprocessing is not known.
     """
 
-    def __init__(self, model):
-        self.model, self.look, self.class_names = model, preprocessing(model), class_names(model)
+    def __init__(self, model: keras.Model):
+        self.model, self.preprocessing, self.class_names = model, preprocessing(model), class_names(model)
 
-    def prepare(self, images):
-        """What a Preprocessing takes -> what the network takes."""
-        return self.look(images)
+    def prepare(self, images: Any) -> np.ndarray:
+        """Preprocessed model inputs, from anything that a Preprocessing takes."""
+        return self.preprocessing(images)
 
-    def probabilities(self, inputs):
+    def probabilities(self, inputs: np.ndarray) -> np.ndarray:
         """(B, H, W, C) -> (B, classes)."""
-        return probabilities(self.model, inputs)
+        return predict_probabilities(self.model, inputs)
 
 
-def predict(model, paths, top=5, batch_size=32):
-    """Classifies image files, as the model's weights want them prepared.
+def predict(model: Any, paths: Any, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
+    """Classifies image files.
+
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from keras_resnet import create, predict
+    >>> Image.fromarray(np.full((32, 32, 3), 128, "uint8")).save("grey.png")
+    >>> for prediction in predict(create("resnet20", weights="cifar10"), "grey.png", top=1):
+    ...     print(prediction.path, [name for id, name, probability in prediction.classes])
+    grey.png ['cat']
 
     Args:
-        model: a network whose preprocessing is known, or one from `load_exported`.
+        model: a Keras classifier whose preprocessing is known, or what `load_exported` returned.
         paths: a file, a folder (searched for images, with its folders), or a list of them.
-        top: how many classes an image.
-        batch_size: images at a time; memory is taken for so many.
+        top: number of classes for each image.
+        batch_size: number of images that are in memory together.
 
     Yields:
-        A Prediction for each image, in order. A file that is no image, or half of one, yields its error.
+        A Prediction for each image, in order. Its `error` is set for a file that is not an image or is damaged.
 
     Raises:
-        ValueError, FileNotFoundError: with the first image asked for, if there is no such file, no image in a
-            folder, or no known preprocessing.
+        ValueError, FileNotFoundError: when the first image is requested, if a file does not exist, a folder has no
+            images, or the model's preprocessing is not known.
     """
-    network = _classifier(model)
+    classifier = _classifier(model)
     found = find_images(paths)
     for start in range(0, len(found), batch_size):
-        images, answers = [], [Prediction(path) for path in found[start : start + batch_size]]
-        for answer in answers:
+        images, predictions = [], [Prediction(path) for path in found[start : start + batch_size]]
+        for prediction in predictions:
             try:
-                images.append(load_image(answer.path, network.look.channels))
+                images.append(load_image(prediction.path, classifier.preprocessing.channels))
             except (ValueError, OSError) as error:
-                answer.error = str(error)
-        readable = [answer for answer in answers if answer.error is None]
+                prediction.error = str(error)
+        readable = [prediction for prediction in predictions if prediction.error is None]
         if readable:
-            for answer, classes in zip(readable, classify(network, images, top), strict=True):
-                answer.classes = classes
-        yield from answers
+            for prediction, classes in zip(readable, classify(classifier, images, top), strict=True):
+                prediction.classes = classes
+        yield from predictions
 
 
-def classify(model, images, top=5):
-    """Classifies images in memory, all at once.
+def classify(model: Any, images: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
+    """Classifies images in memory, in one batch.
 
     Args:
         model, top: as for `predict`.
-        images: what a Preprocessing takes: a PIL image, a uint8 array (H, W) or (H, W, C), a path, or several.
+        images: anything that a Preprocessing takes: a PIL image, a uint8 array (H, W) or (H, W, C), a path, or several.
 
     Returns:
         For each image a list of (id, name, probability), the most probable class first.
 
     Raises:
-        ValueError: for a network of unknown preprocessing and for what is no image.
+        ValueError: for a model of unknown preprocessing, and for anything that is not an image.
     """
-    network = _classifier(model)
-    scores = network.probabilities(network.prepare(images))
-    return decode_predictions(scores, top=top, classes=network.class_names)
+    classifier = _classifier(model)
+    probabilities = classifier.probabilities(classifier.prepare(images))
+    return decode_predictions(probabilities, top=top, classes=classifier.class_names)
 
 
 def _classifier(model):
     return Classifier(model) if isinstance(model, keras.Model) else model
 
 
-def probabilities(model, inputs):
-    """(B, H, W, C) -> (B, classes) probabilities, whether the model ends in a softmax or in logits."""
+def predict_probabilities(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
+    """(B, H, W, C) inputs -> (B, classes) probabilities, of a model that ends in a softmax or in logits.
+
+    Raises:
+        ValueError: if the model is not a classifier.
+    """
     outputs = model.predict_on_batch(to_data_format(model, inputs))
     outputs = np.asarray(keras.ops.convert_to_numpy(outputs), "float32")
     if outputs.ndim != 2:
@@ -105,6 +119,6 @@ def probabilities(model, inputs):
     return softmax(outputs) if logits else outputs
 
 
-def softmax(logits):
-    """(B, classes) arrays of scores -> probabilities."""
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """(B, classes) logits -> probabilities."""
     return keras.ops.convert_to_numpy(keras.ops.softmax(logits))

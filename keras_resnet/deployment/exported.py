@@ -57,7 +57,7 @@ class Exported:
         return self.metadata.name
 
     @property
-    def look(self):
+    def preprocessing(self):
         """The Preprocessing of its images.
 
         Raises:
@@ -78,7 +78,7 @@ class Exported:
 
     def prepare(self, images):
         """What a Preprocessing takes -> what the network takes."""
-        return self.metadata.taken(self.look, self.look.pixels(images))
+        return self.metadata.taken(self.preprocessing, self.preprocessing.pixels(images))
 
     def __call__(self, inputs):
         """Inputs, (B, H, W, C) uint8 in 0..255, or what a raw one takes -> {name of an output: array (B, ...)}.
