@@ -85,7 +85,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in said
-    assert re.search(r"stopped: Stopped after step \d+\. To go on, repeat the command with --resume", said)
+    assert re.search(r"stopped: Stopped after step \d+\. To continue, repeat the command with --resume", said)
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()
 
 
@@ -122,7 +122,7 @@ def test_models_lists_every_network_with_numbers():
     assert len(rows) > 45
     table = run_command("models", "*cifar*").stdout
     assert "resnet1202_cifar" in table and "19.42 M" in table and "resnet50" not in table
-    assert "(top-1 80.858 %, BSD-3-Clause)" in re.sub(r"\s+", " ", run_command("models", "resnet50").stdout)
+    assert "(top-1 80.858%, BSD-3-Clause)" in re.sub(r"\s+", " ", run_command("models", "resnet50").stdout)
     assert "hf://timm/resnet50d.a1_in1k" in re.sub(r"\s", "", run_command("models", "resnet50d").stdout)
 
 

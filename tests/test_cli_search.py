@@ -9,7 +9,7 @@ from support import run_command
 
 from keras_resnet import ResNetSpec, complexity
 from keras_resnet.cli import main
-from keras_resnet.cli.search import amount
+from keras_resnet.cli.training import number_with_unit
 
 QUICK = ("--dataset", "digits", "--max-params", "25k", "--set", "epochs=1", "--set", "batch_size=128")
 
@@ -47,7 +47,7 @@ def _runs(folder, found):
 
 @pytest.mark.parametrize(("text", "number"), [("100k", 100_000), ("1.5M", 1_500_000), ("40G", 4e10), ("12", 12)])
 def test_amounts(text, number):
-    assert amount("max-params", text) == number
+    assert number_with_unit("max-params", text) == number
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_names_are_no_markup(tmp_path):
             "flat/7.png (it holds something else",
         ),
         (("--dataset", "digits", "--split", "val", "--model", "{models}/a.keras"), "`split` should be one of"),
-        (("--dataset", "digits", "--model", "{models}/a.keras", "--precision", "int4"), "bfloat16"),
+        (("--dataset", "digits", "--model", "resnet20", "--weights", "cifar10", "--precision", "int4"), "bfloat16"),
         (
             ("--dataset", "digits", "--model", "{models}/a.keras", "--precision", "float32"),
             "`--precision` should be left",
@@ -132,7 +132,7 @@ def test_complexity_is_the_papers_comparison():
 
 
 def test_a_network_layer_by_layer(tmp_path):
-    shown = run_command("study", "complexity", "--model", "resnet20", "--image", tmp_path / "costs.png").stdout
+    shown = run_command("study", "complexity", "--model", "resnet20", "--plot", tmp_path / "costs.png").stdout
     assert "40,551,040" in shown and "stage3 81 px" in shown
     assert Image.open(tmp_path / "costs.png").format == "PNG"
 

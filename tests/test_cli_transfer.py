@@ -70,7 +70,7 @@ def test_probe_and_nearest(home):
     said = json.loads(run_command("probe", *words, "-k", 3, "--json").stdout)
     assert set(said) == {"linear probe", "3 nearest neighbours"}
     table = run_command("probe", *words, "-k", 3).stdout
-    assert all(f"{100 * found['top1_accuracy']:.2f} % of 12" in table for found in said.values())
+    assert all(f"{found['top1_accuracy']:.2%} of 12" in table for found in said.values())
 
     train = read_features(home / "train.npz")
     cosines = cosine_similarity(train.vectors)[train.names.index("two/3.png")]

@@ -1,6 +1,6 @@
-"""keras-resnet: one command, one call each."""
+"""The `keras-resnet` command: one command for each task."""
 
-from keras_resnet.cli import deployment, networks, search, studies, testing, training, transfer
+from keras_resnet.cli import deployment, evaluation, features, models, studies, training
 from keras_resnet.cli.app import app, main
 
-__all__ = ["app", "deployment", "main", "networks", "search", "studies", "testing", "training", "transfer"]
+__all__ = ["app", "deployment", "evaluation", "features", "main", "models", "studies", "training"]

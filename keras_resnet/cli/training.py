@@ -1,161 +1,188 @@
-"""Commands that train and measure: train, benchmark."""
+"""Commands that train networks: train, finetune, tune."""
 
 import json
 import shlex
-import sys
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.text import Text
+from typer import Option
 
 import keras_resnet
 from keras_resnet.architecture.spec import read_spec
-from keras_resnet.benchmark.compare import compare
-from keras_resnet.benchmark.contenders import CONTENDERS, PRECISIONS, TASKS
-from keras_resnet.benchmark.report import notes, table
-from keras_resnet.cli.app import (
-    Changes,
-    CheckpointEvery,
-    DataDir,
-    Deterministic,
-    Devices,
-    Download,
-    Overwrite,
-    Precision,
-    Resume,
-    Seed,
-    SkipBad,
-    ValidationSplit,
-    app,
-    err,
-    last_words,
-    out,
-    print_json,
-    recipe_changes,
-    separated,
-    source,
+from keras_resnet.cli.app import print_json, print_line, print_progress, print_table
+from keras_resnet.cli.options import AsJson, Changes, Mode, Model, TrainingSet, command, recipe_changes
+from keras_resnet.data.sources import load_dataset
+from keras_resnet.search.results import in_words
+from keras_resnet.search.tune import WINNER
+from keras_resnet.training.options import RunOptions
+
+DATA = {load_dataset: "data_dir download validation_split skip_bad"}
+RUN = "devices precision seed deterministic checkpoint_every resume overwrite"
+UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
+RecipeName = Annotated[str, Option("--recipe", help="A name in RECIPES.")]
+
+
+@command(
+    data=DATA,
+    options={keras_resnet.train: "keep validation_freq sync_batch_norm tensorboard", RunOptions: RUN + " xla"},
 )
-from keras_resnet.files import atomic_write
-
-
-@app.command()
 def train(
-    recipe: Annotated[str, typer.Option(help="A row of RECIPES.")] = "quickstart",
-    model: Annotated[
-        str | None, typer.Option(help="A network of `keras-resnet models`.", show_default="resnet20")
-    ] = None,
+    data,
+    options,
+    recipe: RecipeName = "quickstart",
+    model: Annotated[str | None, Option(help="A network of `keras-resnet models`.", show_default="resnet20")] = None,
     spec: Annotated[
-        Path | None, typer.Option(help="A ResNetSpec as JSON instead, such as the winner.json of `keras-resnet tune`.")
+        Path | None, Option(help="A ResNetSpec as JSON instead, such as winner.json of `keras-resnet tune`.")
     ] = None,
-    dataset: Annotated[
-        str, typer.Option(help="digits, a name of tensorflow-datasets, or a folder with a folder for each class.")
-    ] = "digits",
+    dataset: TrainingSet = "digits",
     workdir: Annotated[
-        Path | None, typer.Option(help="Folder for what the run leaves.", show_default="runs/RECIPE")
+        Path | None,
+        Option(help="Folder for model, checkpoint, logs, settings and report.", show_default="runs/RECIPE"),
     ] = None,
     changes: Changes = None,
-    data_dir: DataDir = None,
-    download: Download = True,
-    validation_split: ValidationSplit = None,
-    skip_bad: SkipBad = False,
-    devices: Devices = None,
-    sync_batch_norm: Annotated[bool, typer.Option(help="Batch norm over all devices' images.")] = False,
-    precision: Precision = None,
-    xla: Annotated[bool | None, typer.Option(help="Compile with XLA.", show_default="only on a GPU")] = None,
-    seed: Seed = 0,
-    deterministic: Deterministic = False,
-    checkpoint_every: CheckpointEvery = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    tensorboard: Annotated[bool, typer.Option(help="Write logs for TensorBoard.")] = False,
-    validation_freq: Annotated[int, typer.Option(help="Epochs between tests.", min=1)] = 1,
-    keep: Annotated[
-        str, typer.Option(help="best: the weights of the epoch that tested best; give it a --validation-split.")
-    ] = "last",
 ):
-    """Train a network, and leave model, checkpoint, log, curves, settings and report in a folder."""
+    """Train a network, and write model, checkpoint, log, curves, settings and report to a folder."""
     if spec and model:
         raise ValueError(f"`--model` and `--spec` should not be given both. Received: --model {model} --spec {spec}")
     row = keras_resnet.get_recipe(recipe, **recipe_changes(changes))
     workdir = workdir or Path("runs") / recipe
-    with last_words():
-        report = keras_resnet.train(
-            read_spec(spec) if spec else model or "resnet20",
-            source(dataset, data_dir, download, skip_bad, validation_split),
-            row,
-            workdir,
-            seed=seed,
-            overwrite=overwrite,
-            resume=resume,
-            checkpoint_every=checkpoint_every,
-            deterministic=deterministic,
-            devices=devices,
-            sync_batch_norm=sync_batch_norm,
-            precision=precision,
-            xla=xla,
-            tensorboard=tensorboard,
-            validation_freq=validation_freq,
-            keep=keep,
-        ).report
-    out.print(
-        f"top-1 accuracy {100 * report['top1_accuracy']:.2f} % on {report['test_images']} test images, "
-        f"{report['wall_time_s']:.0f} s, everything in {workdir}/",
-        highlight=False,
-        soft_wrap=True,
+    model = read_spec(spec) if spec else model or "resnet20"
+    report = keras_resnet.train(model, partial(load_dataset, dataset, **data), row, workdir, **options).report
+    print_line(
+        f"top-1 accuracy {report['top1_accuracy']:.2%} on {report['test_images']} test images, "
+        f"{report['wall_time_s']:.0f} s, everything in {workdir}/"
     )
 
 
-@app.command()
-def benchmark(
-    model: Annotated[str, typer.Option(help="A network of `keras-resnet models`.")] = "resnet50",
-    batch_size: Annotated[int, typer.Option(help="Images a step.", min=1)] = 16,
-    image_size: Annotated[int | None, typer.Option(help="Their sides.", show_default="the network's usual one")] = None,
-    precision: Annotated[
-        list[str] | None, typer.Option(help=f"Of {', '.join(PRECISIONS)}.", show_default="float32")
+@command(
+    data=DATA,
+    options={keras_resnet.finetune: "stages batch_norm head_epochs", RunOptions: RUN},
+)
+def finetune(
+    data,
+    options,
+    dataset: TrainingSet,
+    model: Model = "resnet50",
+    weights: Annotated[
+        str | None,
+        Option(help="A tag or a file; none for random ones.", show_default="imagenet; a .keras file's own"),
     ] = None,
-    contenders: Annotated[
-        list[str] | None, typer.Option(help=f"Of {', '.join(CONTENDERS)}.", show_default="all that are installed")
-    ] = None,
-    tasks: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(TASKS)}.", show_default="all")] = None,
-    rounds: Annotated[int, typer.Option(help="Turns for each contender.", min=1)] = 5,
-    steps: Annotated[
-        int | None, typer.Option(help="Batches a turn.", min=1, show_default="as many as take two seconds")
-    ] = None,
-    xla: Annotated[bool | None, typer.Option(help="Compile Keras with XLA.", show_default="where it is faster")] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="File for the whole report; - prints it instead of a table.")
-    ] = None,
+    workdir: Annotated[Path, Option(help="Folder for the model, its report and the runs.")] = Path("runs/finetune"),
+    recipe: RecipeName = "finetune",
+    changes: Changes = None,
+    mode: Mode = None,
 ):
-    """Measure a network side by side with keras.applications, torch, ONNX Runtime and OpenVINO, where installed.
+    """Train a pretrained network on classes of your own: first a new classifier, then the upper stages with it."""
+    if weights is None and not model.endswith(".keras"):
+        weights = "imagenet"
+    result = keras_resnet.finetune(
+        model,
+        partial(load_dataset, dataset, **data),
+        workdir,
+        weights=None if weights == "none" else weights,
+        recipe=recipe,
+        mode=mode,
+        **options,
+        **recipe_changes(changes),
+    )
+    print_table(("phase", "best epoch's accuracy"), (_phase(result, *item) for item in result.phases.items()))
+    print_line(f"everything in {workdir}/")
 
-    Lists are separated by commas, or their option is repeated. Leave the machine alone meanwhile.
+
+def _phase(result, name, report):
+    kept = " (kept)" if name == result.best else ""
+    return name, f"{report['top1_accuracy']:.2%} of {report['test_images']:,}{kept}"
+
+
+@command(
+    data={load_dataset: "data_dir download"},
+    options={
+        keras_resnet.tune: "tuner trials max_latency validation_split final",
+        RunOptions: "devices precision seed deterministic checkpoint_every overwrite",
+    },
+)
+def tune(
+    data,
+    options,
+    dataset: TrainingSet = "digits",
+    max_params: Annotated[str | None, Option(help="Largest number of parameters: 100k, 1.5M.")] = None,
+    max_multiply_adds: Annotated[
+        str | None, Option(help="Largest number of multiply-adds for one image: 40M, 4G.")
+    ] = None,
+    recipe: RecipeName = "quickstart",
+    changes: Changes = None,
+    workdir: Annotated[
+        Path | None, Option(help="Folder for the candidates and the result.", show_default="runs/tune_DATASET")
+    ] = None,
+    as_json: AsJson = False,
+):
+    """Search for the most accurate network within a budget, and its recipe. Repeat the command to continue it.
+
+    Several processes share a search: give each KERASTUNER_ORACLE_IP, KERASTUNER_ORACLE_PORT and KERASTUNER_TUNER_ID,
+    which is "chief" in one of them.
     """
-    as_json = json_file == Path("-")
-    with (
-        nullcontext() if json_file is None or as_json else atomic_write(json_file) as partial,
-        err.status("") as status,
-    ):
-        report = compare(
-            model,
-            batch_size,
-            image_size,
-            separated(precision) or ("float32",),
-            separated(contenders) or tuple(CONTENDERS),
-            separated(tasks) or tuple(TASKS),
-            rounds,
-            steps,
-            xla,
-            progress=status.update if err.is_terminal else lambda text: err.print(Text(text)),
-        )
-        report = {"command": shlex.join(["keras-resnet", *sys.argv[1:]]), **report}
-        if partial:
-            partial.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    workdir = workdir or Path("runs") / f"tune_{Path(dataset).name}"
+    result = keras_resnet.tune(
+        partial(load_dataset, dataset, **data),
+        max_params=number_with_unit("max-params", max_params),
+        max_multiply_adds=number_with_unit("max-multiply-adds", max_multiply_adds),
+        recipe=recipe,
+        workdir=workdir,
+        progress=print_progress,
+        **options,
+        **recipe_changes(changes),
+    )
     if as_json:
-        return print_json(report)
-    out.print(table(report))
-    for note in notes(report):
-        out.print(note, soft_wrap=True, highlight=False)
-    if not report["results"]:
-        raise typer.Exit(1)
+        return print_json(result.to_config())
+    if result.winner:  # a worker may end before the chief has written anything
+        _print_search(result)
+        given = {"recipe": recipe, "dataset": dataset, "data-dir": data["data_dir"]}
+        given |= {name: options[name] for name in ("precision", "devices")}
+        print_line(f"again: {_training_command(result, workdir, given)}")
+    print_line(f"everything in {workdir}/")
+
+
+def number_with_unit(option, text):
+    """ "100k" -> 100000; None stays None."""
+    if text is None:
+        return None
+    unit = UNITS.get(text[-1:], 1)
+    try:
+        return round(float(text.removesuffix(text[-1]) if unit > 1 else text) * unit)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"`--{option}` should be a number, such as 100000, 100k or 1.5M. Received: --{option} {text!r}"
+        ) from None
+
+
+def _print_search(result):
+    front = result.front()
+    columns = ("trial", "network", "parameters", "multiply-adds", "accuracy")
+    print_table(columns, (_candidate(one, one in front) for one in result.completed), left=["network"])
+    print_line("* no candidate with fewer parameters is as accurate on the validation images")
+    if result.final:
+        print_line(
+            f"trial {result.winner.trial}, trained on all training images: {result.final['top1_accuracy']:.2%} "
+            f"of {result.final['test_images']:,} test images"
+        )
+
+
+def _candidate(candidate, on_front):
+    costs = (f"{candidate.parameters:,}", f"{candidate.multiply_adds:,}")
+    accuracy = f"{candidate.top1_accuracy:.2%}{' *' if on_front else '  '}"
+    return candidate.trial, in_words(candidate.spec), *costs, accuracy
+
+
+def _training_command(result, workdir, options):
+    """The command that trains the best network as the search did at its end."""
+    named = keras_resnet.get_recipe(options["recipe"]).to_config()
+    trained = result.settings["recipe"] | result.winner.final_recipe
+    changes = {name: given for name, given in trained.items() if given != named[name]}
+    options = {"spec": workdir / WINNER, **options, "seed": result.settings["seed"]}
+    words = ["keras-resnet", "train"]
+    for option, given in options.items():
+        words += () if given is None else (f"--{option}", str(given))
+    for name, given in changes.items():
+        words += ("--set", f"{name}={given if isinstance(given, str) else json.dumps(given)}")
+    return shlex.join(words)

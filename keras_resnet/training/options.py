@@ -27,7 +27,7 @@ overwrite=False, xla=None)
     seed: int = 0
     """Seed of the initial weights, the order of the images and the augmentation."""
     devices: int | None = None
-    """GPUs of this machine to use, None for all; without GPUs, the number of logical devices to split its CPU into.
+    """Number of GPUs of this machine to use, or without GPUs of logical devices to split its CPU into; None: all GPUs.
     Several machines find each other by TF_CONFIG (see `training/distribution.py`), and share the workdir."""
     precision: str | None = None
     """"float32", "bfloat16" or "float16" (the latter two with float32 weights) for a network given by name or spec;

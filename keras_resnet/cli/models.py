@@ -1,0 +1,133 @@
+"""Commands about networks and their weights: models, summary, predict, convert."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import track
+from typer import Argument, Option
+
+import keras_resnet
+from keras_resnet.cli.app import err, out, print_json, print_line, print_problem, print_table
+from keras_resnet.cli.options import AsJson, Weights, command, model_from, raise_if_given
+from keras_resnet.data.image_files import find_images
+from keras_resnet.deployment.exported import is_exported
+from keras_resnet.weights.catalog import WEIGHTS
+
+
+@command()
+def models(
+    pattern: Annotated[str, Argument(help='Names of networks, as in a shell: "*cifar*".')] = "*",
+    as_json: AsJson = False,
+):
+    """List the networks: depth, parameters, multiply-adds, weights (all tags if only one network matches)."""
+    names = keras_resnet.list_models(pattern)
+    if not names:
+        raise ValueError(f"`pattern` should match a name of `keras-resnet models`. Received: pattern={pattern!r}")
+    rows = [_model_row(name) for name in names]
+    if as_json:
+        return print_json(rows)
+    columns = ("network", "depth", "parameters", "multiply-adds", "at", "weights")
+    print_table(columns, (_cells(row, all_tags=len(rows) == 1) for row in rows), left=["weights"])
+
+
+def _model_row(name):
+    spec = keras_resnet.get_spec(name)
+    cost = keras_resnet.complexity(spec)
+    return {
+        "name": name,
+        "depth": spec.depth,
+        "parameters": cost.parameters,
+        "multiply_adds": cost.multiply_adds,
+        "input_size": spec.default_size,
+        "weights": keras_resnet.list_weights(name),
+    }
+
+
+def _cells(row, all_tags):
+    return (
+        row["name"],
+        row["depth"],
+        f"{row['parameters'] / 1e6:.2f} M",
+        f"{row['multiply_adds'] / 1e9:.2f} G",
+        f"{row['input_size']} px",
+        "\n".join(_tag(row["name"], tag) for tag in row["weights"]) if all_tags else _tag_groups(row["weights"]),
+    )
+
+
+def _tag(name, tag):
+    """A tag with its published ImageNet top-1 accuracy and its license, if the catalog has them."""
+    source = WEIGHTS.get((name, tag))
+    return f"{tag} (top-1 {100 * source.top1_accuracy:.5g}%, {source.license})" if source else tag
+
+
+def _tag_groups(tags):
+    """["imagenet", "hf://timm/a", "hf://timm/b"] -> "imagenet, hf://timm (2)"."""
+    groups = Counter("hf://timm" if tag.startswith("hf:") else tag.split(":")[0] for tag in tags)
+    return ", ".join(f"{group} ({count})" if group != "imagenet" else group for group, count in groups.items())
+
+
+@command()
+def summary(
+    name: Annotated[str, Argument(help="A network of `keras-resnet models`, or a .keras file.")],
+    weights: Weights = None,
+):
+    """Show a network layer by layer."""
+    model = model_from(name, weights)
+    model.summary(line_length=min(out.width, 120), print_fn=lambda line: out.print(line, highlight=False))
+
+
+@command()
+def predict(
+    images: Annotated[list[Path], Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
+    model: Annotated[
+        str, Option(help="A network of `keras-resnet models`, a .keras file, or an exported network.")
+    ] = "resnet50",
+    weights: Weights = None,
+    top: Annotated[int, Option(help="Number of classes for each image.", min=1)] = 5,
+    as_json: AsJson = False,
+):
+    """Predict the classes of images. Unreadable files are listed, and make the exit status 1."""
+    paths = find_images(images)  # before any weights are downloaded
+    if is_exported(model):
+        raise_if_given("an exported network", weights=weights)
+        classifier = keras_resnet.load_exported(model)
+    else:
+        classifier = model_from(model, weights, default_weights="imagenet")
+    predictions = keras_resnet.predict(classifier, paths, top=top)
+    bar = {"console": err, "transient": True, "disable": not err.is_terminal}
+    predictions = list(track(predictions, "images", len(paths), **bar))
+    if as_json:
+        print_json([_prediction_json(prediction) for prediction in predictions])
+    else:
+        columns = ("image", "class", "probability")
+        print_table(columns, (row for one in predictions for row in _prediction_rows(one)), left=["class"])
+    failed = [prediction for prediction in predictions if prediction.error]
+    for prediction in failed:
+        print_problem("not read", f"{prediction.path}: {prediction.error}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _prediction_json(prediction):
+    classes = [{"id": i, "name": name, "probability": float(share)} for i, name, share in prediction.classes]
+    return {"path": str(prediction.path), "error": prediction.error, "classes": classes}
+
+
+def _prediction_rows(prediction):
+    for rank, (_, name, probability) in enumerate(prediction.classes):
+        yield "" if rank else prediction.path, name, f"{probability:.1%}"
+
+
+@command()
+def convert(
+    source: Annotated[str, Argument(help="A weights file, or a tag.", metavar="IN")],
+    target: Annotated[Path, Argument(help=".safetensors, .pth, .h5, .weights.h5 or .keras.", metavar="OUT")],
+    model: Annotated[str, Option(help="The network that the weights belong to.")],
+    layout: Annotated[str, Option(help="Names to write: keras, torchvision, timm, cifar, auto.")] = "keras",
+):
+    """Convert weights from one library's file to another's."""
+    network = keras_resnet.create(model, include_top=None, weights=source)
+    keras_resnet.save_weights(network, target, layout=layout)
+    print_line(f"{target}: {network.name}, {network.count_params():,} numbers in the {layout} layout")

@@ -1,0 +1,156 @@
+"""Options of the commands: made of the parameters of the functions that they call, and those that several share."""
+
+import inspect
+import json
+import re
+from dataclasses import fields
+from functools import wraps
+from itertools import chain
+from pathlib import Path
+from typing import Annotated
+
+import docstring_parser
+from typer import Option
+
+import keras_resnet
+from keras_resnet.cli.app import app, interrupt_message
+from keras_resnet.data.preprocessing import MODES
+from keras_resnet.errors import unknown_name_error
+from keras_resnet.precision import COMPUTED, precision_scope
+from keras_resnet.training.recipes import Recipe
+
+AsJson = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
+Model = Annotated[str, Option("--model", help="A network of `keras-resnet models`, or a .keras file.")]
+Weights = Annotated[str | None, Option(help="A tag (see `keras-resnet models`) or the path of a weights file.")]
+Mode = Annotated[str | None, Option(help=f"Preprocessing, unless the weights define one: {', '.join(MODES)}.")]
+Precision = Annotated[str | None, Option(help=f"What the network computes in: {', '.join(COMPUTED)}.")]
+TrainingSet = Annotated[
+    str, Option("--dataset", help="digits, a name of tensorflow-datasets, or a folder of class folders.")
+]
+TestSet = Annotated[str, Option("--dataset", help="digits, a name of tensorflow-datasets, or a folder of images.")]
+Changes = Annotated[
+    list[str] | None,
+    Option("--set", help="Change a field of the recipe: --set epochs=2.", metavar="FIELD=VALUE"),
+]
+TYPES = (bool, int, float, Path, str)
+"""Types of options. A parameter with several types has the first of them."""
+
+
+def command(application=app, **groups):
+    """Registers a command that hands some of its options on to the functions that it calls.
+
+    Args:
+        application: the typer.Typer that gets the command.
+        **groups: for arguments of the command: {function or dataclass: names of its parameters in one string}. Each
+            becomes an option with the type, default and description of the parameter; the command gets the values of
+            a group as a dict.
+    """
+
+    def register(function):
+        options = {
+            group: [option(callee, name) for callee, names in callees.items() for name in names.split()]
+            for group, callees in groups.items()
+        }
+
+        @wraps(function)
+        def run(**values):
+            handed_on = {group: {it.name: values.pop(it.name) for it in options[group]} for group in groups}
+            with interrupt_message():
+                return function(**values, **handed_on)
+
+        own = [it for it in inspect.signature(function).parameters.values() if it.name not in groups]
+        parameters = [it.replace(kind=it.KEYWORD_ONLY) for it in (*own, *chain(*options.values()))]
+        run.__signature__, run.__annotations__ = inspect.Signature(parameters), {}
+        application.command()(run)
+        return function
+
+    return register
+
+
+def option(callee, name):
+    """The inspect.Parameter of a command for a parameter of a function, or for a field of a dataclass.
+
+    The option's help is the first sentence of the parameter's description. "None: all of them" in it is shown as the
+    default.
+    """
+    parameter = inspect.signature(callee).parameters[name]
+    documented = {it.arg_name: it.description for it in docstring_parser.parse_from_object(callee).params}
+    text, default = _help(documented[name])
+    hint = parameter.annotation
+    words = re.findall(r"\w+", str(type(parameter.default) if hint is parameter.empty else hint))
+    if {"int", "float"} <= set(words):
+        kind, settings = str, {"parser": value, "metavar": "NUMBER"}
+    else:
+        kind, settings = next((it for it in TYPES if it.__name__ in words), str), {}
+    settings |= {"show_default": default if parameter.default is None else bool(parameter.default)}
+    option = Option(help=text, **settings)
+    return parameter.replace(annotation=Annotated[kind | None if parameter.default is None else kind, option])
+
+
+def _help(description):
+    """ "steps between checkpoints; None: one an epoch" -> ("Steps between checkpoints.", "one an epoch")."""
+    text = " ".join(description.split())
+    default = re.search(r"(?:^|[;.,]\s)None:? ([^.;]+)", text)
+    text = re.split(r"[;.,]\sNone\b|\.\s|\.$", text)[0]
+    text = text.removeprefix("Whether to ")
+    return f"{text[:1].upper()}{text[1:]}.", default[1] if default else False
+
+
+def model_from(name, weights, default_weights=None, precision=None):
+    """A model by the name of its network, or the one in a .keras file.
+
+    Raises:
+        ValueError: for `weights` or `precision` with a .keras file, which has its own.
+    """
+    if name.endswith(".keras"):
+        raise_if_given("a .keras file", weights=weights, precision=precision)
+        return keras_resnet.load_model(name)
+    with precision_scope(precision):
+        return keras_resnet.create(name, weights=weights or default_weights)
+
+
+def raise_if_given(what, **options):
+    """Raises ValueError for each option that is given although what a file contains decides it."""
+    for name, given in options.items():
+        if given is not None:
+            raise ValueError(f"`--{name}` should be left out: {what} has its own. Received: --{name} {given}")
+
+
+def numbers(option, text, count=None):
+    """ "224,256" -> (224, 256), of length `count`; None stays None."""
+    if text is None:
+        return None
+    found = text.split(",")
+    if not all(number.strip().isdecimal() for number in found) or len(found) != (count or len(found)):
+        amount = f"{count} numbers" if count else "numbers"
+        raise ValueError(f"`--{option}` should be {amount} with commas between them. Received: --{option} {text!r}")
+    return tuple(int(number) for number in found)
+
+
+def names(texts):
+    """["a,b", "c"] -> ("a", "b", "c")."""
+    return tuple(name.strip() for text in texts or () for name in text.split(","))
+
+
+def value(text):
+    """ "2" -> 2, "0.5" -> 0.5, "cosine" -> "cosine"."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def recipe_changes(texts):
+    """["epochs=2"] -> {"epochs": 2}, fields of a recipe."""
+    return dict(map(_assignment, texts or ()))
+
+
+def _assignment(text):
+    """ "epochs=2" -> ("epochs", 2)."""
+    field, equals, given = text.partition("=")
+    if not equals:
+        raise ValueError(f"`--set` should be FIELD=VALUE, such as epochs=2. Received: --set {text}")
+    known = [row.name for row in fields(Recipe)]
+    if field not in known:
+        raise unknown_name_error("--set", field, known, f"one of the fields of a recipe: {known}")
+    return field, value(given)
