@@ -15,8 +15,8 @@ class Precision:
     policy: str | None
     """Keras's dtype policy for training in it; None where there is no training."""
     tolerance: float
-    """How far an exported network's outputs may be from Keras's, as `Agreement.relative` measures it: several times
-    what was measured of networks of VARIANTS, and less than what a wrong order of channels or a missing mean makes."""
+    """How far an exported network's outputs may be from Keras's, as `nrmse` of `ComparisonResult`: several times what
+    was measured of networks of VARIANTS, and less than the effect of a wrong channel order or a missing mean."""
 
 
 PRECISIONS = {

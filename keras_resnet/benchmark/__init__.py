@@ -1,1 +1,1 @@
-"""Networks side by side on one machine: a process for each, in turns, medians and ratios."""
+"""Benchmark: networks side by side on one machine, a process for each, with medians and ratios."""

@@ -1,11 +1,11 @@
-"""CONTENDERS: name -> who takes part, one row each; TASKS: what is measured; PRECISIONS: in which numbers."""
+"""CONTENDERS and TASKS: what a benchmark compares, and what it measures, one row each."""
 
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keras_resnet.benchmark.networks import FoldedNetwork, KerasNetwork, Network, OptimizedNetwork, StockNetwork
-from keras_resnet.benchmark.others import (
+from keras_resnet.benchmark.keras_networks import FoldedNetwork, KerasNetwork, Network, OptimizedNetwork, StockNetwork
+from keras_resnet.benchmark.other_networks import (
     CompiledTorchNetwork,
     LiteRtNetwork,
     OnnxNetwork,
@@ -15,59 +15,56 @@ from keras_resnet.benchmark.others import (
     torchvision_name,
 )
 from keras_resnet.deployment.formats.table import FORMATS
-
-COMPUTED = ("float32", "mixed_bfloat16")
-PRECISIONS = (*COMPUTED, "int8")
+from keras_resnet.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
 class Task:
-    """One thing that is measured."""
+    """What is measured."""
 
     unit: str
-    in_batches: bool = False
-    """Whether it is a rate, of the images in the batches of a round; else it is done once a round, and its time is
-    what counts."""
-    peaks: bool = False
-    """Whether the peak memory after it says something: the first two alone, since a process never forgets its peak."""
+    is_rate: bool = False
+    """Whether it is a rate, of the images in the batches of a round; otherwise the seconds of doing it once."""
+    reports_memory: bool = False
+    """Whether the peak memory is reported: only of the first two tasks, since a process's peak never falls."""
 
 
 TASKS = {
-    "inference": Task("images/s", in_batches=True, peaks=True),
-    "train": Task("images/s", in_batches=True, peaks=True),
+    "inference": Task("images/s", is_rate=True, reports_memory=True),
+    "train": Task("images/s", is_rate=True, reports_memory=True),
     "build": Task("s"),
     "load": Task("s"),
-    "pipeline": Task("images/s", in_batches=True),
-    "whole_run": Task("images/s", in_batches=True),
-    "evaluation": Task("images/s", in_batches=True),
-    "extraction": Task("images/s", in_batches=True),
+    "pipeline": Task("images/s", is_rate=True),
+    "whole_run": Task("images/s", is_rate=True),
+    "evaluation": Task("images/s", is_rate=True),
+    "extraction": Task("images/s", is_rate=True),
 }
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Who takes part."""
+    """A library, or a form of this package's networks, that is compared with others."""
 
     network: type[Network]
     tasks: tuple[str, ...] = ("inference", "train", "build", "load")
-    precisions: tuple[str, ...] = COMPUTED
+    precisions: tuple[str, ...] = ("float32", "bfloat16")
     needs: tuple[str, ...] = ()
-    """Modules beyond those of this package."""
+    """Modules that must be installed."""
     backend: str | None = None
     """The Keras backend in its process; None: the configured one."""
-    has: Callable[[str], object] = bool
-    """Name of a network -> whether it has that."""
+    has_network: Callable[[str], object] = bool
+    """Function of a network's name: whether it has that network."""
 
 
 BASELINE = "keras"
-"""Whom the others are compared with."""
+"""The contender that the others are compared with."""
 
-_TORCH = {"backend": "torch", "has": torchvision_name}
+_TORCH = {"backend": "torch", "has_network": torchvision_name}
 _EXPORTED = {"tasks": ("inference", "load"), "backend": "tensorflow"}
 
 
-def _needs(form):
-    return (*FORMATS[form].writes, "tensorflow")
+def _needs(format):
+    return (*FORMATS[format].writes, "tensorflow")
 
 
 CONTENDERS = {
@@ -78,7 +75,9 @@ CONTENDERS = {
     "torch": Contender(TorchNetwork, needs=("torch", "torchvision"), **_TORCH),
     "torch_compiled": Contender(CompiledTorchNetwork, needs=("torch", "torchvision"), **_TORCH),
     "onnxruntime": Contender(OnnxNetwork, precisions=("float32", "int8"), needs=_needs("onnx"), **_EXPORTED),
-    "openvino": Contender(OpenVinoNetwork, precisions=PRECISIONS, needs=_needs("openvino"), **_EXPORTED),
+    "openvino": Contender(
+        OpenVinoNetwork, precisions=("float32", "bfloat16", "int8"), needs=_needs("openvino"), **_EXPORTED
+    ),
     "openvino_torch": Contender(
         OpenVinoTorchNetwork, ("inference",), needs=("torch", "torchvision", "onnxscript", "openvino"), **_TORCH
     ),
@@ -86,13 +85,17 @@ CONTENDERS = {
 }
 
 
-def obstacle(job):
-    """Why a contender cannot take part in a job, in words; None if it can."""
+MEASURED_PRECISIONS = tuple(name for name in PRECISIONS if any(name in row.precisions for row in CONTENDERS.values()))
+"""The names in PRECISIONS that some contender supports."""
+
+
+def reason_to_skip(job) -> str | None:
+    """Why a contender cannot measure a job; None if it can."""
     contender = CONTENDERS[job.contender]
     missing = [module for module in contender.needs if importlib.util.find_spec(module) is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
-    if not contender.has(job.model):
+    if not contender.has_network(job.model):
         return f"has no {job.model}"
     if job.precision not in contender.precisions:
         return f"runs in {', '.join(contender.precisions)} only"

@@ -1,4 +1,4 @@
-"""The result of `compare` as people read it."""
+"""The result of `compare` as a table and notes for the terminal."""
 
 from itertools import groupby
 
@@ -7,14 +7,14 @@ from rich.text import Text
 
 
 def table(report):
-    """A rich Table: a line for each task, contender and precision."""
-    stock = report["baseline"]
+    """A rich Table with a line for each task, contender and precision."""
+    baseline = report["baseline"]
     out = Table(box=None, header_style="bold")
     out.add_column("task", no_wrap=True)
     out.add_column("network", overflow="fold")
     out.add_column("precision", overflow="fold")
-    for head in ("median", f"vs {stock['contender']} {stock['precision']}", "vs same precision", "peak memory"):
-        out.add_column(head, justify="right")
+    for header in ("median", f"vs {baseline['contender']} {baseline['precision']}", "vs same precision", "peak memory"):
+        out.add_column(header, justify="right")
     for task, rows in groupby(report["results"], key=lambda row: row["task"]):
         for number, row in enumerate(rows):
             out.add_row("" if number else task, *_cells(row))
@@ -22,7 +22,7 @@ def table(report):
 
 
 def notes(report):
-    """Lines of Text around the table: what was measured on, and who is missing."""
+    """Lines of Text about the settings and the machine, and what was not measured."""
     settings, machine = report["settings"], report["machine"]
     devices = dict.fromkeys(row["device"] for row in report["results"] if row["device"])
     lines = [
@@ -32,10 +32,10 @@ def notes(report):
         ", ".join([machine["cpu"], f"{machine['cores']} cores", *devices]),
         ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
     ]
-    absent = {}
+    skipped = {}
     for row in report["not_measured"]:
-        absent.setdefault((row["contender"], row["task"], row["reason"]), []).append(row["precision"])
-    for (contender, task, reason), precisions in absent.items():
+        skipped.setdefault((row["contender"], row["task"], row["reason"]), []).append(row["precision"])
+    for (contender, task, reason), precisions in skipped.items():
         lines.append(f"not measured: {' '.join(filter(None, (contender, task)))} ({', '.join(precisions)}): {reason}")
     return [Text(line) for line in lines]
 
@@ -53,7 +53,7 @@ def _cells(row):
 
 
 def _quantity(value, unit):
-    """Three figures: 9.18 images/s, 1234 images/s."""
+    """A value with three digits or more: 9.18 images/s, 1234 images/s."""
     digits = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:.{digits}f} {unit}"
 

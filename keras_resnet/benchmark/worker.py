@@ -1,7 +1,7 @@
-"""A process that measures one network, and the parent's end of it.
+"""A process that measures one network, and the object that controls it.
 
-They speak in lines of JSON: first a Job and the network's name, then requests to do a task so many times and how long
-that took. Between requests the process waits, and leaves the machine to the others.
+They exchange lines of JSON: first a Job, answered by the network's name; then requests for a number of steps of a task,
+answered by the seconds they took. Between requests the process waits and leaves the machine to the others.
 """
 
 import gc
@@ -15,19 +15,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 from keras_resnet.benchmark.contenders import CONTENDERS
-from keras_resnet.benchmark.networks import Job
+from keras_resnet.benchmark.keras_networks import Job
 from keras_resnet.machine import peak_memory
 
 _SHARING = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-"""One GPU for all: nobody takes its whole memory at once."""
+"""All processes share one GPU: none takes its whole memory at the start."""
 
 
 class WorkerDied(Exception):
-    """The process has ended; the message says how, with its last words."""
+    """The process has ended; the message has its exit status and the last lines of its stderr."""
 
 
 class Worker:
-    """A process for a job. The constructor returns when its network is built.
+    """A process for a job; the constructor returns when its network is built.
 
     Raises:
         WorkerDied: also from `measure`.
@@ -36,47 +36,47 @@ class Worker:
     def __init__(self, job):
         self.job = job
         self.folder = tempfile.TemporaryDirectory()
-        self.words = Path(self.folder.name) / "stderr.txt"
-        with self.words.open("wb") as words:
+        self.stderr = Path(self.folder.name) / "stderr.txt"
+        with self.stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", __name__, self.folder.name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=words,
+                stderr=stderr,
                 text=True,
                 env=_environment(CONTENDERS[job.contender].backend),
             )
         try:
-            self.network = self._ask(asdict(job))["network"]
+            self.network = self._request(asdict(job))["network"]
         except BaseException:
             self.close()
             raise
 
     def measure(self, task, steps):
-        """{"seconds", "peak_memory", "device", "peak_device_memory"} of doing a task `steps` times."""
-        return self._ask({"task": task, "steps": steps})
+        """Runs `steps` steps of a task -> {"seconds", "peak_memory", "device", "peak_device_memory"}."""
+        return self._request({"task": task, "steps": steps})
 
     def close(self):
-        """Ends the process, whatever it is doing."""
+        """Kills the process and deletes its files."""
         self.process.kill()
         self.process.communicate()
         self.folder.cleanup()
 
-    def _ask(self, request):
+    def _request(self, values):
         try:
-            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.write(json.dumps(values) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # no answer follows
+            pass  # the missing answer is noticed below
         answer = self.process.stdout.readline()
         if not answer:
-            raise WorkerDied(self._last_words())
+            raise WorkerDied(self._last_lines())
         return json.loads(answer)
 
-    def _last_words(self, lines=3, width=300):
+    def _last_lines(self, count=3, width=300):
         status = self.process.wait()
-        words = [line for line in self.words.read_text("utf-8", "replace").splitlines() if line.strip()]
-        return "\n".join([f"ended with exit status {status}", *(line[:width] for line in words[-lines:])])
+        lines = [line for line in self.stderr.read_text("utf-8", "replace").splitlines() if line.strip()]
+        return "\n".join([f"ended with exit status {status}", *(line[:width] for line in lines[-count:])])
 
 
 def _environment(backend):
@@ -85,9 +85,12 @@ def _environment(backend):
 
 
 def main(folder):
-    """The process, with a folder for its files.
+    """The main function of the process.
 
-    It answers on what was standard output; whatever libraries print there goes to standard error instead.
+    It answers on standard output; what libraries print goes to standard error.
+
+    Args:
+        folder: for the network's files.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -99,18 +102,19 @@ def main(folder):
     network = CONTENDERS[job.contender].network(job, folder)
     answer(network=network.name)
     for request in sys.stdin:
-        answer(**_measured(network, **json.loads(request)))
+        answer(**_measure(network, **json.loads(request)))
 
 
-def _measured(network, task, steps):
+def _measure(network, task, steps):
     gc.collect()
     started = time.perf_counter()
-    own = getattr(network, task)(steps)
-    seconds = time.perf_counter() - started if own is None else own
+    seconds = getattr(network, task)(steps)
+    if seconds is None:
+        seconds = time.perf_counter() - started
     device, peak_device_memory = network.accelerator()
     return {
         "seconds": seconds,
-        "peak_memory": peak_memory() if network.memory_is_its_own else None,
+        "peak_memory": peak_memory() if network.reports_memory else None,
         "device": device,
         "peak_device_memory": peak_device_memory,
     }

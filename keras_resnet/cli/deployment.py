@@ -12,20 +12,20 @@ from rich.markdown import Markdown
 from typer import Argument, Option
 
 import keras_resnet
-from keras_resnet.benchmark.compare import compare
-from keras_resnet.benchmark.contenders import CONTENDERS, PRECISIONS, TASKS
+from keras_resnet.benchmark.comparison import compare
+from keras_resnet.benchmark.contenders import CONTENDERS, MEASURED_PRECISIONS, TASKS
 from keras_resnet.benchmark.report import notes, table
 from keras_resnet.cli.app import err, out, print_json, print_line, print_progress
 from keras_resnet.cli.options import AsJson, Mode, Weights, command, model_from, names
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_dataset, load_test
-from keras_resnet.deployment.report import as_markdown
+from keras_resnet.deployment.report import to_markdown
 from keras_resnet.files import atomic_write
 from keras_resnet.models.preprocessing import set_preprocessing
 
 
 @command(
-    options={keras_resnet.export: "format precision batch_size samples timed overwrite"},
+    options={keras_resnet.export: "format precision batch_size calibration_size measure_speed overwrite"},
     data={load_dataset: "data_dir download"},
 )
 def export(
@@ -53,7 +53,7 @@ def export(
     if as_json:
         print_json(report)
     else:
-        out.print(Markdown(as_markdown(report)))
+        out.print(Markdown(to_markdown(report)))
 
 
 def _images(name, split, data):
@@ -64,7 +64,9 @@ def _images(name, split, data):
 @command(options={compare: "model batch_size image_size rounds steps xla"})
 def benchmark(
     options,
-    precision: Annotated[list[str] | None, Option(help=f"Of {', '.join(PRECISIONS)}.", show_default="float32")] = None,
+    precision: Annotated[
+        list[str] | None, Option(help=f"Of {', '.join(MEASURED_PRECISIONS)}.", show_default="float32")
+    ] = None,
     contenders: Annotated[
         list[str] | None, Option(help=f"Of {', '.join(CONTENDERS)}.", show_default="all that are installed")
     ] = None,

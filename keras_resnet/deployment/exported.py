@@ -1,124 +1,153 @@
-"""An exported network: a file in the runtime of its format, behind the verbs of `predict`."""
+"""`load_exported`: an exported file in the runtime of its format, for `predict`."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from keras_resnet.data.labels import imagenet_classes
+from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, check_installed, find_format
 from keras_resnet.errors import error_summary
 from keras_resnet.prediction import softmax
 
 
-def is_exported(path):
-    """Whether a path is named like an exported network, or is a SavedModel."""
+def is_exported(path: str | os.PathLike) -> bool:
+    """Whether a path has the suffix of an exported file or is a SavedModel."""
     return Path(path).suffix in SUFFIXES or (Path(path) / "saved_model.pb").exists()
 
 
-def load_exported(path):
-    """A network that `export` wrote, ready to answer without Keras.
+def load_exported(path: str | os.PathLike) -> "ExportedModel":
+    """Loads a network that `export` wrote. It runs without Keras.
 
-    A SavedModel is a program that TensorFlow runs, and may read and write files: load only those of people you trust.
+    A SavedModel is a program that TensorFlow runs, which may read and write files: load only those you trust.
+
+    >>> import numpy as np
+    >>> from keras_resnet import create, export, load_exported
+    >>> report = export(create("resnet20", weights="cifar10"), "resnet20", "saved_model", measure_speed=False)
+    >>> exported = load_exported("resnet20")
+    >>> exported.name, exported.class_names[:3]
+    ('resnet20', ('airplane', 'automobile', 'bird'))
+    >>> exported(np.zeros((2, 32, 32, 3), "uint8"))["probabilities"].shape
+    (2, 10)
 
     Args:
         path: file, or folder of a SavedModel.
 
     Returns:
-        An Exported, for `predict`, `classify` or to be called.
+        An ExportedModel, which `predict` and `classify` take in place of a Keras model.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: for a file that is damaged, or was not written here.
-        ImportError: if the format's runtime is not installed, with the line that installs it.
+        FileNotFoundError: if `path` does not exist.
+        ValueError: for a damaged file, or one that `export` did not write.
+        ImportError: if the format's runtime is not installed; the message has the command that installs it.
     """
-    return Exported(path)
+    return ExportedModel(path)
 
 
-class Exported:
-    """A network in a file."""
+class ExportedModel:
+    """An exported network in the runtime of its format: a function of inputs, with the metadata of its file.
 
-    def __init__(self, path):
+    >>> import numpy as np
+    >>> from keras_resnet import create, export, load_exported
+    >>> report = export(create("resnet20", weights="cifar10"), "resnet20", "saved_model", measure_speed=False)
+    >>> exported = load_exported("resnet20")
+    >>> inputs = exported.prepare(np.zeros((1, 50, 40, 3), "uint8"))
+    >>> inputs.shape, exported.probabilities(inputs).shape
+    ((1, 32, 32, 3), (1, 10))
+
+    Args:
+        path: as for `load_exported`, which also lists the errors.
+    """
+
+    def __init__(self, path: str | os.PathLike):
         path = Path(path)
         if not path.exists():
-            raise FileNotFoundError(f"Expected an exported network; there is none. Received: path={str(path)!r}")
+            raise FileNotFoundError(f"Expected an exported network. Received a missing path={str(path)!r}")
         self.path, self.format = path, find_format(None, path)
         row = FORMATS[self.format]
         check_installed(self.format, row.reads)
         try:
             self.session = row.module.Session(path)
-        except Exception as error:  # runtimes raise what their parsers raise
+        except Exception as error:  # runtimes raise errors of any kind
             raise ValueError(
                 f"Expected an intact {row.title} file ({error_summary(error)}). Received: path={str(path)!r}"
             ) from error
         self.metadata = self.session.metadata
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.metadata.name
 
     @property
-    def preprocessing(self):
+    def preprocessing(self) -> Preprocessing:
         """The Preprocessing of its images.
 
         Raises:
             ValueError: if it is not known.
         """
-        if self.metadata.look is None:
+        if self.metadata.preprocessing is None:
             raise ValueError(
-                "The exported network should say how images are to be prepared; it was exported raw, from weights "
-                f"that do not say it. Received: path={str(self.path)!r}"
+                "The exported network should contain its preprocessing; it was exported with `raw=True` from weights "
+                f"of unknown preprocessing. Received: path={str(self.path)!r}"
             )
-        return self.metadata.look
+        return self.metadata.preprocessing
 
     @property
-    def class_names(self):
-        """Names of its classes; None for ImageNet's thousand, as `decode_predictions` takes them."""
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of its classes; None for ImageNet's 1,000, as `decode_predictions` takes them."""
         names = self.metadata.class_names
-        return None if names == [name for _, name in imagenet_classes()] else names
+        return None if names == tuple(name for _, name in imagenet_classes()) else names
 
-    def prepare(self, images):
-        """What a Preprocessing takes -> what the network takes."""
-        return self.metadata.taken(self.preprocessing, self.preprocessing.pixels(images))
+    def prepare(self, images) -> np.ndarray:
+        """Images, as a Preprocessing takes them -> inputs of the network."""
+        return self.metadata.to_inputs(self.preprocessing, self.preprocessing.pixels(images))
 
-    def __call__(self, inputs):
-        """Inputs, (B, H, W, C) uint8 in 0..255, or what a raw one takes -> {name of an output: array (B, ...)}.
+    def __call__(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Runs the network.
 
-        A network of a fixed batch size sees so many at a time, the last of them filled up.
+        Args:
+            inputs: (B, H, W, C) uint8 in 0..255, or for a raw network the inputs of its Keras model. A network with a
+                fixed batch size is run in batches of that size, the last one padded.
+
+        Returns:
+            {name of an output: (B, ...) array}.
         """
-        return self._in_batches(self.session.run, inputs)
+        return self._run_in_batches(self.session.run, inputs)
 
-    def _in_batches(self, run, inputs):
+    def _run_in_batches(self, run, inputs):
         size = self.session.batch_size or len(inputs)
-        parts = [self._answers(run, inputs[start : start + size], size) for start in range(0, len(inputs), size)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        starts = range(0, len(inputs), size)
+        batches = [self._run_padded(run, inputs[start : start + size], size) for start in starts]
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
-    def _answers(self, run, inputs, size):
-        """Of `run` for a batch of this size, filled up with its last if there are fewer."""
+    def _run_padded(self, run, inputs, size):
+        """Outputs for a batch of at most `size` inputs, which is padded with copies of its last input."""
         count = len(inputs)
         inputs = np.concatenate([inputs, np.repeat(inputs[-1:], size - count, axis=0)])
         try:
             outputs = run(inputs)
-        except Exception as error:  # whatever the runtime raises
+        except Exception as error:  # runtimes raise errors of any kind
             raise ValueError(
-                f"`inputs` should be what {self.path} takes ({error_summary(error)}). "
+                f"`inputs` should have the shape and dtype that {self.path} takes ({error_summary(error)}). "
                 f"Received: {inputs.dtype} {inputs.shape}"
             ) from error
         return {name: array[:count] for name, array in outputs.items()}
 
     @property
-    def takes_files(self):
-        """Whether `of_files` can be asked."""
+    def takes_encoded_files(self) -> bool:
+        """Whether `run_encoded_files` is available."""
         return hasattr(self.session, "run_files") and not self.metadata.raw
 
-    def of_files(self, contents):
-        """As a call, for the contents of image files, a list of bytes."""
-        return self._in_batches(self.session.run_files, np.array(contents, object))
+    def run_encoded_files(self, contents: list[bytes]) -> dict[str, np.ndarray]:
+        """Runs the network on the contents of image files, which it decodes and crops itself."""
+        return self._run_in_batches(self.session.run_files, np.array(contents, object))
 
-    def probabilities(self, inputs):
+    def probabilities(self, inputs: np.ndarray) -> np.ndarray:
         """(B, ...) inputs -> (B, classes).
 
         Raises:
-            ValueError: if it is no classifier.
+            ValueError: if the network is not a classifier.
         """
         outputs = self(inputs)
         if "logits" in outputs:

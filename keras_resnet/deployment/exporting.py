@@ -1,9 +1,10 @@
-"""`export`: a network into a file of another format, loaded back and compared before it gets its name."""
+"""`export`: a model is prepared, written in another format, verified against Keras, and published under its name."""
 
 import errno
 import glob
 import os
 import shutil
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,175 +12,202 @@ import keras
 
 from keras_resnet.architecture.metadata import image_shape, model_info
 from keras_resnet.data.datasets import natural_preprocessing
-from keras_resnet.deployment.exported import Exported
-from keras_resnet.deployment.formats.table import (
-    EIGHT_BITS,
-    FORMATS,
-    SUFFIXES,
-    check_installed,
-    check_precision,
-    find_format,
-)
-from keras_resnet.deployment.images import in_batches, shown, spread
-from keras_resnet.deployment.order import ExportSpec
-from keras_resnet.deployment.parts import compare_parts, in_float32
-from keras_resnet.deployment.places import REPORTS, beside, check_place, place
-from keras_resnet.deployment.report import as_json, as_markdown, differences, report
-from keras_resnet.deployment.serving import metadata
-from keras_resnet.deployment.timing import speed
-from keras_resnet.deployment.verification import compare
+from keras_resnet.data.sources import image_source
+from keras_resnet.deployment.exported import ExportedModel
+from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, check_installed, check_precision, find_format
+from keras_resnet.deployment.images import calibration_pixels, pixel_batches, sample_images
+from keras_resnet.deployment.report import failures, make_report, to_json, to_markdown
+from keras_resnet.deployment.serving import ExportSpec, export_metadata
+from keras_resnet.deployment.verification import compare_outputs, compare_speed, run_checks
 from keras_resnet.errors import check_integers, error_summary
+from keras_resnet.files import check_writable
 from keras_resnet.models.preprocessing import preprocessing
 from keras_resnet.models.transforms import as_functional, cast_model, fold_batch_norm
 
+REPORT_SUFFIXES = (".report.md", ".report.json")
+"""Appended to the name of an exported network in the names of its reports."""
+UNVERIFIED = ".unverified"
+"""Appended to the stem of an exported network that failed its verification."""
+STAGING_PREFIX = ".exporting."
+"""Beginning of the name of a staging folder; the number of its process follows."""
 
-class Disagreement(ValueError):
-    """An exported network says something else than its Keras network; `report` has the numbers."""
 
-    def __init__(self, path, values):
+class VerificationError(ValueError):
+    """An exported network's outputs differ from those of its Keras model; `report` has the numbers."""
+
+    def __init__(self, path, report):
         super().__init__(
-            f"The exported network should say what its Keras network says: {'; '.join(differences(values))}, for "
-            f"{values['precision']}. Received: {path}, and its report"
+            f"The exported network should return what its Keras model returns, but {'; '.join(failures(report))}, in "
+            f"{report['precision']}. It was kept, with its report, as {path}"
         )
-        self.report = values
+        self.report = report
 
 
 def export(
-    model,
-    path,
-    format=None,
-    precision="float32",
-    raw=False,
-    batch_size=None,
+    model: keras.Model,
+    path: str | os.PathLike,
+    format: str | None = None,
+    precision: str = "float32",
+    raw: bool = False,
+    batch_size: int | None = None,
     calibration=None,
     images=None,
-    samples=300,
-    timed=True,
-    overwrite=False,
-):
-    """Writes a network for another runtime, loads it back there, and compares it with Keras.
+    calibration_size: int = 300,
+    measure_speed: bool = True,
+    overwrite: bool = False,
+) -> dict:
+    """Writes a model for another runtime, loads it there, and compares its outputs with Keras's.
 
-    Batch norms are folded into convolutions. What is written takes "images", (B, size, size, C) uint8 RGB in 0..255,
-    and returns "probabilities", (B, classes) float32; class names and preprocessing go along as metadata. Beside it
-    stand its reports, `path` + ".report.md" and ".report.json".
+    Batch norms are folded into convolutions. The exported network takes "images", (B, size, size, C) uint8 RGB in
+    0..255, and returns "probabilities", (B, classes) float32; class names and preprocessing are stored as metadata.
+    Reports are written beside it, to `path` + ".report.md" and ".report.json".
+
+    >>> from keras_resnet import create, export
+    >>> report = export(create("resnet20", weights="cifar10"), "resnet20", "saved_model", measure_speed=False)
+    >>> report["verified"], report["top1_agreement"], report["nrmse"] < report["tolerance"]
+    (True, 1.0, True)
 
     Args:
         model: Functional model with one input, whose preprocessing is known unless `raw`.
-        path: of a file that ends in .onnx, .xml (OpenVINO; its .bin stands beside it) or .tflite (LiteRT), or of a
-            folder (SavedModel, whose signature "serve_bytes" takes encoded image files, (B,) strings; TensorFlow
-            reads none whose path has *, ? or [ in it).
-        format: a name in FORMATS; None: by the name of the file.
-        precision: "float32", "float16" (weights; under SavedModel what it computes in), "bfloat16" (what it computes
-            in; SavedModel and OpenVINO) or "int8" (quantised after training; not SavedModel).
-        raw: whether preprocessing is left out: it takes what `model` takes, and returns "probabilities", "logits" or
-            "features", what `model` returns.
-        batch_size: images that it takes at a time; None: any number.
-        calibration: images like those it will see, for int8: what `extract` takes; of a data set by its name, those
-            that train.
-        images: images that both networks are compared on, what `extract` takes; None: a few that scikit-learn has.
-        samples: how many images of `calibration` are taken at most.
-        timed: whether both are timed.
-        overwrite: whether what stands at `path` is replaced.
+        path: a file that ends in .onnx, .xml (OpenVINO; its .bin is written beside it) or .tflite (LiteRT), or a
+            folder (SavedModel, with a second signature "serve_bytes" that takes encoded image files, (B,) strings;
+            TensorFlow reads no path that contains *, ? or [).
+        format: "saved_model", "onnx", "openvino" or "litert"; None: by the suffix of `path`.
+        precision: "float32", "float16", "bfloat16" or "int8". In float16 the weights are stored, a SavedModel also
+            computes in it; SavedModel and OpenVINO compute in bfloat16; int8, not for SavedModel, is quantised after
+            training.
+        raw: whether to leave preprocessing out: inputs are those of `model`, and so are the outputs, "probabilities",
+            "logits" or "features".
+        batch_size: fixed number of images in a batch; None: any number.
+        calibration: for int8: images like those the network will receive, as `extract` takes them; for a data set's
+            name, its training images.
+        images: images for the comparison, as `extract` takes them; None: parts of scikit-learn's two photographs.
+        calibration_size: largest number of images used from `calibration`.
+        measure_speed: whether to measure the speed of Keras and of the export.
+        overwrite: whether to replace existing files.
 
     Returns:
-        The report as a dict; see `deployment.report.report`.
+        The report, a dict: see `deployment.report.make_report`.
 
     Raises:
-        Disagreement: a ValueError, if the answers differ by more than the precision explains, or those of the same
-            export in float32 or to encoded files do. The file is left under another name, "network.disagrees.onnx" for
-            "network.onnx".
-        ValueError: for unknown names, a precision that the format does not have, what is no one graph of layers or has
-            layers that the format cannot express, and images that are none or cannot be read.
-        FileExistsError: if something stands at `path`, without `overwrite`.
-        ImportError: if what writes the format is not installed, with the line that installs it.
-        OSError: if it cannot be written.
+        VerificationError: a ValueError, if outputs differ by more than the tolerance of the precision. Those of the
+            same export in float32 and, for a SavedModel, on encoded files are checked as well. The file is kept under
+            another name, "network.unverified.onnx" for "network.onnx".
+        ValueError: for unknown names, a precision that the format does not support, a model that is not one graph of
+            layers or has layers that the format cannot express, and images that cannot be read.
+        FileExistsError: if `path` exists, unless `overwrite`.
+        ImportError: if the format's libraries are not installed; the message has the command that installs them.
+        OSError: if the files cannot be written.
     """
-    key, target = find_format(format, path), Path(path).resolve()
-    row = FORMATS[key]
-    _check(key, target, precision, calibration, overwrite)
-    check_integers(samples=samples, batch_size=1 if batch_size is None else batch_size)
-    model = as_functional(model)
-    _check_outputs(model)
-    facts, folded, look = metadata(model, key, precision, raw), fold_batch_norm(model), _look(model, raw)
-    source, order = shown(images), _order(folded, facts, look, batch_size, calibration, samples)
-    with beside(target) as folder, beside(target) as spare:
-        with _told(row, model, folder):
-            row.module.write(order, folder / target.name)
-            exported, plain = Exported(folder / target.name), in_float32(row, order, spare / target.name)
-        measure = _in_float32(model)
-        agreement = compare(measure, exported, look, source)
-        parts = compare_parts(measure, exported, plain, look, source)
-        speeds = speed(model, exported, look, next(in_batches(source, look, 8))[0]) if timed else []
-        values = report(facts, agreement, parts, speeds, _size(folder), folded.info["unfolded"])
-        for suffix, text in zip(REPORTS, (as_markdown(values), as_json(values)), strict=True):
-            (folder / f"{target.name}{suffix}").write_text(text, "utf-8")
-        left = place(folder, target, row, values["agrees"])
-    if not values["agrees"]:
-        raise Disagreement(left, values)
-    return values
+    format_name, target = find_format(format, path), Path(path).resolve()
+    _check_arguments(format_name, target, precision, calibration, overwrite)
+    check_integers(calibration_size=calibration_size, batch_size=1 if batch_size is None else batch_size)
+
+    model = _with_named_outputs(as_functional(model))
+    metadata = export_metadata(model, format_name, precision, raw)
+    image_preprocessing = _preprocessing(model, raw)
+    source = image_source(sample_images() if images is None else images)
+    inputs = _calibration_inputs(calibration, metadata, image_preprocessing, batch_size, calibration_size)
+    spec = ExportSpec(fold_batch_norm(model), metadata, batch_size, inputs)
+
+    with staging_folder(target) as folder, staging_folder(target) as float32_folder:
+        exported, float32_export = _write(spec, folder / target.name, float32_folder / target.name)
+        report = _verify(model, spec, exported, float32_export, image_preprocessing, source, measure_speed)
+        published = _publish(folder, target, report)
+    if not report["verified"]:
+        raise VerificationError(published, report)
+    return report
 
 
-def _order(model, facts, look, batch_size, calibration, samples):
-    """The ExportSpec, with its calibration images read."""
-    if calibration is None:
-        return ExportSpec(model, facts, batch_size)
-    inputs = facts.taken(look, spread(calibration, look, samples))
-    if len(inputs) < (batch_size or 1):
-        raise ValueError(
-            f"`calibration` should be {batch_size} images or more, a whole batch. Received: {len(inputs)} images"
-        )
-    return ExportSpec(model, facts, batch_size, inputs)
-
-
-def _in_float32(model):
-    """The model itself if it computes in float32: one that rounds is no measure."""
-    exact = all(layer.compute_dtype == "float32" for layer in model.layers if hasattr(layer, "compute_dtype"))
-    return model if exact else cast_model(model, "float32")
-
-
-def _check(key, target, precision, calibration, overwrite):
-    """The errors that need no work."""
-    row = FORMATS[key]
+def _check_arguments(format_name, target, precision, calibration, overwrite):
+    """Raises the errors that can be found without any work."""
+    row = FORMATS[format_name]
     if keras.backend.backend() != "tensorflow":
         raise ValueError(f"Keras should run on TensorFlow to export. Received: KERAS_BACKEND={keras.backend.backend()}")
-    check_precision(key, precision)
-    check_installed(key, row.writes)
+    check_precision(format_name, precision)
+    check_installed(format_name, row.writes)
     if target.suffix != row.suffix and (row.suffix or target.suffix in SUFFIXES):
         raise ValueError(
             f"`path` should end in {row.suffix or 'no suffix'} for {row.title}. Received: path={str(target)!r}"
         )
     if not row.suffix and glob.escape(str(target)) != str(target):
         raise ValueError(
-            "`path` should have none of *, ? and [ in it: TensorFlow would look for a pattern. "
+            "`path` should contain none of *, ? and [: TensorFlow would take it for a pattern. "
             f"Received: path={str(target)!r}"
         )
-    if (precision == EIGHT_BITS) != (calibration is not None):
+    if (precision == "int8") != (calibration is not None):
         raise ValueError(
-            f"`calibration` should be images for {EIGHT_BITS}, and for no other precision. "
+            "`calibration` should be images for int8, and None for other precisions. "
             f"Received: precision={precision!r}, calibration={calibration!r}"
         )
-    check_place(target, row, overwrite)
+    _check_target(target, row, overwrite)
 
 
-def _check_outputs(model):
-    """Names are what tells one from another."""
+def _check_target(target, row, overwrite):
+    """Raises OSError if a path cannot be written, or exists and may not be replaced."""
+    if row.suffix or not target.is_dir():
+        check_writable(target)
+    companions = [target.with_suffix(suffix) for suffix in row.companions]
+    reports = [target.with_name(target.name + suffix) for suffix in REPORT_SUFFIXES]
+    existing = [path for path in (target, *companions, *reports) if path.exists()]
+    if existing and not overwrite:
+        raise FileExistsError(
+            "`path` already exists; pass `overwrite=True` (--overwrite) to replace it. "
+            f"Received: path={str(existing[0])!r}"
+        )
+    if not row.suffix and target.exists() and not (target / "saved_model.pb").exists():
+        raise FileExistsError(
+            f"A folder is only replaced if it is a {row.title}; this one is not. Received: path={str(target)!r}"
+        )
+
+
+def _with_named_outputs(model):
+    """The model, if each of its outputs has a name."""
     if len(model.outputs) > 1 and not isinstance(model.output, dict):
         raise ValueError(
             f"`model` should have one output, or a dict of them. Received: {model.name} with {len(model.outputs)}"
         )
+    return model
 
 
-def _look(model, raw):
-    """The Preprocessing of the model; of a raw one that does not know it, any for its images."""
-    known = model_info(model).get("preprocessing")
-    if known or not raw:
+def _preprocessing(model, raw):
+    """The Preprocessing of the model; for a raw export of a model without one, any that fits its images."""
+    if model_info(model).get("preprocessing") or not raw:
         return preprocessing(model)
     return natural_preprocessing(image_shape(model))
 
 
+def _calibration_inputs(images, metadata, image_preprocessing, batch_size, count):
+    """Inputs of the exported network for its calibration; None without calibration images."""
+    if images is None:
+        return None
+    inputs = metadata.to_inputs(image_preprocessing, calibration_pixels(images, image_preprocessing, count))
+    if len(inputs) < (batch_size or 1):
+        raise ValueError(
+            f"`calibration` should have at least {batch_size} images, a whole batch. Received: {len(inputs)} images"
+        )
+    return inputs
+
+
+def _write(spec, path, float32_path):
+    """Writes and loads the export, and the same export in float32.
+
+    Returns:
+        Two ExportedModels; the second is None if the first is in float32.
+    """
+    row = FORMATS[spec.metadata.format]
+    with _clear_errors(row, spec.model, path.parent):
+        row.module.write(spec, path)
+        exported = ExportedModel(path)
+        if spec.precision == "float32":
+            return exported, None
+        row.module.write(spec.in_float32(), float32_path)
+        return exported, ExportedModel(float32_path)
+
+
 @contextmanager
-def _told(row, model, folder):
-    """Exporters and runtimes raise what their parsers raise: here it becomes one line."""
+def _clear_errors(row, model, folder):
+    """Turns the errors of exporters and runtimes into a ValueError, or an OSError for a full disk."""
     try:
         yield
     except Exception as error:
@@ -188,13 +216,64 @@ def _told(row, model, folder):
         full = os.strerror(errno.ENOSPC)
         if full in str(error) or shutil.disk_usage(folder).free < 2**20:
             raise OSError(errno.ENOSPC, full, str(folder.parent)) from error
-        own = sorted({type(layer).__name__ for layer in model.layers if not type(layer).__module__.startswith("keras")})
-        layers = f", with layers of its own: {', '.join(own)}" if own else ""
+        custom = {type(layer).__name__ for layer in model.layers if not type(layer).__module__.startswith("keras")}
+        layers = f", with custom layers: {', '.join(sorted(custom))}" if custom else ""
         raise ValueError(
-            f"`model` should be one that {row.title} can express ({error_summary(error)}). "
+            f"`model` should have layers that {row.title} can express ({error_summary(error)}). "
             f"Received: {model.name}{layers}"
         ) from error
 
 
-def _size(folder):
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def _verify(model, spec, exported, float32_export, image_preprocessing, source, measure_speed):
+    """Compares the export with Keras; returns the report, which is also written beside the export."""
+    reference = model
+    if any(getattr(layer, "compute_dtype", "float32") != "float32" for layer in model.layers):
+        reference = cast_model(model, "float32")  # a model that rounds is no reference
+    arguments = (reference, exported, image_preprocessing)
+    comparison = compare_outputs(*arguments, source)
+    checks = run_checks(*arguments[:2], float32_export, image_preprocessing, source)
+    speed = compare_speed(*arguments, next(pixel_batches(source, image_preprocessing, 8))[0]) if measure_speed else []
+    folder = exported.path.parent
+    num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    report = make_report(spec.metadata, comparison, checks, speed, num_bytes, model_info(spec.model)["unfolded"])
+    for suffix, text in zip(REPORT_SUFFIXES, (to_markdown(report), to_json(report)), strict=True):
+        (folder / f"{exported.path.name}{suffix}").write_text(text, "utf-8")
+    return report
+
+
+@contextmanager
+def staging_folder(target):
+    """A temporary folder beside `target`; such folders of processes that no longer run are deleted first."""
+    for folder in target.parent.glob(f"{STAGING_PREFIX}*"):
+        if not _is_running(folder.name.split(".")[2]):
+            shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{STAGING_PREFIX}{os.getpid()}.", dir=target.parent) as folder:
+        yield Path(folder)
+
+
+def _is_running(process):
+    """Whether a process with this number runs; True for a text that is not a number, which is not ours to judge."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError):
+        return True
+    return True
+
+
+def _publish(folder, target, report):
+    """Moves the files of a staging folder beside `target`, under other names if the verification failed.
+
+    Returns:
+        Path of the network.
+    """
+    stem = target.name.removesuffix(FORMATS[report["format"]].suffix)
+    final_stem = stem if report["verified"] else stem + UNVERIFIED
+    names = {path.name: final_stem + path.name.removeprefix(stem) for path in folder.iterdir()}
+    for name in sorted(names, key=lambda name: name == target.name):  # the network last: it marks a complete export
+        destination = target.with_name(names[name])
+        if destination.is_dir():
+            os.replace(destination, folder / "replaced")
+        os.replace(folder / name, destination)
+    return target.with_name(names[target.name])

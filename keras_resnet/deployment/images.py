@@ -1,4 +1,4 @@
-"""Real images that an exported network is calibrated and compared with."""
+"""Images that exported networks are calibrated and compared with."""
 
 import io
 import os
@@ -12,99 +12,93 @@ from keras_resnet.data.image_files import as_image, listed
 from keras_resnet.data.prefetch import describe_errors, images_at, prefetch_batches
 from keras_resnet.data.preprocessing import Normalization
 from keras_resnet.data.protocols import get_protocol
-from keras_resnet.data.sources import image_source, load_test
+from keras_resnet.data.sources import ImageSource, image_source, load_test
 
-AS_THEY_ARE = Normalization(divisor=1.0)
-
-
-def shown(images):
-    """The ImageSource of what `extract` takes; None for `samples`, an ImageSource as it is."""
-    return image_source(samples() if images is None else images)
+UNNORMALISED = Normalization(divisor=1.0)
 
 
-def in_batches(source, look, batch_size):
-    """Images as a network sees them, before their values are normalised.
-
-    Args:
-        source: ImageSource.
-        look: Preprocessing.
-        batch_size: images at a time.
+def pixel_batches(source: ImageSource, preprocessing, batch_size):
+    """Reads and crops images, without normalising their values.
 
     Yields:
-        (pixels (B, size, size, channels) uint8, labels (B,)). What cannot be read is left out, with a warning.
+        (pixels (B, size, size, channels) uint8, labels (B,)). Unreadable images are skipped with a warning.
 
     Raises:
         ValueError: in the end, if none could be read.
     """
-    faults, count = list(source.skipped), 0
-    plain = replace(look, mode=AS_THEY_ARE)
-    for batch in prefetch_batches(source.split, [plain], get_protocol("center"), batch_size):
-        faults += describe_errors(batch.read_errors, source.names)
+    errors, count = list(source.skipped), 0
+    crop_only = replace(preprocessing, mode=UNNORMALISED)
+    for batch in prefetch_batches(source.split, [crop_only], get_protocol("center"), batch_size):
+        errors += describe_errors(batch.read_errors, source.names)
         count += len(batch)
         if len(batch):
             yield batch.views[0][0].astype("uint8"), batch.labels
-    _tell(faults, count)
+    _warn_of_unreadable(errors, count)
 
 
-def spread(images, look, count):
-    """(N, size, size, channels) uint8: `count` images at most, from everywhere among them.
+def calibration_pixels(images, preprocessing, count):
+    """Reads and crops images that are evenly spaced among those given.
 
     Args:
-        images: what `extract` takes; of a data set by its name, the images that train.
-        look: Preprocessing.
-        count: how many at most.
+        images: what `extract` takes; for a data set's name, its training images.
+        preprocessing: Preprocessing.
+        count: number of images, at most.
+
+    Returns:
+        (N, size, size, channels) uint8.
 
     Raises:
-        ValueError: for what holds no images, or none that can be read.
-        OSError: for a path where nothing is.
+        ValueError: if there are no images, or none that can be read.
+        OSError: for a path that does not exist.
     """
     if isinstance(images, (str, os.PathLike)) and not os.path.exists(images):
         images = load_test(images, split="train")
-    split, faults = image_source(images).split, []
-    found = [look.pixels([image]) for image in opened(split, some(len(split), count), look.channels, faults)]
-    _tell(faults, len(found))
-    return np.concatenate(found)
+    split, errors = image_source(images).split, []
+    indices = evenly_spaced(len(split), count)
+    pixels = [preprocessing.pixels([image]) for image in read_images(split, indices, preprocessing.channels, errors)]
+    _warn_of_unreadable(errors, len(pixels))
+    return np.concatenate(pixels)
 
 
-def some(length, count):
-    """Numbers of `count` of so many at most, from everywhere among them."""
+def evenly_spaced(length, count):
+    """At most `count` indices, evenly spaced from the first to the last of `length`."""
     return np.unique(np.linspace(0, length - 1, count).astype(int)) if length else []
 
 
-def opened(split, numbers, channels, faults):
-    """Yields the images of these numbers as PIL images; of what cannot be read, `faults` gets the reason."""
-    for image in images_at(split, numbers):
+def read_images(split, indices, channels, errors):
+    """Yields PIL images; messages about unreadable ones are appended to `errors`."""
+    for image in images_at(split, indices):
         try:
             yield as_image(image, channels)
         except (ValueError, OSError) as error:
-            faults.append(str(error))
+            errors.append(str(error))
 
 
-def encoded(image):
-    """A PIL image -> the contents of a PNG file, which loses nothing."""
+def encode_png(image) -> bytes:
+    """A PIL image as the contents of a PNG file."""
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
-def _tell(faults, count):
+def _warn_of_unreadable(errors, count):
     if not count:
-        raise ValueError(f"Expected images that can be read. Received: none; {len(faults)} unreadable")
-    if faults:
-        warnings.warn(f"{len(faults)} images could not be read, and are left out:\n  {listed(faults)}", stacklevel=3)
+        raise ValueError(f"Expected images that can be read. Received: none; {len(errors)} unreadable")
+    if errors:
+        warnings.warn(f"{len(errors)} images could not be read and are skipped:\n  {listed(errors)}", stacklevel=3)
 
 
-def samples():
-    """Sixteen views of the two photographs that come with scikit-learn, a temple and a flower, as a Split.
+def sample_images() -> Split:
+    """Sixteen parts of the two photographs of scikit-learn, a temple and a flower.
 
     By Dan Heath and Lars Holm Nielsen, Creative Commons BY; see `sklearn.datasets.load_sample_images`.
     """
     from sklearn.datasets import load_sample_images
 
-    views = [
+    parts = [
         photograph[top : top + 213, left : left + 213]
         for photograph in load_sample_images().images
         for top in (0, 213)
         for left in (0, 142, 284, 426)
     ]
-    return Split(np.stack(views), np.full(len(views), UNLABELLED))
+    return Split(np.stack(parts), np.full(len(parts), UNLABELLED))

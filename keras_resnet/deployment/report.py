@@ -1,4 +1,4 @@
-"""The report beside an exported network, for people (Markdown) and programs (JSON)."""
+"""The report beside an exported network, as JSON and Markdown."""
 
 import json
 import math
@@ -6,119 +6,122 @@ from dataclasses import asdict
 
 import keras
 
-from keras_resnet.deployment.formats.table import FORMATS, PRECISIONS
+from keras_resnet.deployment.formats.table import FORMATS
 from keras_resnet.machine import machine, versions
+from keras_resnet.precision import PRECISIONS
 
-PARTS = {
-    "in_float32": ("the same export in float32", PRECISIONS["float32"]),
+CHECKS = {
+    "float32": ("the same export in float32", PRECISIONS["float32"].tolerance),
     "encoded_files": ("encoded image files (`serve_bytes`), which TensorFlow resizes", 0.1),
 }
-"""What else is compared: in words, and how far from Keras's its answers may be."""
+"""Further checks: title and tolerance of each."""
 
 
-def report(metadata, agreement, parts, speeds, size, unfolded):
+def make_report(metadata, comparison, checks, speed, num_bytes, unfolded) -> dict:
     """The report as a dict for JSON.
 
     Args:
-        metadata: Metadata of the file.
-        agreement: Agreement.
-        parts: what `compare_parts` returns.
-        speeds: what `timing.speed` returns.
-        size: bytes of the file, or of all files of the folder.
-        unfolded: names of the batch norms that no convolution could take in.
+        metadata: Metadata of the exported network.
+        comparison: ComparisonResult.
+        checks: what `run_checks` returns.
+        speed: what `compare_speed` returns.
+        num_bytes: size of the file, or of all files in the folder.
+        unfolded: names of the batch norms that could not be folded.
 
     Returns:
-        The values; "agrees" says whether the network is as near to Keras's as its precision allows.
+        The values; "verified" says whether all differences are within their tolerances.
     """
-    values = {
+    report = {
         "network": metadata.name,
         "weights": metadata.weights,
         "format": metadata.format,
         "precision": metadata.precision,
         "raw": metadata.raw,
-        "bytes": size,
-        "tolerance": PRECISIONS[metadata.precision],
-        **asdict(agreement),
-        "parts": {name: {"relative": relative, "tolerance": PARTS[name][1]} for name, relative in parts.items()},
-        "speed": [_row(seconds) for seconds in speeds],
+        "bytes": num_bytes,
+        "tolerance": PRECISIONS[metadata.precision].tolerance,
+        **asdict(comparison),
+        "checks": {name: {"nrmse": nrmse, "tolerance": CHECKS[name][1]} for name, nrmse in checks.items()},
+        "speed": [_speed_row(row) for row in speed],
         "unfolded": list(unfolded),
         "machine": machine(),
         "versions": versions(),
     }
-    return values | {"agrees": not differences(values)}
+    return report | {"verified": not failures(report)}
 
 
-def differences(values):
-    """In words, what is further from Keras than it may be."""
-    rows = [("its logits", values)] + [(PARTS[name][0], part) for name, part in values["parts"].items()]
+def failures(report) -> list[str]:
+    """A sentence about each difference that exceeds its tolerance."""
+    rows = [("its outputs", report)] + [(CHECKS[name][0], row) for name, row in report["checks"].items()]
     return [
-        f"the differences of {words} are {_of_spread(row)}"
-        for words, row in rows
-        if not row["relative"] <= row["tolerance"]  # NaN does not
+        f"the differences of {title} are {_relative(row)}"
+        for title, row in rows
+        if not row["nrmse"] <= row["tolerance"]  # also true of NaN
     ]
 
 
-def _row(seconds):
-    """Seconds of a batch -> latency in milliseconds and images a second, and how many times as fast as Keras."""
-    count, both = seconds["batch_size"], {name: seconds[name] for name in ("keras", "exported")}
+def _speed_row(row):
+    """Seconds a batch -> milliseconds a batch, images per second, and the speed relative to Keras."""
+    size, seconds = row["batch_size"], {name: row[name] for name in ("keras", "exported")}
     return {
-        "batch_size": count,
-        "milliseconds": {name: 1e3 * taken for name, taken in both.items()},
-        "images_per_second": {name: count / taken for name, taken in both.items()},
-        "ratio": both["keras"] / both["exported"],
+        "batch_size": size,
+        "milliseconds": {name: 1e3 * value for name, value in seconds.items()},
+        "images_per_second": {name: size / value for name, value in seconds.items()},
+        "ratio": seconds["keras"] / seconds["exported"],
     }
 
 
-def as_json(values):
-    """A number that is none is null."""
+def to_json(report) -> str:
+    """The report as JSON, with null for NaN and infinite values."""
     finite = keras.tree.map_structure(
-        lambda value: None if isinstance(value, float) and not math.isfinite(value) else value, values
+        lambda value: None if isinstance(value, float) and not math.isfinite(value) else value, report
     )
     return json.dumps(finite, indent=2, allow_nan=False) + "\n"
 
 
-def as_markdown(values):
-    """The same as a page."""
-    return "\n".join([*_verdict(values), *_answers(values), *_speeds(values), *_rest(values), ""])
+def to_markdown(report) -> str:
+    """The report as a Markdown page."""
+    sections = (_verdict, _outputs, _speed, _machine)
+    return "\n".join(line for section in sections for line in section(report)) + "\n"
 
 
-def _verdict(values):
-    title = FORMATS[values["format"]].title
-    weights = f" with the weights {values['weights']}" if values["weights"] else ""
-    yield f"# {values['network']}{weights} as {title}, {values['precision']}"
+def _verdict(report):
+    title = FORMATS[report["format"]].title
+    weights = f" with the weights {report['weights']}" if report["weights"] else ""
+    yield f"# {report['network']}{weights} as {title}, {report['precision']}"
     yield ""
-    if values["agrees"]:
-        verdict, why = "It says what its Keras network says", f"the differences of its logits are {_of_spread(values)}"
+    if report["verified"]:
+        yield f"Verified: the differences of its outputs from Keras's are {_relative(report)}."
     else:
-        verdict, why = "**It does not say what its Keras network says**", "; ".join(differences(values))
-    yield f"{verdict}: {why} (root mean squares, {values['precision']})."
+        yield f"**Not verified**: {'; '.join(failures(report))}."
+    yield "(Root mean square of the differences, as a fraction of the standard deviation of Keras's outputs.)"
 
 
-def _of_spread(row):
-    return f"{row['relative']:.2g} of their spread, {row['tolerance']:g} at most"
+def _relative(row):
+    return f"{row['nrmse']:.2g}, tolerance {row['tolerance']:g}"
 
 
-def _answers(values):
+def _outputs(report):
     yield ""
-    yield f"| on {values['images']} images | |"
+    yield f"| on {report['num_images']} images | |"
     yield "|---|---|"
-    yield f"| largest difference of logits | {values['largest']:.3g} |"
-    for name, title in (("top1", "same most probable class"), ("top5", "same five most probable classes")):
-        if values[name] is not None:
-            yield f"| {title} | {100 * values[name]:.2f} % |"
-    for name, share in (values["accuracy"] or {}).items():
-        yield f"| top-1 accuracy, {name} | {100 * share:.2f} % |"
-    for name, part in values["parts"].items():
-        yield f"| {PARTS[name][0]}: differences | {_of_spread(part)} |"
+    yield f"| largest difference of outputs | {report['max_error']:.3g} |"
+    titles = {"top1_agreement": "same most probable class", "top5_agreement": "same five most probable classes"}
+    for name, title in titles.items():
+        if report[name] is not None:
+            yield f"| {title} | {100 * report[name]:.2f} % |"
+    for name, accuracy in (report["top1_accuracy"] or {}).items():
+        yield f"| top-1 accuracy, {name} | {100 * accuracy:.2f} % |"
+    for name, row in report["checks"].items():
+        yield f"| {CHECKS[name][0]}: differences | {_relative(row)} |"
 
 
-def _speeds(values):
-    if not values["speed"]:
+def _speed(report):
+    if not report["speed"]:
         return
     yield ""
     yield "| batch | Keras, images/s | exported, images/s | ratio | Keras, ms a batch | exported, ms a batch |"
     yield "|---|---|---|---|---|---|"
-    for row in values["speed"]:
+    for row in report["speed"]:
         rates, times = row["images_per_second"], row["milliseconds"]
         yield (
             f"| {row['batch_size']} | {rates['keras']:.1f} | {rates['exported']:.1f} | {row['ratio']:.2f} | "
@@ -126,11 +129,12 @@ def _speeds(values):
         )
 
 
-def _rest(values):
-    machine, libraries = values["machine"], (f"{name} {version}" for name, version in values["versions"].items())
+def _machine(report):
+    libraries = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    processor = f"{report['machine']['cpu']}, {report['machine']['cores']} cores"
     yield ""
-    yield f"{values['bytes'] / 2**20:.1f} MiB. Measured on {machine['cpu']}, {machine['cores']} cores, with"
-    yield f"{', '.join(libraries)}."
-    if values["unfolded"]:
+    yield f"{report['bytes'] / 2**20:.1f} MiB. Measured on {processor}, with"
+    yield f"{libraries}."
+    if report["unfolded"]:
         yield ""
-        yield "Batch norms that follow no convolution, and stay: " + ", ".join(values["unfolded"]) + "."
+        yield f"Batch norms that follow no convolution and are not folded: {', '.join(report['unfolded'])}."

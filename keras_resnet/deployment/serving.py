@@ -1,7 +1,7 @@
-"""The graph that is exported: pixels in, probabilities out; and what goes along with it as metadata."""
+"""The serving model, pixels in and probabilities out, and the metadata that is written into every exported file."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import keras
 import numpy as np
@@ -12,137 +12,171 @@ from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
 from keras_resnet.models.preprocessing import class_names, preprocessing
 from keras_resnet.models.transforms import cast_model, channels_last
 
-INPUT = "images"
+INPUT_NAME = "images"
 """Name of the input of every exported network."""
-KEY = "keras_resnet"
-"""Under which the metadata stands in files of every format, as one string of JSON."""
-LONGEST = 2**20
-"""Characters of metadata at most: the file may be somebody's."""
+METADATA_KEY = "keras_resnet"
+"""Key of the metadata, one string of JSON, in files of every format."""
+MAX_METADATA_LENGTH = 2**20
+"""Characters that are read at most: files may come from anywhere."""
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What an exported file says of itself."""
+    """The facts about a network that an exported file contains."""
 
     name: str
     format: str
+    """A name in FORMATS."""
     precision: str
-    preprocessing: dict | None
-    """The values of the Preprocessing; None if it is not known."""
+    """A name in PRECISIONS."""
+    preprocessing: Preprocessing | None
+    """None if it is not known."""
     raw: bool = False
-    """Whether images must be normalised before they come in; else they are RGB in 0..255."""
+    """Whether inputs must be normalised already; otherwise they are RGB in 0..255."""
     channels_first: bool = False
-    """Whether they come in as (B, C, H, W)."""
+    """Whether inputs are (B, C, H, W)."""
     class_names: tuple[str, ...] | None = None
-    """None for what is no classifier."""
+    """None for a network that is not a classifier."""
     weights: str | None = None
+    """Tag or file name of its weights."""
 
-    def to_json(self):
-        return json.dumps(asdict(self))
+    def to_json(self) -> str:
+        return json.dumps(asdict(self) | {"preprocessing": self.preprocessing and self.preprocessing.to_config()})
 
     @classmethod
-    def from_json(cls, text):
-        """The way back, from a file that may be anybody's.
+    def from_json(cls, text: str | None) -> "Metadata":
+        """Reads what `to_json` returned, from a file of any origin.
 
         Raises:
-            ValueError: for text that says something else, and for None: a file without.
+            ValueError: for any other text, and for None, which stands for a file without metadata.
         """
         try:
-            if text is None:
-                raise ValueError("none")
-            if len(text) > LONGEST:
-                raise ValueError("too long")
-            found = cls(**json.loads(text))
-            if found.preprocessing:
-                Preprocessing.from_config(found.preprocessing)
-            names = [found.name, found.format, found.precision, *(found.class_names or ())]
-            if isinstance(found.class_names, str) or not all(isinstance(name, str) for name in names):
-                raise ValueError("names that are no strings")
+            if text is None or len(text) > MAX_METADATA_LENGTH:
+                raise ValueError("no metadata" if text is None else "metadata too long")
+            values = json.loads(text)
+            config, names = values["preprocessing"], values.get("class_names")
+            given = {
+                "preprocessing": config and Preprocessing.from_config(config),
+                "class_names": names and tuple(names),
+            }
+            metadata = cls(**values | given)
+            strings = [metadata.name, metadata.format, metadata.precision, *(names or ())]
+            if isinstance(names, str) or not all(isinstance(value, str) for value in strings):
+                raise ValueError("names that are not strings")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"Expected a file that `keras_resnet.export` wrote ({error}). Received: {str(text)[:80]!r}"
             ) from error
-        return found
+        return metadata
 
-    @property
-    def look(self):
-        """The Preprocessing; None if it is not known."""
-        return self.preprocessing and Preprocessing.from_config(self.preprocessing)
-
-    def taken(self, look, pixels):
-        """What the network takes of (B, size, size, channels) uint8 that a Preprocessing normalises."""
+    def to_inputs(self, preprocessing: Preprocessing, pixels: np.ndarray) -> np.ndarray:
+        """(B, size, size, channels) uint8 -> the inputs of the exported network, normalised if it is raw."""
         if not self.raw:
             return pixels
-        prepared = preprocess_input(pixels, look.mode, "channels_last")
-        return np.moveaxis(prepared, -1, 1) if self.channels_first else prepared
+        inputs = preprocess_input(pixels, preprocessing.mode, "channels_last")
+        return np.moveaxis(inputs, -1, 1) if self.channels_first else inputs
+
+
+def export_metadata(model, format, precision, raw) -> Metadata:
+    """The Metadata of a model that is to be exported."""
+    classifies = not isinstance(model.output, dict) and output_name(model) != "features"
+    info = model_info(model)
+    config = info.get("preprocessing")
+    return Metadata(
+        name=model.name,
+        format=format,
+        precision=precision,
+        preprocessing=config and Preprocessing.from_config(config),
+        raw=raw,
+        channels_first=raw and channel_axis(model) == 1,
+        class_names=tuple(name for _, name in class_rows(class_names(model))) if classifies else None,
+        weights=info.get("weights"),
+    )
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """A network and how it is to be written: the argument of every format's `write`."""
+
+    model: keras.Model
+    """With its batch norms folded."""
+    metadata: Metadata
+    batch_size: int | None = None
+    """None for any."""
+    calibration: np.ndarray | None = None
+    """For int8: (N, ...) typical inputs of the exported network, from which the ranges of its activations follow."""
+
+    @property
+    def precision(self) -> str:
+        return self.metadata.precision
+
+    def in_float32(self) -> "ExportSpec":
+        """The same export in float32."""
+        return replace(self, metadata=replace(self.metadata, precision="float32"), calibration=None)
+
+    def model_and_signature(self, precision="float32"):
+        """(serving model, input signature), the arguments of `Model.export`."""
+        model = serving_model(self.model, precision, self.metadata.raw)
+        (inputs,) = model.inputs
+        signature = keras.InputSpec(inputs.dtype, (self.batch_size, *inputs.shape[1:]), name=inputs.name)
+        return model, [signature]
+
+    @property
+    def calibration_batches(self) -> list[np.ndarray]:
+        """The calibration inputs in batches of the exported size; images that do not fill a batch are dropped."""
+        size = self.batch_size or 1
+        whole = len(self.calibration) // size * size
+        return list(self.calibration[:whole].reshape(-1, size, *self.calibration.shape[1:]))
 
 
 def serving_model(model, precision="float32", raw=False):
-    """A network as it is exported: channels last within, normalisation in front, probabilities behind.
+    """A model with normalisation in front and probabilities behind, channels last throughout.
 
     Args:
-        model: Functional model with one input; what `fold_batch_norm` returns.
-        precision: a name in PRECISIONS of `inference`, in which it computes.
-        raw: whether it takes prepared images, and returns what `model` returns.
+        model: Functional model with one input, with or without batch norms folded.
+        precision: the precision it computes in, a name in COMPUTED of `precision.py`.
+        raw: whether inputs and outputs stay those of `model`.
 
     Returns:
-        A model from {"images": uint8 (B, H, W, C) in 0..255}, or of raw ones what `model` takes, to a dict: of
-        "probabilities" (B, classes) float32, of "logits" or "features" where a raw network ends in these, or with the
-        names of several outputs.
+        A model from {"images": uint8 (B, H, W, C) in 0..255}, or the inputs of `model` if `raw`, to a dict of
+        "probabilities" (B, classes) float32, or "logits" or "features" where a raw network ends in these, or the named
+        outputs of a model with several.
 
     Raises:
-        ValueError: for a network of unknown preprocessing, unless `raw`.
+        ValueError: for a model of unknown preprocessing, unless `raw`.
     """
-    first = channel_axis(model) == 1
+    channels_first = channel_axis(model) == 1
     network = cast_model(channels_last(model), precision)
-    (given,) = model.inputs
+    (model_input,) = model.inputs
     if raw:
-        inputs = keras.Input(given.shape[1:], dtype=given.dtype, name=INPUT)
-        prepared = keras.ops.transpose(inputs, (0, 2, 3, 1)) if first else inputs
+        inputs = keras.Input(model_input.shape[1:], dtype=model_input.dtype, name=INPUT_NAME)
+        normalised = keras.ops.transpose(inputs, (0, 2, 3, 1)) if channels_first else inputs
     else:
-        look = preprocessing(model)
-        inputs = keras.Input((*network.inputs[0].shape[1:3], look.channels), dtype="uint8", name=INPUT)
-        prepared = preprocess_input(keras.ops.cast(inputs, "float32"), look.mode, "channels_last")
-    outputs = outputs_of(network, prepared)
+        prepare = preprocessing(model)
+        inputs = keras.Input((*network.inputs[0].shape[1:3], prepare.channels), dtype="uint8", name=INPUT_NAME)
+        normalised = preprocess_input(keras.ops.cast(inputs, "float32"), prepare.mode, "channels_last")
+    outputs = name_outputs(network, network(normalised))
     if "logits" in outputs and not raw:
         outputs = {"probabilities": keras.ops.softmax(outputs["logits"])}
-    if first:
-        outputs = {name: _with_channels_first(tensor) for name, tensor in outputs.items()}
+    if channels_first:
+        outputs = {name: _maps_to_channels_first(tensor) for name, tensor in outputs.items()}
     return copy_metadata(keras.Model(inputs, outputs, name=model.name), network)
 
 
-def _with_channels_first(tensor):
-    """Of maps; vectors have one order."""
+def _maps_to_channels_first(tensor):
+    """Transposes feature maps; vectors stay as they are."""
     return keras.ops.transpose(tensor, (0, 3, 1, 2)) if len(tensor.shape) == 4 else tensor
 
 
-def outputs_of(model, inputs):
-    """{name: output} of a model for inputs; names are those of a dict of outputs, else what the last layer says."""
-    outputs = model(inputs)
-    return outputs if isinstance(outputs, dict) else {name_of_output(model): outputs}
+def name_outputs(model, outputs) -> dict:
+    """{name: output}: a dict of outputs as it is, a single output under `output_name`."""
+    return outputs if isinstance(outputs, dict) else {output_name(model): outputs}
 
 
-def name_of_output(model):
-    """ "probabilities" or "logits" of a classifier, else "features"."""
+def output_name(model) -> str:
+    """Name of a model's single output: "probabilities" or "logits" of a classifier, otherwise "features"."""
     last = model.layers[-1]
     activation = keras.activations.softmax if isinstance(last, keras.layers.Softmax) else getattr(last, "activation", 0)
     known = {keras.activations.softmax: "probabilities", keras.activations.linear: "logits"}
     classifies = len(model.output_shape) == 2 and model.output_shape[1] > 1
     return known.get(activation, "features") if classifies else "features"
-
-
-def metadata(model, form, precision, raw):
-    """The Metadata of a network that is to be exported in a format of FORMATS."""
-    classifies = not isinstance(model.output, dict) and name_of_output(model) != "features"
-    names = class_names(model) if classifies else None
-    info = model_info(model)
-    return Metadata(
-        name=model.name,
-        format=form,
-        precision=precision,
-        preprocessing=info.get("preprocessing"),
-        raw=raw,
-        channels_first=raw and channel_axis(model) == 1,
-        class_names=tuple(name for _, name in class_rows(names)) if classifies else None,
-        weights=info.get("weights"),
-    )

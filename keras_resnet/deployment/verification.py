@@ -1,5 +1,7 @@
-"""Whether an exported network says what its Keras network says."""
+"""Comparison of an exported network's outputs and speed with those of its Keras model."""
 
+import statistics
+import time
 import warnings
 from dataclasses import dataclass
 
@@ -9,158 +11,230 @@ import numpy as np
 from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.data.labels import class_numbers, class_rows
 from keras_resnet.data.preprocessing import preprocess_input
-from keras_resnet.deployment.images import in_batches, shown
-from keras_resnet.deployment.serving import name_of_output
+from keras_resnet.deployment.images import encode_png, evenly_spaced, pixel_batches, read_images
+from keras_resnet.deployment.serving import name_outputs
 from keras_resnet.models.preprocessing import class_names
 from keras_resnet.prediction import softmax
 
-LEAST = 1e-7
-"""Probabilities below count as this: float16 has no smaller ones."""
-
-ALIKE = 0.1
-"""Features that differ by less than this share of themselves are measured by it: differences are rounding, too."""
+MIN_PROBABILITY = 1e-7
+"""Smaller probabilities count as this one: float16 has none below."""
+MIN_SPREAD = 0.1
+"""Features that deviate by less than this fraction of their size are measured by it: deviations are rounding too."""
+MAX_CHECK_IMAGES = 16
+"""Number of images of the further checks."""
+SPEED_BATCH_SIZES, MAX_SPEED_ROUNDS, MAX_SPEED_SECONDS = (1, 8), 15, 3.0
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """What two networks say of the same images.
+class ComparisonResult:
+    """How far an exported network's outputs are from those of its Keras model.
 
-    Logits are taken as the logarithms of probabilities, which they are but for a constant in each image; of what is
-    no classifier, the features are compared.
+    Of classifiers the logits are compared: the logarithms of the probabilities, which differ from them by a constant
+    in each image. Of other networks the features are compared.
     """
 
-    images: int
-    largest: float
-    """Largest difference of logits."""
-    relative: float
-    """Root mean square of the differences, divided by that of the logits around each image's mean; of features around
-    their means over the images, or by a tenth of their own where the images are too much alike."""
-    top1: float | None = None
-    """Share of the images with the same most probable class."""
-    top5: float | None = None
-    """Share with the same five most probable classes, in any order."""
-    accuracy: dict | None = None
-    """{"keras", "exported"}: share of right answers, where the classes of the images are known."""
+    num_images: int
+    max_error: float
+    """Largest absolute difference."""
+    nrmse: float
+    """Root mean square of the differences divided by the standard deviation of the Keras model's outputs: of logits
+    around each image's mean, of features around their means over the images, but at least MIN_SPREAD of their size."""
+    top1_agreement: float | None = None
+    """Fraction of the images with the same most probable class."""
+    top5_agreement: float | None = None
+    """Fraction of the images with the same five most probable classes, in any order."""
+    top1_accuracy: dict[str, float] | None = None
+    """{"keras", "exported"}: fraction of correct classes, where the labels of the images are known."""
 
 
-def compare(model, exported, look, images=None, batch_size=32):
-    """The Agreement of a Keras model and its exported self.
+def compare_outputs(model, exported, preprocessing, source, batch_size=32) -> ComparisonResult:
+    """Compares the outputs of a Keras model and its export on images.
 
     Args:
         model: Keras model.
-        exported: Exported.
-        look: Preprocessing.
-        images: see `shown`.
-        batch_size: images at a time; memory is taken for so many.
+        exported: ExportedModel.
+        preprocessing: Preprocessing of both.
+        source: ImageSource of the images.
+        batch_size: images in memory at a time.
 
     Raises:
-        ValueError, OSError: as `in_batches`.
+        ValueError, OSError: for images that cannot be read, see `pixel_batches`, and if the Keras model returns NaN.
     """
-    source, meta = shown(images), exported.metadata
-    tally = Tally(meta, _truth(model, source.class_names) if meta.class_names else None)
-    for pixels, labels in in_batches(source, look, batch_size):
-        tally.add(said_by(model, meta, look, pixels), exported(meta.taken(look, pixels)), labels)
-    if not tally.varies and tally.count > 1:
+    metadata = exported.metadata
+    classifies = metadata.class_names is not None
+    comparison = OutputComparison(classifies, _class_indices(model, source.class_names) if classifies else None)
+    for pixels, labels in pixel_batches(source, preprocessing, batch_size):
+        expected = keras_outputs(model, metadata, preprocessing, pixels)
+        comparison.update_state(expected, exported(metadata.to_inputs(preprocessing, pixels)), labels)
+    if not comparison.outputs_vary and comparison.num_images > 1:
         warnings.warn(
-            "The network says the same of every image: that the exported one agrees proves little", stacklevel=3
+            "The Keras model's outputs are the same for every image: comparing them proves little", stacklevel=3
         )
-    return tally.agreement()
+    return comparison.result()
 
 
-def said_by(model, metadata, look, pixels):
-    """{name: array} of what a Keras model says, as the exported network of that Metadata would.
+def keras_outputs(model, metadata, preprocessing, pixels) -> dict[str, np.ndarray]:
+    """{name: array}: outputs of a Keras model, named as those of the export with this Metadata.
 
     Raises:
-        ValueError: for what is no number.
+        ValueError: for NaN or infinite values.
     """
-    outputs = model.predict_on_batch(prepared(model, look, pixels))
-    outputs = keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
-    outputs = outputs if isinstance(outputs, dict) else {name_of_output(model): outputs}
+    outputs = model.predict_on_batch(_model_inputs(model, preprocessing, pixels))
+    outputs = name_outputs(model, keras.tree.map_structure(keras.ops.convert_to_numpy, outputs))
     if not all(np.isfinite(array).all() for array in outputs.values()):
-        raise ValueError(f"`model` should return numbers. Received: NaN or Inf from {model.name}")
+        raise ValueError(f"`model` should return finite numbers. Received: NaN or Inf from {model.name}")
     if "logits" in outputs and not metadata.raw:
         return {"probabilities": softmax(outputs["logits"])}
     return outputs
 
 
-def prepared(model, look, pixels):
-    """(B, size, size, channels) uint8 -> what a Keras model takes."""
-    return to_data_format(model, preprocess_input(pixels, look.mode, "channels_last"))
+def _model_inputs(model, preprocessing, pixels):
+    """(B, size, size, channels) uint8 -> inputs of a Keras model."""
+    return to_data_format(model, preprocess_input(pixels, preprocessing.mode, "channels_last"))
 
 
-class Tally:
-    """Adds up how far the answers of two networks are from each other, batch by batch.
+def _class_indices(model, names):
+    """The model's class index for each class of the images; None where classes are unknown, or not the model's."""
+    try:
+        return class_numbers(names or None, class_rows(class_names(model)))
+    except ValueError:
+        return None
+
+
+class OutputComparison:
+    """Accumulates a ComparisonResult over batches, as a keras.metrics.Metric does.
 
     Args:
-        metadata: Metadata of the exported one.
-        truth: (classes,) the network's number for each class of the images; None if it is not known.
+        classifies: whether outputs are logits or probabilities.
+        class_indices: (classes,) the model's index of each class of the images; None if it is not known.
     """
 
-    def __init__(self, metadata, truth=None):
-        self.classifies, self.truth = metadata.class_names is not None, truth
-        self.count, self.largest, self.squares, self.own = 0, 0.0, 0.0, 0.0
-        self.first, self.beyond, self.spread, self.varies = None, 0.0, 0.0, False
-        self.shares = dict.fromkeys(("top1", "top5", "keras", "exported"), 0)
+    def __init__(self, classifies, class_indices=None):
+        self.classifies, self.class_indices = classifies, class_indices
+        self.num_images, self.max_error, self.squared_error = 0, 0.0, 0.0
+        self.outputs_vary, self.squared_outputs, self.squared_deviations = False, 0.0, 0.0
+        self.first_outputs, self.shifted_sum = None, 0.0
+        self.counts = dict.fromkeys(("top1", "top5", "keras", "exported"), 0)
 
-    def add(self, expected, received, labels):
-        """What Keras said and what the exported network said, {name: (B, ...)}, and the images' classes, (B,)."""
-        expected, received = flat(expected), flat(received)
-        difference = received - expected
-        self.count += len(expected)
-        self.largest = np.maximum(self.largest, np.abs(difference).max())  # NaN stays
-        self.squares += (difference**2).sum()
-        self.own += (expected**2).sum()
-        self._spread(expected)
+    def update_state(self, expected, received, labels):
+        """Adds a batch: outputs of the Keras model and of the export, {name: (B, ...)}, and labels, (B,)."""
+        expected, received = flatten_outputs(expected), flatten_outputs(received)
+        error = received - expected
+        self.num_images += len(expected)
+        self.max_error = np.maximum(self.max_error, np.abs(error).max())  # NaN stays NaN
+        self.squared_error += (error**2).sum()
+        self.squared_outputs += (expected**2).sum()
+        self.first_outputs = expected[0] if self.first_outputs is None else self.first_outputs
+        shifted = expected - self.first_outputs
+        self.outputs_vary = self.outputs_vary or bool(shifted.any())
+        self.shifted_sum = self.shifted_sum + shifted.sum(axis=0)
+        deviations = expected - expected.mean(axis=1, keepdims=True) if self.classifies else shifted
+        self.squared_deviations += (deviations**2).sum()
         if self.classifies:
-            self._count(expected, received, labels)
+            self._count_classes(expected, received, labels)
 
-    def _spread(self, expected):
-        """Squares around the mean: of each image, or of each number over the images, as seen from the first."""
-        self.first = expected[0] if self.first is None else self.first
-        beyond = expected - self.first
-        self.beyond = self.beyond + beyond.sum(axis=0)
-        around = expected - expected.mean(axis=1, keepdims=True) if self.classifies else beyond
-        self.spread += (around**2).sum()
-        self.varies = self.varies or bool(beyond.any())
-
-    def _count(self, expected, received, labels):
+    def _count_classes(self, expected, received, labels):
         best = [np.argsort(-scores, axis=1, kind="stable")[:, :5] for scores in (expected, received)]
-        self.shares["top1"] += (best[0][:, 0] == best[1][:, 0]).sum()
-        self.shares["top5"] += (np.sort(best[0], axis=1) == np.sort(best[1], axis=1)).all(axis=1).sum()
-        if self.truth is None or (labels < 0).any() or labels.max() >= len(self.truth):
-            self.truth = None
+        self.counts["top1"] += (best[0][:, 0] == best[1][:, 0]).sum()
+        self.counts["top5"] += (np.sort(best[0], axis=1) == np.sort(best[1], axis=1)).all(axis=1).sum()
+        if self.class_indices is None or (labels < 0).any() or labels.max() >= len(self.class_indices):
+            self.class_indices = None
             return
-        for name, (first, *_) in zip(("keras", "exported"), (rows.T for rows in best), strict=True):
-            self.shares[name] += (first == self.truth[labels]).sum()
+        for name, classes in zip(("keras", "exported"), best, strict=True):
+            self.counts[name] += (classes[:, 0] == self.class_indices[labels]).sum()
 
-    def agreement(self):
-        """The Agreement of all that was added."""
-        spread = self.spread
+    def result(self) -> ComparisonResult:
+        scale = max(self._squared_spread(), np.finfo("float32").tiny)
+        values = (self.num_images, float(self.max_error), float(np.sqrt(self.squared_error / scale)))
         if not self.classifies:
-            spread -= (self.beyond**2).sum() / self.count
-            spread = spread if self.count > 1 else self.first.var() * self.first.size
-            spread = max(spread, ALIKE**2 * self.own)
-        values = {"images": self.count, "largest": float(self.largest)}
-        values["relative"] = float(np.sqrt(self.squares / max(spread, np.finfo("float32").tiny)))
-        if not self.classifies:
-            return Agreement(**values)
-        shares = {name: float(count / self.count) for name, count in self.shares.items()}
-        accuracy = None if self.truth is None else {name: shares[name] for name in ("keras", "exported")}
-        return Agreement(**values, top1=shares["top1"], top5=shares["top5"], accuracy=accuracy)
+            return ComparisonResult(*values)
+        fractions = {name: float(count / self.num_images) for name, count in self.counts.items()}
+        accuracy = None if self.class_indices is None else {name: fractions[name] for name in ("keras", "exported")}
+        return ComparisonResult(*values, fractions["top1"], fractions["top5"], accuracy)
+
+    def _squared_spread(self):
+        """Sum of the squared deviations of the Keras model's outputs; see `ComparisonResult.nrmse`."""
+        if self.classifies:
+            return self.squared_deviations
+        spread = self.squared_deviations - (self.shifted_sum**2).sum() / self.num_images
+        if self.num_images == 1:
+            spread = self.first_outputs.var() * self.first_outputs.size
+        return max(spread, MIN_SPREAD**2 * self.squared_outputs)
 
 
-def flat(outputs):
-    """{name: (B, ...)} -> (B, numbers) float64, probabilities as their logarithms."""
+def flatten_outputs(outputs) -> np.ndarray:
+    """{name: (B, ...)} -> (B, N) float64, with the logarithms of probabilities."""
     arrays = [
-        np.log(np.maximum(array, LEAST)) if name == "probabilities" else array
+        np.log(np.maximum(array, MIN_PROBABILITY)) if name == "probabilities" else array
         for name, array in sorted(outputs.items())
     ]
     return np.concatenate([array.reshape(len(array), -1).astype("float64") for array in arrays], axis=1)
 
 
-def _truth(model, names):
-    """The model's number for each class of the images; None where they are not known, or not the network's."""
-    try:
-        return class_numbers(names or None, class_rows(class_names(model)))
-    except ValueError:
-        return None
+def run_checks(model, exported, float32_export, preprocessing, source) -> dict[str, float]:
+    """Compares what the outputs of the export as a whole would not show, on a few images.
+
+    A small mistake in a network of reduced precision passes for rounding: the same export in float32 is compared too.
+    Encoded files, where the export decodes them itself, are resized by other code than Keras's images.
+
+    Args:
+        model, exported, preprocessing, source: as for `compare_outputs`.
+        float32_export: ExportedModel, the same export in float32; None if `exported` is in float32.
+
+    Returns:
+        {name in CHECKS of `report.py`: root mean square of the differences, divided by the standard deviation of the
+        Keras model's logits or the root mean square of its features}, for each check that applies.
+    """
+    if not (float32_export or exported.takes_encoded_files):
+        return {}
+    indices = evenly_spaced(len(source.split), MAX_CHECK_IMAGES)
+    images = list(read_images(source.split, indices, preprocessing.channels, errors=[]))
+    if not images:
+        return {}
+    metadata, pixels, outputs = exported.metadata, preprocessing.pixels(images), {}
+    expected = flatten_outputs(keras_outputs(model, metadata, preprocessing, pixels))
+    if exported.takes_encoded_files:
+        outputs["encoded_files"] = exported.run_encoded_files([encode_png(image) for image in images])
+    if float32_export:
+        outputs["float32"] = float32_export(metadata.to_inputs(preprocessing, pixels))
+    scale = expected.std() if metadata.class_names else _root_mean_square(expected)
+    scale = max(scale, np.finfo("float32").tiny)
+    return {name: float(_root_mean_square(flatten_outputs(out) - expected) / scale) for name, out in outputs.items()}
+
+
+def _root_mean_square(array):
+    return np.sqrt((array**2).mean())
+
+
+def compare_speed(model, exported, preprocessing, pixels) -> list[dict]:
+    """Measures the time of a batch in Keras and exported, in turns.
+
+    Args:
+        model, exported, preprocessing: as for `compare_outputs`.
+        pixels: (B, size, size, channels) uint8, any number of images.
+
+    Returns:
+        A row {"batch_size", "keras", "exported"} with median seconds, for each of SPEED_BATCH_SIZES or for the fixed
+        batch size of the export.
+    """
+    fixed = exported.session.batch_size
+    sizes = (fixed,) if fixed else SPEED_BATCH_SIZES
+    return [_measure_batch(model, exported, preprocessing, np.resize(pixels, (n, *pixels.shape[1:]))) for n in sizes]
+
+
+def _measure_batch(model, exported, preprocessing, pixels):
+    model_inputs = _model_inputs(model, preprocessing, pixels)
+    exported_inputs = exported.metadata.to_inputs(preprocessing, pixels)
+    calls = {"keras": lambda: model.predict_on_batch(model_inputs), "exported": lambda: exported(exported_inputs)}
+    seconds = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    start = time.perf_counter()
+    for number in range(MAX_SPEED_ROUNDS):
+        if number >= 3 and time.perf_counter() - start > MAX_SPEED_SECONDS:
+            break
+        for name, call in calls.items():
+            call_start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - call_start)
+    return {"batch_size": len(pixels)} | {name: statistics.median(times) for name, times in seconds.items()}

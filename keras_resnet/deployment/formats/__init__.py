@@ -1,1 +1,1 @@
-"""The file formats a network is exported to: a module each, and their table."""
+"""The file formats that networks are exported to: the table of them, and a module for each."""

@@ -1,60 +1,64 @@
-"""LiteRT, for phones and small machines: written and quantised by TensorFlow's converter."""
+"""LiteRT, for phones and small devices: written and quantised by TensorFlow's converter."""
 
 import shutil
 import warnings
 
-from keras_resnet.deployment.serving import INPUT, KEY, Metadata
+from keras_resnet.deployment.serving import INPUT_NAME, METADATA_KEY, Metadata
 
 
-def write(order, path):
-    """Writes the ExportSpec to a file."""
-    model, signature = order.graph()
-    if order.precision == "int8":
+def write(spec, path):
+    """Writes an ExportSpec to a .tflite file."""
+    model, signature = spec.model_and_signature()
+    if spec.precision == "int8":
         folder = path.with_name("float32")
         model.export(str(folder), format="tf_saved_model", verbose=False, input_signature=signature)
-        contents = _quantized(folder, order.samples)
+        contents = _quantize(folder, spec.calibration_batches)
         shutil.rmtree(folder)
     else:
-        model.export(str(path), format="litert", verbose=False, input_signature=signature, **_options(order.precision))
+        options = _converter_options(spec.precision)
+        model.export(str(path), format="litert", verbose=False, input_signature=signature, **options)
         contents = path.read_bytes()
-    path.write_bytes(_with_metadata(contents, order.metadata.to_json()))
+    path.write_bytes(_add_metadata(contents, spec.metadata.to_json()))
 
 
-def _options(precision):
-    """Of the converter; float16 is how weights are stored."""
+def _converter_options(precision):
+    """Options of TensorFlow's converter; in float16 it stores the weights, and computes in float32."""
     import tensorflow as tf
 
     half = {"optimizations": [tf.lite.Optimize.DEFAULT], "target_spec": {"supported_types": [tf.float16]}}
     return half if precision == "float16" else {}
 
 
-def _quantized(folder, samples):
-    """A SavedModel -> the same in eight bits, but for the softmax: of 256 steps most classes would get none."""
+def _quantize(folder, batches):
+    """The contents of a .tflite file in int8, from a SavedModel.
+
+    The softmax stays in float32: in steps of 1/256 most classes would have probability zero.
+    """
     import tensorflow as tf
 
     def dataset():
-        return ([batch] for batch in samples)
+        return ([batch] for batch in batches)
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
     converter.optimizations, converter.representative_dataset = [tf.lite.Optimize.DEFAULT], dataset
-    kept = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=["SOFTMAX"])
+    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=["SOFTMAX"])
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")  # which the debugger uses
+        warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")  # TensorFlow 2.21 uses it
         debugger = tf.lite.experimental.QuantizationDebugger(
-            converter=converter, debug_dataset=dataset, debug_options=kept
+            converter=converter, debug_dataset=dataset, debug_options=options
         )
     return debugger.get_nondebug_quantized_model()
 
 
-def _with_metadata(contents, text):
-    """The flatbuffer with one more entry in its metadata."""
+def _add_metadata(contents, text):
+    """The flatbuffer with one more metadata entry."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(contents, 0))
     buffer, entry = schema.BufferT(), schema.MetadataT()
     buffer.data = list(text.encode())
-    entry.name, entry.buffer = KEY, len(model.buffers)
+    entry.name, entry.buffer = METADATA_KEY, len(model.buffers)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or ()), entry]
     builder = flatbuffers.Builder(len(contents) + len(text))
@@ -62,31 +66,31 @@ def _with_metadata(contents, text):
     return bytes(builder.Output())
 
 
-def _metadata(path):
-    """The text of our entry; None without one."""
+def _read_metadata(path):
+    """The text of the metadata entry; None if there is none."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAsModel(path.read_bytes(), 0)
-    for number in range(model.MetadataLength()):
-        entry = model.Metadata(number)
-        if entry.Name() == KEY.encode():
+    for index in range(model.MetadataLength()):
+        entry = model.Metadata(index)
+        if entry.Name() == METADATA_KEY.encode():
             return bytes(model.Buffers(entry.Buffer()).DataAsNumpy()).decode()
     return None
 
 
 class Session:
-    """A file of this format, ready to answer."""
+    """An exported file in its runtime."""
 
     def __init__(self, path):
         from ai_edge_litert.interpreter import Interpreter
 
-        self.metadata = Metadata.from_json(_metadata(path))
+        self.metadata = Metadata.from_json(_read_metadata(path))
         self.interpreter = Interpreter(str(path))
         (signature,) = self.interpreter.get_signature_list()
         self.runner = self.interpreter.get_signature_runner(signature)
-        batch = self.runner.get_input_details()[INPUT]["shape_signature"][0]
+        batch = self.runner.get_input_details()[INPUT_NAME]["shape_signature"][0]
         self.batch_size = None if batch < 0 else int(batch)
 
     def run(self, inputs):
-        """{name: array}."""
-        return self.runner(**{INPUT: inputs})
+        """Inputs -> {output name: array}."""
+        return self.runner(**{INPUT_NAME: inputs})

@@ -5,30 +5,30 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from keras_resnet.deployment.serving import INPUT, KEY, Metadata
+from keras_resnet.deployment.serving import INPUT_NAME, METADATA_KEY, Metadata
 
-KEPT = ("Softmax",)
-"""Operations that stay in float32: what they return has too many orders of magnitude for fewer bits."""
+KEPT_IN_FLOAT32 = ("Softmax",)
+"""Operations whose results have too many orders of magnitude for fewer bits."""
 
 
-def write(order, path):
-    """Writes the ExportSpec to a file."""
+def write(spec, path):
+    """Writes an ExportSpec to an .onnx file."""
     import onnx
 
-    model, signature = order.graph()
+    model, signature = spec.model_and_signature()
     with _collect_between_passes():
         model.export(str(path), format="onnx", verbose=False, input_signature=signature)
     onnx.save(_avoid_pad_fusion(onnx.load(path)), path)
-    if order.precision == "int8":
-        _quantize(path, order.samples)
-    found = onnx.load(path)
-    if order.precision == "float16":
-        found = _halved(found)
-    for tensor in (*found.graph.input, *found.graph.output):
-        if order.batch_size is None:
+    if spec.precision == "int8":
+        _quantize(path, spec.calibration_batches)
+    exported = onnx.load(path)
+    if spec.precision == "float16":
+        exported = _to_float16(exported)
+    for tensor in (*exported.graph.input, *exported.graph.output):
+        if spec.batch_size is None:
             tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
-    onnx.helper.set_model_props(found, {KEY: order.metadata.to_json()})
-    onnx.save(found, path)
+    onnx.helper.set_model_props(exported, {METADATA_KEY: spec.metadata.to_json()})
+    onnx.save(exported, path)
 
 
 @contextmanager
@@ -78,44 +78,44 @@ def _avoid_pad_fusion(model):
     return model
 
 
-def _halved(model):
-    """The same in float16, but for inputs and outputs; in order again, as ONNX has it and its converter does not."""
+def _to_float16(model):
+    """The model in float16 except for its inputs and outputs; the converter leaves its nodes unsorted."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    found = OnnxModel(convert_float_to_float16(model, keep_io_types=True, op_block_list=list(KEPT)))
-    found.topological_sort()
-    return found.model
+    converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True, op_block_list=list(KEPT_IN_FLOAT32)))
+    converted.topological_sort()
+    return converted.model
 
 
-def _quantize(path, samples):
-    """Weights by channel and activations by tensor in eight bits, in ONNX's QuantizeLinear and DequantizeLinear."""
+def _quantize(path, batches):
+    """Quantises weights by channel and activations by tensor to int8, as QuantizeLinear and DequantizeLinear nodes."""
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):
-        rows = iter(samples)
+        rows = iter(batches)
 
         def get_next(self):
             batch = next(self.rows, None)
-            return None if batch is None else {INPUT: batch}
+            return None if batch is None else {INPUT_NAME: batch}
 
-    kinds = [kind for kind in quantization.registry.QDQRegistry if kind not in KEPT]
+    operations = [kind for kind in quantization.registry.QDQRegistry if kind not in KEPT_IN_FLOAT32]
     quantization.quant_pre_process(path, path, skip_symbolic_shape=True)
-    quantization.quantize_static(path, path, Reader(), op_types_to_quantize=kinds, per_channel=True)
+    quantization.quantize_static(path, path, Reader(), op_types_to_quantize=operations, per_channel=True)
 
 
 class Session:
-    """A file of this format, ready to answer."""
+    """An exported file in ONNX Runtime, on the best of its execution providers."""
 
     def __init__(self, path):
         import onnxruntime
 
         self.session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
-        self.metadata = Metadata.from_json(self.session.get_modelmeta().custom_metadata_map.get(KEY))
-        first = self.session.get_inputs()[0].shape[0]
-        self.batch_size = first if isinstance(first, int) else None
+        self.metadata = Metadata.from_json(self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY))
+        batch = self.session.get_inputs()[0].shape[0]
+        self.batch_size = batch if isinstance(batch, int) else None
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def run(self, inputs):
-        """{name: array}."""
-        return dict(zip(self.outputs, self.session.run(None, {INPUT: inputs}), strict=True))
+        """Inputs -> {output name: array}."""
+        return dict(zip(self.outputs, self.session.run(None, {INPUT_NAME: inputs}), strict=True))

@@ -4,65 +4,67 @@ import contextlib
 import logging
 import sys
 
-from keras_resnet.deployment.serving import INPUT, KEY, Metadata
+from keras_resnet.deployment.serving import INPUT_NAME, METADATA_KEY, Metadata
 
-HINTS = {"float32": "f32", "float16": "f32", "bfloat16": "bf16", "int8": "f32"}
-"""What the runtime computes in, by the precision of a file; float16 is how weights are stored, not what processors
-multiply. A file of int8 computes the few operations in it that are not quantised in float32."""
+INFERENCE_PRECISIONS = {"float32": "f32", "float16": "f32", "bfloat16": "bf16", "int8": "f32"}
+"""What the runtime computes in, by the precision of a file: processors do not multiply float16, in which only the
+weights are stored; in int8, float32 is for the few operations that are not quantised."""
 
 
-def write(order, path):
-    """Writes the ExportSpec to an .xml file, and its weights beside it."""
+def write(spec, path):
+    """Writes an ExportSpec to an .xml file and its weights beside it."""
     import openvino
 
-    model, signature = order.graph()
-    whole = path.with_name(f"whole_{path.name}")
-    model.export(str(whole), format="openvino", verbose=False, input_signature=signature)
-    found = openvino.Core().read_model(whole)
-    for tensor, name in zip(found.outputs, _in_order(model), strict=True):
+    model, signature = spec.model_and_signature()
+    uncompressed = path.with_name(f"uncompressed_{path.name}")
+    model.export(str(uncompressed), format="openvino", verbose=False, input_signature=signature)
+    exported = openvino.Core().read_model(uncompressed)
+    for tensor, name in zip(exported.outputs, sorted(model.output), strict=True):  # the order of Keras's trees
         tensor.get_tensor().set_names({name})
-    if order.precision == "int8":
-        found = _quantized(found, order.samples)
-    found.set_rt_info(order.metadata.to_json(), [KEY])
-    openvino.save_model(found, path, compress_to_fp16=order.precision in ("float16", "bfloat16"))
-    for file in (whole, whole.with_suffix(".bin")):
+    if spec.precision == "int8":
+        exported = _quantize(exported, spec.calibration_batches)
+    exported.set_rt_info(spec.metadata.to_json(), [METADATA_KEY])
+    openvino.save_model(exported, path, compress_to_fp16=spec.precision in ("float16", "bfloat16"))
+    for file in (uncompressed, uncompressed.with_suffix(".bin")):
         file.unlink()
 
 
-def _in_order(model):
-    """Names of the outputs in the order in which they are exported: that of Keras's trees."""
-    return [name for name, _ in sorted(model.output.items())]
+def _quantize(model, batches):
+    """Quantises weights by channel and activations by tensor to int8, with ranges that cut nothing off.
 
-
-def _quantized(model, samples):
-    """Weights by channel and activations by tensor in eight bits, with ranges that nothing is cut off from.
-
-    NNCF's own ranges are those of an average image: the logits differed two to six times as much.
+    NNCF's default ranges are those of an average image: with them, logits differed two to six times as much.
     """
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
-    whole = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX)
-    with contextlib.redirect_stdout(sys.stderr):  # its progress
-        return nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples), advanced_parameters=whole)
+    ranges = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX)
+    with contextlib.redirect_stdout(sys.stderr):  # NNCF prints its progress
+        return nncf.quantize(model, nncf.Dataset(batches), subset_size=len(batches), advanced_parameters=ranges)
+
+
+def compile_model(path_or_model, precision):
+    """The model, compiled for the CPU and for low latency."""
+    import openvino
+
+    config = {"INFERENCE_PRECISION_HINT": INFERENCE_PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
+    return openvino.Core().compile_model(path_or_model, "CPU", config)
 
 
 class Session:
-    """A file of this format, ready to answer."""
+    """An exported file in OpenVINO, on the CPU."""
 
     def __init__(self, path):
         import openvino
 
-        core = openvino.Core()
-        model = core.read_model(path)
-        self.metadata = Metadata.from_json(model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None)
-        first = model.inputs[0].get_partial_shape()[0]
-        self.batch_size = first.get_length() if first.is_static else None
-        config = {"INFERENCE_PRECISION_HINT": HINTS[self.metadata.precision], "PERFORMANCE_HINT": "LATENCY"}
-        self.request = core.compile_model(model, "CPU", config).create_infer_request()
+        model = openvino.Core().read_model(path)
+        known = model.has_rt_info([METADATA_KEY])
+        self.metadata = Metadata.from_json(model.get_rt_info([METADATA_KEY]).astype(str) if known else None)
+        batch = model.inputs[0].get_partial_shape()[0]
+        self.batch_size = batch.get_length() if batch.is_static else None
+        self.request = compile_model(model, self.metadata.precision).create_infer_request()
 
     def run(self, inputs):
-        """{name: array}."""
-        found = self.request.infer({INPUT: inputs}, share_inputs=True)
-        return {next(iter(output.get_names())): array.copy() for output, array in found.items()}
+        """Inputs -> {output name: array}."""
+        outputs = self.request.infer({INPUT_NAME: inputs}, share_inputs=True)
+        return {next(iter(output.get_names())): array.copy() for output, array in outputs.items()}

@@ -2,65 +2,70 @@
 
 import keras
 
-from keras_resnet.deployment.serving import INPUT, KEY, Metadata
+from keras_resnet.deployment.serving import INPUT_NAME, METADATA_KEY, Metadata
 
-BYTES = "image_bytes"
+BYTES_INPUT_NAME = "image_bytes"
 """Name of the input that takes the contents of image files."""
 
 
-def write(order, path):
-    """Writes the ExportSpec to a folder; signatures "serving_default", and "serve_bytes" unless it is raw."""
+def write(spec, path):
+    """Writes an ExportSpec to a folder, with the signatures "serving_default" and, unless it is raw, "serve_bytes"."""
     import tensorflow as tf
 
-    model, (signature,) = order.graph(order.precision)
+    model, (signature,) = spec.model_and_signature(spec.precision)
     archive = keras.export.ExportArchive()
     archive.track(model)
-    images = tf.TensorSpec(signature.shape, signature.dtype, name=INPUT)
+    images = tf.TensorSpec(signature.shape, signature.dtype, name=INPUT_NAME)
     archive.add_endpoint("serve", lambda images: model(images, training=False), [images])
-    if not order.metadata.raw:
-        contents = tf.TensorSpec(signature.shape[:1], tf.string, name=BYTES)
-        look = order.metadata.look
-        archive.add_endpoint("serve_bytes", lambda image_bytes: model(_pixels(image_bytes, look)), [contents])
+    if not spec.metadata.raw:
+        contents = tf.TensorSpec(signature.shape[:1], tf.string, name=BYTES_INPUT_NAME)
+        preprocessing = spec.metadata.preprocessing
+        archive.add_endpoint("serve_bytes", lambda image_bytes: model(_decode(image_bytes, preprocessing)), [contents])
     archive.write_out(str(path), verbose=False)
-    extra = path / "assets.extra"
-    extra.mkdir()
-    (extra / f"{KEY}.json").write_text(order.metadata.to_json())
+    _metadata_file(path).parent.mkdir()
+    _metadata_file(path).write_text(spec.metadata.to_json())
 
 
-def _pixels(contents, look):
-    """(B,) image files -> (B, size, size, channels) uint8, as a Preprocessing crops them."""
+def _metadata_file(path):
+    return path / "assets.extra" / f"{METADATA_KEY}.json"
+
+
+def _decode(contents, preprocessing):
+    """(B,) contents of image files -> (B, size, size, channels) uint8, cropped as a Preprocessing does."""
     import tensorflow as tf
 
     from keras_resnet.data.crops import image_shape, read_window, test_window
 
-    def one(image):
-        window = test_window(*image_shape(image), look)
-        return read_window(image, window, look.size, look.channels, interpolation=look.interpolation)
+    def decode(image):
+        size, channels, interpolation = preprocessing.size, preprocessing.channels, preprocessing.interpolation
+        window = test_window(*image_shape(image), preprocessing)
+        return read_window(image, window, size, channels, interpolation=interpolation)
 
-    return tf.map_fn(one, contents, fn_output_signature=tf.uint8)
+    return tf.map_fn(decode, contents, fn_output_signature=tf.uint8)
 
 
 class Session:
-    """A folder of this format, ready to answer."""
+    """An exported folder in TensorFlow."""
 
     def __init__(self, path):
         import tensorflow as tf
 
-        extra = path / "assets.extra" / f"{KEY}.json"
-        self.metadata = Metadata.from_json(extra.read_text() if extra.exists() else None)
-        self.loaded = tf.saved_model.load(str(path))
-        self.serve = self.loaded.signatures["serving_default"]
-        self.batch_size = self.serve.structured_input_signature[1][INPUT].shape[0]
+        file = _metadata_file(path)
+        self.metadata = Metadata.from_json(file.read_text() if file.exists() else None)
+        self.loaded = tf.saved_model.load(str(path))  # its signatures do not keep its variables alive
+        signature = self.loaded.signatures["serving_default"]
+        self.batch_size = signature.structured_input_signature[1][INPUT_NAME].shape[0]
 
     def run_files(self, contents):
-        """{name: array} for the contents of image files, (B,) bytes; a raw network takes none."""
-        import tensorflow as tf
-
-        found = self.loaded.signatures["serve_bytes"](**{BYTES: tf.constant(contents)})
-        return {name: tensor.numpy() for name, tensor in found.items()}
+        """Contents of image files, (B,) bytes -> {output name: array}; not for a raw network."""
+        return self._run("serve_bytes", BYTES_INPUT_NAME, contents)
 
     def run(self, inputs):
-        """{name: array}."""
+        """Inputs -> {output name: array}."""
+        return self._run("serving_default", INPUT_NAME, inputs)
+
+    def _run(self, signature, input_name, values):
         import tensorflow as tf
 
-        return {name: tensor.numpy() for name, tensor in self.serve(**{INPUT: tf.constant(inputs)}).items()}
+        outputs = self.loaded.signatures[signature](**{input_name: tf.constant(values)})
+        return {name: tensor.numpy() for name, tensor in outputs.items()}

@@ -1,16 +1,15 @@
-"""What is measured beside Keras: torchvision's networks, and ours as they are exported."""
+"""Networks with a method for each task of a benchmark: torchvision's, and this package's exported to other runtimes."""
 
 from functools import cached_property
 
 import keras
 import numpy as np
 
-from keras_resnet.benchmark.networks import Network, ours
+from keras_resnet.benchmark.keras_networks import Network, create_network
 from keras_resnet.deployment.exported import load_exported
-from keras_resnet.deployment.formats.openvino_format import HINTS
+from keras_resnet.deployment.formats.openvino_format import compile_model
 from keras_resnet.deployment.formats.table import FORMATS
-from keras_resnet.deployment.order import ExportSpec
-from keras_resnet.deployment.serving import metadata
+from keras_resnet.deployment.serving import ExportSpec, export_metadata
 from keras_resnet.machine import accelerator
 from keras_resnet.variants import canonical_name
 
@@ -29,13 +28,13 @@ TORCHVISION = (
 
 
 def torchvision_name(model):
-    """torchvision's name for the network nearest to one of ours, or None: its ResNet-50 is v1.5, the paper's v1."""
+    """torchvision's name of a network, or None if it has none; its ResNet-50, v1.5, also stands for the paper's v1."""
     name = canonical_name(model).removesuffix("_v1_5")
     return name if name in TORCHVISION else None
 
 
 class TorchNetwork(Network):
-    """torchvision's network, channels last, bfloat16 by autocast."""
+    """torchvision's network, channels last; bfloat16 by autocast."""
 
     compiled = False
 
@@ -96,24 +95,23 @@ class TorchNetwork(Network):
         return accelerator("torch")
 
     def _precision(self):
-        mixed = self.job.precision == "mixed_bfloat16"
+        mixed = self.job.precision == "bfloat16"
         return self.torch.autocast(self.device.type, self.torch.bfloat16, enabled=mixed)
 
 
 class CompiledTorchNetwork(TorchNetwork):
-    """The same through torch.compile."""
+    """torchvision's network compiled by torch.compile."""
 
     compiled = True
 
 
 class OpenVinoTorchNetwork(Network):
-    """torchvision's network, written as ONNX by torch, in OpenVINO."""
+    """torchvision's network, exported to ONNX by torch, in OpenVINO."""
 
-    memory_is_its_own = False  # torch's is in it
+    reports_memory = False  # it contains that of torch
 
     def __init__(self, job, folder):
         super().__init__(job, folder)
-        import openvino
         import torch
         import torchvision
 
@@ -121,8 +119,7 @@ class OpenVinoTorchNetwork(Network):
         model = torchvision.models.get_model(torchvision_name(job.model), weights=None).eval()
         self.images = np.moveaxis(job.images, -1, 1).copy()
         torch.onnx.export(model, torch.from_numpy(self.images), self.folder / "network.onnx")
-        config = {"INFERENCE_PRECISION_HINT": HINTS[EXPORTED[job.precision]], "PERFORMANCE_HINT": "LATENCY"}
-        self.network = openvino.Core().compile_model(self.folder / "network.onnx", "CPU", config)
+        self.network = compile_model(self.folder / "network.onnx", job.precision)
 
     @property
     def name(self):
@@ -133,23 +130,19 @@ class OpenVinoTorchNetwork(Network):
             self.network(self.images, share_inputs=True)
 
 
-EXPORTED = {"float32": "float32", "mixed_bfloat16": "bfloat16", "int8": "int8"}
-"""What exported networks are called in a precision."""
-
-
 class ExportedNetwork(Network):
-    """This package's network as `export` writes it, but for the preprocessing; `load` is file to ready session."""
+    """This package's network as `export` writes it with `raw=True`; `load` also starts the runtime."""
 
-    memory_is_its_own = False  # the exporter's is in it
+    reports_memory = False  # it contains that of the exporter
     format = None
 
     def __init__(self, job, folder):
         super().__init__(job, folder)
         keras.utils.set_random_seed(0)
-        model, row = ours(job), FORMATS[self.format]
-        facts = metadata(model, self.format, EXPORTED[job.precision], raw=True)
+        model, row = create_network(job), FORMATS[self.format]
+        metadata = export_metadata(model, self.format, job.precision, raw=True)
         self.path, self.images = self.folder / f"network{row.suffix}", job.images
-        row.module.write(ExportSpec(model, facts, calibration=self.images), self.path)
+        row.module.write(ExportSpec(model, metadata, calibration=self.images), self.path)
         self.network = load_exported(self.path)
 
     @property
@@ -166,18 +159,18 @@ class ExportedNetwork(Network):
 
 
 class OnnxNetwork(ExportedNetwork):
-    """In ONNX Runtime, on the best of its execution providers."""
+    """ONNX Runtime, on the best of its execution providers."""
 
     format = "onnx"
 
 
 class OpenVinoNetwork(ExportedNetwork):
-    """In OpenVINO on the CPU."""
+    """OpenVINO on the CPU."""
 
     format = "openvino"
 
 
 class LiteRtNetwork(ExportedNetwork):
-    """In LiteRT on the CPU."""
+    """LiteRT on the CPU."""
 
     format = "litert"

@@ -1,8 +1,8 @@
-"""What is measured: networks behind the same verbs, ours and stock Keras's here.
+"""Networks with a method for each task of a benchmark: this package's and stock Keras's.
 
-A verb is a task: `inference(steps)`, `train(steps)`, `build(steps)`, `load(steps)`, `pipeline(steps)`,
-`whole_run(steps)`, `evaluation(steps)`, `extraction(steps)`. It does its work `steps` times, and returns when the work
-is done, not merely under way; one that returns seconds has timed itself.
+`inference(steps)`, `train(steps)`, `build(steps)`, `load(steps)`, `pipeline(steps)`, `whole_run(steps)`,
+`evaluation(steps)` and `extraction(steps)` do their work `steps` times, and return when it is finished on the device.
+Those that measure their own time return seconds.
 """
 
 import copy
@@ -19,6 +19,7 @@ from keras_resnet.deployment.inference import optimize_for_inference
 from keras_resnet.machine import accelerator
 from keras_resnet.models.create import create
 from keras_resnet.models.transforms import fold_batch_norm
+from keras_resnet.precision import PRECISIONS
 from keras_resnet.training.distribution import jit_compile
 from keras_resnet.variants import canonical_name, get_spec
 
@@ -34,71 +35,71 @@ APPLICATIONS = {
 
 @dataclass(frozen=True)
 class Job:
-    """What one process is to measure."""
+    """What one process measures."""
 
     contender: str
     """A name in CONTENDERS."""
     precision: str
-    """A name in PRECISIONS."""
+    """A name in MEASURED_PRECISIONS."""
     model: str
     batch_size: int
     image_size: int
     xla: bool | None = None
-    """Whether Keras compiles with XLA; None: where that is faster, which on the CPU under TensorFlow it is not."""
+    """Whether Keras compiles with XLA; None: except on the CPU under TensorFlow, where it is slower."""
 
     @property
     def images(self):
-        """The batch, float32 normal numbers; always the same."""
+        """A batch of normally distributed float32 numbers, always the same."""
         return np.random.default_rng(0).standard_normal((self.batch_size, *self.input_shape), "float32")
 
     @property
     def labels(self):
-        """(B,) int64 class numbers; always the same."""
+        """(B,) int64 class indices, always the same."""
         return np.random.default_rng(0).integers(0, get_spec(self.model).default_classes, self.batch_size)
 
     @property
     def input_shape(self):
-        """Of one image, in Keras's configured data format."""
+        """Shape of one image in Keras's configured data format."""
         sides = (self.image_size, self.image_size)
         return (*sides, 3) if keras.config.image_data_format() == "channels_last" else (3, *sides)
 
 
-def ours(job, weights=None):
-    """This package's network, with random weights or those of a file."""
+def create_network(job, weights=None):
+    """This package's network for a job, with random weights or those of a file."""
     return create(job.model, weights=weights, input_shape=job.input_shape)
 
 
 class Network:
-    """A network, a batch for it that stays where it is, and a folder for its files that exists as long as they do."""
+    """A network with a batch of inputs, and a folder for its files that exists as long as its process."""
 
-    memory_is_its_own = True
-    """Whether what its process takes is what the network takes."""
+    reports_memory = True
+    """Whether the memory of its process is that of the network alone."""
 
     def __init__(self, job, folder):
         self.job, self.folder = job, Path(folder)
 
     def accelerator(self):
-        """Name and peak memory of the device, as its framework knows them; (None, None) on the CPU."""
+        """(name, peak memory in bytes) of the GPU; (None, None) on the CPU."""
         return None, None
 
 
 class KerasNetwork(Network):
-    """This package's network, in Keras's own loops: `model.fit` and `model.predict`, a call for all steps.
+    """This package's network in Keras's own loops: one call of `model.fit` or `model.predict` for all steps.
 
-    Such a call costs a few milliseconds more than its steps; in a round of seconds that is nothing.
+    A call takes a few milliseconds more than its steps, which does not matter in a round of seconds.
     """
 
     def __init__(self, job, folder):
         super().__init__(job, folder)
         keras.utils.set_random_seed(0)
-        keras.config.set_dtype_policy(job.precision)
+        keras.config.set_dtype_policy(PRECISIONS[job.precision].policy)
         self.model = self.create()
         self.model.compile(
             keras.optimizers.SGD(0.01, momentum=0.9),
             loss=keras.losses.SparseCategoricalCrossentropy(),
             jit_compile=jit_compile(job.xla),
         )
-        self.batches = _forever(keras.ops.convert_to_tensor(job.images), keras.ops.convert_to_tensor(job.labels))
+        self.batches = _repeat(keras.ops.convert_to_tensor(job.images), keras.ops.convert_to_tensor(job.labels))
 
     @property
     def name(self):
@@ -106,7 +107,7 @@ class KerasNetwork(Network):
 
     def create(self, weights=None):
         """The network, with random weights or those of a file."""
-        return ours(self.job, weights)
+        return create_network(self.job, weights)
 
     def inference(self, steps):
         self.model.predict(self.batches, steps=steps, verbose=0)
@@ -123,9 +124,9 @@ class KerasNetwork(Network):
             self.create(self.weights_file)
 
     def pipeline(self, steps):
-        """Its own seconds, from the first batch on: what it takes to start is no part of its rate.
+        """Returns the seconds from the first batch on, without the time to start the pipeline.
 
-        It starts anew and ends each time, so that nothing is read ahead while others are measured.
+        The pipeline is started and finished each time, so that it does not prefetch while others are measured.
         """
         batches = iter(self.input_pipeline(steps + 1))
         next(batches)
@@ -135,32 +136,32 @@ class KerasNetwork(Network):
         return time.perf_counter() - started
 
     def whole_run(self, steps):
-        """Its own seconds: building and compiling a network each time is no part of its rate."""
-        from keras_resnet.benchmark.pipelines import whole_run
+        """Returns the seconds of an epoch, without the time to build and compile the network."""
+        from keras_resnet.benchmark.workloads import whole_run
 
         return whole_run(self.job, self.folder, steps)
 
     def evaluation(self, steps):
-        self.test_images(steps)
+        self.evaluate(steps)
 
     def extraction(self, steps):
-        self.images_to_vectors(steps)
+        self.extract(steps)
 
     @cached_property
     def input_pipeline(self):
-        from keras_resnet.benchmark.pipelines import input_pipeline
+        from keras_resnet.benchmark.workloads import input_pipeline
 
         return input_pipeline(self.job, self.folder)
 
     @cached_property
-    def test_images(self):
-        from keras_resnet.benchmark.pipelines import evaluation
+    def evaluate(self):
+        from keras_resnet.benchmark.workloads import evaluation
 
         return evaluation(self.model, self.job, self.folder)
 
     @cached_property
-    def images_to_vectors(self):
-        from keras_resnet.benchmark.pipelines import extraction
+    def extract(self):
+        from keras_resnet.benchmark.workloads import extraction
 
         return extraction(self.model, self.job, self.folder)
 
@@ -175,7 +176,7 @@ class KerasNetwork(Network):
 
 
 class FoldedNetwork(KerasNetwork):
-    """The same with its batch norms folded."""
+    """This package's network with its batch norms folded."""
 
     @property
     def name(self):
@@ -186,7 +187,7 @@ class FoldedNetwork(KerasNetwork):
 
 
 class OptimizedNetwork(KerasNetwork):
-    """The same as `optimize_for_inference` leaves it, one call a batch, as it is served."""
+    """This package's network from `optimize_for_inference`, called once for each batch, as a server does."""
 
     @property
     def name(self):
@@ -194,8 +195,7 @@ class OptimizedNetwork(KerasNetwork):
 
     @cached_property
     def optimized(self):
-        precision = self.job.precision.removeprefix("mixed_")
-        return optimize_for_inference(self.model, precision)
+        return optimize_for_inference(self.model, self.job.precision)
 
     @cached_property
     def images(self):
@@ -207,7 +207,7 @@ class OptimizedNetwork(KerasNetwork):
 
 
 class StockNetwork(KerasNetwork):
-    """Keras's own: of keras.applications, or where that lacks it the same graph made of nothing but Keras's layers."""
+    """The network of keras.applications or, if it has none, the same graph built only from Keras's own layers."""
 
     @property
     def application(self):
@@ -221,24 +221,24 @@ class StockNetwork(KerasNetwork):
         if self.application:
             return getattr(keras.applications, self.application)(weights=weights, input_shape=self.job.input_shape)
         with keras.saving.CustomObjectScope({"keras_resnet>BatchNormalization": keras.layers.BatchNormalization}):
-            model = keras.Model.from_config(copy.deepcopy(self._config))  # which takes its argument apart
+            model = keras.Model.from_config(copy.deepcopy(self._config))  # it changes its argument
         if weights:
             model.load_weights(weights)
         return model
 
     @cached_property
     def _config(self):
-        return ours(self.job).get_config()
+        return create_network(self.job).get_config()
 
 
-def _forever(images, labels):
-    """The one batch again and again, as `fit` takes it without copying it.
+def _repeat(images, labels):
+    """An endless iterable of one batch, as `fit` takes it without copying.
 
-    tf.data is told to leave it at that: its optimisations and its prefetching cost 50 ms and more for each call of
-    `fit`. Under TensorFlow the batch comes from the host's memory, elsewhere it stays on the device.
+    The optimisations and prefetching of tf.data are switched off: they take 50 ms and more in each call of `fit`. Under
+    TensorFlow the batch is in host memory, on other backends it stays on the device.
     """
     if keras.backend.backend() != "tensorflow":
-        return (batch for batch in itertools.repeat((images, labels)))  # Keras wants a generator
+        return (batch for batch in itertools.repeat((images, labels)))  # Keras takes generators
     import tensorflow as tf
 
     options = tf.data.Options()
