@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 
 import keras_resnet
 from keras_resnet.data.image_files import load_image
-from keras_resnet.data.labels import class_rows
+from keras_resnet.data.labels import class_ids_and_names
 from keras_resnet.prediction import Classifier, classify
 
 LARGEST = 20_000_000
@@ -47,7 +47,7 @@ def main():
 
 def application(network, name):
     """What is served: GET / and POST /predict."""
-    names = [words for _, words in class_rows(network.class_names)]
+    names = [words for _, words in class_ids_and_names(network.class_names)]
     facts = {"network": name, "classes": names, "preprocessing": network.preprocessing.to_config()}
     service = fastapi.FastAPI(openapi_url=None)
     worker = ThreadPoolExecutor(1)  # one image after another: two would only share the processor

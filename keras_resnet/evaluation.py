@@ -11,7 +11,7 @@ import numpy as np
 from keras_resnet.architecture.metadata import model_spec, to_data_format
 from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.data.image_files import raise_if_unreadable
-from keras_resnet.data.labels import are_unnamed, class_numbers, class_rows
+from keras_resnet.data.labels import are_placeholders, class_ids_and_names, match_class_indices
 from keras_resnet.data.prefetch import ImageBatch, describe_errors, prefetch_batches
 from keras_resnet.data.protocols import Protocol, check_scales, get_protocol
 from keras_resnet.data.sources import load_test
@@ -159,7 +159,7 @@ def evaluate(
     models = list(models) if isinstance(models, (list, tuple)) else [models]
     dataset = dataset if isinstance(dataset, Dataset) else load_test(dataset, skip_bad=skip_bad)
     classes, skipped, results, done = _common_classes(models), list(dataset.skipped), [], 0
-    class_indices = class_numbers(dataset.class_names, classes)
+    class_indices = match_class_indices(dataset.class_names, classes)
     for batch, probabilities in batch_probabilities(models, dataset, protocol, batch_size, **changes):
         errors = describe_errors(batch.read_errors)
         raise_if_unreadable(errors, skip_bad)
@@ -203,12 +203,12 @@ class _ProtocolPredictor:
     """Averages a model's probabilities over the scales and views of a protocol."""
 
     def __init__(self, model, protocol):
-        self.preprocessing, self.num_views = preprocessing(model), protocol.views
+        self.preprocessing, self.num_views = preprocessing(model), protocol.num_views
         spec, size = model_spec(model), self.preprocessing.size
         check_scales(protocol, self.preprocessing, spec.minimum_size if spec else MINIMUM_SIZE)
         self.models = [model] * max(1, len(protocol.scales))
         """The model for each scale."""
-        if protocol.whole:
+        if protocol.is_uncropped:
             sides = [min(size, scale) for scale in protocol.scales]
             by_side = {side: fully_convolutional(model, side) for side in set(sides)}
             self.models = [by_side[side] for side in sides]
@@ -235,7 +235,7 @@ def labelled_inputs(
     Raises:
         ValueError: for labels that are not classes of the model, and for images that cannot be read without `skip_bad`.
     """
-    class_indices = class_numbers(dataset.class_names, _common_classes([model]))
+    class_indices = match_class_indices(dataset.class_names, _common_classes([model]))
     done = 0
     for batch in prefetch_batches(dataset.test, [preprocessing(model)], get_protocol("center"), batch_size):
         raise_if_unreadable(describe_errors(batch.read_errors), skip_bad)
@@ -270,11 +270,11 @@ def _common_classes(models):
     """(id, name) of the classes that all models of an ensemble have."""
     if not models:
         raise ValueError("`models` should have at least one model. Received: models=[]")
-    rows = [class_rows(class_names(model)) for model in models]
-    expected = next((classes for classes in rows if not are_unnamed(classes)), rows[0])
+    rows = [class_ids_and_names(class_names(model)) for model in models]
+    expected = next((classes for classes in rows if not are_placeholders(classes)), rows[0])
     for model, classes in zip(models, rows, strict=True):
         differing = [(ours[0], theirs[0]) for ours, theirs in zip(expected, classes, strict=False) if ours != theirs]
-        if len(classes) != len(expected) or (differing and not are_unnamed(classes)):
+        if len(classes) != len(expected) or (differing and not are_placeholders(classes)):
             raise ValueError(
                 f"`models` should have the same {len(expected)} classes to be an ensemble. Received: {model.name} with "
                 f"{len(classes)} classes, that differ as {differing[:1]}"

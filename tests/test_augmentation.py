@@ -1,4 +1,4 @@
-"""What is done to batches, against NumPy and closed forms."""
+"""Augmentation of batches, against NumPy and closed forms."""
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ def numpy(tensor):
 
 
 @pytest.mark.parametrize("padding", [0, 1, 4])
-def test_a_padded_image_is_cropped_anywhere(batch, generator, padding):
+def test_pad_and_crop_equals_numpy(batch, generator, padding):
     u = generator.random((64, 2), "float32")
     u[0], u[1] = 0, np.nextafter(np.float32(1), np.float32(0))
     result = numpy(augmentation.pad_and_crop(batch, padding, u))
@@ -34,7 +34,7 @@ def test_a_padded_image_is_cropped_anywhere(batch, generator, padding):
     np.testing.assert_array_equal(result, expected)
 
 
-def test_those_below_a_half_are_mirrored(batch, generator):
+def test_images_with_u_below_one_half_are_mirrored(batch, generator):
     u = generator.random(64, "float32")
     u[0] = 0.5
     result = numpy(augmentation.flip(batch, u))
@@ -43,12 +43,12 @@ def test_those_below_a_half_are_mirrored(batch, generator):
 
 
 def test_lighting_has_the_covariance_of_its_components(batch, generator):
-    """The paper's: p^T diag(std * reach)^2 p, one colour an image."""
+    """The closed form p diag(std * component_std)^2 p^T; one colour per image."""
     normals = generator.standard_normal((20_000, 3), "float32")
     added = numpy(augmentation.lighting(np.zeros((20_000, 1, 1, 3), "uint8"), normals, 0.1))[:, 0, 0]
-    components, reaches = np.array(augmentation.COLOUR_COMPONENTS), np.array(augmentation.COLOUR_REACHES)
+    components, stds = np.array(augmentation.COLOR_COMPONENTS), np.array(augmentation.COLOR_STDS)
     np.testing.assert_allclose(components.T @ components, np.eye(3), atol=2e-3)
-    expected = components @ np.diag((255 * 0.1 * reaches) ** 2) @ components.T
+    expected = components @ np.diag((255 * 0.1 * stds) ** 2) @ components.T
     np.testing.assert_allclose(np.cov(added.T), expected, rtol=0.05, atol=0.05)
     result = numpy(augmentation.lighting(batch, normals[:64]))
     assert result.dtype == np.float32
@@ -61,51 +61,58 @@ def labels_of(generator, count=64):
 
 def test_mixup_blends_with_the_batch_reversed(batch, generator):
     images, labels = batch.astype("float32"), labels_of(generator)
-    mixed, shares = map(numpy, augmentation.mixup(images, labels, 0.3))
+    mixed, probabilities = map(numpy, augmentation.mixup(images, labels, 0.3))
     np.testing.assert_allclose(mixed, 0.3 * images + 0.7 * images[::-1], atol=1e-3)
-    np.testing.assert_allclose(shares, 0.3 * labels + 0.7 * labels[::-1], atol=1e-6)
+    np.testing.assert_allclose(probabilities, 0.3 * labels + 0.7 * labels[::-1], atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("share", "u", "box"),
+    ("weight", "u", "box"),
     [
-        (0.75, (0.5, 0.5), (slice(3, 7), slice(3, 9))),  # sides halved: 5 x 6, of which int(5 / 2) on either side
+        (
+            0.75,
+            (0.5, 0.5),
+            (slice(3, 7), slice(3, 9)),
+        ),  # half the sides: 5 x 6, int(5 / 2) on either side of the centre
         (0.75, (0.0, 0.99), (slice(0, 2), slice(8, 12))),
         (0.0, (0.5, 0.5), (slice(0, 10), slice(0, 12))),
         (1.0, (0.5, 0.5), (slice(0, 0), slice(0, 0))),
     ],
 )
-def test_cutmix_pastes_one_box(generator, share, u, box):
+def test_cutmix_replaces_one_box(generator, weight, u, box):
     images, labels = generator.random((6, 10, 12, 3), "float32"), labels_of(generator, 6)
-    mixed, shares = map(numpy, augmentation.cutmix(images, labels, share, np.float32(u)))
+    mixed, probabilities = map(numpy, augmentation.cutmix(images, labels, weight, np.float32(u)))
     expected, area = images.copy(), np.zeros((10, 12))
     expected[:, *box], area[box] = images[::-1, *box], 1
     np.testing.assert_allclose(mixed, expected, atol=1e-6)
-    np.testing.assert_allclose(shares, (1 - area.mean()) * labels + area.mean() * labels[::-1], atol=1e-6)
+    np.testing.assert_allclose(probabilities, (1 - area.mean()) * labels + area.mean() * labels[::-1], atol=1e-6)
 
 
-def mixed_kinds(mixup, cutmix, steps=400):
-    """The share of an image's own in each pixel, and in its label, for some steps: (steps, H, W) and (steps,)."""
+def sample_weights(mixup, cutmix, steps=400):
+    """Weights of the first image in each pixel (steps, H, W), and its labels (steps, 2), for some steps."""
     images = np.stack([np.ones((20, 20, 1)), np.zeros((20, 20, 1))]).astype("float32")
     results = [
-        augmentation.mix(images, np.eye(2, dtype="float32"), mixup, cutmix, NumPyRandom(0, step, (2, slice(None))))
+        augmentation.mixup_or_cutmix(
+            images, np.eye(2, dtype="float32"), mixup, cutmix, NumPyRandom(0, step, (2, slice(None)))
+        )
         for step in range(steps)
     ]
     return np.stack([numpy(p)[0, ..., 0] for p, _ in results]), np.stack([numpy(labels)[0] for _, labels in results])
 
 
-@pytest.mark.parametrize(("mixup", "cutmix", "share"), [(0.8, 0.0, 0), (0.0, 1.0, 1), (0.8, 1.0, 0.5)])
-def test_mixup_and_cutmix_take_turns(mixup, cutmix, share):
-    own, labels = mixed_kinds(mixup, cutmix)
-    np.testing.assert_allclose(own.mean((1, 2)), labels[:, 0], atol=1e-5)
+@pytest.mark.parametrize(("mixup", "cutmix", "box_rate"), [(0.8, 0.0, 0), (0.0, 1.0, 1), (0.8, 1.0, 0.5)])
+def test_mixup_and_cutmix_alternate_at_random(mixup, cutmix, box_rate):
+    weights, labels = sample_weights(mixup, cutmix)
+    np.testing.assert_allclose(weights.mean((1, 2)), labels[:, 0], atol=1e-5)
     np.testing.assert_allclose(labels.sum(1), 1, atol=1e-6)
-    boxes = np.isin(own, (0, 1)).all((1, 2))  # or a blend that differs from no blend by less than float32 can say
-    assert boxes.mean() == pytest.approx(share, abs=0.08)
+    boxes = np.isin(weights, (0, 1)).all((1, 2))  # or a blend with a weight that float32 rounds to 0 or 1
+    assert boxes.mean() == pytest.approx(box_rate, abs=0.08)
     if not cutmix:
-        assert own[:, 0, 0].var() == pytest.approx(1 / (4 * (2 * mixup + 1)), rel=0.2), "of the beta distribution"
+        variance = 1 / (4 * (2 * mixup + 1))  # of the beta distribution
+        assert weights[:, 0, 0].var() == pytest.approx(variance, rel=0.2)
 
 
-def test_erased_rectangles_have_the_areas_and_aspects_asked_for(generator):
+def test_erased_rectangles_have_the_published_areas_and_aspect_ratios(generator):
     images = np.ones((3000, 60, 80, 1), "float32")
     erased = numpy(augmentation.erase(images, generator.random((3000, 5), "float32"), 0.4))[..., 0] == 0
     chosen = erased[erased.any((1, 2))]
@@ -114,8 +121,8 @@ def test_erased_rectangles_have_the_areas_and_aspects_asked_for(generator):
     np.testing.assert_array_equal(chosen, rows[:, :, None] & columns[:, None, :])
     heights, widths = rows.sum(1), columns.sum(1)
     for side in (rows, columns):
-        assert (abs(np.diff(side.astype(int), axis=1)).sum(1) <= 2).all(), "in one piece"
-        assert side[:, 0].any() and side[:, -1].any(), "up to the edges"
+        assert (abs(np.diff(side.astype(int), axis=1)).sum(1) <= 2).all(), "one interval"
+        assert side[:, 0].any() and side[:, -1].any(), "reaches the edges"
     areas, aspects = heights * widths / 4800, heights / widths
     assert areas.mean() == pytest.approx((0.02 + 0.33) / 2, abs=0.01)
     assert areas.min() > 0.015 and areas.max() < 0.335
@@ -123,32 +130,32 @@ def test_erased_rectangles_have_the_areas_and_aspects_asked_for(generator):
     assert np.log(aspects).std() == pytest.approx(np.log(3.3 / 0.3) / 12**0.5, abs=0.05)
 
 
-def test_nothing_is_erased_or_everything_has_a_rectangle(batch, generator):
+def test_erase_with_probability_zero_and_one(batch, generator):
     u = generator.random((64, 5), "float32")
     np.testing.assert_array_equal(numpy(augmentation.erase(batch, u, 0.0)), batch)
-    all_of_them = numpy(augmentation.erase(batch + 1, u, 1.0))
-    assert all_of_them.dtype == batch.dtype and (all_of_them == 0).any((1, 2, 3)).all()
+    erased = numpy(augmentation.erase(batch + 1, u, 1.0))
+    assert erased.dtype == batch.dtype and (erased == 0).any((1, 2, 3)).all()
 
 
-def test_labels_are_softened_and_hardened():
-    labels = augmentation.soft_labels(np.array([2, 0]), 4, 0.1)
+def test_smooth_labels_and_binarize():
+    labels = augmentation.smooth_labels(np.array([2, 0]), 4, 0.1)
     expected = [[0.025, 0.025, 0.925, 0.025], [0.925, 0.025, 0.025, 0.025]]
     np.testing.assert_allclose(numpy(labels), expected, rtol=1e-6)
-    np.testing.assert_array_equal(numpy(augmentation.soft_labels(np.array([1]), 3)), [[0, 1, 0]])
-    shares = np.array([[0.0, 0.2, 0.21, 0.59]], "float32")
-    np.testing.assert_array_equal(numpy(augmentation.threshold(shares, 0.2)), [[0, 0, 1, 1]])
+    np.testing.assert_array_equal(numpy(augmentation.smooth_labels(np.array([1]), 3)), [[0, 1, 0]])
+    probabilities = np.array([[0.0, 0.2, 0.21, 0.59]], "float32")
+    np.testing.assert_array_equal(numpy(augmentation.binarize(probabilities, 0.2)), [[0, 0, 1, 1]])
 
 
-def test_the_same_inside_tf_data(batch, generator):
+def test_augmentation_in_tf_data_equals_eager(batch, generator):
     tf = pytest.importorskip("tensorflow")
     if keras.backend.backend() != "tensorflow":
         pytest.skip("keras.ops are those of another backend")
     u = generator.random((64, 5), "float32")
 
-    def augmented(images, u):
+    def augment(images, u):
         cropped = augmentation.flip(augmentation.pad_and_crop(images, 2, u[:, :2]), u[:, 2])
         return augmentation.erase(augmentation.lighting(cropped, u[:, :3]), u, 0.5)
 
-    mapped = next(iter(tf.data.Dataset.from_tensors((batch, u)).map(augmented)))
+    mapped = next(iter(tf.data.Dataset.from_tensors((batch, u)).map(augment)))
     assert mapped.shape == batch.shape
-    np.testing.assert_allclose(mapped, augmented(batch, u), atol=1e-3)
+    np.testing.assert_allclose(mapped, augment(batch, u), atol=1e-3)

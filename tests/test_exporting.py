@@ -20,7 +20,7 @@ from support import narrow, random_images, randomize_weights, stabilize
 import keras_resnet
 from keras_resnet import build, create, export, feature_extractor, get_spec, list_models, load_dataset, load_exported
 from keras_resnet.architecture.metadata import channel_axis
-from keras_resnet.data.datasets import natural_preprocessing
+from keras_resnet.data.datasets import default_preprocessing
 from keras_resnet.deployment import places
 from keras_resnet.deployment.exported import is_exported
 from keras_resnet.deployment.exporting import Disagreement
@@ -53,7 +53,7 @@ def told(model):
     *sides, channels = model.input_shape[1:]
     if channel_axis(model) == 1:
         channels, *sides = model.input_shape[1:]
-    set_preprocessing(randomize_weights(model), natural_preprocessing((*sides, channels)), "torch")
+    set_preprocessing(randomize_weights(model), default_preprocessing((*sides, channels)), "torch")
     return model
 
 

@@ -10,7 +10,7 @@ from support import narrow, narrow_variants, random_images, randomize_weights, s
 
 from keras_resnet import build, create, fold_batch_norm, get_spec, list_models
 from keras_resnet.architecture.metadata import model_spec
-from keras_resnet.data.datasets import natural_preprocessing
+from keras_resnet.data.datasets import default_preprocessing
 from keras_resnet.models.preprocessing import set_preprocessing
 
 
@@ -83,7 +83,7 @@ def test_of_preactivation_networks_what_follows_sums_and_pooling_stays():
 
 def test_what_belongs_to_the_network_stays_with_it(tmp_path):
     model = create("resnet20", classifier_activation=None)
-    set_preprocessing(model, natural_preprocessing((32, 32, 3)), "torch")
+    set_preprocessing(model, default_preprocessing((32, 32, 3)), "torch")
     before = dict(model.info)
     copy = folded(model)
     assert copy.spec == model.spec and copy.info == before | {"unfolded": []}

@@ -40,9 +40,9 @@ def test_ants_and_bees(test_data):
 
 def test_paths_are_held_where_memory_is_short(test_data, monkeypatch):
     held = load_folder(test_data / "hymenoptera").test
-    monkeypatch.setattr(datasets, "MEMORY_SHARE", 0)
+    monkeypatch.setattr(datasets, "MEMORY_FRACTION", 0)
     split = load_folder(test_data / "hymenoptera").test
-    assert split.paths and not held.paths
+    assert split.has_paths and not held.has_paths
     assert [Path(path).read_bytes() for path in split.images[:9]] == held.images[:9].tolist()
     np.testing.assert_array_equal(split.labels, held.labels)
 

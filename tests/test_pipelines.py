@@ -1,4 +1,4 @@
-"""The way of images to the device: every image once a pass, the same for a seed, from any step on."""
+"""Batches for training and validation: every image once per epoch, reproducible from a seed, from any step on."""
 
 import io
 from dataclasses import replace
@@ -11,7 +11,7 @@ from scipy.stats import hypergeom
 from keras_resnet import Recipe, from_arrays
 from keras_resnet.data import datasets
 from keras_resnet.data.datasets import Dataset, Split, Stream
-from keras_resnet.data.pipelines import _numpy_batches, evaluation_batches, training_batches
+from keras_resnet.data.pipelines import StepRange, _numpy_batches, evaluation_batches, training_batches
 from keras_resnet.data.preprocessing import Normalization, Preprocessing
 from keras_resnet.data.random_numbers import NumPyRandom, TensorFlowRandom
 
@@ -20,33 +20,33 @@ BARE = Recipe(epochs=1, batch_size=25)
 EVERYTHING = Recipe(
     epochs=1, batch_size=10, crop="pad", flip=True, erasing=0.5, mixup=0.2, cutmix=1.0, label_smoothing=0.1
 )
-AS_THEY_ARE = Preprocessing(Normalization(divisor=1.0), size=8, resize=None, channels=1)
+UNNORMALISED = Preprocessing(Normalization(divisor=1.0), size=8, resize=None, channels=1)
 
 
 @pytest.fixture
 def numbered():
-    """103 images, each filled with its number, of four classes."""
+    """103 images of four classes, each filled with its index."""
     images = np.broadcast_to(np.arange(103, dtype="uint8")[:, None, None, None], (103, 8, 8, 1))
-    return from_arrays((images, np.arange(103) % 4), (images[:23], np.arange(23) % 4), preprocessing=AS_THEY_ARE)
+    return from_arrays((images, np.arange(103) % 4), (images[:23], np.arange(23) % 4), preprocessing=UNNORMALISED)
 
 
 def files(dataset):
     """The same images as PNG files in memory."""
 
-    def encoded(split):
-        return Split(np.array([png(image) for image in split.images], object), split.labels)
+    def encode(split):
+        return Split(np.array([encode_png(image) for image in split.images], object), split.labels)
 
-    return replace(dataset, train=encoded(dataset.train), test=encoded(dataset.test))
+    return replace(dataset, train=encode(dataset.train), test=encode(dataset.test))
 
 
-def png(image):
+def encode_png(image):
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0]).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def stream(dataset):
-    """The same images, one after another."""
+    """The same images as a Stream."""
     import tensorflow as tf
 
     whole = files(dataset)
@@ -61,26 +61,28 @@ def stream(dataset):
 KINDS = {"pixels": lambda dataset: dataset, "files": files, "stream": stream}
 
 
-def numbers(batches):
-    """The numbers of the images in some batches."""
-    return [int(number) for images, _ in batches for number in np.asarray(images)[:, 4, 4, 0]]
+def indices_of(batches):
+    """Indices of the images in some batches."""
+    return [int(index) for images, _ in batches for index in np.asarray(images)[:, 4, 4, 0]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_image_comes_once_in_every_pass_and_each_pass_is_another(kind, numbered):
+def test_every_epoch_is_another_permutation_of_the_images(kind, numbered):
     dataset = KINDS[kind](numbered)
-    seen = numbers(training_batches(dataset, PLAIN, 31, seed=3))
-    passes = [seen[start : start + 103] for start in (0, 103, 206)]
-    assert all(sorted(one) == list(range(103)) for one in passes)
-    assert passes[0] != passes[1] != passes[2] and passes[0] != list(range(103))
-    assert abs(np.corrcoef(passes[0], passes[1])[0, 1]) < 0.35, "independent: 1/sqrt(103) is one deviation"
+    seen = indices_of(training_batches(dataset, PLAIN, 31, seed=3))
+    epochs = [seen[start : start + 103] for start in (0, 103, 206)]
+    assert all(sorted(one) == list(range(103)) for one in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] and epochs[0] != list(range(103))
+    assert abs(np.corrcoef(epochs[0], epochs[1])[0, 1]) < 0.35, (
+        "the standard deviation of independent ones is 1/sqrt(103)"
+    )
     for images, labels in training_batches(dataset, PLAIN, 2):
         np.testing.assert_array_equal(np.argmax(labels, -1), np.asarray(images)[:, 4, 4, 0] % 4)
 
 
 @pytest.mark.parametrize("count", [250, 2500])
-def test_batches_of_sorted_classes_are_as_mixed_as_drawn_ones(count):
-    """Class folders come one after another; so many of a class are in a batch as in one drawn by lot."""
+def test_batches_of_sorted_classes_are_mixed_as_at_random(count):
+    """Class folders are read one after another; the images of a class in a batch follow the hypergeometric law."""
     labels = np.arange(count) // (count // 2)
     sorted_ = from_arrays((np.zeros((count, 1, 1, 1), "uint8"), labels), (np.zeros((2, 1, 1, 1), "uint8"), [0, 1]))
     batches = (
@@ -90,7 +92,7 @@ def test_batches_of_sorted_classes_are_as_mixed_as_drawn_ones(count):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_goes_on_at_any_step_as_if_it_had_not_stopped(kind, numbered):
+def test_a_resumed_run_has_the_same_batches(kind, numbered):
     dataset = KINDS[kind](numbered)
     whole = list(training_batches(dataset, EVERYTHING, 25, seed=5))
     for first in (1, 10, 11, 24):
@@ -103,7 +105,7 @@ def test_a_run_goes_on_at_any_step_as_if_it_had_not_stopped(kind, numbered):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_machines_share_a_batch_without_changing_it(kind, numbered):
+def test_parts_of_a_batch_equal_the_whole_batch(kind, numbered):
     recipe = replace(PLAIN, crop="pad", flip=True, erasing=0.3)
     dataset = KINDS[kind](numbered)
     whole = training_batches(dataset, recipe, 12, seed=1)
@@ -114,44 +116,46 @@ def test_machines_share_a_batch_without_changing_it(kind, numbered):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_repeated_augmentation_shows_each_image_so_often_in_a_row(kind, numbered):
-    seen = numbers(training_batches(KINDS[kind](numbered), replace(PLAIN, repeats=3), 7, first=1))
-    before = numbers(training_batches(KINDS[kind](numbered), replace(PLAIN, repeats=3), 1))
+def test_repeats_are_consecutive(kind, numbered):
+    seen = indices_of(training_batches(KINDS[kind](numbered), replace(PLAIN, repeats=3), 7, first=1))
+    before = indices_of(training_batches(KINDS[kind](numbered), replace(PLAIN, repeats=3), 1))
     runs = np.array((before + seen)[:78]).reshape(-1, 3)
     assert (runs == runs[:, :1]).all() and len(set(runs[:, 0])) == 26
 
 
-def test_without_tensorflow_the_order_has_the_same_laws(numbered):
-    rows = (10, slice(None))
-    whole = [(x[:, 0, 0, 0].tolist(), y.tolist()) for _, x, y in _numpy_batches(numbered.train, PLAIN, 31, 3, 0, rows)]
+def test_numpy_batches_are_permutations_and_resume(numbered):
+    def read(first, count):
+        steps = StepRange(first, count, batch_size=10, part=slice(0, 10), seed=3, repeats=1)
+        return [(x[:, 0, 0, 0].tolist(), y.tolist()) for _, x, y in _numpy_batches(numbered.train, steps)]
+
+    whole = read(0, 31)
     seen = [number for x, _ in whole for number in x]
     assert all(sorted(seen[start : start + 103]) == list(range(103)) for start in (0, 103, 206))
-    rest = [(x[:, 0, 0, 0].tolist(), y.tolist()) for _, x, y in _numpy_batches(numbered.train, PLAIN, 20, 3, 11, rows)]
-    assert rest == whole[11:] and all(y == [number % 4 for number in x] for x, y in whole)
+    assert read(11, 20) == whole[11:] and all(y == [number % 4 for number in x] for x, y in whole)
 
 
-def test_padding_moves_the_image_and_no_more():
+def test_pad_shifts_images_by_at_most_the_padding():
     image = np.zeros((8, 8, 1), "uint8")
     image[4, 4] = 200
-    dataset = from_arrays((np.stack([image] * 64), np.zeros(64, int)), preprocessing=AS_THEY_ARE)
+    dataset = from_arrays((np.stack([image] * 64), np.zeros(64, int)), preprocessing=UNNORMALISED)
     recipe = Recipe(epochs=1, batch_size=32, crop="pad", padding=2)
-    places = {
+    positions = {
         tuple(np.argwhere(x)[0, :2]) for xs, _ in training_batches(dataset, recipe, 12) for x in np.asarray(xs)[..., :]
     }
-    assert places == {(row, column) for row in range(2, 7) for column in range(2, 7)}
+    assert positions == {(row, column) for row in range(2, 7) for column in range(2, 7)}
 
 
-def test_test_images_come_in_order_once_as_the_preprocessing_wants_them(numbered):
+def test_evaluation_batches_are_in_order(numbered):
     for dataset in (numbered, files(numbered)):
         batches = list(evaluation_batches(dataset.test, dataset, 10))
         assert [len(x) for x, _ in batches] == [10, 10, 3]
-        assert numbers(batches) == list(range(23))
-        halves = [numbers(evaluation_batches(dataset.test, dataset, 10, (part, 2))) for part in (0, 1)]
+        assert indices_of(batches) == list(range(23))
+        halves = [indices_of(evaluation_batches(dataset.test, dataset, 10, (part, 2))) for part in (0, 1)]
         assert halves == [list(range(0, 23, 2)), list(range(1, 23, 2))]
 
 
-def test_photographs_are_tested_as_they_are_predicted(test_data):
-    """The pipeline against Pillow, on real photographs: the same network input up to rounding."""
+def test_evaluation_batches_equal_preprocessing(test_data):
+    """The pipeline against Pillow on real photographs: the same model input up to rounding."""
     paths = sorted((test_data / "imagenet_sample").glob("*.JPEG"))[:8]
     preprocessing = Preprocessing("torch", size=224, resize=256)
     split = Split(np.array([path.read_bytes() for path in paths], object), np.zeros(8, "int32"))
@@ -160,49 +164,49 @@ def test_photographs_are_tested_as_they_are_predicted(test_data):
     assert np.abs(np.asarray(images) - preprocessing(paths)).mean() < 0.01
 
 
-def test_mixing_keeps_the_shares_of_a_whole(numbered):
+def test_mixed_labels_sum_to_one(numbered):
     for _, labels in training_batches(numbered, EVERYTHING, 5):
         np.testing.assert_allclose(np.sum(labels, -1), 1, rtol=1e-5)
     ((_, labels),) = training_batches(numbered, replace(EVERYTHING, mixup=0.0, cutmix=0.0), 1)
     assert np.unique(np.round(labels, 5)).tolist() == pytest.approx([0.025, 0.925])
 
 
-@pytest.mark.parametrize("draws", [NumPyRandom, TensorFlowRandom])
-def test_draws_follow_their_laws_and_nothing_but_seed_and_step(draws):
-    made = draws(1, 2, (4000, slice(1000, 3000)))
-    uniform, normal = np.asarray(made.uniform(2)), np.asarray(made.normal(2))
+@pytest.mark.parametrize("random_class", [NumPyRandom, TensorFlowRandom])
+def test_random_numbers_have_their_distributions_and_depend_on_seed_and_step(random_class):
+    random = random_class(1, 2, (4000, slice(1000, 3000)))
+    uniform, normal = np.asarray(random.uniform(2)), np.asarray(random.normal(2))
     assert uniform.shape == normal.shape == (2000, 2) and uniform.min() >= 0 and uniform.max() < 1
     assert abs(uniform.mean() - 0.5) < 0.02 and abs(normal.std() - 1) < 0.05
-    np.testing.assert_array_equal(uniform, np.asarray(draws(1, 2, (4000, slice(None))).uniform(2))[1000:3000])
-    assert not np.array_equal(uniform, np.asarray(draws(1, 3, (4000, slice(1000, 3000))).uniform(2)))
-    shares = [float(draws(0, step, (1, slice(None))).beta(0.2)) for step in range(300)]
+    np.testing.assert_array_equal(uniform, np.asarray(random_class(1, 2, (4000, slice(None))).uniform(2))[1000:3000])
+    assert not np.array_equal(uniform, np.asarray(random_class(1, 3, (4000, slice(1000, 3000))).uniform(2)))
+    samples = [float(random_class(0, step, (1, slice(None))).batch_beta(0.2)) for step in range(300)]
     # beta(a, a) has mean 1/2 and variance 1 / (8 a + 4)
-    assert abs(np.mean(shares) - 0.5) < 0.08 and abs(np.var(shares) - 1 / 5.6) < 0.03
+    assert abs(np.mean(samples) - 0.5) < 0.08 and abs(np.var(samples) - 1 / 5.6) < 0.03
 
 
-def test_large_sets_are_read_from_their_files(numbered, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "MEMORY_SHARE", 0)
+def test_images_larger_than_memory_are_read_from_their_paths(numbered, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "MEMORY_FRACTION", 0)
     for number, image in enumerate(numbered.train.images):
         path = tmp_path / str(number % 4) / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(png(image))
+        path.write_bytes(encode_png(image))
     from keras_resnet import load_dataset
 
-    found = replace(load_dataset(tmp_path), preprocessing=AS_THEY_ARE)
-    assert found.train.paths
-    seen = numbers(training_batches(found, PLAIN, 8))
+    found = replace(load_dataset(tmp_path), preprocessing=UNNORMALISED)
+    assert found.train.has_paths
+    seen = indices_of(training_batches(found, PLAIN, 8))
     assert len(set(seen)) == 80
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pixels_come_in_the_channels_that_are_wanted(channels):
-    """Grey ones for a colour network, and the other way round, by Pillow's weights."""
+def test_images_are_converted_to_the_channels_of_the_preprocessing(channels):
+    """Grey to RGB and RGB to grey, as in Pillow."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (6, 8, 8, 4 - channels), "uint8")
     mode, given = ("RGB", "L") if channels == 3 else ("L", "RGB")
     expected = [np.asarray(Image.fromarray(image.squeeze(), given).convert(mode)) for image in images]
     dataset = from_arrays((images, [0, 1] * 3), (images, [0, 1] * 3))
-    dataset = replace(dataset, preprocessing=replace(AS_THEY_ARE, channels=channels))
+    dataset = replace(dataset, preprocessing=replace(UNNORMALISED, channels=channels))
     (shown, _), *_ = evaluation_batches(dataset.test, dataset, 6)
     np.testing.assert_allclose(np.squeeze(shown), expected, atol=1)
     (seen, _), *_ = training_batches(dataset, replace(PLAIN, batch_size=6), 1)

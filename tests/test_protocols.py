@@ -6,7 +6,7 @@ from PIL import Image
 
 from keras_resnet.data.image_files import load_image
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.data.protocols import PROTOCOLS, Protocol, check_scales, get_protocol, views_of
+from keras_resnet.data.protocols import PROTOCOLS, Protocol, check_scales, get_protocol, image_views
 
 IMAGENET = Preprocessing("torch", size=224, resize=256)
 
@@ -17,7 +17,7 @@ def photographs(test_data):
 
 
 def test_one_crop_is_what_predict_sees(photographs):
-    (shown,) = views_of(photographs[:4], IMAGENET, Protocol())
+    (shown,) = image_views(photographs[:4], IMAGENET, Protocol())
     theirs = Preprocessing("tf", size=224, resize=256)(photographs[:4])
     np.testing.assert_allclose(shown[:, 0] / 127.5 - 1, theirs, atol=1e-6)
 
@@ -33,13 +33,13 @@ def test_ten_crops_are_torchvisions(photographs):
         middle = round((height - 224) / 2), round((width - 224) / 2)
         corners = [(0, 0), (0, width - 224), (height - 224, 0), (height - 224, width - 224), middle]
         crops = [pixels[top : top + 224, left : left + 224] for top, left in corners]
-        (shown,) = views_of([path], IMAGENET, PROTOCOLS["ten_crop"])
+        (shown,) = image_views([path], IMAGENET, PROTOCOLS["ten_crop"])
         np.testing.assert_array_equal(shown[0], crops + [crop[:, ::-1] for crop in crops])
 
 
 def test_whole_images_come_at_every_scale(photographs):
     image = load_image(photographs[0])
-    shown = views_of(photographs[:1], IMAGENET, PROTOCOLS["multi_scale"])
+    shown = image_views(photographs[:1], IMAGENET, PROTOCOLS["multi_scale"])
     assert [min(views.shape[2:4]) for views in shown] == [224, 256, 384, 480, 640]
     for views, scale in zip(shown, PROTOCOLS["multi_scale"].scales, strict=True):
         width, height = (int(scale * side / min(image.size)) for side in image.size)
@@ -50,9 +50,9 @@ def test_whole_images_come_at_every_scale(photographs):
 def test_pixels_of_the_right_size_stay_as_they_are():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), "uint8")
     preprocessing = Preprocessing("cifar", size=32, resize=None)
-    (shown,) = views_of(pixels, preprocessing, PROTOCOLS["flip"])
+    (shown,) = image_views(pixels, preprocessing, PROTOCOLS["flip"])
     np.testing.assert_array_equal(shown, np.stack([pixels, pixels[:, :, ::-1]], axis=1))
-    (padded,) = views_of(pixels, preprocessing, Protocol("corners", scales=(40,)))
+    (padded,) = image_views(pixels, preprocessing, Protocol("corners", scales=(40,)))
     assert padded.shape == (3, 5, 32, 32, 3)
 
 
@@ -69,7 +69,10 @@ def test_pixels_of_the_right_size_stay_as_they_are():
             lambda: check_scales(PROTOCOLS["ten_crop"], Preprocessing("cifar", 32, None), 8),
             "images that are no larger",
         ),
-        (lambda: views_of([np.zeros((10, 4000, 3), "uint8")], IMAGENET, PROTOCOLS["ten_crop"]), "at most 8192 pixels"),
+        (
+            lambda: image_views([np.zeros((10, 4000, 3), "uint8")], IMAGENET, PROTOCOLS["ten_crop"]),
+            "at most 8192 pixels",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, message):

@@ -79,7 +79,7 @@ def test_the_cosine_is_keras_own():
         ({"schedule": "plateau"}, "warmup"),
         ({"nesterov": "yes"}, "True or False"),
         ({"scale": (0.5,)}, "two numbers"),
-        ({"crop": "random_resized", "scale": (256, 480)}, "share"),
+        ({"crop": "random_resized", "scale": (256, 480)}, "fractions"),
         ({"crop": "scale_jitter"}, "pixels"),
         ({"target_threshold": 0.2}, "binary_cross_entropy"),
         ({"test_resize": 256}, "test_size"),

@@ -57,9 +57,9 @@ def examples(stream, seed, count=-1):
 def test_a_stream_gives_every_image_once_in_the_order_of_its_seed(cifar10, prepared, monkeypatch):
     import tensorflow as tf
 
-    monkeypatch.setattr(datasets, "MEMORY_SHARE", 0)
+    monkeypatch.setattr(datasets, "MEMORY_FRACTION", 0)
     stream = load_dataset("cifar10", prepared).train
-    assert len(stream) == 50000 and not stream.decoded
+    assert len(stream) == 50000 and not stream.is_decoded
     whole, in_order = examples(stream, 7), examples(stream, None)
     assert [label for _, label in in_order] == cifar10.train.labels.tolist()
     for number in range(0, 50000, 997):
@@ -71,7 +71,7 @@ def test_a_stream_gives_every_image_once_in_the_order_of_its_seed(cifar10, prepa
 
 
 def test_a_stream_sets_aside_the_tail(prepared, monkeypatch):
-    monkeypatch.setattr(datasets, "MEMORY_SHARE", 0)
+    monkeypatch.setattr(datasets, "MEMORY_FRACTION", 0)
     data = load_dataset("cifar10", prepared, validation_split=0.98)
     assert (len(data.train), len(data.test)) == (1000, 49000)
     trains, tests = (set(examples(split, None)) for split in (data.train, data.test))
@@ -116,7 +116,7 @@ def test_images_of_many_sizes_are_held_as_files(tmp_path):
     rows = [(png(4 + i, 5, 3, value=i), i % 2) for i in range(10)]
     prepare(tmp_path, train=rows, validation=rows[:3])
     data = load_dataset("odd", tmp_path, download=False)  # only its files know this set
-    assert data.train.images.dtype == object and not data.train.decoded and not data.train.paths
+    assert data.train.images.dtype == object and not data.train.is_decoded and not data.train.has_paths
     assert sorted(data.train.images.tolist()) == sorted(file for file, _ in rows)
     assert len(data.test) == 3 and data.class_names == ("cat", "dog")
     assert (data.preprocessing.size, data.preprocessing.resize, data.preprocessing.mode) == (224, 256, "torch")
@@ -151,7 +151,7 @@ def test_labels_without_a_class_are_refused(tmp_path, monkeypatch):
     builder = prepare(tmp_path, train=rows, test=rows[:2])
     with pytest.raises(ValueError, match="from 0 to 1, one for each class. Received: -1, and 1 outside"):
         load_tfds(builder)
-    monkeypatch.setattr(datasets, "MEMORY_SHARE", 0)
+    monkeypatch.setattr(datasets, "MEMORY_FRACTION", 0)
     with pytest.raises(tf.errors.InvalidArgumentError, match="labels should be from 0"):
         list(load_tfds(builder).train.examples(None))
 
@@ -308,7 +308,7 @@ def test_arrays_that_do_not_go_together():
     with pytest.raises(ValueError, match="`test` should have images of"):
         from_arrays(arrays(), test=arrays(side=9))
     with pytest.raises(ValueError, match="should be for 1 channels"):
-        from_arrays(arrays(channels=1), preprocessing=datasets.natural_preprocessing((8, 8, 3)))
+        from_arrays(arrays(channels=1), preprocessing=datasets.default_preprocessing((8, 8, 3)))
     with pytest.raises(ValueError, match="Received: 2, and"):
         from_arrays(arrays(), test=arrays(classes=3))
     with pytest.raises(ValueError, match="smallest class"):

@@ -202,14 +202,6 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_written(model, 
     assert not (tmp_path / "run").exists()
 
 
-def test_names_that_live_in_two_places_are_the_same():
-    """Recipes do not import TensorFlow, which crops and policies are made of."""
-    from keras_resnet.data import crops
-    from keras_resnet.training.recipes import CROPS
-
-    assert set(CROPS) == set(crops.CROPS)
-
-
 def test_curves_say_what_the_history_says(tmp_path):
     from matplotlib.figure import Figure
 

@@ -8,7 +8,7 @@ from typer import Option
 import keras_resnet
 from keras_resnet.cli.app import print_json, print_problem, print_table, progress_bar
 from keras_resnet.cli.options import AsJson, Mode, Precision, TestSet, command, model_from, numbers
-from keras_resnet.data.image_files import listed
+from keras_resnet.data.image_files import format_errors
 from keras_resnet.data.protocols import PROTOCOLS, get_protocol
 from keras_resnet.data.sources import load_dataset, load_test
 from keras_resnet.evaluation import check_confusion, plot_confusion
@@ -109,7 +109,7 @@ def _print_evaluation(result, title, by_class):
         rows = ((name, images, f"{top1:.2%}", f"{top5:.2%}") for name, images, top1, top5 in rows)
         print_table(("class", "images", "top-1 error", "top-5 error"), rows)
     if result.skipped:
-        text = f"{len(result.skipped)} images that could not be read:\n  {listed(result.skipped)}"
+        text = f"{len(result.skipped)} images that could not be read:\n  {format_errors(result.skipped)}"
         print_problem("skipped", text, "yellow")
 
 

@@ -9,7 +9,7 @@ from typer import Argument, Option
 from keras_resnet import transfer
 from keras_resnet.cli.app import print_json, print_line, print_problem, print_table, progress_bar
 from keras_resnet.cli.options import AsJson, Mode, Model, Precision, Weights, command, model_from
-from keras_resnet.data.image_files import listed
+from keras_resnet.data.image_files import format_errors
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import unknown_name_error
 from keras_resnet.models.preprocessing import set_preprocessing
@@ -51,7 +51,7 @@ def features(
         classes = f" of {len(written['class_names'])} classes" if written["class_names"] else ""
         print_line(f"{target}: {count:,} vectors of {width:,} numbers, {model.name}'s {options['endpoint']}{classes}")
     if written["skipped"]:
-        print_problem("skipped", listed(written["skipped"]))
+        print_problem("skipped", format_errors(written["skipped"]))
         raise typer.Exit(1)
 
 

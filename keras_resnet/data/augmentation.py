@@ -1,28 +1,121 @@
-"""What training does to whole batches at random. Works on every Keras backend.
+"""TRAIN_CROPS and POLICIES, the names that recipes use; and the augmentation of whole batches on any Keras backend.
 
-Nothing here draws: random numbers are arguments, `u` uniform in [0, 1), so that a run can be resumed exactly.
+Functions on batches take random numbers as arguments, `u` uniform in [0, 1), so that a run can be resumed exactly.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from keras import ops
 
-# Principal components of the colours of ImageNet's pixels in 0..1, one a column, and how far they reach:
+from keras_resnet.data.preprocessing import preprocess_input
+
+
+@dataclass(frozen=True)
+class TrainCrop:
+    """A row of TRAIN_CROPS."""
+
+    function: str | None = None
+    """Function of crops.py, (height, width, size, scale, seed) -> crop box; None: the box of test images."""
+    expected_scale: str = "two numbers"
+    """What `scale` of the recipe should be."""
+    accepts_scale: Callable = lambda low, high: True
+    on_batches: bool = False
+    """Whether whole batches are padded and cropped, see `pad_and_crop`."""
+
+    def crop_box(self, height, width, recipe, preprocessing, seed):
+        """The crop box of a training image."""
+        from keras_resnet.data import crops  # needs TensorFlow, which recipes and other backends do not
+
+        if self.function is None:
+            return crops.test_crop_box(height, width, preprocessing)
+        size = recipe.train_size or preprocessing.size
+        return getattr(crops, self.function)(height, width, size, recipe.scale, seed)
+
+
+TRAIN_CROPS = {
+    "none": TrainCrop(),
+    "pad": TrainCrop(on_batches=True),
+    "scale_jitter": TrainCrop(
+        "scale_jitter_box", "two lengths in pixels, the smaller first", lambda low, high: 1 <= low <= high
+    ),
+    "random_resized": TrainCrop(
+        "random_resized_box", "two fractions of the area, the smaller first", lambda low, high: 0 < low <= high <= 1
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A row of POLICIES."""
+
+    function: str
+    """Function of auto_augment.py, (image, *fields, seed) -> image."""
+    fields: tuple[str, ...] = ()
+    """Fields of the recipe that it takes."""
+
+    def __call__(self, image, recipe, seed):
+        """(H, W, C) uint8 -> (H, W, C) uint8."""
+        from keras_resnet.data import auto_augment
+
+        function = getattr(auto_augment, self.function)
+        return function(image, *(getattr(recipe, field) for field in self.fields), seed)
+
+
+POLICIES = {
+    "none": Policy("identity"),
+    "rand_augment": Policy("rand_augment", ("policy_layers", "policy_magnitude", "policy_std")),
+    "trivial_augment": Policy("trivial_augment"),
+}
+
+# Principal components of the RGB values of ImageNet's pixels in 0..1, one per column, and their standard deviations:
 # fb.resnet.torch, datasets/imagenet.lua
-COLOUR_COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-COLOUR_REACHES = (0.2175, 0.0188, 0.0045)
+COLOR_COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+COLOR_STDS = (0.2175, 0.0188, 0.0045)
 
 ERASED_AREA = (0.02, 0.33)
-ERASED_ASPECT = (0.3, 3.3)
+ERASED_ASPECT_RATIO = (0.3, 3.3)
+
+
+def augment_batch(images, labels, recipe, num_classes, mode, random):
+    """Augments and normalises a batch of cropped images.
+
+    Args:
+        images: (B, H, W, C) uint8.
+        labels: (B,) integers.
+        recipe: Recipe.
+        num_classes: number of classes K.
+        mode: of `preprocess_input`.
+        random: NumPyRandom or TensorFlowRandom.
+
+    Returns:
+        Images (B, H, W, C) float32 and labels (B, K) float32.
+    """
+    if TRAIN_CROPS[recipe.crop].on_batches:
+        images = pad_and_crop(images, recipe.padding, random.uniform(2))
+    if recipe.flip:
+        images = flip(images, random.uniform())
+    if recipe.lighting:
+        images = lighting(images, random.normal(3), recipe.lighting)
+    images = preprocess_input(images, mode, data_format="channels_last")
+    if recipe.erasing:
+        images = erase(images, random.uniform(5), recipe.erasing)
+    labels = smooth_labels(labels, num_classes, recipe.label_smoothing)
+    if recipe.mixup or recipe.cutmix:
+        images, labels = mixup_or_cutmix(images, labels, recipe.mixup, recipe.cutmix, random)
+    if recipe.target_threshold is not None:
+        labels = binarize(labels, recipe.target_threshold)
+    return images, labels
 
 
 def pad_and_crop(images, padding, u):
-    """Pads images with black and cuts their size out of the result at random places (He et al. 2015, sec. 4.2).
+    """Pads images with black and crops them at random to their size (He et al. 2015, sec. 4.2).
 
     Args:
         images: (B, H, W, C), integers or floats.
         padding: pixels on each of the four sides.
-        u: (B, 2), where to cut: 0 is the top, and the left.
+        u: (B, 2), the position of the crop: 0 is the top, and the left.
 
     Returns:
         (B, H, W, C) of the same dtype.
@@ -30,120 +123,120 @@ def pad_and_crop(images, padding, u):
     batch, height, width, channels = ops.shape(images)
     sides = (padding, padding)
     padded = ops.pad(images, ((0, 0), sides, sides, (0, 0)))
-    corners = _places(u, 2 * padding + 1)
+    corners = _random_integers(u, 2 * padding + 1)
     rows = corners[:, 0, None] + ops.arange(height)
     columns = corners[:, 1, None] + ops.arange(width)
-    # One gather of pixels from the batch as a whole is faster than one along each axis
+    # One gather of pixels from the whole batch is faster than one gather along each axis
     rows = ops.arange(batch)[:, None] * (height + 2 * padding) + rows
     pixels = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
     return ops.take(ops.reshape(padded, (-1, channels)), pixels, axis=0)
 
 
 def flip(images, u):
-    """Mirrors images, left to right.
+    """Mirrors images left to right.
 
     Args:
         images: (B, H, W, C), integers or floats.
-        u: (B,); those below 0.5 are mirrored.
+        u: (B,); images with a value below 0.5 are mirrored.
 
     Returns:
         (B, H, W, C) of the same dtype.
     """
-    # On CPUs, picking whole images takes a fifth of the time of `where`, and mirroring rows half of that of images
+    # On CPUs, gathering whole images takes a fifth of the time of `where`, and flipping rows half of that of images
     batch, height, width, channels = shape = ops.shape(images)
     rows = ops.reshape(images, (-1, width, channels))
     both = ops.reshape(ops.concatenate([rows, ops.flip(rows, axis=1)]), (-1, height * width * channels))
-    chosen = ops.arange(batch) + batch * ops.cast(u < 0.5, "int32")
-    return ops.reshape(ops.take(both, chosen, axis=0), shape)
+    indices = ops.arange(batch) + batch * ops.cast(u < 0.5, "int32")
+    return ops.reshape(ops.take(both, indices, axis=0), shape)
 
 
 def lighting(images, normals, std=0.1):
-    """Adds to each image a colour, along the principal components of ImageNet's (Krizhevsky et al. 2012, sec. 4.1).
+    """Adds a random colour to each image, along ImageNet's principal components (Krizhevsky et al. 2012, sec. 4.1).
 
     Args:
         images: (B, H, W, 3) in 0..255, RGB.
-        normals: (B, 3), normally distributed with deviation 1.
-        std: of the share in which a component is added.
+        normals: (B, 3), from the standard normal distribution.
+        std: standard deviation of the components' factors.
 
     Returns:
-        (B, H, W, 3) float32; it may leave 0..255 a little, as in fb.resnet.torch.
+        (B, H, W, 3) float32; values may lie slightly outside 0..255, as in fb.resnet.torch.
     """
-    reaches = ops.multiply(COLOUR_COMPONENTS, COLOUR_REACHES)
-    colours = ops.matmul(ops.cast(normals, "float32"), ops.transpose(ops.cast(reaches, "float32")))
-    return ops.cast(images, "float32") + (255 * std) * colours[:, None, None, :]
+    components = ops.cast(ops.multiply(COLOR_COMPONENTS, COLOR_STDS), "float32")
+    colors = ops.matmul(ops.cast(normals, "float32"), ops.transpose(components))
+    return ops.cast(images, "float32") + (255 * std) * colors[:, None, None, :]
 
 
-def mixup(images, labels, share):
-    """Blends each image, and its label, with the one at the mirrored place of the batch (arXiv:1710.09412).
+def mixup(images, labels, weight):
+    """Blends each image and label with those of the reversed batch (arXiv:1710.09412).
 
     Args:
         images: (B, H, W, C) floats.
-        labels: (B, K) floats, a share for each class.
-        share: scalar in 0..1, the image's own; the paper draws it from the beta distribution.
+        labels: (B, K) floats, class probabilities.
+        weight: scalar in 0..1, of the image itself; sampled from a beta distribution in the paper.
 
     Returns:
         Images (B, H, W, C) and labels (B, K).
     """
-    return _blend(images, labels, _everywhere(images, share))
+    return _blend(images, labels, _uniform_weights(images, weight))
 
 
-def cutmix(images, labels, share, u):
-    """Replaces a box of each image by what is there in the one at the mirrored place (arXiv:1905.04899).
+def cutmix(images, labels, weight, u):
+    """Replaces a box of each image by the same box of the reversed batch (arXiv:1905.04899).
 
-    All images of a batch have the same box, as in timm. It may reach over the edge, and is cut off there; labels are
-    mixed by the area that is left of it.
+    All images of a batch have the same box, as in timm. It is clipped to the image; labels are mixed by the area that
+    remains.
 
     Args:
         images: (B, H, W, C) floats.
-        labels: (B, K) floats, a share for each class.
-        share: scalar in 0..1 of the area that stays.
-        u: (2,), where the middle of the box is.
+        labels: (B, K) floats, class probabilities.
+        weight: scalar in 0..1, the fraction of the area outside the box before it is clipped.
+        u: (2,), the centre of the box.
 
     Returns:
         Images (B, H, W, C) and labels (B, K).
     """
-    return _blend(images, labels, _outside_box(images, share, u))
+    return _blend(images, labels, _weights_outside_box(images, weight, u))
 
 
-def mix(images, labels, mixup_alpha, cutmix_alpha, draws):
-    """Mixup or CutMix; if both are wanted, one or the other by the toss of a coin for the batch, as in timm.
+def mixup_or_cutmix(images, labels, mixup_alpha, cutmix_alpha, random):
+    """Applies Mixup or CutMix; if both are given, each to half of the batches, as in timm.
 
     Args:
         images: (B, H, W, C) floats.
-        labels: (B, K) floats, a share for each class.
-        mixup_alpha: the beta distribution's for mixup; 0: no mixup.
-        cutmix_alpha: the same for CutMix. One of the two is not 0.
-        draws: what has `beta(alpha)`, a scalar, and `uniforms(count)`, (count,) in [0, 1).
+        labels: (B, K) floats, class probabilities.
+        mixup_alpha: parameter of the beta distribution for Mixup; 0: no Mixup.
+        cutmix_alpha: the same for CutMix. At least one of the two is not 0.
+        random: NumPyRandom or TensorFlowRandom.
 
     Returns:
         Images (B, H, W, C) and labels (B, K).
     """
-    u = draws.uniforms(3)
-    own = []
+    u = random.batch_uniform(3)
+    weights = []
     if mixup_alpha:
-        own.append(_everywhere(images, draws.beta(mixup_alpha)))
+        weights.append(_uniform_weights(images, random.batch_beta(mixup_alpha)))
     if cutmix_alpha:
-        own.append(_outside_box(images, draws.beta(cutmix_alpha), u[1:]))
-    return _blend(images, labels, ops.where(u[0] < 0.5, own[0], own[-1]))
+        weights.append(_weights_outside_box(images, random.batch_beta(cutmix_alpha), u[1:]))
+    return _blend(images, labels, ops.where(u[0] < 0.5, weights[0], weights[-1]))
 
 
-def _blend(images, labels, own):
-    """Mixes a batch with itself reversed; `own` (H, W, 1) is each pixel's share of the image in its place."""
+def _blend(images, labels, weights):
+    """Blends a batch with the reversed batch; `weights` (H, W, 1) are those of each image's own pixels."""
     images, labels = ops.convert_to_tensor(images), ops.convert_to_tensor(labels)
-    share = ops.mean(own)
-    mixed = own * images + (1 - own) * ops.flip(images, axis=0)
-    return mixed, share * labels + (1 - share) * ops.flip(labels, axis=0)
+    weight = ops.mean(weights)
+    blended = weights * images + (1 - weights) * ops.flip(images, axis=0)
+    return blended, weight * labels + (1 - weight) * ops.flip(labels, axis=0)
 
 
-def _everywhere(images, share):
-    return ops.broadcast_to(ops.cast(share, "float32"), (*ops.shape(images)[1:3], 1))
+def _uniform_weights(images, weight):
+    return ops.broadcast_to(ops.cast(weight, "float32"), (*ops.shape(images)[1:3], 1))
 
 
-def _outside_box(images, share, u):
-    """1 outside of a box and 0 inside: rand_bbox of timm/data/mixup.py."""
-    side = ops.sqrt(1 - ops.cast(share, "float32"))
+def _weights_outside_box(images, weight, u):
+    """(H, W, 1): 1 outside a box and 0 inside. See rand_bbox of timm/data/mixup.py."""
+    side = ops.sqrt(1 - ops.cast(weight, "float32"))
     rows, columns = (
-        _inside(length, _places(u[axis], length) - half, _places(u[axis], length) + half)
+        _in_interval(length, _random_integers(u[axis], length) - half, _random_integers(u[axis], length) + half)
         for axis, length in enumerate(ops.shape(images)[1:3])
         for half in [ops.cast(length * side, "int32") // 2]
     )
@@ -151,22 +244,22 @@ def _outside_box(images, share, u):
 
 
 def erase(images, u, probability):
-    """Sets a rectangle of some images to 0, which for normalised ones is the mean colour (arXiv:1708.04896).
+    """Sets a random rectangle of some images to 0, the mean colour of normalised images (arXiv:1708.04896).
 
-    Areas are 2 to 33 % of the image and aspects 0.3 to 3.3, on a logarithmic scale, as torchvision's RandomErasing
-    draws them, except that a side that is too long is made to fit instead of drawn again.
+    Areas are 2 to 33 % of the image and aspect ratios 0.3 to 3.3, uniform in their logarithm, as in torchvision's
+    RandomErasing; but a side that is too long is shortened instead of sampled again.
 
     Args:
         images: (B, H, W, C).
-        u: (B, 5): whether to erase, then area, aspect, top and left.
-        probability: share of images with a rectangle.
+        u: (B, 5): whether to erase, area, aspect ratio, top and left.
+        probability: of an image to have a rectangle erased.
 
     Returns:
         (B, H, W, C) of the same dtype.
     """
     height, width = ops.shape(images)[1:3]
-    area = _between(*ERASED_AREA, u[:, 1])
-    root = ops.exp(_between(*map(math.log, ERASED_ASPECT), u[:, 2]) / 2)
+    area = _interpolate(*ERASED_AREA, u[:, 1])
+    root = ops.exp(_interpolate(*map(math.log, ERASED_ASPECT_RATIO), u[:, 2]) / 2)
     size = ops.sqrt(area * ops.cast(height * width, "float32"))
     rows = _random_interval(height, size * root, u[:, 3])
     columns = _random_interval(width, size / root, u[:, 4])
@@ -175,50 +268,50 @@ def erase(images, u, probability):
     return ops.where(erased[..., None], ops.zeros_like(images), images)
 
 
-def soft_labels(labels, classes, smoothing=0.0):
-    """Classes -> a share for each (Szegedy et al. 2016, arXiv:1512.00567, sec. 7).
+def smooth_labels(labels, num_classes, smoothing=0.0):
+    """One-hot labels with label smoothing (Szegedy et al. 2016, arXiv:1512.00567, sec. 7).
 
     Args:
         labels: (B,) integers.
-        classes: their number K.
-        smoothing: what is spread evenly over all classes.
+        num_classes: number of classes K.
+        smoothing: probability that is distributed evenly over all classes.
 
     Returns:
         (B, K) float32: 1 - smoothing + smoothing / K for the class, smoothing / K for the others.
     """
-    return (1 - smoothing) * ops.one_hot(labels, classes, dtype="float32") + smoothing / classes
+    return (1 - smoothing) * ops.one_hot(labels, num_classes, dtype="float32") + smoothing / num_classes
 
 
-def threshold(labels, least):
-    """Targets of binary cross-entropy: a class is there, or not (ResNet strikes back, arXiv:2110.00476, sec. 2.1).
+def binarize(labels, threshold):
+    """Targets of binary cross-entropy: 1 for each class above a threshold (arXiv:2110.00476, sec. 2.1).
 
     Args:
-        labels: (B, K) floats, a share for each class.
-        least: share above which a class counts as there.
+        labels: (B, K) floats, class probabilities.
+        threshold: probability.
 
     Returns:
         (B, K) of the same dtype, zeros and ones.
     """
-    return ops.cast(labels > least, labels.dtype)
+    return ops.cast(labels > threshold, labels.dtype)
 
 
-def _places(u, count):
-    """u in [0, 1) -> int32 in 0..count - 1, which float32 could round up to `count`."""
+def _random_integers(u, count):
+    """u in [0, 1) -> int32 in 0..count - 1; the minimum is needed as float32 may round up to `count`."""
     return ops.minimum(ops.cast(ops.cast(u, "float32") * ops.cast(count, "float32"), "int32"), count - 1)
 
 
-def _between(low, high, u):
+def _interpolate(low, high, u):
     return low + (high - low) * ops.cast(u, "float32")
 
 
-def _inside(length, start, stop):
-    """Which of 0..length - 1 are from `start` to before `stop`."""
-    places = ops.arange(length)
-    return ops.logical_and(places >= start, places < stop)
+def _in_interval(length, start, stop):
+    """(length,) booleans, or (B, length): True in [start, stop)."""
+    indices = ops.arange(length)
+    return ops.logical_and(indices >= start, indices < stop)
 
 
 def _random_interval(length, sides, u):
-    """(B, length) booleans: an interval of the rounded length `sides` (B,) for each image, somewhere within."""
+    """(B, length) booleans: for each image, an interval of rounded length `sides` (B,) at a random position."""
     sides = ops.minimum(ops.cast(ops.round(sides), "int32"), length)
-    starts = _places(u, length - sides + 1)
-    return _inside(length, starts[:, None], (starts + sides)[:, None])
+    starts = _random_integers(u, length - sides + 1)
+    return _in_interval(length, starts[:, None], (starts + sides)[:, None])

@@ -1,8 +1,8 @@
-"""Which part of an image the network sees, and reading just that part, inside tf.data.
+"""Crop boxes of images, and reading a crop of an image file inside tf.data.
 
-A window is a float32 tensor (top, left, height, width) in pixels of the image; it need not lie on whole ones, and
-what it shows beyond the image is black. Sides are int32 scalars. A seed is a tensor of two integers; the same seed
-always gives the same window.
+A crop box is a float32 tensor (top, left, height, width) in pixels of the image. It may lie between pixels, and reach
+beyond the image, which is black there. Heights, widths and sizes are int32 scalars. A seed is a tensor of two integers;
+equal seeds give equal boxes.
 """
 
 import math
@@ -10,118 +10,107 @@ import math
 import tensorflow as tf
 
 KERNELS = {
-    # Kernel of ScaleAndTranslate, how far it reaches in pixels, and whether it widens as images shrink
+    # interpolation -> (kernel of ScaleAndTranslate, its radius in pixels, whether it widens when images shrink)
     "nearest": ("box", 0.5, False),
     "bilinear": ("triangle", 1, True),
     "bicubic": ("keyscubic", 2, True),
     "lanczos": ("lanczos3", 3, True),
 }
-TRIES = 10
+ATTEMPTS = 10
+"""Attempts of `random_resized_box` to sample a box that fits."""
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as in Pillow
 
 
-def whole(height, width):
-    """All of the image, whatever its proportions."""
+def whole_image_box(height, width):
+    """The box of the whole image."""
     return tf.cast(tf.stack([0, 0, height, width]), "float32")
 
 
-def central(height, width, shorter, size):
-    """What is left after the shorter side is resized to `shorter` and the middle `size` x `size` is cropped.
+def center_crop_box(height, width, resize, size):
+    """The box that shows the centre `size` x `size` after the shorter side is resized to `resize`.
 
-    To the pixel what `Preprocessing` crops, and torchvision's Resize and CenterCrop.
+    The same pixels as `Preprocessing` and as torchvision's Resize and CenterCrop.
     """
 
-    def middle(spare):
-        return tf.where(spare > 0, tf.round(spare / 2), -((-spare) // 2))
+    def centered(margin):
+        return tf.where(margin > 0, tf.round(margin / 2), -((-margin) // 2))
 
-    return _crop_of_resized(height, width, shorter, size, middle)
+    return _box_in_resized(height, width, resize, size, centered)
 
 
-def scale_jitter(height, width, shorter, size, seed):
-    """`size` x `size` anywhere in the image after its shorter side is resized at random (He et al. 2015, sec. 3.4).
+def scale_jitter_box(height, width, size, scale, seed):
+    """A random `size` x `size` box after the shorter side is resized at random (He et al. 2015, sec. 3.4).
 
     Args:
         height, width: of the image.
-        shorter: (least, most) pixels of the shorter side, both included.
         size: side of the crop.
+        scale: (smallest, largest) length of the shorter side in pixels, both included.
         seed: two integers.
     """
     u = tf.random.stateless_uniform((3,), seed)
 
-    def anywhere(spare):
-        return tf.floor(u[1:] * (spare + 1))
+    def anywhere(margin):
+        return tf.floor(u[1:] * (margin + 1))
 
-    side = shorter[0] + tf.cast(u[0] * (shorter[1] - shorter[0] + 1), "int32")
-    return _crop_of_resized(height, width, tf.minimum(side, int(shorter[1])), size, anywhere)
-
-
-def _crop_of_resized(height, width, shorter, size, place):
-    """The window that a square crop of the resized image shows; `place` maps the spare pixels to a corner."""
-    given = tf.stack([height, width])
-    resized = tf.cast(shorter, "int32") * given // tf.reduce_min(given)
-    scale = tf.cast(given / resized, "float32")
-    return tf.concat([place(tf.cast(resized - size, "float32")) * scale, size * scale], axis=0)
+    resize = scale[0] + tf.cast(u[0] * (scale[1] - scale[0] + 1), "int32")
+    return _box_in_resized(height, width, tf.minimum(resize, int(scale[1])), size, anywhere)
 
 
-def random_resized(height, width, seed, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
-    """A random part of the area in random proportions (Szegedy et al. 2014, arXiv:1409.4842, sec. 6).
+def _box_in_resized(height, width, resize, size, corner):
+    """The box of a square in the resized image; `corner` maps the pixels left over to the square's top and left."""
+    original = tf.stack([height, width])
+    resized = tf.cast(resize, "int32") * original // tf.reduce_min(original)
+    ratio = tf.cast(original / resized, "float32")
+    return tf.concat([corner(tf.cast(resized - size, "float32")) * ratio, size * ratio], axis=0)
 
-    The law is that of torchvision's RandomResizedCrop: ten tries to draw sides that fit, each uniform in the area and
-    in the logarithm of the proportions; then the largest window in the middle whose proportions are allowed.
+
+def random_resized_box(height, width, size, scale, seed, ratio=(3 / 4, 4 / 3)):
+    """A box of random area and aspect ratio (Szegedy et al. 2014, arXiv:1409.4842, sec. 6).
+
+    Sampled as in torchvision's RandomResizedCrop: ten attempts to sample sides that fit, uniform in the area and in the
+    logarithm of the aspect ratio; then the largest box in the centre that has an allowed aspect ratio.
 
     Args:
         height, width: of the image.
+        size: ignored; all functions of TRAIN_CROPS take the same arguments.
+        scale: (smallest, largest) fraction of the image's area.
         seed: two integers.
-        scale: (least, most) share of the image's area.
-        ratio: (least, most) width divided by height.
+        ratio: (smallest, largest) width divided by height.
     """
-    u = tf.random.stateless_uniform((TRIES + 1, 2), seed)
-    given = tf.cast(tf.stack([height, width]), "float32")
-    area = tf.reduce_prod(given) * (scale[0] + (scale[1] - scale[0]) * u[:TRIES, 0])
-    root = tf.exp((math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * u[:TRIES, 1]) / 2)
-    tries = tf.round(tf.sqrt(area)[:, None] * tf.stack([1 / root, root], axis=1))
-    fits = tf.reduce_all((tries > 0) & (tries <= given), axis=1)
+    u = tf.random.stateless_uniform((ATTEMPTS + 1, 2), seed)
+    original = tf.cast(tf.stack([height, width]), "float32")
+    area = tf.reduce_prod(original) * (scale[0] + (scale[1] - scale[0]) * u[:ATTEMPTS, 0])
+    root = tf.exp((math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * u[:ATTEMPTS, 1]) / 2)
+    attempts = tf.round(tf.sqrt(area)[:, None] * tf.stack([1 / root, root], axis=1))
+    fits = tf.reduce_all((attempts > 0) & (attempts <= original), axis=1)
 
-    def drawn():
-        sides = tries[tf.argmax(fits)]
-        return tf.concat([tf.floor(u[TRIES] * (given - sides + 1)), sides], axis=0)
+    def sampled():
+        sides = attempts[tf.argmax(fits)]
+        return tf.concat([tf.floor(u[ATTEMPTS] * (original - sides + 1)), sides], axis=0)
 
-    def middle():
-        sides = tf.minimum(given, tf.round(given[::-1] * (1 / ratio[0], ratio[1])))
-        return tf.concat([(given - sides) // 2, sides], axis=0)
+    def centered():
+        sides = tf.minimum(original, tf.round(original[::-1] * (1 / ratio[0], ratio[1])))
+        return tf.concat([(original - sides) // 2, sides], axis=0)
 
-    return tf.cond(tf.reduce_any(fits), drawn, middle)
+    return tf.cond(tf.reduce_any(fits), sampled, centered)
 
 
-def test_window(height, width, preprocessing):
-    """What a network that is not trained sees of an image, by its `Preprocessing`."""
+def test_crop_box(height, width, preprocessing):
+    """The box of a test image, as its `Preprocessing` crops it."""
     if preprocessing.resize is None:
-        return whole(height, width)
-    return central(height, width, preprocessing.resize, preprocessing.size)
+        return whole_image_box(height, width)
+    return center_crop_box(height, width, preprocessing.resize, preprocessing.size)
 
 
-CROPS = {
-    # What a recipe calls `crop` -> (height, width, recipe, preprocessing, seed) -> window; "pad" crops batches, later
-    "none": lambda height, width, recipe, preprocessing, seed: test_window(height, width, preprocessing),
-    "pad": lambda height, width, recipe, preprocessing, seed: test_window(height, width, preprocessing),
-    "scale_jitter": lambda height, width, recipe, preprocessing, seed: scale_jitter(
-        height, width, recipe.scale, recipe.train_size or preprocessing.size, seed
-    ),
-    "random_resized": lambda height, width, recipe, preprocessing, seed: random_resized(
-        height, width, seed, recipe.scale
-    ),
-}
-
-
-def image_shape(image):
-    """(height, width), int32 scalars, of a file's contents or of pixels. Of JPEG and PNG only the header is read."""
+def image_size(image):
+    """(height, width) of an encoded image or of pixels, as int32 scalars. Only the header of JPEG and PNG is read."""
     if image.dtype != tf.string:
         shape = tf.shape(image)
         return shape[0], shape[1]
     shape = tf.case(
         [
             (tf.io.is_jpeg(image), lambda: tf.io.extract_jpeg_shape(image)[:2]),
-            (_is_png(image), lambda: _png_shape(image)),
+            (_is_png(image), lambda: _png_size(image)),
         ],
         default=lambda: tf.shape(tf.io.decode_image(image, expand_animations=False))[:2],
     )
@@ -132,78 +121,79 @@ def _is_png(contents):
     return tf.strings.substr(contents, 0, 8) == b"\x89PNG\r\n\x1a\n"
 
 
-def _png_shape(contents):
-    """Its header is the first part of a PNG: width and height, after 8 bytes of signature and 8 of the part's own."""
+def _png_size(contents):
+    """Width and height follow 8 bytes of signature and 8 bytes of chunk header."""
     sides = tf.io.decode_raw(tf.strings.substr(contents, 16, 8), "int32", little_endian=False)
     return tf.ensure_shape(sides, (2,))[::-1]
 
 
-def read_window(image, window, size, channels, *, fast=False, interpolation="bilinear"):
-    """A window of an image as a square: decoded no further than it reaches, and resized antialiased as Pillow does it.
+def read_crop(image, box, size, channels, *, fast=False, interpolation="bilinear"):
+    """Reads a crop of an image and resizes it to a square, antialiased as in Pillow.
 
-    Pixels beside the window, where there are any, count as far as the interpolation reaches, as they do in an image
-    that is resized and then cropped. Transparent pixels are shown on white. The orientation in EXIF is not applied.
+    JPEG is decoded only inside the box. Pixels around the box contribute as far as the interpolation kernel reaches, as
+    in an image that is resized before it is cropped. Transparent pixels become white. The EXIF orientation is ignored.
 
     Args:
-        image: contents of a file (JPEG, PNG, GIF, BMP), a string scalar; or uint8 (H, W, C), grey or RGB.
-        window: float32 (top, left, height, width).
+        image: encoded JPEG, PNG, GIF or BMP as a string scalar; or (H, W, C) uint8, grey or RGB.
+        box: crop box.
         size: side of the square.
         channels: 3 for RGB, 1 for grey.
-        fast: whether JPEG is decoded with a less exact inverse cosine transform: good enough for training.
+        fast: whether JPEG is decoded with a faster, less exact inverse DCT, which is good enough for training.
         interpolation: a name in KERNELS.
 
     Returns:
-        uint8 (size, size, channels).
+        (size, size, channels) uint8.
 
     Raises:
-        tf.errors.InvalidArgumentError: when run, for contents that are none of these.
+        tf.errors.InvalidArgumentError: when executed, for other contents.
     """
-    kernel, reach, antialias = KERNELS[interpolation]
-    corner, sides = window[:2], window[2:]
-    # One more: the outermost columns of a part of a JPEG lack their neighbours' colour
-    margin = reach * tf.maximum(sides / size, 1) + 1
-    first = tf.maximum(tf.cast(tf.floor(corner - margin), "int32"), 0)
+    kernel, radius, antialias = KERNELS[interpolation]
+    corner, sides = box[:2], box[2:]
+    # One more pixel: the outermost columns of a partly decoded JPEG lack the colour of their neighbours
+    margin = radius * tf.maximum(sides / size, 1) + 1
+    start = tf.maximum(tf.cast(tf.floor(corner - margin), "int32"), 0)
     stop = tf.cast(tf.math.ceil(corner + sides + margin), "int32")
-    pixels = _part(image, first, stop, channels, "INTEGER_FAST" if fast else "INTEGER_ACCURATE")
+    pixels = _decode_part(image, start, stop, channels, "INTEGER_FAST" if fast else "INTEGER_ACCURATE")
     square = tf.raw_ops.ScaleAndTranslate(
         images=pixels[None],
         size=(size, size),
         scale=size / sides,
-        translation=(tf.cast(first, "float32") - corner) * size / sides,
+        translation=(tf.cast(start, "float32") - corner) * size / sides,
         kernel_type=kernel,
         antialias=antialias,
     )
     return tf.saturate_cast(tf.round(tf.ensure_shape(square[0], (size, size, channels))), "uint8")
 
 
-def _part(image, first, stop, channels, dct_method):
-    """Rows and columns from `first` to before `stop` of an image, uint8; what lies beyond the image is left out."""
+def _decode_part(image, start, stop, channels, dct_method):
+    """uint8 pixels of the rows and columns in [start, stop), clipped to the image."""
 
-    def of_jpeg():
-        sides = tf.minimum(stop, tf.io.extract_jpeg_shape(image)[:2]) - first
-        window = tf.concat([first, sides], axis=0)
+    def part_of_jpeg():
+        sides = tf.minimum(stop, tf.io.extract_jpeg_shape(image)[:2]) - start
+        window = tf.concat([start, sides], axis=0)
         return tf.io.decode_and_crop_jpeg(image, window, channels, dct_method=dct_method)
 
-    def of_pixels(pixels):
-        return pixels[first[0] : stop[0], first[1] : stop[1]]
+    def part_of_pixels(pixels):
+        return pixels[start[0] : stop[0], start[1] : stop[1]]
 
     if image.dtype != tf.string:
-        return of_pixels(image) if image.shape[-1] == channels else _in_colours(of_pixels(image), channels)
-    return tf.cond(tf.io.is_jpeg(image), of_jpeg, lambda: of_pixels(_decoded(image, channels)))
+        pixels = part_of_pixels(image)
+        return pixels if image.shape[-1] == channels else _to_channels(pixels, channels)
+    return tf.cond(tf.io.is_jpeg(image), part_of_jpeg, lambda: part_of_pixels(_decode(image, channels)))
 
 
-def _decoded(contents, channels):
-    """PNG, GIF or BMP -> uint8 (H, W, channels), on white."""
+def _decode(contents, channels):
+    """PNG, GIF or BMP -> (H, W, channels) uint8, on a white background."""
     pixels = tf.cast(tf.io.decode_image(contents, expand_animations=False), "float32")
     depth = tf.shape(pixels)[2]
-    transparent = (depth % 2 == 0) & _is_png(contents)  # in a BMP, the fourth value means nothing
-    opacity = tf.cond(transparent, lambda: pixels[..., -1:] / 255, lambda: tf.ones_like(pixels[..., :1]))
-    shown = 255 - (255 - pixels[..., : depth - 1 + depth % 2]) * opacity
-    return _in_colours(shown, channels)
+    has_alpha = (depth % 2 == 0) & _is_png(contents)  # the fourth channel of a BMP is unused
+    alpha = tf.cond(has_alpha, lambda: pixels[..., -1:] / 255, lambda: tf.ones_like(pixels[..., :1]))
+    opaque = 255 - (255 - pixels[..., : depth - 1 + depth % 2]) * alpha
+    return _to_channels(opaque, channels)
 
 
-def _in_colours(pixels, channels):
-    """Grey or RGB pixels -> uint8 (H, W, channels), of 1 or 3 channels."""
-    colours = tf.broadcast_to(tf.cast(pixels, "float32"), (*tf.unstack(tf.shape(pixels)[:2]), 3))
-    grey = tf.reduce_sum(colours * LUMA, axis=-1, keepdims=True)
-    return tf.cast(tf.round({1: grey, 3: colours}[channels]), "uint8")
+def _to_channels(pixels, channels):
+    """Grey or RGB pixels -> (H, W, channels) uint8 with 1 or 3 channels."""
+    rgb = tf.broadcast_to(tf.cast(pixels, "float32"), (*tf.unstack(tf.shape(pixels)[:2]), 3))
+    grey = tf.reduce_sum(rgb * LUMA, axis=-1, keepdims=True)
+    return tf.cast(tf.round({1: grey, 3: rgb}[channels]), "uint8")

@@ -10,11 +10,11 @@ import numpy as np
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import is_number
 
-TEST_SHARE = 0.2
+DEFAULT_VALIDATION_SPLIT = 0.2
 """Of the images, set aside where a source says nothing of what tests."""
 UNLABELLED = -1
 """Label of an image whose class is unknown."""
-MEMORY_SHARE = 0.25
+MEMORY_FRACTION = 0.25
 """Of the machine's memory, what images may take."""
 
 
@@ -50,27 +50,27 @@ class Split:
         return Split(self.images[numbers], self.labels[numbers])
 
     @property
-    def decoded(self):
+    def is_decoded(self):
         """Whether the images are pixels of one size, and not files."""
         return self.images.ndim == 4
 
     @property
-    def paths(self):
+    def has_paths(self):
         """Whether the images are names of files, and not their contents."""
-        return not self.decoded and isinstance(self.images[0], str)
+        return not self.is_decoded and isinstance(self.images[0], str)
 
-    def set_aside(self, amount):
+    def stratified_split(self, amount):
         """(the rest, what is set aside): two Splits, stratified by class, the same ones every time.
 
         Args:
-            amount: as for `count_aside`.
+            amount: as for `validation_size`.
 
         Raises:
             ValueError: for another amount, or one that leaves a side with fewer images than there are classes.
         """
         from sklearn.model_selection import train_test_split
 
-        count = count_aside(amount, len(self))
+        count = validation_size(amount, len(self))
         sizes = np.unique(self.labels, return_counts=True)[1]
         if sizes.min() < 2 or not len(sizes) <= count <= len(self) - len(sizes):
             raise ValueError(
@@ -90,7 +90,7 @@ class Stream:
     seed; None -> in order."""
     length: int
 
-    decoded = paths = False
+    is_decoded = has_paths = False
 
     def __len__(self):
         return self.length
@@ -113,7 +113,7 @@ class Dataset:
     preprocessing: Preprocessing
     """How a network wants these images when it is tested, also those that come later from files."""
     skipped: tuple[str, ...] = ()
-    """Unreadable files that are missing here, with what is wrong with them."""
+    """UnreadableImageError files that are missing here, with what is wrong with them."""
 
     def __post_init__(self):
         for split in (self.train, self.test) if self.class_names is not None else ():
@@ -131,7 +131,7 @@ class Dataset:
         return (self.preprocessing.size, self.preprocessing.size, self.preprocessing.channels)
 
 
-def count_aside(amount, length):
+def validation_size(amount, length):
     """How many of `length` images are set aside.
 
     Args:
@@ -150,11 +150,11 @@ def count_aside(amount, length):
 
 
 def fits_in_memory(size):
-    """Whether so many bytes of images may be held: MEMORY_SHARE of all memory; how much of it is free may change."""
-    return size <= MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Whether so many bytes of images may be held: MEMORY_FRACTION of all memory; how much of it is free may change."""
+    return size <= MEMORY_FRACTION * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def natural_preprocessing(shape):
+def default_preprocessing(shape):
     """Images of one square size as they are; others as ImageNet's are tested (He et al. 2015, sec. 3.4).
 
     Args:

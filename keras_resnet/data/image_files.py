@@ -18,8 +18,8 @@ FORMATS = {
 }
 """Format -> suffixes. Pillow reads more, some by running other programs (EPS), so it is asked for these alone."""
 
-LISTED = 20
-"""Unreadable files that a message names; more are counted."""
+MAX_LISTED = 20
+"""UnreadableImageError files that a message names; more are counted."""
 
 
 def load_image(source, channels=3):
@@ -59,10 +59,10 @@ def _with_image(source, use):
                 return use(image)
         except Exception as error:  # on damaged files Pillow's readers raise nearly anything
             received = f"{len(source)} bytes" if isinstance(source, bytes) else f"path={_name(source)!r}"
-            raise Unreadable(received, _reason(error, file)) from error
+            raise UnreadableImageError(received, _reason(error, file)) from error
 
 
-class Unreadable(ValueError):
+class UnreadableImageError(ValueError):
     """What was to be read is no image, or a damaged one."""
 
     def __init__(self, received, reason):
@@ -81,17 +81,17 @@ def raise_if_unreadable(faults, skip_bad, where=""):
     if faults and not skip_bad:
         raise ValueError(
             f"Expected images that can be read ({', '.join(FORMATS)}), or `skip_bad` (--skip-bad) to leave out the "
-            f"others. Received: {len(faults)} unreadable{where and f' in {where}'}:\n  {listed(faults)}"
+            f"others. Received: {len(faults)} unreadable{where and f' in {where}'}:\n  {format_errors(faults)}"
         )
 
 
-def listed(faults):
-    """Lines for the first LISTED of them, and how many more there are."""
-    more = [f"and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
-    return "\n  ".join([*faults[:LISTED], *more])
+def format_errors(faults):
+    """Lines for the first MAX_LISTED of them, and how many more there are."""
+    more = [f"and {len(faults) - MAX_LISTED} more"] if len(faults) > MAX_LISTED else []
+    return "\n  ".join([*faults[:MAX_LISTED], *more])
 
 
-def as_image(image, channels):
+def as_pil_image(image, channels):
     """A path, PIL image or uint8 array -> PIL image of mode "RGB" or "L"."""
     from PIL import Image
 
@@ -111,8 +111,8 @@ def as_image(image, channels):
     return _converted(Image.fromarray(pixels), channels)
 
 
-def is_one_image(images):
-    """Whether it is what `as_image` takes, and not a sequence or an array (B, H, W, C) of them."""
+def is_single_image(images):
+    """Whether it is what `as_pil_image` takes, and not a sequence or an array (B, H, W, C) of them."""
     from PIL import Image
 
     return isinstance(images, (str, bytes, os.PathLike, io.IOBase, Image.Image)) or getattr(images, "ndim", 4) < 4

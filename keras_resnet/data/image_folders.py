@@ -9,10 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.data.datasets import TEST_SHARE, Dataset, Split, fits_in_memory, natural_preprocessing
-from keras_resnet.data.image_files import FORMATS, Unreadable, check_image, listed, load_image, raise_if_unreadable
+from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT, Dataset, Split, default_preprocessing, fits_in_memory
+from keras_resnet.data.image_files import (
+    FORMATS,
+    UnreadableImageError,
+    check_image,
+    format_errors,
+    load_image,
+    raise_if_unreadable,
+)
 
-TESTS = ("val", "valid", "validation", "test")
+TEST_FOLDER_NAMES = ("val", "valid", "validation", "test")
 """What the folder beside "train" may be called; the first one found tests."""
 READABLE = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 """Formats that TensorFlow decodes too."""
@@ -24,9 +31,9 @@ ORIENTATION = 0x0112
 def load_folder(path, validation_split=None, skip_bad=False):
     """Images in folders named like their classes.
 
-    Either PATH/train/<class>/... and PATH/val/<class>/... (or another name of TESTS), or PATH/<class>/..., of which a
-    part is set aside. Folders within a class count for it, links are followed, hidden files and files that are no
-    images by their suffix are left out. Images are held as files if they fit in memory, turned upright where EXIF
+    Either PATH/train/<class>/... and PATH/val/<class>/... (or another of TEST_FOLDER_NAMES), or PATH/<class>/..., of
+    which a part is held out. Subfolders of a class folder belong to the class, links are followed, hidden files and
+    files with other suffixes are skipped. Images are held as files if they fit in memory, turned upright where EXIF
     says so, and as paths otherwise; TensorFlow, which reads those, does not turn them.
 
     Args:
@@ -46,9 +53,11 @@ def load_folder(path, validation_split=None, skip_bad=False):
     splits, skipped = _read([_numbered(classes) for _, classes in found], folder, skip_bad)
     for (root, classes), split in zip(found, splits, strict=True):
         _check_left(root, classes, split)
-    train, test = splits if len(splits) == 2 else splits[0].set_aside(validation_split or TEST_SHARE)
+    train, test = (
+        splits if len(splits) == 2 else splits[0].stratified_split(validation_split or DEFAULT_VALIDATION_SPLIT)
+    )
     class_names = tuple(found[0][1])
-    return Dataset(folder.resolve().name, train, test, class_names, natural_preprocessing((None, None, 3)), skipped)
+    return Dataset(folder.resolve().name, train, test, class_names, default_preprocessing((None, None, 3)), skipped)
 
 
 def load_test_folder(path, split=None, skip_bad=False):
@@ -56,7 +65,7 @@ def load_test_folder(path, split=None, skip_bad=False):
 
     Args:
         path: the folder.
-        split: name of the folder within it that is meant; None: one of TESTS that lies beside "train", else `path`.
+        split: name of the folder within it that is meant; None: one of TEST_FOLDER_NAMES beside "train", else `path`.
         skip_bad: whether files that are no images are left out; the Dataset lists them.
 
     Returns:
@@ -67,7 +76,7 @@ def load_test_folder(path, split=None, skip_bad=False):
         OSError: for a folder that cannot be read.
     """
     folder = Path(path)
-    tests = [folder / name for name in TESTS if _subfolders(folder / "train") and (folder / name).is_dir()]
+    tests = [folder / name for name in TEST_FOLDER_NAMES if _subfolders(folder / "train") and (folder / name).is_dir()]
     root = folder / split if split else (tests or [folder])[0]
     _, classes = _classes_in(root)
     return load_files(_numbered(classes), tuple(classes), root, skip_bad)
@@ -98,7 +107,7 @@ def load_files(labelled, class_names, folder, skip_bad=False):
     if not good:
         raise ValueError(f"Expected images that can be read. Received: none of {len(labelled)} in {folder}")
     test = Split(np.array([path for path, _ in good]), np.array([label for _, label in good]))
-    preprocessing = natural_preprocessing((None, None, 3))
+    preprocessing = default_preprocessing((None, None, 3))
     return Dataset(folder.resolve().name, None, test, class_names, preprocessing, faults)
 
 
@@ -110,7 +119,7 @@ def _fault_of_head(path):
         check_image(path)
     except OSError as error:
         return error.strerror
-    except Unreadable as error:
+    except UnreadableImageError as error:
         return error.reason
 
 
@@ -118,10 +127,10 @@ def _images_at(folder, with_test):
     """[(folder, {class: paths})] of what trains and, if it has a folder of its own, what tests."""
     roots = [folder]
     if _subfolders(folder / "train"):
-        tests = [folder / name for name in TESTS if (folder / name).is_dir()]
+        tests = [folder / name for name in TEST_FOLDER_NAMES if (folder / name).is_dir()]
         if with_test and not tests:
             raise ValueError(
-                f"Expected a folder {' or '.join(TESTS)} beside train, or a `validation_split`. "
+                f"Expected a folder {' or '.join(TEST_FOLDER_NAMES)} beside train, or a `validation_split`. "
                 f"Received: path={str(folder)!r}"
             )
         roots = [folder / "train", *tests[:with_test]]
@@ -192,7 +201,7 @@ def _read(groups, folder, skip_bad):
     faults = tuple(f"{path} ({fault})" for path, (_, fault) in looked_at.items() if fault)
     raise_if_unreadable(faults, skip_bad, folder)
     if faults:
-        warnings.warn(f"Left out {len(faults)} unreadable images in {folder}:\n  {listed(faults)}", stacklevel=4)
+        warnings.warn(f"Left out {len(faults)} unreadable images in {folder}:\n  {format_errors(faults)}", stacklevel=4)
     splits = []
     for group in groups:
         rows = [(path, label) for path, label in group if not looked_at[path][1]]

@@ -9,7 +9,7 @@ from keras_resnet.data.image_files import find_images
 from keras_resnet.data.image_folders import load_files
 from keras_resnet.data.labels import imagenet_classes
 
-LARGEST = 2**26
+MAX_BYTES = 2**26
 """Bytes of a file of labels at most; ImageNet's for 50,000 images have two million."""
 
 
@@ -61,8 +61,8 @@ def _rows(path):
             "`labels` should be a file with a line for each image, its name and its class; there is none. "
             f"Received: labels={str(path)!r}"
         )
-    if os.path.getsize(path) > LARGEST:
-        raise ValueError(f"`labels` should have at most {LARGEST} bytes. Received: labels={str(path)!r}")
+    if os.path.getsize(path) > MAX_BYTES:
+        raise ValueError(f"`labels` should have at most {MAX_BYTES} bytes. Received: labels={str(path)!r}")
     try:
         text = Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:

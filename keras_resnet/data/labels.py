@@ -25,7 +25,7 @@ def imagenet_classes():
     return tuple(tuple(line.split("\t")) for line in text.splitlines() if not line.startswith("#"))
 
 
-def class_rows(names):
+def class_ids_and_names(names):
     """Names of classes -> pairs (id, name), the same twice; but ImageNet's from its ids, its names, or None."""
     known = imagenet_classes()
     if names is None or tuple(names) in tuple(zip(*known, strict=True)):
@@ -33,17 +33,17 @@ def class_rows(names):
     return tuple((name, name) for name in names)
 
 
-def unnamed(count):
+def placeholder_names(count):
     """Names for classes of which only their number is known."""
     return [f"class {number}" for number in range(count)]
 
 
-def are_unnamed(rows):
+def are_placeholders(rows):
     """Whether pairs (id, name) are of classes of which only their number is known."""
-    return [name for _, name in rows] == unnamed(len(rows))
+    return [name for _, name in rows] == placeholder_names(len(rows))
 
 
-def class_numbers(names, rows):
+def match_class_indices(names, rows):
     """Where a network has the classes of a data set: by their ids or names, or by number where names are lacking.
 
     Args:
@@ -65,9 +65,9 @@ def class_numbers(names, rows):
     known = once | {identity: number for number, identity in enumerate(ids)}
     if all(name in known for name in names):
         return np.array([known[name] for name in names], "int32")
-    if all(name.isdecimal() for name in names) and (are_unnamed(rows) or count == len(names)):
+    if all(name.isdecimal() for name in names) and (are_placeholders(rows) or count == len(names)):
         return _by_number(names, count)
-    if count == len(names) and are_unnamed(rows):
+    if count == len(names) and are_placeholders(rows):
         return np.arange(count, dtype="int32")
     if count == len(names) and words == [str(number) for number in range(count)]:
         warnings.warn(f"The network's classes are numbered: class 0 is taken for {names[0]!r}, and so on", stacklevel=3)
@@ -103,7 +103,7 @@ def decode_predictions(predictions, top=5, classes=None):
     Raises:
         ValueError: for another rank, another number of classes, or `top` below 1.
     """
-    rows = class_rows(classes)
+    rows = class_ids_and_names(classes)
     _check(np.shape(predictions), top, classes, len(rows))
     predictions = keras.ops.convert_to_numpy(predictions)
     order = np.argsort(-predictions.astype("float64"), axis=1, kind="stable")[:, :top]

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_resnet.data.datasets import Split
 from keras_resnet.data.preprocessing import preprocess_input
-from keras_resnet.data.protocols import views_of
+from keras_resnet.data.protocols import image_views
 
 THREADS = min(8, os.cpu_count())
 """Threads that read; also the largest number of batches in memory."""
@@ -58,17 +58,17 @@ def prefetch_batches(split, preprocessings, protocol, batch_size, start=0):
     Yields:
         ImageBatch.
     """
-    same_size = not protocol.whole or getattr(split, "decoded", False)
-    batches = _batches(split, max(1, batch_size // protocol.views) if same_size else 1, start)
+    same_size = not protocol.is_uncropped or getattr(split, "is_decoded", False)
+    batches = _batches(split, max(1, batch_size // protocol.num_views) if same_size else 1, start)
     with ThreadPoolExecutor(THREADS) as threads:
         yield from _prefetched(threads, lambda batch: _prepare(*batch, preprocessings, protocol), batches)
 
 
 def images_at(split, indices):
-    """Images with the given indices, as `views_of` takes them; a Stream is read up to the largest index."""
+    """Images with the given indices, as `image_views` takes them; a Stream is read up to the largest index."""
     if isinstance(split, Split):
         part = split[indices]
-        return part.images if part.decoded else part.images.tolist()
+        return part.images if part.is_decoded else part.images.tolist()
     wanted = {int(index) for index in indices}
     examples = enumerate(islice(_stream_examples(split), max(wanted, default=-1) + 1))
     found = {index: image for index, (image, _) in examples if index in wanted}
@@ -80,7 +80,7 @@ def _batches(split, size, start):
     if isinstance(split, Split):
         for first in range(start, len(split), size):
             part = split[first : first + size]
-            yield first, part.images if part.decoded else part.images.tolist(), part.labels
+            yield first, part.images if part.is_decoded else part.images.tolist(), part.labels
         return
     examples = _stream_examples(split, start)
     while batch := list(islice(examples, size)):
@@ -115,7 +115,7 @@ def _prepare(start, images, labels, preprocessings, protocol):
     """Images and their labels -> ImageBatch."""
     readable, errors = np.arange(len(images)), {}
     try:
-        views = [views_of(images, preprocessing, protocol) for preprocessing in preprocessings]
+        views = [image_views(images, preprocessing, protocol) for preprocessing in preprocessings]
     except (ValueError, OSError):
         readable, views, errors = _read_one_by_one(images, preprocessings, protocol)
     inputs = [_inputs(*pair) for pair in zip(views, preprocessings, strict=not errors)]
@@ -128,7 +128,7 @@ def _read_one_by_one(images, preprocessings, protocol):
     readable, views, errors = [], [], {}
     for position, image in enumerate(images):
         try:
-            views.append([views_of([image], preprocessing, protocol) for preprocessing in preprocessings])
+            views.append([image_views([image], preprocessing, protocol) for preprocessing in preprocessings])
             readable.append(position)
         except (ValueError, OSError) as error:
             errors[position] = str(error)

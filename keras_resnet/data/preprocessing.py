@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 import keras
 import numpy as np
 
-from keras_resnet.data.image_files import as_image, check_channels, is_one_image
+from keras_resnet.data.image_files import as_pil_image, check_channels, is_single_image
 from keras_resnet.errors import is_integer, unknown_name_error
 
-LARGEST = 8192
+MAX_SIDE = 8192
 """Pixels of a side at most: a Preprocessing may come with somebody's file."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
@@ -146,8 +146,8 @@ class Preprocessing:
         _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         for name in ("size", "resize"):
             value = getattr(self, name)
-            if not (is_integer(value, 1) and value <= LARGEST) and (name, value) != ("resize", None):
-                raise ValueError(f"`{name}` should be from 1 to {LARGEST} pixels. Received: {name}={value!r}")
+            if not (is_integer(value, 1) and value <= MAX_SIDE) and (name, value) != ("resize", None):
+                raise ValueError(f"`{name}` should be from 1 to {MAX_SIDE} pixels. Received: {name}={value!r}")
         check_channels(self.channels)
         if _normalization(self.mode).channels not in (1, self.channels):
             raise ValueError(
@@ -237,10 +237,10 @@ class Preprocessing:
 
     def pixels(self, images):
         """The same images before their values are normalised: (B, size, size, channels) uint8."""
-        images = [images] if is_one_image(images) else list(images)
+        images = [images] if is_single_image(images) else list(images)
         pixels = np.empty((len(images), self.size, self.size, self.channels), "uint8")
         for row, image in zip(pixels, images, strict=True):
-            row[:] = np.asarray(self.square(as_image(image, self.channels))).reshape(row.shape)
+            row[:] = np.asarray(self.square(as_pil_image(image, self.channels))).reshape(row.shape)
         return pixels
 
     def square(self, image):

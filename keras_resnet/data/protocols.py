@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
-from keras_resnet.data.image_files import as_image
-from keras_resnet.data.preprocessing import LARGEST
+from keras_resnet.data.image_files import as_pil_image
+from keras_resnet.data.preprocessing import MAX_SIDE
 from keras_resnet.errors import is_integer, unknown_name_error
 
 
@@ -18,20 +18,20 @@ class Protocol:
     """
 
     crop: str = "center"
-    """A name in CROPS."""
+    """A name in TEST_CROPS."""
     flip: bool = False
     """Whether the mirrored views count as well."""
     scales: tuple[int, ...] = ()
     """What the shorter side is resized to, in pixels, each in turn; none: as the weights want it."""
 
     def __post_init__(self):
-        if self.crop not in CROPS:
-            raise unknown_name_error("crop", self.crop, CROPS)
+        if self.crop not in TEST_CROPS:
+            raise unknown_name_error("crop", self.crop, TEST_CROPS)
         scales = np.ravel(self.scales).tolist()
-        if not all(is_integer(scale, 1) and scale <= LARGEST for scale in scales):
-            raise ValueError(f"`scales` should be from 1 to {LARGEST} pixels. Received: scales={self.scales}")
+        if not all(is_integer(scale, 1) and scale <= MAX_SIDE for scale in scales):
+            raise ValueError(f"`scales` should be from 1 to {MAX_SIDE} pixels. Received: scales={self.scales}")
         object.__setattr__(self, "scales", tuple(scales))
-        if self.whole and not self.scales:
+        if self.is_uncropped and not self.scales:
             raise ValueError('`scales` should be given with the crop "whole". Received: scales=()')
 
     def to_config(self):
@@ -39,14 +39,14 @@ class Protocol:
         return asdict(self) | {"scales": list(self.scales)}
 
     @property
-    def whole(self):
+    def is_uncropped(self):
         """Whether images are not cropped, so that the network has to be fully convolutional."""
         return self.crop == "whole"
 
     @property
-    def views(self):
+    def num_views(self):
         """How many views of an image at one scale."""
-        return CROPS[self.crop].count * (2 if self.flip else 1)
+        return TEST_CROPS[self.crop].count * (2 if self.flip else 1)
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,15 @@ def _whole(image, preprocessing, shorter):
 
 def _resized(image, preprocessing, shorter):
     longer = shorter * max(image.size) / min(image.size)
-    if longer > LARGEST:
+    if longer > MAX_SIDE:
         raise ValueError(
-            f"The longer side should be at most {LARGEST} pixels when the shorter one has {shorter}. "
+            f"The longer side should be at most {MAX_SIDE} pixels when the shorter one has {shorter}. "
             f"Received: an image of {image.width} x {image.height}"
         )
     return preprocessing.resized(image, shorter)
 
 
-CROPS = {"center": Crop(_center, 1), "corners": Crop(_corners, 5), "whole": Crop(_whole, 1)}
+TEST_CROPS = {"center": Crop(_center, 1), "corners": Crop(_corners, 5), "whole": Crop(_whole, 1)}
 
 PROTOCOLS = {
     # The single view of He et al. 2015, sec. 4.2, and everybody's single centre crop on ImageNet
@@ -122,7 +122,7 @@ def check_scales(protocol, preprocessing, minimum):
         preprocessing: the network's.
         minimum: pixels of the smallest side that the network can take.
     """
-    least = minimum if protocol.whole else preprocessing.size
+    least = minimum if protocol.is_uncropped else preprocessing.size
     if small := [scale for scale in protocol.scales if scale < least]:
         raise ValueError(
             f"`scales` should be at least {least} pixels: the network takes no less. Received: scales={small}"
@@ -135,7 +135,7 @@ def check_scales(protocol, preprocessing, minimum):
         )
 
 
-def views_of(images, preprocessing, protocol):
+def image_views(images, preprocessing, protocol):
     """What a network sees of images.
 
     Args:
@@ -168,8 +168,8 @@ def _unchanged(images, preprocessing, protocol):
 
 
 def _cropped(images, preprocessing, protocol):
-    channels, parts = preprocessing.channels, CROPS[protocol.crop].parts
-    opened = [as_image(image, channels) for image in images]
+    channels, parts = preprocessing.channels, TEST_CROPS[protocol.crop].parts
+    opened = [as_pil_image(image, channels) for image in images]
     return [
         np.stack([[_pixels(part, channels) for part in parts(image, preprocessing, scale)] for image in opened])
         for scale in protocol.scales or (None,)

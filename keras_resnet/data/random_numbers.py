@@ -1,72 +1,64 @@
-"""Random numbers as a function of (seed, step): a run that goes on at a step draws what it would have drawn."""
+"""Random numbers as a function of seed and step, so that a resumed run continues with the same numbers."""
 
 import numpy as np
 
 
 class NumPyRandom:
-    """Random numbers of one step, as NumPy arrays.
+    """Random numbers for one training step, as NumPy arrays.
 
     Args:
-        seed: of the run.
-        step: of the run.
-        rows: (number of images in the step, slice of them that is wanted).
+        seed: integer, of the run.
+        step: integer, of the run.
+        rows: (batch size, slice of the batch that is needed).
     """
 
     def __init__(self, seed, step, rows):
         self.generator, self.rows = np.random.default_rng((seed, step, 1)), rows
 
     def uniform(self, *shape):
-        """(B, *shape) in [0, 1): a row for each wanted image."""
-        count, wanted = self.rows
-        return self.generator.random((count, *shape), "float32")[wanted]
+        """(B, *shape) in [0, 1), for each image of the slice."""
+        batch_size, part = self.rows
+        return self.generator.random((batch_size, *shape), "float32")[part]
 
     def normal(self, *shape):
-        """(B, *shape), mean 0, deviation 1."""
-        count, wanted = self.rows
-        return self.generator.standard_normal((count, *shape), "float32")[wanted]
+        """(B, *shape) from the standard normal distribution, for each image of the slice."""
+        batch_size, part = self.rows
+        return self.generator.standard_normal((batch_size, *shape), "float32")[part]
 
-    def beta(self, alpha):
-        """One number of the beta distribution (alpha, alpha)."""
-        return np.float32(self.generator.beta(alpha, alpha))
-
-    def uniforms(self, count):
-        """(count,) numbers in [0, 1) for the step as a whole."""
+    def batch_uniform(self, count):
+        """(count,) in [0, 1), for the whole batch."""
         return self.generator.random(count, "float32")
+
+    def batch_beta(self, alpha):
+        """A scalar from the beta distribution (alpha, alpha), for the whole batch."""
+        return np.float32(self.generator.beta(alpha, alpha))
 
 
 class TensorFlowRandom:
-    """The same as tensors, for a step that is one."""
+    """Like NumPyRandom, as tensors; `step` may be a tensor."""
 
     def __init__(self, seed, step, rows):
-        self.seed, self.step, self.rows, self.drawn = seed, step, rows, 0
+        import tensorflow
 
-    def _key(self):
-        tf = _tensorflow()
-        self.drawn += 1
-        # below 100 are the keys of single images, in pipelines.py
-        return tf.stack([tf.constant(self.seed * 1000 + 100 + self.drawn, "int64"), tf.cast(self.step, "int64")])
+        self.tf, self.seed, self.step, self.rows, self.calls = tensorflow, seed, step, rows, 0
+
+    def _next_key(self):
+        self.calls += 1
+        # Numbers below 100 are for the keys of single images, in pipelines.py
+        key = self.tf.constant(self.seed * 1000 + 100 + self.calls, "int64")
+        return self.tf.stack([key, self.tf.cast(self.step, "int64")])
 
     def uniform(self, *shape):
-        tf = _tensorflow()
-        count, wanted = self.rows
-        return tf.random.stateless_uniform((count, *shape), self._key())[wanted]
+        batch_size, part = self.rows
+        return self.tf.random.stateless_uniform((batch_size, *shape), self._next_key())[part]
 
     def normal(self, *shape):
-        tf = _tensorflow()
-        count, wanted = self.rows
-        return tf.random.stateless_normal((count, *shape), self._key())[wanted]
+        batch_size, part = self.rows
+        return self.tf.random.stateless_normal((batch_size, *shape), self._next_key())[part]
 
-    def beta(self, alpha):
-        tf = _tensorflow()
-        first, second = (tf.random.stateless_gamma((), self._key(), alpha) for _ in range(2))
-        return first / tf.maximum(first + second, 1e-30)
+    def batch_uniform(self, count):
+        return self.tf.random.stateless_uniform((count,), self._next_key())
 
-    def uniforms(self, count):
-        tf = _tensorflow()
-        return tf.random.stateless_uniform((count,), self._key())
-
-
-def _tensorflow():
-    import tensorflow
-
-    return tensorflow
+    def batch_beta(self, alpha):
+        first, second = (self.tf.random.stateless_gamma((), self._next_key(), alpha) for _ in range(2))
+        return first / self.tf.maximum(first + second, 1e-30)

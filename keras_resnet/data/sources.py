@@ -8,9 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.data.datasets import TEST_SHARE, UNLABELLED, Dataset, Split, Stream, natural_preprocessing
+from keras_resnet.data.datasets import (
+    DEFAULT_VALIDATION_SPLIT,
+    UNLABELLED,
+    Dataset,
+    Split,
+    Stream,
+    default_preprocessing,
+)
 from keras_resnet.data.image_files import find_images
-from keras_resnet.data.image_folders import TESTS, load_folder, load_test_folder
+from keras_resnet.data.image_folders import TEST_FOLDER_NAMES, load_folder, load_test_folder
 from keras_resnet.data.label_files import load_labelled_folder
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.tfds import find_builder, list_tfds, load_tfds, load_tfds_split
@@ -27,7 +34,7 @@ def digits():
 
     found = load_digits()
     images = np.round(found.images[..., None] * (255 / 16)).astype("uint8")
-    train, test = Split(images, found.target.astype("int32")).set_aside(TEST_SHARE)
+    train, test = Split(images, found.target.astype("int32")).stratified_split(DEFAULT_VALIDATION_SPLIT)
     names = tuple(str(name) for name in found.target_names)
     return Dataset("digits", train, test, names, Preprocessing(mode="tf", size=8, resize=None, channels=1))
 
@@ -126,7 +133,7 @@ def _unknown(name):
 def _validated(dataset, validation_split):
     if validation_split is None:
         return dataset
-    train, test = dataset.train.set_aside(validation_split)
+    train, test = dataset.train.stratified_split(validation_split)
     return Dataset(dataset.name, train, test, dataset.class_names, dataset.preprocessing)
 
 
@@ -154,8 +161,8 @@ def from_arrays(train, test=None, class_names=None, name="arrays", preprocessing
     if class_names is None:
         class_names = range(max(0, train.labels.max()) + 1)
     if validation_split is not None or not test:
-        train, test = train.set_aside(TEST_SHARE if validation_split is None else validation_split)
-    preprocessing = preprocessing or natural_preprocessing(shape)
+        train, test = train.stratified_split(DEFAULT_VALIDATION_SPLIT if validation_split is None else validation_split)
+    preprocessing = preprocessing or default_preprocessing(shape)
     if preprocessing.channels != shape[-1]:
         raise ValueError(
             f"`preprocessing` should be for {shape[-1]} channels, as many as the images have. "
@@ -208,7 +215,7 @@ class ImageSource:
     class_names: tuple[str, ...] = ()
     """Names of the labels; empty if there are none."""
     skipped: tuple[str, ...] = ()
-    """Unreadable images that were left out, with the reason."""
+    """UnreadableImageError images that were left out, with the reason."""
 
 
 def image_source(images):
@@ -233,7 +240,7 @@ def image_source(images):
         class_names = tuple(images.class_names or ())
         return replace(image_source(images.test), class_names=class_names, skipped=tuple(images.skipped))
     if isinstance(images, (Split, Stream)):
-        paths = len(images) and images.paths
+        paths = len(images) and images.has_paths
         return ImageSource(images, images.images.tolist() if paths else [str(i) for i in range(len(images))])
     if isinstance(images, np.ndarray):
         return image_source(Split(images, np.full(len(images), UNLABELLED)))
@@ -263,4 +270,4 @@ def _folder_source(folder):
 
 def _class_folder(name):
     """The image's class folder: the first folder of its path that is not the name of a split. None without one."""
-    return next((part for part in name.split("/")[:-1] if part not in ("train", *TESTS)), None)
+    return next((part for part in name.split("/")[:-1] if part not in ("train", *TEST_FOLDER_NAMES)), None)

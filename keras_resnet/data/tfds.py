@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.data.datasets import Dataset, Split, Stream, count_aside, fits_in_memory, natural_preprocessing
+from keras_resnet.data.datasets import Dataset, Split, Stream, default_preprocessing, fits_in_memory, validation_size
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import unknown_name_error
 
@@ -74,7 +74,7 @@ def load_tfds(builder, download=True, validation_split=None):
     _prepare(builder, download)
     splits = _splits(builder, keys, with_test=validation_split is None)
     found, preprocessing, class_names = _load(builder, keys, splits, validation_split)
-    train, test = found if len(found) == 2 else found[0].set_aside(validation_split)
+    train, test = found if len(found) == 2 else found[0].stratified_split(validation_split)
     return Dataset(builder.name, train, test, class_names, preprocessing)
 
 
@@ -116,7 +116,7 @@ def _load(builder, keys, splits, validation_split=None):
         found = [_read(builder, keys, split, None) for split in splits]
     else:
         found = [_stream(builder, keys, part) for part in _slices(builder, splits, validation_split)]
-    return found, PREPROCESSING.get(builder.name) or natural_preprocessing(shape), tuple(label.names)
+    return found, PREPROCESSING.get(builder.name) or default_preprocessing(shape), tuple(label.names)
 
 
 def _keys(builder):
@@ -169,7 +169,7 @@ def _slices(builder, splits, validation_split):
     if validation_split is None:
         return splits
     length = builder.info.splits["train"].num_examples
-    rest = length - count_aside(validation_split, length)
+    rest = length - validation_size(validation_split, length)
     return [f"train[:{rest}]", f"train[{rest}:]"]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 
 from keras_resnet.architecture.metadata import image_shape, model_info
-from keras_resnet.data.datasets import natural_preprocessing
+from keras_resnet.data.datasets import default_preprocessing
 from keras_resnet.data.sources import image_source
 from keras_resnet.deployment.exported import ExportedModel
 from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, check_installed, check_precision, find_format
@@ -174,7 +174,7 @@ def _preprocessing(model, raw):
     """The Preprocessing of the model; for a raw export of a model without one, any that fits its images."""
     if model_info(model).get("preprocessing") or not raw:
         return preprocessing(model)
-    return natural_preprocessing(image_shape(model))
+    return default_preprocessing(image_shape(model))
 
 
 def _calibration_inputs(images, metadata, image_preprocessing, batch_size, count):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from keras_resnet.data.datasets import UNLABELLED, Split
-from keras_resnet.data.image_files import as_image, listed
+from keras_resnet.data.image_files import as_pil_image, format_errors
 from keras_resnet.data.prefetch import describe_errors, images_at, prefetch_batches
 from keras_resnet.data.preprocessing import Normalization
 from keras_resnet.data.protocols import get_protocol
@@ -69,7 +69,7 @@ def read_images(split, indices, channels, errors):
     """Yields PIL images; messages about unreadable ones are appended to `errors`."""
     for image in images_at(split, indices):
         try:
-            yield as_image(image, channels)
+            yield as_pil_image(image, channels)
         except (ValueError, OSError) as error:
             errors.append(str(error))
 
@@ -85,7 +85,9 @@ def _warn_of_unreadable(errors, count):
     if not count:
         raise ValueError(f"Expected images that can be read. Received: none; {len(errors)} unreadable")
     if errors:
-        warnings.warn(f"{len(errors)} images could not be read and are skipped:\n  {listed(errors)}", stacklevel=3)
+        warnings.warn(
+            f"{len(errors)} images could not be read and are skipped:\n  {format_errors(errors)}", stacklevel=3
+        )
 
 
 def sample_images() -> Split:

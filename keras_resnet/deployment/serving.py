@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_resnet.architecture.metadata import channel_axis, copy_metadata, model_info
-from keras_resnet.data.labels import class_rows
+from keras_resnet.data.labels import class_ids_and_names
 from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
 from keras_resnet.models.preprocessing import class_names, preprocessing
 from keras_resnet.models.transforms import cast_model, channels_last
@@ -89,7 +89,7 @@ def export_metadata(model, format, precision, raw) -> Metadata:
         preprocessing=config and Preprocessing.from_config(config),
         raw=raw,
         channels_first=raw and channel_axis(model) == 1,
-        class_names=tuple(name for _, name in class_rows(class_names(model))) if classifies else None,
+        class_names=tuple(name for _, name in class_ids_and_names(class_names(model))) if classifies else None,
         weights=info.get("weights"),
     )
 

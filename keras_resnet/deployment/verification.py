@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_resnet.architecture.metadata import to_data_format
-from keras_resnet.data.labels import class_numbers, class_rows
+from keras_resnet.data.labels import class_ids_and_names, match_class_indices
 from keras_resnet.data.preprocessing import preprocess_input
 from keras_resnet.deployment.images import encode_png, evenly_spaced, pixel_batches, read_images
 from keras_resnet.deployment.serving import name_outputs
@@ -96,7 +96,7 @@ def _model_inputs(model, preprocessing, pixels):
 def _class_indices(model, names):
     """The model's class index for each class of the images; None where classes are unknown, or not the model's."""
     try:
-        return class_numbers(names or None, class_rows(class_names(model)))
+        return match_class_indices(names or None, class_ids_and_names(class_names(model)))
     except ValueError:
         return None
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from keras_resnet.architecture.metadata import image_shape, model_info
-from keras_resnet.data.labels import imagenet_classes, unnamed
+from keras_resnet.data.labels import imagenet_classes, placeholder_names
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import unknown_name_error
 from keras_resnet.variants import canonical_name
@@ -90,4 +90,4 @@ def class_names(model):
     stored, count = model_info(model).get("class_names"), model.output_shape[-1]
     if stored and len(stored) == count:
         return stored
-    return None if count == len(imagenet_classes()) else unnamed(count)
+    return None if count == len(imagenet_classes()) else placeholder_names(count)

@@ -103,5 +103,5 @@ def set_aside(dataset, validation_split):
     """
     if not isinstance(dataset.train, Split):
         raise ValueError(f"A search should have a data set that fits in memory. Received: dataset={dataset.name!r}")
-    train, validation = dataset.train.set_aside(validation_split)
+    train, validation = dataset.train.stratified_split(validation_split)
     return replace(dataset, train=train, test=validation)

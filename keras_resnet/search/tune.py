@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from keras_resnet.architecture.spec import write_spec
-from keras_resnet.data.datasets import TEST_SHARE
+from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, unknown_name_error
 from keras_resnet.files import atomic_write, read_json, write_json
@@ -38,7 +38,7 @@ def tune(
     seed=0,
     overwrite=False,
     *,
-    validation_split=TEST_SHARE,
+    validation_split=DEFAULT_VALIDATION_SPLIT,
     final=True,
     space=SPACE,
     checkpoint_every=None,

@@ -45,7 +45,7 @@ def subset(dataset, train, test):
 
     Args:
         dataset: Dataset in memory.
-        train, test: number or fraction of its training and of its test images, see `Split.set_aside`.
+        train, test: number or fraction of its training and of its test images, see `Split.stratified_split`.
 
     Returns:
         A Dataset with the numbers in its name.
@@ -58,7 +58,7 @@ def subset(dataset, train, test):
     if not all(isinstance(split, Split) for split in splits):
         raise ValueError(f"`dataset` should fit in memory to take a part of it. Received: dataset={dataset.name!r}")
     try:
-        train, test = (split.set_aside(amount)[1] for split, amount in zip(splits, (train, test), strict=True))
+        train, test = (split.stratified_split(amount)[1] for split, amount in zip(splits, (train, test), strict=True))
     except ValueError as error:
         raise ValueError(
             f"`images` should be the numbers of training and test images, of {sizes}, that include each class and not "

@@ -6,13 +6,12 @@ from typing import Any
 
 import keras
 
+from keras_resnet.data.augmentation import POLICIES, TRAIN_CROPS
 from keras_resnet.data.preprocessing import INTERPOLATIONS
 from keras_resnet.errors import is_integer, is_number, unknown_name_error
 from keras_resnet.training.optimizers import OPTIMIZERS
 from keras_resnet.training.schedules import SHAPES
 
-CROPS = ("none", "pad", "scale_jitter", "random_resized")
-POLICIES = ("none", "rand_augment", "trivial_augment")
 LOSSES = {
     # name -> (loss, activation of the last layer in training; None: the softmax that every trained model ends with)
     "cross_entropy": (keras.losses.CategoricalCrossentropy, None),
@@ -96,7 +95,7 @@ class Recipe:
     test_interpolation: str = "bilinear"
     """With `test_size`: interpolation of the resizing."""
     crop: str = "none"
-    """A name in CROPS."""
+    """A name in TRAIN_CROPS."""
     padding: int = 4
     """Crop "pad": black pixels on each side before the random crop."""
     scale: tuple[float, float] = (0.08, 1.0)
@@ -146,10 +145,9 @@ class Recipe:
             0 < fraction < 1 for fraction in self.milestones
         ):
             self._raise("milestones", "increasing fractions of the run between 0 and 1")
-        if self.crop == "random_resized" and not 0 < self.scale[0] <= self.scale[1] <= 1:
-            self._raise("scale", "two fractions of the area, the smaller first")
-        if self.crop == "scale_jitter" and not 1 <= self.scale[0] <= self.scale[1]:
-            self._raise("scale", "two sides in pixels, the smaller first")
+        crop = TRAIN_CROPS[self.crop]
+        if not crop.accepts_scale(*self.scale):
+            self._raise("scale", crop.expected_scale)
         if self.target_threshold is not None and self.loss != "binary_cross_entropy":
             self._raise("target_threshold", 'None unless the loss is "binary_cross_entropy"')
         if self.test_resize and not self.test_size:
@@ -199,7 +197,7 @@ _CHOICES = {
     "optimizer": OPTIMIZERS,
     "schedule": SHAPES,
     "loss": LOSSES,
-    "crop": CROPS,
+    "crop": TRAIN_CROPS,
     "policy": POLICIES,
     "test_interpolation": INTERPOLATIONS,
 }

@@ -18,7 +18,7 @@ from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.architecture.network import num_stages, stage_index
 from keras_resnet.data.prefetch import images_at
 from keras_resnet.data.preprocessing import preprocess_input
-from keras_resnet.data.protocols import get_protocol, views_of
+from keras_resnet.data.protocols import get_protocol, image_views
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import is_integer, unknown_name_error
 from keras_resnet.evaluation import evaluate
@@ -179,7 +179,7 @@ def draw_looks(model, dataset, path, most=8):
         raise ValueError(f"Expected images that can be read. Received: {result.skipped[0]}")
     right = result.predicted == result.labels
     chosen = np.concatenate([_some(np.flatnonzero(right), most), _some(np.flatnonzero(~right), most)])
-    (views,) = views_of(images_at(dataset.test, chosen), preprocessing(model), get_protocol("center"))
+    (views,) = image_views(images_at(dataset.test, chosen), preprocessing(model), get_protocol("center"))
     inputs = preprocess_input(views[:, 0], preprocessing(model).mode, "channels_last")
     maps = grad_cam(model, to_data_format(model, inputs), result.predicted[chosen])
     names = [name for _, name in result.classes]

@@ -34,12 +34,12 @@ def _decode(contents, preprocessing):
     """(B,) contents of image files -> (B, size, size, channels) uint8, cropped as a Preprocessing does."""
     import tensorflow as tf
 
-    from keras_resnet.data.crops import image_shape, read_window, test_window
+    from keras_resnet.data.crops import image_size, read_crop, test_crop_box
 
     def decode(image):
         size, channels, interpolation = preprocessing.size, preprocessing.channels, preprocessing.interpolation
-        window = test_window(*image_shape(image), preprocessing)
-        return read_window(image, window, size, channels, interpolation=interpolation)
+        box = test_crop_box(*image_size(image), preprocessing)
+        return read_crop(image, box, size, channels, interpolation=interpolation)
 
     return tf.map_fn(decode, contents, fn_output_signature=tf.uint8)
 
