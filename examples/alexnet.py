@@ -24,7 +24,7 @@ def main(stem="costs"):
             if cost.multiply_adds:
                 size = "x".join(map(str, cost.output_shape))
                 print(f"  {cost.name:24} {size:12} {cost.parameters:>12,} {cost.multiply_adds:>14,}")
-        analysis.draw_costs(costs, f"{stem}_{name.lower().replace('-', '')}.png", name)
+        analysis.plot_layer_costs(costs, f"{stem}_{name.lower().replace('-', '')}.png", name)
 
 
 if __name__ == "__main__":

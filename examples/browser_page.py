@@ -117,7 +117,7 @@ def heat_map(image, heat):
     """The same, with a heat map (h, w) over it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "heat.png"
-        analysis.draw_grad_cam([np.asarray(image)], heat[None], path)
+        analysis.plot_grad_cam([np.asarray(image)], heat[None], path)
         return path.read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""What networks cost and see: layer by layer against closed forms, TensorFlow's own count and impulse responses."""
+"""Costs, receptive fields, AlexNet and plots, against closed forms, published numbers and impulse responses."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from support import random_images
 
 from keras_resnet import analysis, build, complexity, create, endpoints, get_spec
 from keras_resnet.analysis.alexnet import LocalResponseNormalization
-from keras_resnet.analysis.drawing import mosaic
+from keras_resnet.analysis.features import mosaic
 
 FAMILIES = {
     "resnet18_a": {},
@@ -21,7 +21,7 @@ FAMILIES = {
     "plain20": {},
     "wrn28_10_cifar": {"widths": (16, 32, 64)},
 }
-PAPER = {  # He et al. 2015, table 1 and sec. 3.3: weighted layers, multiply-adds in units of 1e9
+PAPER = {  # He et al. 2015, table 1 and sec. 3.3: depth, multiply-adds in units of 1e9
     "VGG-19": (19, 19.6),
     "plain-18": (18, 1.8),
     "plain-34": (34, 3.6),
@@ -42,7 +42,7 @@ def test_layer_costs_add_up_to_the_closed_form(name):
     assert found.parameters + found.statistics == model.count_params()
 
 
-def test_sizes_that_the_model_leaves_open_are_given():
+def test_unknown_input_sizes_are_taken_from_the_argument():
     spec = get_spec("resnet18")
     model = build(spec, include_top=False, initialize=False)
     costs = analysis.layer_costs(model, (64, 96, 3))
@@ -53,7 +53,7 @@ def test_sizes_that_the_model_leaves_open_are_given():
             analysis.layer_costs(model, shape)
 
 
-LINEAR = {  # without padding, so that every kernel element meets an input pixel at every place
+LINEAR = {  # without padding, so that every kernel element is multiplied by an input at every position
     "1d": (keras.layers.Conv1D(3, 3, strides=2), (9, 2)),
     "strided": (keras.layers.Conv2D(3, (3, 2), strides=2), (7, 6, 2)),
     "dilated": (keras.layers.Conv2D(3, 3, dilation_rate=2), (7, 6, 2)),
@@ -67,29 +67,29 @@ LINEAR = {  # without padding, so that every kernel element meets an input pixel
 
 
 @pytest.mark.parametrize("name", LINEAR)
-def test_a_multiply_add_is_an_input_that_moves_an_output(name):
-    """The numbers that are not zero in the matrix that the layer is: each is multiplied and added once."""
+def test_multiply_adds_are_the_nonzero_elements_of_the_matrix_of_a_layer(name):
+    """A linear layer is a product with a matrix, of which each nonzero element is multiplied and added once."""
     layer, shape = LINEAR[name]
     model = keras.Sequential([keras.layers.Input(shape), layer])
     for weight in layer.weights:
         weight.assign(np.full(weight.shape, 0.0 if weight.name == "bias" else 1.0))
     basis = np.eye(np.prod(shape), dtype="float32").reshape(-1, *shape)
-    moved = np.count_nonzero(keras.ops.convert_to_numpy(model(basis)))
-    assert analysis.total_cost(analysis.layer_costs(model)).multiply_adds == moved
+    nonzero = np.count_nonzero(keras.ops.convert_to_numpy(model(basis)))
+    assert analysis.total_cost(analysis.layer_costs(model)).multiply_adds == nonzero
 
 
-def test_a_separable_convolution_costs_its_two_halves():
+def test_a_separable_convolution_costs_as_much_as_its_two_convolutions():
     layers = keras.layers
-    halves = [layers.DepthwiseConv2D(3, strides=2, use_bias=False), layers.Conv2D(5, 1)]
+    separate = [layers.DepthwiseConv2D(3, strides=2, use_bias=False), layers.Conv2D(5, 1)]
     whole, parts = (
         analysis.total_cost(analysis.layer_costs(keras.Sequential([layers.Input((9, 8, 4)), *row])))
-        for row in ([layers.SeparableConv2D(5, 3, strides=2)], halves)
+        for row in ([layers.SeparableConv2D(5, 3, strides=2)], separate)
     )
     assert whole == parts
 
 
 @pytest.mark.parametrize("kind", ["sequential", "functional"])
-def test_models_within_models_are_counted_layer_by_layer(kind):
+def test_the_layers_of_inner_models_are_counted(kind):
     inner = keras.Sequential([keras.layers.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, name="c")], name="inner")
     inner = keras.Model(inner.inputs, inner.outputs[0], name="inner") if kind == "functional" else inner
     outer = keras.Sequential([keras.layers.Input((8, 8, 3)), inner, keras.layers.Flatten(), keras.layers.Dense(2)])
@@ -98,7 +98,7 @@ def test_models_within_models_are_counted_layer_by_layer(kind):
     assert analysis.total_cost(costs).parameters == outer.count_params()
 
 
-def test_a_depthwise_network_costs_what_its_paper_says():
+def test_mobilenet_has_its_published_cost():
     """Sandler et al. 2018, arXiv:1801.04381, table 4: 3.4 M parameters, 300 M multiply-adds."""
     cost = analysis.total_cost(analysis.layer_costs(keras.applications.MobileNetV2(weights=None)))
     assert cost.parameters == 3_504_872  # torchvision's
@@ -112,28 +112,28 @@ def test_frozen_layers_cost_the_same():
     assert analysis.layer_costs(model) == before
 
 
-def test_the_papers_comparison():
-    rows = {row.name: row for row in analysis.comparison()}
+def test_network_costs_are_those_of_the_paper():
+    rows = {row.name: row for row in analysis.network_costs()}
     alexnet, vgg16, vgg19 = (rows[name] for name in ("AlexNet", "VGG-16", "VGG-19"))
-    assert (alexnet.layers, alexnet.parameters, alexnet.multiply_adds) == (8, 60_965_224, 724_406_816)  # Caffe's
-    assert (vgg16.layers, vgg16.parameters, vgg16.multiply_adds) == (16, 138_357_544, 15_470_264_320)  # torchvision's
+    assert (alexnet.depth, alexnet.parameters, alexnet.multiply_adds) == (8, 60_965_224, 724_406_816)  # Caffe's
+    assert (vgg16.depth, vgg16.parameters, vgg16.multiply_adds) == (16, 138_357_544, 15_470_264_320)  # torchvision's
     assert (vgg19.parameters, vgg19.multiply_adds) == (143_667_240, 19_632_062_464)
-    for name, (layers, giga) in PAPER.items():
-        assert rows[name].layers == layers and rows[name].multiply_adds / 1e9 == pytest.approx(giga, abs=0.06)
-    assert rows["ResNet-34"].ratio == pytest.approx(0.18, abs=0.01)  # sec. 3.3: "only 18 % of VGG-19"
+    for name, (depth, giga) in PAPER.items():
+        assert rows[name].depth == depth and rows[name].multiply_adds / 1e9 == pytest.approx(giga, abs=0.06)
+    assert rows["ResNet-34"].fraction_of_vgg19 == pytest.approx(0.18, abs=0.01)  # sec. 3.3: "only 18 % of VGG-19"
 
 
-def test_a_model_that_is_no_graph_is_refused():
-    class Own(keras.Model):
+def test_models_without_a_graph_are_refused():
+    class Subclassed(keras.Model):
         def call(self, x):
             return x
 
-    for model in (Own(), keras.Sequential([keras.layers.Dense(2)]), None):
+    for model in (Subclassed(), keras.Sequential([keras.layers.Dense(2)]), None):
         with pytest.raises(ValueError, match="`model` should be a built Functional or Sequential model"):
             analysis.layer_costs(model)
 
 
-def test_alexnet_answers_and_comes_back_from_its_file(tmp_path):
+def test_alexnet_predicts_and_can_be_saved(tmp_path):
     model = analysis.alexnet(classes=5, input_shape=(67, 70, 3))
     inputs = random_images(2, 67, 70, 3)
     scores = model.predict(inputs, verbose=0)
@@ -146,7 +146,7 @@ def test_alexnet_answers_and_comes_back_from_its_file(tmp_path):
             analysis.alexnet(input_shape=shape)
 
 
-def test_local_response_normalisation_is_tensorflows():
+def test_local_response_normalization_is_that_of_tensorflow():
     tf = pytest.importorskip("tensorflow")
     inputs = 30 * random_images(2, 3, 4, 9)
     expected = tf.nn.local_response_normalization(inputs, depth_radius=2, bias=2, alpha=1e-4, beta=0.75)
@@ -174,11 +174,10 @@ SPECS = {
 }
 
 
-def _columns_seen(spec, width):
-    """{endpoint: (pixels, columns)}: which columns of an image move which pixel of the middle row.
+def _dependence_on_columns(spec, width):
+    """{endpoint: (pixels, columns) bool}: whether a pixel of the middle row depends on a column of the image.
 
-    Nothing cancels where all kernels are positive; where all inputs are zero but those of one column, all that is not
-    zero comes from it.
+    All kernels are positive, so that nothing cancels, and each input is zero except for one column.
     """
     inputs = keras.layers.Input((32, width, 1))
     model = keras.Model(inputs, endpoints(spec, inputs))
@@ -189,16 +188,16 @@ def _columns_seen(spec, width):
             layer.kernel.assign(generator.uniform(0.5, 1.5, shape) / np.prod(shape[:-1]))
     columns = np.broadcast_to(np.eye(width, dtype="float32")[:, None, :, None], (width, 32, width, 1))
     maps = model.predict(columns, batch_size=32, verbose=0)
-    return {name: (found[:, found.shape[1] // 2].max(axis=-1) > 0).T for name, found in maps.items()}
+    return {name: (values[:, values.shape[1] // 2].max(axis=-1) > 0).T for name, values in maps.items()}
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_receptive_fields_are_what_moves_a_pixel(name):
+def test_receptive_fields_are_the_columns_that_a_pixel_depends_on(name):
     fields = analysis.receptive_fields(SPECS[name])
     width = 32 * (fields["stage3"].size // 32 + 3)
-    for endpoint, seen in _columns_seen(SPECS[name], width).items():
-        middle = len(seen) // 2
-        first, following = (np.flatnonzero(seen[i]) for i in (middle, middle + 1))
+    for endpoint, depends in _dependence_on_columns(SPECS[name], width).items():
+        middle = len(depends) // 2
+        first, following = (np.flatnonzero(depends[i]) for i in (middle, middle + 1))
         assert fields[endpoint].size == first[-1] - first[0] + 1
         assert fields[endpoint].stride == following[0] - first[0]
 
@@ -209,12 +208,12 @@ def test_receptive_fields_are_the_published_ones(name, size):
     assert analysis.receptive_fields(get_spec(name))["stage4"] == analysis.ReceptiveField(size, stride=32)
 
 
-def test_only_a_spec_has_receptive_fields():
+def test_receptive_fields_need_a_spec():
     with pytest.raises(ValueError, match="`spec` should be a ResNetSpec"):
         analysis.receptive_fields("resnet50")
 
 
-def test_a_mosaic_holds_every_tile():
+def test_a_mosaic_contains_every_tile():
     tiles = np.random.default_rng(0).uniform(size=(5, 4, 3, 2))
     sheet = mosaic(tiles)
     assert sheet.shape == (2 * 4 + 1, 3 * 3 + 2, 2)
@@ -223,39 +222,39 @@ def test_a_mosaic_holds_every_tile():
 
 
 NETWORKS = {"plain": {"a": 1.0, "b": 3.0}, "residual": {"a": 2.0, "b": 0.5}}
-DRAWINGS = {
-    "costs": lambda path: analysis.draw_costs(analysis.layer_costs(create("resnet20")), path, "ResNet-20"),
-    "comparison": lambda path: analysis.draw_comparison([analysis.Contender("net", 3, 10, 100, 1.0)], path),
-    "receptive fields": lambda path: analysis.draw_receptive_fields(analysis.receptive_fields(SMALL), path),
-    "responses": lambda path: analysis.draw_responses(NETWORKS, path),
-    "signals": lambda path: analysis.draw_signals(NETWORKS, path),
-    "filters": lambda path: analysis.draw_filters(np.linspace(0, 1, 144).reshape(4, 3, 3, 4), path),
-    "feature maps": lambda path: analysis.draw_feature_maps(np.arange(64).reshape(8, 8, 1), path),
-    "Grad-CAM": lambda path: analysis.draw_grad_cam(np.zeros((3, 9, 8, 3)), np.ones((3, 4, 4)), path, "abc"),
+PLOTS = {
+    "layer costs": lambda path: analysis.plot_layer_costs(analysis.layer_costs(create("resnet20")), path, "ResNet-20"),
+    "network costs": lambda path: analysis.plot_network_costs([analysis.NetworkCost("net", 3, 10, 100, 1.0)], path),
+    "receptive fields": lambda path: analysis.plot_receptive_fields(analysis.receptive_fields(SMALL), path),
+    "responses": lambda path: analysis.plot_responses(NETWORKS, path),
+    "signals": lambda path: analysis.plot_signals(NETWORKS, path),
+    "filters": lambda path: analysis.plot_filters(np.linspace(0, 1, 144).reshape(4, 3, 3, 4), path),
+    "feature maps": lambda path: analysis.plot_feature_maps(np.arange(64).reshape(8, 8, 1), path),
+    "Grad-CAM": lambda path: analysis.plot_grad_cam(np.zeros((3, 9, 8, 3)), np.ones((3, 4, 4)), path, "abc"),
 }
 
 
-@pytest.mark.parametrize("name", DRAWINGS)
-def test_a_image_is_drawn(name, tmp_path):
+@pytest.mark.parametrize("name", PLOTS)
+def test_plots_are_written_as_png(name, tmp_path):
     from PIL import Image
 
-    DRAWINGS[name](tmp_path / "image.png")
-    with Image.open(tmp_path / "image.png") as image:
+    PLOTS[name](tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as image:
         assert image.format == "PNG" and len(image.convert("RGB").getcolors(1 << 24)) > 2
     with pytest.raises(FileNotFoundError, match="The folder of `path` should exist"):
-        DRAWINGS[name](tmp_path / "nowhere" / "image.png")
+        PLOTS[name](tmp_path / "nowhere" / "plot.png")
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path):
-    path = tmp_path / "image.png"
-    for draw, value in (
-        (analysis.draw_costs, []),
-        (analysis.draw_responses, {}),
-        (analysis.draw_signals, {"net": {}}),
-        (analysis.draw_feature_maps, np.zeros((2, 4, 4, 3))),
+def test_plots_of_invalid_values_are_refused(tmp_path):
+    path = tmp_path / "plot.png"
+    for plot, value in (
+        (analysis.plot_layer_costs, []),
+        (analysis.plot_responses, {}),
+        (analysis.plot_signals, {"net": {}}),
+        (analysis.plot_feature_maps, np.zeros((2, 4, 4, 3))),
     ):
         with pytest.raises(ValueError, match="should"):
-            draw(value, path)
-    with pytest.raises(ValueError, match="equally many"):
-        analysis.draw_grad_cam(np.zeros((2, 4, 4, 3)), np.zeros((3, 4, 4)), path)
+            plot(value, path)
+    with pytest.raises(ValueError, match="the same length"):
+        analysis.plot_grad_cam(np.zeros((2, 4, 4, 3)), np.zeros((3, 4, 4)), path)
     assert not path.exists()

@@ -117,7 +117,7 @@ def test_the_page_shows_what_predict_and_grad_cam_say(browser, network, photos, 
 
         source = page.get_by_alt_text(f"What speaks for {rows[0][0].strip()}").get_attribute("src")
         heat = analysis.grad_cam(network, keras_resnet.preprocessing(network)(photo))
-        analysis.draw_grad_cam([np.asarray(load_image(photo))], heat, tmp_path / "ours.png")
+        analysis.plot_grad_cam([np.asarray(load_image(photo))], heat, tmp_path / "ours.png")
         shown = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
         ours = Image.open(tmp_path / "ours.png")
         assert shown.size == ours.size and np.abs(np.subtract(shown, ours, dtype="int16")).max() <= 1

@@ -1,4 +1,4 @@
-"""What goes on inside a network: responses, gradients, feature maps and Grad-CAM against NumPy, autodiff and CAM."""
+"""Responses, variances, gradients, feature maps and Grad-CAM against NumPy, autodiff and CAM."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 from support import random_images, randomize_weights
 
 from keras_resnet import ResNetSpec, analysis, build, create, endpoints, get_spec, preprocessing
-from keras_resnet.analysis.responses import BATCH
+from keras_resnet.analysis.signals import BATCH_SIZE
 from keras_resnet.models.layers import endpoints_of
 
 TINY = ResNetSpec("basic", depths=(1, 2), widths=(8, 12), stem="cifar", stem_width=8, shortcut="A")
@@ -29,13 +29,13 @@ NETWORKS = {
 
 
 def network(name, **arguments):
-    """With five classes, for images of 32x32 pixels unless told otherwise."""
+    """A network with five classes and random weights, by default for images of 32x32 pixels."""
     return randomize_weights(build(NETWORKS[name], classes=5, **{"input_shape": (32, 32, 3), **arguments}))
 
 
 @pytest.fixture(scope="module")
 def cifar10(test_data):
-    """100 test images, prepared for the weights that ship, and their labels."""
+    """100 test images, preprocessed for the included weights, and their labels."""
     tfds = pytest.importorskip("tensorflow_datasets")
     if not (test_data / "tfds" / "cifar10").is_dir():
         pytest.skip("KERAS_RESNET_TEST_DATA has no tfds/cifar10")
@@ -53,12 +53,12 @@ def cifar10(test_data):
 
 
 def outputs(model, layer, inputs):
-    """What leaves a layer, or a list of what leaves each of a list of layers."""
+    """Output of a layer, or outputs of a list of layers."""
     tensors = keras.tree.map_structure(lambda name: model.get_layer(name).output, layer)
     return keras.Model(model.inputs, tensors).predict(inputs, batch_size=128, verbose=0)
 
 
-def test_layer_responses_are_numpys_on_real_images(cifar10):
+def test_layer_responses_are_standard_deviations_on_real_images(cifar10):
     model, (inputs, labels) = create("resnet20", weights="cifar10"), cifar10
     names = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     norms = [name.replace("_conv", "_bn") for name in names]
@@ -73,7 +73,7 @@ def test_layer_responses_are_numpys_on_real_images(cifar10):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_layer_responses_of_every_kind_of_network(name):
-    model, inputs = network(name), random_images(BATCH + 3, 32, 32, 3)
+    model, inputs = network(name), random_images(BATCH_SIZE + 3, 32, 32, 3)
     found = analysis.layer_responses(model, inputs)
     kernels = {layer.name: layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)}
     assert list(found) == [key for key, layer in kernels.items() if layer.kernel_size == (3, 3)]
@@ -90,7 +90,7 @@ def measured_at(model, name):
     return norm if norm in {layer.name for layer in model.layers} else name
 
 
-def test_small_responses_around_a_large_mean_do_not_cancel():
+def test_small_responses_around_a_large_mean_are_accurate():
     model, inputs = network("basic"), random_images(8, 32, 32, 3)
     norm = model.get_layer("conv1_bn")
     norm.beta.assign(np.full(norm.beta.shape, 1000.0))
@@ -131,22 +131,22 @@ def test_gradient_norms_do_not_depend_on_where_the_softmax_is():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_forward_variances_use_the_statistics_of_the_batch(name):
+def test_forward_variances_use_batch_statistics(name):
     model, inputs = network(name), random_images(6, 32, 32, 3)
     before = state(model)
     keras.utils.set_random_seed(3)
     found = analysis.forward_variances(model, inputs)
     for old, new in zip(before, state(model), strict=True):
         np.testing.assert_array_equal(old, new)
-    if "dropout" in name:  # two passes draw differently
+    if "dropout" in name:  # random
         return
     tensors = [model.get_layer(measured_at(model, key)).output for key in found]
     expected = [np.var(maps, dtype="float64") for maps in keras.Model(model.inputs[0], tensors)(inputs, training=True)]
     np.testing.assert_allclose(list(found.values()), expected, rtol=1e-4)
 
 
-def test_signals_of_a_fresh_network_have_unit_variance():
-    """Batch norm, before it is trained, normalises: in plain nets too (He et al. 2015, sec. 4.1)."""
+def test_forward_variances_of_an_untrained_network_are_one():
+    """Batch norm with its initial scale normalizes, in plain networks too (He et al. 2015, sec. 4.1)."""
     model = build(NETWORKS["plain"], classes=5, input_shape=(32, 32, 3))
     found = analysis.forward_variances(model, random_images(16, 32, 32, 3))
     np.testing.assert_allclose(list(found.values()), 1, rtol=1e-3)
@@ -156,8 +156,7 @@ def test_signals_of_a_fresh_network_have_unit_variance():
     "name",
     ["resnet18_a", "resnet50", "resnet50v2", "resnetv2_50", "resnet50d", "resnetrs50", "plain34", "wrn28_10_cifar"],
 )
-def test_endpoints_are_found_in_a_built_model(name):
-    """By their names, where `endpoints` put them."""
+def test_endpoints_of_a_model_are_those_of_its_spec(name):
     spec = get_spec(name)
     for drop_path in (0.0, 0.1):
         small = replace(spec, depths=(2,) * len(spec.depths), kernel_initializer="zeros", drop_path=drop_path)
@@ -223,14 +222,14 @@ def test_grad_cam_of_an_earlier_layer_is_autodiffs():
         np.testing.assert_allclose(analysis.grad_cam(model, inputs, 2, "conv3_block1_out"), expected, atol=1e-4)
 
 
-def test_grad_cam_where_nothing_speaks_for_a_class_is_zero():
+def test_grad_cam_without_positive_values_is_zero():
     model, inputs = network("basic"), random_images(2, 32, 32, 3)
     kernel = model.layers[-1].kernel
     kernel.assign(-abs(keras.ops.convert_to_numpy(kernel)))
     np.testing.assert_array_equal(analysis.grad_cam(model, inputs, [0, 4]), np.zeros((2, 16, 16)))
 
 
-def test_other_models_of_keras_are_looked_into():
+def test_other_keras_models_are_supported():
     layers = keras.layers
     model = keras.Sequential(
         [
@@ -249,7 +248,7 @@ def test_other_models_of_keras_are_looked_into():
     assert len(analysis.layer_responses(model, inputs)) == len(analysis.gradient_norms(model, inputs, [0, 1, 2])) == 1
 
 
-def test_reduced_precision_says_nearly_the_same(cifar10):
+def test_reduced_precision_gives_similar_values(cifar10):
     inputs, labels = cifar10[0][:20], cifar10[1][:20]
     full = create("resnet20", weights="cifar10")
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -264,8 +263,8 @@ def test_reduced_precision_says_nearly_the_same(cifar10):
     assert maps[0].dtype == np.float32 and abs(maps[0] - maps[1]).mean() < 0.05
 
 
-def everything(data_format):
-    """What all functions say of one network, as JSON values."""
+def all_results(data_format):
+    """Results of all functions for one network, as JSON values."""
     spec = replace(NECK, depths=(1, 1), data_format=data_format)
     model = randomize_weights(
         build(spec, classes=5, input_shape=(3, 16, 16) if spec.channel_axis == 1 else (16, 16, 3))
@@ -284,30 +283,33 @@ def everything(data_format):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_every_backend_and_order_of_axes_measures_the_same(backend):
-    """The others with the channels first, which TensorFlow convolves on GPUs alone."""
+def test_backends_and_data_formats_agree(backend):
+    """JAX and torch with channels first, which TensorFlow supports on GPUs only."""
     pytest.importorskip(backend)
-    script = "import json, test_signals; print(json.dumps(test_signals.everything('channels_first')))"
+    script = "import json, test_signals; print(json.dumps(test_signals.all_results('channels_first')))"
     environment = {**os.environ, "KERAS_BACKEND": backend}
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, env=environment, cwd=Path(__file__).parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    for found, expected in zip(json.loads(done.stdout), everything("channels_last"), strict=True):
+    for found, expected in zip(json.loads(done.stdout), all_results("channels_last"), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
-BAD = {
+INVALID = {
     "an image alone": (lambda m, x: analysis.feature_maps(m, x[0], "stage1"), "`inputs` should be a batch"),
     "no image": (lambda m, x: analysis.grad_cam(m, x[:0]), "`inputs` should be a batch"),
     "another size": (lambda m, x: analysis.forward_variances(m, x[:, :16]), "`inputs` should be a batch"),
     "another batch": (lambda m, x: analysis.layer_responses(m, [x, x[..., :1]]), "`inputs` should be a batch"),
-    "no batch": (lambda m, x: analysis.layer_responses(m, []), "`batches` should hold images"),
-    "an empty array": (lambda m, x: analysis.layer_responses(m, x[:0]), "`batches` should hold images"),
-    "a class too far": (lambda m, x: analysis.grad_cam(m, x, 5), "`classes` should be an integer from 0 to 4"),
-    "too many classes": (lambda m, x: analysis.grad_cam(m, x, [0, 1, 2]), "`classes` should be"),
-    "a class by name": (lambda m, x: analysis.grad_cam(m, x, "cat"), "`classes` should be"),
+    "no batch": (lambda m, x: analysis.layer_responses(m, []), "`batches` should contain images"),
+    "an empty array": (lambda m, x: analysis.layer_responses(m, x[:0]), "`batches` should contain images"),
+    "a class too far": (lambda m, x: analysis.grad_cam(m, x, 5), "`class_indices` should be an integer from 0 to 4"),
+    "too many classes": (lambda m, x: analysis.grad_cam(m, x, [0, 1, 2]), "`class_indices` should be"),
+    "a class by name": (lambda m, x: analysis.grad_cam(m, x, "cat"), "`class_indices` should be"),
     "a wrong name": (lambda m, x: analysis.grad_cam(m, x, layer="stage9"), "Nearest: .'stage"),
-    "a layer within": (lambda m, x: analysis.grad_cam(m, x, layer="conv3_block1_1_relu"), "all that follows passes"),
+    "a layer within": (
+        lambda m, x: analysis.grad_cam(m, x, layer="conv3_block1_1_relu"),
+        "all paths to the output pass",
+    ),
     "a label too far": (
         lambda m, x: analysis.gradient_norms(m, x, [0, 5]),
         "`labels` should be 2 integers from 0 to 4",
@@ -316,14 +318,14 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_said_to_be_bad(name):
-    call, message = BAD[name]
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_arguments_are_refused(name):
+    call, message = INVALID[name]
     with pytest.raises(ValueError, match=message):
         call(network("basic"), random_images(2, 32, 32, 3))
 
 
-def test_models_that_cannot_be_measured_are_refused():
+def test_unsuitable_models_are_refused():
     dense = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)])
     headless = build(TINY, include_top=False, input_shape=(32, 32, 3))
     two = [keras.layers.Input((8, 8, 3)), keras.layers.Input((8, 8, 3))]

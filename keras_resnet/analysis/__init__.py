@@ -1,28 +1,24 @@
-"""What goes on inside a network: its costs, its signals, what it looks at. Arrays, and an image beside each."""
+"""Analysis of networks: costs, receptive fields, signals, feature maps and Grad-CAM, as arrays and plots."""
 
 from keras_resnet.analysis.alexnet import alexnet
-from keras_resnet.analysis.comparison import Contender, comparison, draw_comparison
-from keras_resnet.analysis.costs import LayerCost, draw_costs, layer_costs, total_cost
-from keras_resnet.analysis.features import draw_feature_maps, draw_filters, feature_maps, first_filters
-from keras_resnet.analysis.grad_cam import draw_grad_cam, grad_cam
-from keras_resnet.analysis.receptive_fields import ReceptiveField, draw_receptive_fields, receptive_fields
-from keras_resnet.analysis.responses import draw_responses, layer_responses
-from keras_resnet.analysis.signals import draw_signals, forward_variances, gradient_norms
+from keras_resnet.analysis.features import feature_maps, first_filters, plot_feature_maps, plot_filters
+from keras_resnet.analysis.grad_cam import grad_cam, plot_grad_cam
+from keras_resnet.analysis.layer_costs import LayerCost, layer_costs, plot_layer_costs, total_cost
+from keras_resnet.analysis.network_costs import NetworkCost, network_costs, plot_network_costs
+from keras_resnet.analysis.receptive_fields import ReceptiveField, plot_receptive_fields, receptive_fields
+from keras_resnet.analysis.signals import (
+    forward_variances,
+    gradient_norms,
+    layer_responses,
+    plot_responses,
+    plot_signals,
+)
 
 __all__ = [
-    "Contender",
     "LayerCost",
+    "NetworkCost",
     "ReceptiveField",
     "alexnet",
-    "comparison",
-    "draw_comparison",
-    "draw_costs",
-    "draw_feature_maps",
-    "draw_filters",
-    "draw_grad_cam",
-    "draw_receptive_fields",
-    "draw_responses",
-    "draw_signals",
     "feature_maps",
     "first_filters",
     "forward_variances",
@@ -30,6 +26,15 @@ __all__ = [
     "gradient_norms",
     "layer_costs",
     "layer_responses",
+    "network_costs",
+    "plot_feature_maps",
+    "plot_filters",
+    "plot_grad_cam",
+    "plot_layer_costs",
+    "plot_network_costs",
+    "plot_receptive_fields",
+    "plot_responses",
+    "plot_signals",
     "receptive_fields",
     "total_cost",
 ]

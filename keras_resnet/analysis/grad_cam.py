@@ -1,10 +1,13 @@
-"""Grad-CAM: which part of an image speaks for a class (Selvaraju et al. 2017, arXiv:1610.02391)."""
+"""Grad-CAM: heat maps of the image regions that increase the score of a class (arXiv:1610.02391)."""
 
 import math
+import os
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_resnet.analysis.gradients import gradients
 from keras_resnet.architecture.metadata import to_channels_last
@@ -12,33 +15,42 @@ from keras_resnet.files import save_figure
 from keras_resnet.models.layers import check_inputs, class_scores, find_layer, last_feature_map
 
 
-def grad_cam(model, inputs, classes=None, layer=None):
-    """Heat maps: relu of the feature maps' sum, weighted by the mean gradient of the class's score (eq. 1 and 2).
+def grad_cam(
+    model: keras.Model, inputs: ArrayLike, class_indices: ArrayLike | None = None, layer: str | None = None
+) -> np.ndarray:
+    """Grad-CAM heat maps (Selvaraju et al. 2017, eq. 1 and 2).
 
-    The score is the one before the softmax. A map is divided by its maximum; one that is nowhere positive is all zero.
+    A heat map is the ReLU of the sum of a layer's feature maps, each weighted by the mean gradient of the class's score
+    before the softmax. It is divided by its maximum; without positive values it is all zero.
+
+    >>> import keras_resnet
+    >>> import numpy as np
+    >>> model = keras_resnet.create("resnet20")
+    >>> keras_resnet.analysis.grad_cam(model, np.ones((2, 32, 32, 3))).shape
+    (2, 8, 8)
 
     Args:
-        model: keras.Model, a classifier, on the backends TensorFlow, JAX or torch.
-        inputs: network inputs (B, H, W, C), in the model's order of axes.
-        classes: number of a class, or one for each image; None for the predicted ones.
-        layer: name of a layer or endpoint through which all that follows passes, such as "stage3" or the output of a
+        model: Keras classifier, on the backends TensorFlow, JAX or torch.
+        inputs: preprocessed images (B, H, W, C) in the model's data format.
+        class_indices: index of a class, or one per image; None for the predicted classes.
+        layer: name of a layer or endpoint that the output depends on only through, such as "stage3" or the output of a
             block; None for the last feature map.
 
     Returns:
-        (B, h, w) float32 in 0..1, of the size of the layer's maps.
+        (B, h, w) float32 in 0..1, with the height and width of the layer's feature maps.
 
     Raises:
-        ValueError: for inputs that do not fit the model, an unknown layer (with the nearest known ones) or one within a
-            block, a class that does not exist, and a model that is no classifier.
+        ValueError: for inputs that do not fit the model, an unknown layer (with the nearest known names), a layer
+            inside a block, a class that does not exist, and a model that is not a classifier.
     """
     inputs, scores = check_inputs(model, inputs), class_scores(model)
     found = find_layer(model, layer) if layer else last_feature_map(model)
-    tail = _tail(found, scores)
+    head = _model_between(found, scores)
     features, values = keras.Model(model.inputs[0], [found.output, scores]).predict_on_batch(inputs)
-    chosen = ops.one_hot(_check_classes(classes, ops.convert_to_numpy(values)), values.shape[-1])
+    selected = ops.one_hot(_check_classes(class_indices, ops.convert_to_numpy(values)), values.shape[-1])
 
     def score(maps):
-        return ops.sum(chosen * ops.cast(tail(maps[0], training=False), "float32"))
+        return ops.sum(selected * ops.cast(head(maps[0], training=False), "float32"))
 
     (slopes,) = gradients(score, [features])
     features = np.asarray(ops.convert_to_numpy(ops.cast(features, "float32")))
@@ -47,49 +59,55 @@ def grad_cam(model, inputs, classes=None, layer=None):
     return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), np.finfo("float32").tiny)
 
 
-def _tail(layer, scores):
-    """The model from a layer's maps to the scores."""
+def _model_between(layer, scores):
+    """Model from the output of a layer to the scores."""
     try:
         return keras.Model(layer.output, scores)
     except ValueError as error:  # Keras: not connected to the inputs
         raise ValueError(
-            "`layer` should be one through which all that follows passes, such as an endpoint or the output of a "
-            f"block. Received: layer={layer.name!r}"
+            "`layer` should be a layer through which all paths to the output pass, such as an endpoint or the output "
+            f"of a block. Received: layer={layer.name!r}"
         ) from error
 
 
-def _check_classes(classes, scores):
-    """(B,) numbers of classes."""
-    count = scores.shape[-1]
-    chosen = scores.argmax(axis=-1) if classes is None else np.asarray(classes)
-    integers = chosen.shape in ((), (len(scores),)) and chosen.dtype.kind in "iu"
-    if not integers or chosen.min() < 0 or chosen.max() >= count:
+def _check_classes(class_indices, scores):
+    """(B,) indices of classes."""
+    num_images, num_classes = scores.shape
+    indices = scores.argmax(axis=-1) if class_indices is None else np.asarray(class_indices)
+    integers = indices.shape in ((), (num_images,)) and indices.dtype.kind in "iu"
+    if not integers or indices.min() < 0 or indices.max() >= num_classes:
         raise ValueError(
-            f"`classes` should be an integer from 0 to {count - 1}, or one for each of {len(scores)} images. "
-            f"Received: classes={classes!r}"
+            f"`class_indices` should be an integer from 0 to {num_classes - 1}, or {num_images} such integers. "
+            f"Received: class_indices={class_indices!r}"
         )
-    return np.broadcast_to(chosen, len(scores)).astype("int32")
+    return np.broadcast_to(indices, num_images).astype("int32")
 
 
-def draw_grad_cam(images, maps, path, titles=None):
-    """Draws heat maps over the images that they explain.
+def plot_grad_cam(
+    images: Sequence[np.ndarray], maps: ArrayLike, path: str | os.PathLike, titles: Sequence[str] | None = None
+) -> None:
+    """Plot heat maps over their images.
+
+    >>> import numpy as np
+    >>> from keras_resnet import analysis
+    >>> analysis.plot_grad_cam(np.zeros((1, 32, 32, 3)), np.ones((1, 8, 8)), "grad_cam.png", ["cat"])
 
     Args:
         images: (B, H, W, 3) or (B, H, W, 1), or a list of (H, W, C) of any sizes: uint8, or floats in 0..1.
-        maps: (B, h, w) in 0..1, stretched over them.
-        path: the PNG to write.
-        titles: a text for each image.
+        maps: (B, h, w) in 0..1, resized to the images.
+        path: PNG file to write.
+        titles: title of each image.
 
     Raises:
-        ValueError: if there are not as many images and titles as maps.
+        ValueError: if the numbers of images, maps and titles differ, or are zero.
     """
     from matplotlib.figure import Figure
 
     titles = [""] * len(maps) if titles is None else titles
     if not len(images) == len(maps) == len(titles) or not len(maps):
         raise ValueError(
-            "`images`, `maps` and `titles` should be equally many, at least one. "
-            f"Received: {len(images)}, {len(maps)} and {len(titles)}"
+            "`images`, `maps` and `titles` should have the same length, at least 1. "
+            f"Received: lengths {len(images)}, {len(maps)} and {len(titles)}"
         )
     columns = math.ceil(math.sqrt(len(maps)))
     rows = math.ceil(len(maps) / columns)

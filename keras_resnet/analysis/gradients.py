@@ -1,4 +1,6 @@
-"""Gradients on every backend of Keras."""
+"""Gradients with respect to arrays on the backends TensorFlow, JAX and torch."""
+
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -6,21 +8,21 @@ import numpy as np
 from keras_resnet.errors import unknown_name_error
 
 
-def gradients(function, values):
+def gradients(function: Callable, values: Sequence) -> list[np.ndarray]:
     """Gradients of a scalar with respect to arrays.
 
     Args:
-        function: list of tensors -> scalar tensor.
-        values: list of floating-point arrays.
+        function: function of a list of tensors that returns a scalar tensor.
+        values: floating-point arrays.
 
     Returns:
-        A list of float32 arrays, shaped like `values`; zeros for what the scalar does not depend on.
+        float32 arrays with the shapes of `values`; zeros for values that the scalar does not depend on.
     """
     backend = keras.backend.backend()
     if backend not in _BACKENDS:
         raise unknown_name_error("backend", backend, _BACKENDS, "a Keras backend that computes gradients")
-    found = _BACKENDS[backend](function, [keras.ops.convert_to_tensor(value) for value in values])
-    return [np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(gradient, "float32"))) for gradient in found]
+    tensors = _BACKENDS[backend](function, [keras.ops.convert_to_tensor(value) for value in values])
+    return [np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))) for tensor in tensors]
 
 
 def _tensorflow(function, values):

@@ -1,5 +1,7 @@
-"""How much of the image one number of a feature map can see (Araujo, Norris and Sim, distill.pub 2019)."""
+"""Receptive fields of residual networks in closed form (Araujo, Norris and Sim, distill.pub 2019)."""
 
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from keras_resnet.architecture.blocks import TRANSFORMS
@@ -11,15 +13,15 @@ from keras_resnet.files import save_figure
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """What one pixel of a feature map depends on."""
+    """The input pixels that one pixel of a feature map depends on."""
 
     size: int = 1
     """Side of the square of input pixels, away from the border."""
     stride: int = 1
-    """Input pixels from one pixel of the map to the next."""
+    """Distance in input pixels between the fields of neighboring pixels of the map."""
 
-    def through(self, rows):
-        """The field behind convolutions, or pools, that follow each other: a ReceptiveField."""
+    def after(self, rows: Iterable[Convolution]) -> "ReceptiveField":
+        """The receptive field after a sequence of convolutions or pools."""
         field = self
         for row in rows:
             reach = row.dilation * (row.kernel_size - 1) * field.stride
@@ -27,44 +29,57 @@ class ReceptiveField:
         return field
 
 
-_MAX_POOL = Convolution(1, 3, 2)  # to a receptive field, a pool is a convolution
+_MAX_POOL = Convolution(1, 3, 2)  # a pool has the same receptive field as a convolution
 
 
-def receptive_fields(spec):
-    """The receptive field of every endpoint of the network that `spec` describes, in closed form.
+def receptive_fields(spec: ResNetSpec) -> dict[str, ReceptiveField]:
+    """The receptive field of every endpoint of a network.
+
+    >>> import keras_resnet
+    >>> keras_resnet.analysis.receptive_fields(keras_resnet.get_spec("resnet50"))["stage4"]
+    ReceptiveField(size=483, stride=32)
 
     Args:
         spec: ResNetSpec.
 
     Returns:
-        {"stem": ReceptiveField, "stage1": ReceptiveField, ...}, as `keras_resnet.endpoints` names the maps. Where
-        blocks have squeeze-excite gates, which see the whole image, it is the field of what the gates scale.
+        {"stem": ReceptiveField, "stage1": ReceptiveField, ...}, with the names of `keras_resnet.endpoints`.
+        Squeeze-excite gates, which depend on the whole image, are ignored.
 
     Raises:
-        ValueError: if `spec` is no ResNetSpec.
+        ValueError: if `spec` is not a ResNetSpec.
     """
     if not isinstance(spec, ResNetSpec):
         raise ValueError(f"`spec` should be a ResNetSpec, such as `get_spec('resnet50')`. Received: spec={spec!r}")
     stem = STEMS[spec.stem]
-    field = ReceptiveField().through(row for _, row in stem.rows(spec))
-    field = field.through([_MAX_POOL] if stem.pool in MAX_POOLS else [])
+    field = ReceptiveField().after(row for _, row in stem.rows(spec))
+    field = field.after([_MAX_POOL] if stem.pool in MAX_POOLS else [])
     fields = {"stem": field}
     for number, blocks in enumerate(spec.stages, 1):
         for block in blocks:
-            # the longest path is F: what a shortcut sees, even one that pools 2x2, the 3x3 of F sees too
-            field = field.through(TRANSFORMS[spec.block].convolutions(block, spec))
+            # the field of F includes that of every shortcut, also of one that pools 2x2
+            field = field.after(TRANSFORMS[spec.block].convolutions(block, spec))
         fields[f"stage{number}"] = field
     return fields
 
 
-def draw_receptive_fields(fields, path, side=224, title=""):
-    """Draws the fields as squares around the middle of an image.
+def plot_receptive_fields(
+    fields: Mapping[str, ReceptiveField], path: str | os.PathLike, side: int = 224, title: str = ""
+) -> None:
+    """Plot receptive fields as squares around the center of an image.
+
+    >>> import keras_resnet
+    >>> fields = keras_resnet.analysis.receptive_fields(keras_resnet.get_spec("resnet18"))
+    >>> keras_resnet.analysis.plot_receptive_fields(fields, "fields.png")
 
     Args:
         fields: {endpoint: ReceptiveField}.
-        path: the PNG to write.
-        side: of the image, in pixels; drawn as a grey square.
-        title: above the image.
+        path: PNG file to write.
+        side: side of the image in pixels; it is plotted as a gray square.
+        title: title of the figure.
+
+    Raises:
+        ValueError: if `fields` is empty.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle

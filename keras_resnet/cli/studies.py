@@ -94,7 +94,7 @@ def responses(
         name: analysis.layer_responses(one, labelled_inputs(one, images, skip_bad=data["skip_bad"]))
         for name, one in models.items()
     }
-    plot = partial(analysis.draw_responses, title=f"layer responses on {images.name}")
+    plot = partial(analysis.plot_responses, title=f"layer responses on {images.name}")
     _publish([_Measurement("responses", "standard deviation of responses", values, plot)], workdir, as_json)
 
 
@@ -124,7 +124,7 @@ def signals(
         variances[name] = analysis.forward_variances(one, inputs)
         norms[name] = analysis.gradient_norms(one, inputs, targets)
     rows = (("forward_variances", "variance of responses", variances), ("gradient_norms", "norm of gradients", norms))
-    plots = (partial(analysis.draw_signals, label=label) for _, label, _ in rows)
+    plots = (partial(analysis.plot_signals, label=label) for _, label, _ in rows)
     _publish([_Measurement(*row, plot) for row, plot in zip(rows, plots, strict=True)], workdir, as_json)
 
 
@@ -168,30 +168,30 @@ def complexity(
 ):
     """Count parameters and multiply-adds: the paper's networks beside AlexNet and VGG, or one layer by layer."""
     if model is None:
-        rows = analysis.comparison()
-        columns, cells = ("network", "layers", "parameters", "multiply-adds", "of VGG-19's"), map(_network_row, rows)
+        rows = analysis.network_costs()
+        columns, cells = ("network", "depth", "parameters", "multiply-adds", "of VGG-19's"), map(_network_row, rows)
     else:
         network = model_from(model, None)
         rows = analysis.layer_costs(network)
-        columns, cells = ("layer", "kind", "output", "parameters", "multiply-adds"), _layer_rows(rows)
+        columns, cells = ("layer", "class", "output", "parameters", "multiply-adds"), _layer_rows(rows)
     if plot:
-        analysis.draw_comparison(rows, plot) if model is None else analysis.draw_costs(rows, plot, model)
+        analysis.plot_network_costs(rows, plot) if model is None else analysis.plot_layer_costs(rows, plot, model)
     if as_json:
         return print_json([vars(row) for row in rows])
-    print_table(columns, cells, left=["kind", "output"])
+    print_table(columns, cells, left=["class", "output"])
     if model and model_spec(network):
         fields = analysis.receptive_fields(network.spec).items()
         print_line("receptive fields:", ", ".join(f"{name} {field.size} px" for name, field in fields))
 
 
 def _network_row(row):
-    cost = (f"{row.parameters / 1e6:.2f} M", f"{row.multiply_adds / 1e9:.2f} G", f"{row.ratio:.0%}")
-    return row.name, row.layers, *cost
+    cost = (f"{row.parameters / 1e6:.2f} M", f"{row.multiply_adds / 1e9:.2f} G", f"{row.fraction_of_vgg19:.0%}")
+    return row.name, row.depth, *cost
 
 
 def _layer_rows(rows):
     for row in (row for row in rows if row.parameters):
         size = " x ".join(map(str, row.output_shape))
-        yield row.name, row.kind, size, f"{row.parameters:,}", f"{row.multiply_adds:,}"
+        yield row.name, row.class_name, size, f"{row.parameters:,}", f"{row.multiply_adds:,}"
     total = analysis.total_cost(rows)
     yield "all", "", "", f"{total.parameters:,}", f"{total.multiply_adds:,}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resnet.analysis.grad_cam import draw_grad_cam, grad_cam
+from keras_resnet.analysis.grad_cam import grad_cam, plot_grad_cam
 from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.architecture.network import num_stages, stage_index
 from keras_resnet.data.prefetch import images_at
@@ -187,7 +187,7 @@ def draw_looks(model, dataset, path, most=8):
         names[taken] if taken == label else f"{names[taken]} (is {names[label]})"
         for taken, label in zip(result.predicted[chosen], result.labels[chosen], strict=True)
     ]
-    draw_grad_cam(views[:, 0], maps, path, titles)
+    plot_grad_cam(views[:, 0], maps, path, titles)
 
 
 def _some(numbers, most):
