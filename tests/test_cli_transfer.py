@@ -60,7 +60,7 @@ def test_bad_files_are_listed_and_make_the_exit_status_1(home, refused, tmp_path
         Image.fromarray(np.zeros((8, 8), "uint8")).save(tmp_path / name)
     (tmp_path / "c.png").write_bytes(b"no image")
     words = ("features", tmp_path, tmp_path / "out.npz", "--model", home / "small.keras", "--json")
-    assert "`vectors` should be four at least" in refused(*words, "--map", tmp_path / "map.png")
+    assert "`vectors` should be at least four" in refused(*words, "--map", tmp_path / "map.png")
     assert "c.png: " in refused(*words)
     assert read_features(tmp_path / "out.npz").names == ("a.png", "b.png")
 

@@ -1,8 +1,8 @@
-"""What a network may cost, and which candidates of a space do not cost more: known before one is built."""
+"""Cost limits of a search, and the candidates that meet them: costs are computed before anything is built."""
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -10,143 +10,157 @@ import numpy as np
 
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.network import build
+from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import is_number
-from keras_resnet.search.space import between, changes_of, declare, extremes, spec_of
+from keras_resnet.search.space import (
+    Space,
+    Values,
+    corner_values,
+    declare_space,
+    to_recipe_changes,
+    to_spec,
+    values_between,
+)
 
-WORDS = {"max_params": "parameters", "max_multiply_adds": "multiply-adds", "max_latency": "ms an image"}
-MEASURED = 8
-"""Networks that are built for their latency, seconds each, to find one that fits."""
+UNITS = {"max_params": "parameters", "max_multiply_adds": "multiply-adds", "max_latency": "ms per image"}
+MAX_BUILT = 8
+"""Networks built to measure their latency, which takes seconds each, before the search for one that fits ends."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a network may cost; None is no limit.
+    """Upper limits of a network's cost; None for no limit.
 
     Raises:
-        ValueError: on construction, for a limit that is no positive number.
+        ValueError: on construction, for a limit that is not a positive number.
     """
 
     max_params: int | None = None
     """Trainable parameters."""
     max_multiply_adds: int | None = None
-    """For one image."""
+    """Multiply-adds for one image."""
     max_latency: float | None = None
-    """Milliseconds for one image on this machine, measured: the only limit for which a candidate must be built."""
+    """Milliseconds for one image, measured on this machine: the only limit for which a network has to be built."""
 
     def __post_init__(self):
-        for name in WORDS:
+        for name in UNITS:
             limit = getattr(self, name)
             if limit is not None and not (is_number(limit) and limit > 0):
                 raise ValueError(f"`{name}` should be a positive number, or None. Received: {name}={limit!r}")
 
-    def excess(self, spec, input_shape, classes, measured=True):
-        """The first limit that a network is above, as (limit, its cost); None if it fits.
+    def first_exceeded(
+        self, spec: ResNetSpec, input_shape: tuple[int, int, int], num_classes: int, measure: bool = True
+    ) -> tuple[str, float] | None:
+        """(name of the first limit that a network exceeds, its cost); None if it fits the budget.
 
-        Nothing is built for a network that has too many parameters or multiply-adds, nor if latency is not `measured`.
+        Builds nothing for a network with too many parameters or multiply-adds, or without `measure`, which skips
+        the latency.
         """
-        cost = complexity(spec, classes=classes, input_shape=input_shape)
+        cost = complexity(spec, classes=num_classes, input_shape=input_shape)
         costs = {"max_params": lambda: cost.parameters, "max_multiply_adds": lambda: cost.multiply_adds}
-        if measured:
-            costs["max_latency"] = lambda: latency(spec, input_shape, classes)
-        for name, measure in costs.items():
+        if measure:
+            costs["max_latency"] = lambda: latency(spec, input_shape, num_classes)
+        for name, compute in costs.items():
             limit = getattr(self, name)
-            if limit is not None and (found := measure()) > limit:
+            if limit is not None and (found := compute()) > limit:
                 return name, found
         return None
 
 
 @lru_cache(maxsize=1024)
-def latency(spec, input_shape, classes, repeats=20):
-    """Milliseconds that a network needs for one image here: the median of some, after a first one that compiles."""
-    model = build(spec, input_shape=input_shape, classes=classes)
-    image, times = np.zeros((1, *input_shape), "float32"), []
+def latency(spec, input_shape, num_classes, repeats=20):
+    """Milliseconds for one image on this machine: the median of several calls, after a first one that compiles."""
+    model = build(spec, input_shape=input_shape, classes=num_classes)
+    image, seconds = np.zeros((1, *input_shape), "float32"), []
     for _ in range(1 + repeats):
-        began = time.perf_counter()
+        start = time.perf_counter()
         model.predict_on_batch(image)
-        times.append(time.perf_counter() - began)
-    return 1000 * statistics.median(times[1:])
+        seconds.append(time.perf_counter() - start)
+    return 1000 * statistics.median(seconds[1:])
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """The networks of a space that fit a budget.
+class BudgetedSpace:
+    """The candidates of a space that fit a budget.
 
     Raises:
         ValueError: on construction, if there is none.
     """
 
-    rows: Mapping
-    """As `rows_for` gives them."""
+    space: Space
+    """As `space_for_images` returns it."""
     budget: Budget
     input_shape: tuple[int, int, int]
     """(H, W, C) of one image."""
-    classes: int
-    smallest: Mapping = field(init=False)
-    """Values of the one with the fewest parameters, of those at the lower end of the space."""
+    num_classes: int
+    smallest: Values = field(init=False)
+    """The fitting candidate with the fewest parameters among those at the ends of the space."""
 
     def __post_init__(self):
-        values = [values for values in extremes(self.rows) if self.is_network(values)]
-        if not values:
-            raise ValueError("`space` should have values that go together: no network is as the ends of its rows say")
-        values.sort(key=lambda values: self.cost(values).parameters)
-        counted = [candidate for candidate in values if self.fits(candidate, measured=False)]
-        fitting = next(filter(self.fits, counted[:MEASURED]), None)
-        if fitting is None:
-            limit, found = self.excess((counted or values)[0])
+        corners = [values for values in corner_values(self.space) if self.is_valid(values)]
+        if not corners:
+            raise ValueError("`space` should have values that fit together: none at the ends of its rows is a network")
+        corners.sort(key=lambda values: self.cost(values).parameters)
+        unmeasured = [values for values in corners if self.fits(values, measure=False)]
+        smallest = next(filter(self.fits, unmeasured[:MAX_BUILT]), None)
+        if smallest is None:
+            limit, found = self.first_exceeded((unmeasured or corners)[0])
             raise ValueError(
-                f"`{limit}` should be met by a candidate of the space; the smallest has {found:,.6g} {WORDS[limit]}. "
-                f"Received: {limit}={getattr(self.budget, limit)}"
+                f"`{limit}` should allow at least one candidate of the space; the smallest has {found:,.6g} "
+                f"{UNITS[limit]}. Received: {limit}={getattr(self.budget, limit)}"
             )
-        object.__setattr__(self, "smallest", fitting)
+        object.__setattr__(self, "smallest", smallest)
 
-    def cost(self, values):
-        """The Complexity of {name: value}.
+    def cost(self, values: Values):
+        """Complexity of a candidate.
 
         Raises:
-            ValueError: if they do not go together.
+            ValueError: if its values do not fit together.
         """
-        return complexity(spec_of(values), classes=self.classes, input_shape=self.input_shape)
+        return complexity(to_spec(values), classes=self.num_classes, input_shape=self.input_shape)
 
-    def excess(self, values, measured=True):
-        """As `Budget.excess`, for {name: value}."""
-        return self.budget.excess(spec_of(values), self.input_shape, self.classes, measured)
+    def first_exceeded(self, values: Values, measure: bool = True):
+        """As `Budget.first_exceeded`, for a candidate."""
+        return self.budget.first_exceeded(to_spec(values), self.input_shape, self.num_classes, measure)
 
-    def is_network(self, values):
-        """Whether {name: value} go together."""
+    def is_valid(self, values: Values) -> bool:
+        """Whether the values of a candidate fit together."""
         try:
-            return spec_of(values) is not None
+            return to_spec(values) is not None
         except ValueError:
             return False
 
-    def fits(self, values, measured=True):
-        """Whether {name: value} is a network, and within the budget."""
-        return self.is_network(values) and self.excess(values, measured) is None
+    def fits(self, values: Values, measure: bool = True) -> bool:
+        """Whether a candidate is valid and within the budget."""
+        return self.is_valid(values) and self.first_exceeded(values, measure) is None
 
-    def first(self, proposals):
-        """The first of some {name: value} that fits. If none does, or MEASURED were too slow, the smallest with what
-        the last one changes in the recipe."""
-        values, left = self.smallest, MEASURED
+    def first_fitting(self, proposals: Iterable[Values]) -> Values:
+        """The first proposal that fits the budget.
+
+        If none does, or MAX_BUILT of them are too slow: the smallest network, with the last proposal's recipe.
+        """
+        values, builds_left = self.smallest, MAX_BUILT
         for values in proposals:
-            if self.fits(values, measured=False):
+            if self.fits(values, measure=False):
                 if self.fits(values):
                     return values
-                left -= 1
-            if not left:
+                builds_left -= 1
+            if not builds_left:
                 break
-        return {**self.smallest, **changes_of(values)}
+        return {**self.smallest, **to_recipe_changes(values)}
 
-    def within(self, values):
-        """{name: value} if it fits; else the first that does while its rows go to the smallest's, one after another."""
-        return self.first(self._towards_the_smallest(values))
+    def shrink_to_fit(self, values: Values) -> Values:
+        """The candidate, with as many of its values as necessary moved towards the smallest candidate's."""
+        return self.first_fitting(self._shrunk(values))
 
-    def _towards_the_smallest(self, values):
+    def _shrunk(self, values) -> Iterator[Values]:
         yield values
-        for name, row in self.rows.items():
-            steps = () if name in changes_of(values) else between(row, values[name], self.smallest[name])
+        for name, row in self.space.items():
+            steps = () if name in to_recipe_changes(values) else values_between(row, values[name], self.smallest[name])
             for value in steps:
                 values = {**values, name: value}
                 yield values
 
-    def declare(self, hp):
-        """Values of a keras_tuner.HyperParameters, to which the space is made known with the smallest as default."""
-        return declare(self.rows, hp, self.smallest)
+    def declare(self, hp) -> Values:
+        """Declares the space to a keras_tuner.HyperParameters, the smallest candidate as its defaults."""
+        return declare_space(self.space, hp, self.smallest)

@@ -1,33 +1,48 @@
-"""Our space as a HyperModel of KerasTuner, which is imported here: this module is itself imported where it is used."""
+"""ResNetHyperModel: the search space as a HyperModel of KerasTuner.
 
+This module imports KerasTuner, and is itself imported only where it is used.
+"""
+
+from typing import Any
+
+import keras
 import keras_tuner
 
 from keras_resnet.architecture.network import build
 from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
-from keras_resnet.search.budget import Budget, Candidates
-from keras_resnet.search.space import SPACE, changes_of, rows_for, settle, spec_of
+from keras_resnet.search.budget import Budget, BudgetedSpace
+from keras_resnet.search.space import SPACE, Space, resolve_space, space_for_images, to_recipe_changes, to_spec
 from keras_resnet.training.distribution import jit_compile
 from keras_resnet.training.model_setup import compile_model
-from keras_resnet.training.recipes import get_recipe
+from keras_resnet.training.recipes import Recipe, get_recipe
 
 
 class ResNetHyperModel(keras_tuner.HyperModel):
-    """The space of residual networks and their training, for any tuner of KerasTuner.
+    """Residual networks and their training within a budget, as a HyperModel for any tuner of KerasTuner.
 
-        tuner = keras_tuner.RandomSearch(ResNetHyperModel((8, 8, 1), 10, max_params=100_000), "val_accuracy", 20)
+    >>> import keras_resnet, keras_tuner
+    >>> hypermodel = keras_resnet.ResNetHyperModel((8, 8, 1), 10, max_params=25_000, epochs=2)
+    >>> hypermodel.build(keras_tuner.HyperParameters()).count_params() < 30_000
+    True
+
+    A search takes three lines:
+
+        hypermodel = keras_resnet.ResNetHyperModel((8, 8, 1), 10, max_params=100_000)
+        tuner = keras_tuner.RandomSearch(hypermodel, "val_accuracy", max_trials=20)
         tuner.search(keras_resnet.load_dataset("digits", validation_split=0.2))
 
-    A tuner knows nothing of a budget. What it draws above that is made smaller until it fits, before it is built: the
-    width first, then depth after depth, then what follows in the space. The trial says what was built.
+    KerasTuner's tuners ignore the budget: `build` shrinks a candidate that exceeds it, first the width, then the depth
+    of one stage after another, then the other values in the order of the space. The trial records the shrunk values.
 
     Args:
         input_shape: (side, side, channels) of the images.
-        classes: how many there are.
-        max_params, max_multiply_adds, max_latency: the budget, see `Budget`.
-        recipe: name of a recipe, or a Recipe: how candidates are trained, but for what the space changes.
+        classes: number of classes.
+        max_params, max_multiply_adds, max_latency: limits, see `Budget`.
+        recipe: name of a recipe, or a Recipe: how candidates are trained, except for what the space changes.
         space: rows as in SPACE.
-        **changes: fields of the recipe to change, such as `epochs=2`; one that the space has is not searched then.
+        **changes: fields of the recipe to change, such as `epochs=2`; fields of the space that are given here are not
+            searched.
 
     Raises:
         ValueError: if no candidate fits the budget; for an unknown recipe or row.
@@ -35,61 +50,65 @@ class ResNetHyperModel(keras_tuner.HyperModel):
 
     def __init__(
         self,
-        input_shape,
-        classes,
-        max_params=None,
-        max_multiply_adds=None,
-        max_latency=None,
-        recipe="quickstart",
-        space=SPACE,
-        **changes,
+        input_shape: tuple[int, int, int],
+        classes: int,
+        max_params: int | None = None,
+        max_multiply_adds: int | None = None,
+        max_latency: float | None = None,
+        recipe: str | Recipe = "quickstart",
+        space: Space = SPACE,
+        **changes: Any,
     ):
         super().__init__("resnet")
-        self.recipe, space = settle(recipe, space, changes)
+        self.recipe, space = resolve_space(recipe, space, changes)
         budget = Budget(max_params, max_multiply_adds, max_latency)
-        self.candidates = Candidates(rows_for(input_shape[0], space), budget, tuple(input_shape), classes)
-
-    def declare_hyperparameters(self, hp):
-        """Makes the space known to `hp`; the defaults are the smallest candidate, so that they fit."""
-        self.candidates.declare(hp)
-
-    def build(self, hp):
-        """A compiled keras.Model, within the budget; `hp` then has its values. Its learning rate is constant until
-        `fit` knows how long it trains."""
-        values = self.candidates.within(self.candidates.declare(hp))
-        hp.values.update(values)
-        model = build(spec_of(values), input_shape=self.candidates.input_shape, classes=self.candidates.classes)
-        compile_model(
-            model, get_recipe(self._recipe(hp), schedule="constant", milestones=(), warmup=0.0), 1, jit_compile()
+        self.budgeted_space = BudgetedSpace(
+            space_for_images(input_shape[0], space), budget, tuple(input_shape), classes
         )
+
+    def declare_hyperparameters(self, hp: keras_tuner.HyperParameters):
+        """Declares the space to `hp`; the defaults are the smallest candidate, so they fit the budget."""
+        self.budgeted_space.declare(hp)
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        """A compiled model within the budget; updates `hp` if the candidate was shrunk.
+
+        The learning rate is constant until `fit` compiles the model again with the number of steps.
+        """
+        space = self.budgeted_space
+        values = space.shrink_to_fit(space.declare(hp))
+        hp.values.update(values)
+        model = build(to_spec(values), input_shape=space.input_shape, classes=space.num_classes)
+        constant = get_recipe(self._recipe(hp), schedule="constant", milestones=(), warmup=0.0)
+        compile_model(model, constant, 1, jit_compile())
         return model
 
-    def fit(self, hp, model, data, *args, seed=0, **arguments):
+    def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, data: Any, *args, seed: int = 0, **arguments):
         """Trains a candidate.
 
         Args:
-            hp: its keras_tuner.HyperParameters.
+            hp: hyperparameters of the candidate.
             model: what `build` returned.
-            data: Dataset: trained on as the recipe says, for its epochs, and tested on; anything else goes to
-                `model.fit` as it is, with the arguments.
-            seed: of order and augmentation, with a Dataset.
+            data: a Dataset, to train as the recipe says, for its number of epochs, and to validate on its test images.
+                Anything else is passed to `model.fit` with the arguments.
+            seed: of the order and the augmentation, with a Dataset.
 
         Returns:
-            What `model.fit` returns; "val_accuracy" is the share of the test images.
+            The result of `model.fit`; "val_accuracy" is the accuracy on the test images, 0 to 1.
         """
         if not isinstance(data, Dataset):
             return super().fit(hp, model, data, *args, **arguments)
         recipe = self._recipe(hp)
-        per_epoch, steps = recipe.steps(len(data.train))
-        compile_model(model, recipe, steps, jit_compile())
-        given = {"verbose": 0, **arguments, "epochs": recipe.num_epochs(len(data.train)), "initial_epoch": 0}
+        steps_per_epoch, num_steps = recipe.steps(len(data.train))
+        num_epochs = recipe.num_epochs(len(data.train))
+        compile_model(model, recipe, num_steps, jit_compile())
         return model.fit(
-            training_batches(data, recipe, given["epochs"] * per_epoch, seed),
+            training_batches(data, recipe, num_epochs * steps_per_epoch, seed),
             validation_data=evaluation_batches(data.test, data, recipe.batch_size),
-            steps_per_epoch=per_epoch,
-            shuffle=False,  # the pipeline does
-            **given,
+            steps_per_epoch=steps_per_epoch,
+            shuffle=False,  # the pipeline shuffles
+            **{"verbose": 0, **arguments, "epochs": num_epochs, "initial_epoch": 0},
         )
 
     def _recipe(self, hp):
-        return get_recipe(self.recipe, **changes_of(hp.values))
+        return get_recipe(self.recipe, **to_recipe_changes(hp.values))

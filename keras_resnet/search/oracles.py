@@ -1,6 +1,6 @@
-"""KerasTuner's oracles within a budget, and its loop over the trials.
+"""KerasTuner's oracles restricted to a budget, and its loop over the trials.
 
-KerasTuner is imported here: this module is itself imported where it is used.
+This module imports KerasTuner, and is itself imported only where it is used.
 """
 
 import shutil
@@ -20,15 +20,15 @@ from keras_tuner.src.engine.oracle import LOCKS, THREADS
 from keras_resnet.files import write_json
 
 OBJECTIVE = "top1_accuracy"
-DRAWS = 2_000
-"""Candidates drawn to find one that fits, before the smallest is taken; the Bayesian oracle chooses among as many."""
-BEAT, SILENCE = 10, 60
-"""Seconds between a worker's signs of life, and without one after which it is taken for dead."""
+MAX_SAMPLES = 2_000
+"""Candidates sampled to find one that fits, before the smallest is taken; the Bayesian oracle ranks as many."""
+HEARTBEAT_S, TIMEOUT_S = 10, 60
+"""Seconds between a worker's heartbeats, and after its last one until the chief assumes that it has died."""
 
 
 @contextmanager
-def locked(oracle):
-    """Within the block, no other thread is in the oracle: `keras_tuner.synchronized`, whose lock outlives an error."""
+def oracle_lock(oracle):
+    """Holds the oracle's lock, as `keras_tuner.synchronized` does, and releases it after an error too."""
     name = threading.current_thread().name
     if THREADS[oracle] == name:
         yield
@@ -41,55 +41,58 @@ def locked(oracle):
             THREADS[oracle] = None
 
 
-class WithinBudget:
-    """In front of an oracle of KerasTuner: what it proposes fits the budget, and nothing it knows is lost.
+class BudgetedOracle:
+    """Mixin for KerasTuner's oracles: candidates fit the budget, and the oracle survives killed processes.
 
     Args:
-        candidates: Candidates.
-        trials: how many.
+        space: BudgetedSpace.
+        trials: maximum number of trials.
         seed: integer.
-        publish: function that is called with the oracle whenever a trial has ended.
-        **arguments: of the oracle.
+        on_trial_end: function of the oracle, called after each trial.
+        **arguments: of KerasTuner's oracle.
     """
 
-    def __init__(self, candidates, trials, seed, publish, **arguments):
-        space = keras_tuner.HyperParameters()
-        candidates.declare(space)
+    def __init__(self, space, trials, seed, on_trial_end, **arguments):
+        hp = keras_tuner.HyperParameters()
+        space.declare(hp)
         super().__init__(
             keras_tuner.Objective(OBJECTIVE, "max"),
-            hyperparameters=space,
-            seed=seed + 1,  # KerasTuner takes 0 for none
-            max_consecutive_failed_trials=None,  # what makes all trials fail ends the search at once, see `Trials`
+            hyperparameters=hp,
+            seed=seed + 1,  # KerasTuner takes 0 for None
+            max_consecutive_failed_trials=None,  # errors that affect every trial end the search at once, see TrialLoop
             **arguments,
         )
-        self.max_trials = trials  # Hyperband's constructor does not take it
+        self.max_trials = trials  # Hyperband's constructor does not accept it
         self.verbose = 0
-        self.candidates, self._publish = candidates, publish
-        self._heard, self._workers = {}, {}  # worker -> when; trial -> the worker that has it, or had it last
+        self.budgeted_space, self.on_trial_end = space, on_trial_end
+        self._last_seen = {}  # {worker: time of its last request}
+        self._worker_of_trial = {}  # {trial id: the worker that has it, or had it last}
 
     def _random_values(self):
-        """Draws again until a candidate fits; where hardly any does, the smallest with what was drawn of the recipe."""
-        values = self.candidates.first(islice(iter(super()._random_values, None), DRAWS))
+        """Samples until a candidate fits; if MAX_SAMPLES do not, the smallest network with the last sample's recipe."""
+        values = self.budgeted_space.first_fitting(islice(iter(super()._random_values, None), MAX_SAMPLES))
         return None if self._duplicate(values) else values
 
     def create_trial(self, tuner_id):
-        """As KerasTuner's; but a worker waits for the others, should one of their trials have to be done again."""
-        with locked(self):
-            self._heard[tuner_id] = began = time.monotonic()
+        """As KerasTuner's, but a worker without a trial stays idle while others run, in case one of them dies."""
+        with oracle_lock(self):
+            self._last_seen[tuner_id] = start = time.monotonic()
             trial = super().create_trial(tuner_id)
-            deaf = time.monotonic() - began
-            self._heard = {name: heard + deaf for name, heard in self._heard.items()}
+            blocked = time.monotonic() - start  # meanwhile no heartbeat could be received
+            self._last_seen = {name: seen + blocked for name, seen in self._last_seen.items()}
             if trial.status == "STOPPED" and self.ongoing_trials:
                 self.tuner_ids.add(tuner_id)
                 trial.status = "IDLE"
             return trial
 
     def get_trial(self, trial_id):
-        """As KerasTuner's, and a sign of life: workers can ask the chief for nothing simpler. One that was given up,
-        and whose trial nobody else has, gets it back."""
-        with locked(self):
-            if tuner_id := self._workers.get(trial_id):
-                self._heard[tuner_id] = time.monotonic()
+        """As KerasTuner's, and a heartbeat: it is the simplest request that a worker can send to the chief.
+
+        A worker that was dropped gets its trial back, unless another worker has it.
+        """
+        with oracle_lock(self):
+            if tuner_id := self._worker_of_trial.get(trial_id):
+                self._last_seen[tuner_id] = time.monotonic()
                 if trial_id in self._retry_queue:
                     self._retry_queue.remove(trial_id)
                     self.tuner_ids.add(tuner_id)
@@ -97,11 +100,11 @@ class WithinBudget:
                     self.save()
             return super().get_trial(trial_id)
 
-    def give_up_the_silent(self, silence=SILENCE):
-        """Takes workers that were not heard of for so many seconds for dead; the next to ask gets their trials."""
-        with locked(self):
+    def drop_silent_workers(self, timeout=TIMEOUT_S):
+        """Drops workers without a request for `timeout` seconds; their trials go to the next workers that ask."""
+        with oracle_lock(self):
             now = time.monotonic()
-            for tuner_id in [name for name in self.tuner_ids if now - self._heard[name] > silence]:
+            for tuner_id in [name for name in self.tuner_ids if now - self._last_seen[name] > timeout]:
                 self.tuner_ids.discard(tuner_id)
                 if trial := self.ongoing_trials.pop(tuner_id, None):
                     self._retry_queue.append(trial.trial_id)
@@ -109,39 +112,42 @@ class WithinBudget:
 
     def update_trial(self, trial_id, metrics, step=0):
         """As KerasTuner's."""
-        with locked(self):
+        with oracle_lock(self):
             return super().update_trial(trial_id, metrics, step)
 
     def end_trial(self, trial):
-        """As KerasTuner's; where two workers did a trial, since one was given up too early, the first end counts."""
-        with locked(self):
+        """As KerasTuner's; if two workers ran a trial because one was dropped too early, the first result counts."""
+        with oracle_lock(self):
             if trial.trial_id in self.end_order:
                 return
             if trial.trial_id in self._retry_queue:
                 self._retry_queue.remove(trial.trial_id)
             super().end_trial(trial)
-        self._publish(self)
+        self.on_trial_end(self)
 
     def save(self):
-        """As KerasTuner's, but whole or not at all: the process may be killed."""
-        self._workers |= {trial.trial_id: tuner_id for tuner_id, trial in self.ongoing_trials.items()}
+        """As KerasTuner's, but atomically: the process may be killed."""
+        self._worker_of_trial |= {trial.trial_id: tuner_id for tuner_id, trial in self.ongoing_trials.items()}
         write_json(self.get_state(), self._get_oracle_fname())
 
     def get_state(self):
-        """As KerasTuner's, and who had which trial."""
-        return super().get_state() | {"workers": self._workers}
+        """As KerasTuner's, and the worker of each trial."""
+        return super().get_state() | {"workers": self._worker_of_trial}
 
     def set_state(self, state):
-        """As KerasTuner's."""
+        """As KerasTuner's, and the worker of each trial."""
         super().set_state(state)
-        self._workers = state.get("workers", {})
+        self._worker_of_trial = state.get("workers", {})
 
     def _save_trial(self, trial):
         write_json(trial.get_state(), Path(self._get_trial_dir(trial.trial_id), "trial.json"))
 
     def reload(self):
-        """As KerasTuner's; but a trial that had ended is not done again, which KerasTuner notes as ended and under way
-        at once, and one that was drawn but not yet noted is drawn again."""
+        """As KerasTuner's, but consistent after a kill.
+
+        Trials that KerasTuner saved both as ended and as ongoing are not repeated; trials that were created but not
+        yet in the saved state are created again.
+        """
         super().reload()
         self._retry_queue = [trial_id for trial_id in self._retry_queue if trial_id not in self.end_order]
         for trial_id in self.trials.keys() - set(self.start_order):
@@ -149,105 +155,107 @@ class WithinBudget:
             del self.trials[trial_id]
 
 
-class RandomOracle(WithinBudget, keras_tuner.oracles.RandomSearchOracle):
-    """Candidates at random."""
+class RandomOracle(BudgetedOracle, keras_tuner.oracles.RandomSearchOracle):
+    """Random search."""
 
 
-class BayesianOracle(WithinBudget, keras_tuner.oracles.BayesianOptimizationOracle):
-    """KerasTuner's Gaussian process; but the next candidate is the most promising of many that fit, where KerasTuner
-    climbs to one that may not fit, and would climb to it again."""
+class BayesianOracle(BudgetedOracle, keras_tuner.oracles.BayesianOptimizationOracle):
+    """KerasTuner's Gaussian process, choosing the most promising of many samples that fit the budget.
+
+    KerasTuner's own optimizer of the acquisition function may end at a candidate that does not fit, repeatedly.
+    """
 
     def populate_space(self, trial_id):
-        """The next candidate, as KerasTuner's oracles return it."""
+        """The next candidate, in the form that KerasTuner's oracles return it."""
         completed = [trial for trial in self.trials.values() if trial.status == "COMPLETED"]
         if len(completed) < self.num_initial_points:
             return self._random_populate_space()
-        draws = (super(WithinBudget, self)._random_values() for _ in range(DRAWS))  # KerasTuner's, budget or not
-        fitting = [values for values in draws if values and self.candidates.fits(values, measured=False)]
+        samples = (super(BudgetedOracle, self)._random_values() for _ in range(MAX_SAMPLES))  # budget ignored
+        fitting = [values for values in samples if values and self.budgeted_space.fits(values, measure=False)]
         if not fitting:
             return self._random_populate_space()
-        ranked = (fitting[place] for place in np.argsort(self._bounds(fitting)))
-        return {"status": "RUNNING", "values": self.candidates.first(ranked)}
+        ranked = (fitting[index] for index in np.argsort(self._lower_confidence_bounds(fitting)))
+        return {"status": "RUNNING", "values": self.budgeted_space.first_fitting(ranked)}
 
-    def _bounds(self, drawn):
-        """For each {name: value} the lower confidence bound of its loss, as in KerasTuner's own `populate_space`."""
+    def _lower_confidence_bounds(self, candidates):
+        """Lower confidence bound of each candidate's loss, as in KerasTuner's `populate_space`."""
         self.gpr.fit(*self._vectorize_trials())
         rows = self._nonfixed_space()
-        vectors = [[row.value_to_prob(values[row.name]) for row in rows] for values in drawn]
+        vectors = [[row.value_to_prob(values[row.name]) for row in rows] for values in candidates]
         mean, deviation = self.gpr.predict(np.array(vectors), return_std=True)
         return mean - self.beta * deviation
 
 
-class HyperbandOracle(WithinBudget, keras_tuner.oracles.HyperbandOracle):
-    """Many short trainings, the best of them longer: Li et al. 2018, arXiv:1603.06560."""
+class HyperbandOracle(BudgetedOracle, keras_tuner.oracles.HyperbandOracle):
+    """Many short trainings, and longer ones of the best candidates: Li et al. 2018, arXiv:1603.06560."""
 
 
 ORACLES = {
-    # name -> (class, its arguments for so many trials of so many epochs)
+    # name -> (class, function of the numbers of trials and epochs that returns further arguments)
     "random": (RandomOracle, lambda trials, epochs: {}),
-    # KerasTuner's default, three random candidates for each row of the space, would leave none to choose
+    # KerasTuner's default, three random candidates for each row of the space, can be more than all trials
     "bayesian": (BayesianOracle, lambda trials, epochs: {"num_initial_points": max(3, trials // 4)}),
     "hyperband": (HyperbandOracle, lambda trials, epochs: {"max_epochs": epochs, "hyperband_iterations": None}),
 }
 
 
-class Trials(BaseTuner):
-    """KerasTuner's loop over the trials, alone, as chief or as worker; it leaves no state beside the oracle's.
+class TrialLoop(BaseTuner):
+    """KerasTuner's loop over the trials, in one process, or as chief or worker; only the oracle keeps state.
 
     Args:
-        oracle: from ORACLES.
-        train: (trial's folder, {name: value}) -> {metric: value}.
+        oracle: an instance of a class in ORACLES.
+        evaluate: function (folder of the trial, {name: value}) -> {metric: value}.
         workdir: folder for the oracle's state and the trials.
     """
 
-    def __init__(self, oracle, train, workdir):
+    def __init__(self, oracle, evaluate, workdir):
         super().__init__(oracle, directory=workdir, project_name=".")
-        self._train = train
+        self.evaluate = evaluate
 
     def run_trial(self, trial):
-        """The metrics of a candidate. One that diverges gets nothing right; one that has no room fails."""
+        """The metrics of a candidate: accuracy 0 if its training diverges. OSError and ValueError end the search."""
         try:
-            with every(BEAT, lambda: self.oracle.get_trial(trial.trial_id)):
-                return self._train(Path(self.get_trial_dir(trial.trial_id)), trial.hyperparameters.values)
+            with run_every(HEARTBEAT_S, lambda: self.oracle.get_trial(trial.trial_id)):
+                return self.evaluate(Path(self.get_trial_dir(trial.trial_id)), trial.hyperparameters.values)
         except FloatingPointError as error:
             trial.message = str(error)
             return {OBJECTIVE: 0.0}
-        except (OSError, ValueError) as error:  # the next one would meet it too
+        except (OSError, ValueError) as error:  # every other candidate would raise it as well
             raise FatalError(str(error)) from error
 
     def pre_create_trial(self):
-        """KerasTuner asks again at once when there is nothing to do but to wait."""
+        """Waits a moment: idle workers ask again and again."""
         time.sleep(0.2)
 
     def save(self):
-        """Nothing: the oracle saves itself."""
+        """Does nothing: the oracle saves its own state."""
 
     def search(self):
-        """Runs trials until the oracle has no more; as chief, gives them to workers, and on when one dies.
+        """Runs trials until the oracle has no more; the chief instead serves the workers.
 
         Raises:
-            ValueError, OSError: where `run_trial` says that no candidate can be trained.
+            ValueError, OSError: as the evaluation of a candidate.
         """
         try:
-            with every(BEAT, self.oracle.give_up_the_silent) if is_chief_oracle() else nullcontext():
+            with run_every(HEARTBEAT_S, self.oracle.drop_silent_workers) if is_chief_oracle() else nullcontext():
                 super().search()
         except FatalError as error:
             raise error.__cause__ from None
 
     @property
     def is_worker(self):
-        """Whether the oracle is in another process, the chief."""
+        """Whether the oracle runs in another process, the chief."""
         return self._is_worker()
 
 
 @contextmanager
-def every(seconds, action):
-    """Within the block, something is done time and again beside it."""
+def run_every(seconds, action):
+    """Calls `action` regularly in another thread until the block ends."""
     done = threading.Event()
 
     def repeat():
         while not done.wait(seconds):
-            with suppress(Exception):  # a chief that is started again answers later
+            with suppress(Exception):  # the chief may be restarting
                 action()
 
     threading.Thread(target=repeat, daemon=True).start()

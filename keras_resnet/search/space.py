@@ -1,18 +1,25 @@
-"""SPACE: what is searched, one row a field of the network or of its recipe; values of these rows -> ResNetSpec."""
+"""SPACE, the search space: one row for each searched field of ResNetSpec or Recipe; values of the rows -> ResNetSpec."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from itertools import product
+from typing import Any
 
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import STEMS
 from keras_resnet.errors import is_number, unknown_name_error
 from keras_resnet.training.recipes import Recipe, get_recipe
 
-SPACE = {
-    # name -> (method of keras_tuner.HyperParameters, its arguments). What is made to fit shrinks row after row.
+Space = Mapping[str, tuple[str, Mapping[str, Any]]]
+"""{name of a value: (method of keras_tuner.HyperParameters, its arguments)}."""
+Values = Mapping[str, Any]
+"""One candidate: {name of a value: value}."""
+
+SPACE: Space = {
+    # A candidate over the budget is shrunk row by row, in this order.
     "width": ("Choice", {"values": [8, 12, 16, 24, 32, 48, 64]}),  # of stem and first stage; doubles with each stage
-    "depth": ("Int", {"min_value": 1, "max_value": 4}),  # blocks, drawn for each stage
+    "depth": ("Int", {"min_value": 1, "max_value": 4}),  # blocks, sampled for each stage
     "block": ("Choice", {"values": ["basic", "bottleneck"]}),
     "shortcut": ("Choice", {"values": ["A", "B", "C", "pooled"]}),
     "stem": ("Choice", {"values": ["cifar", "imagenet", "deep"]}),
@@ -20,26 +27,26 @@ SPACE = {
     "learning_rate": ("Float", {"min_value": 0.02, "max_value": 0.5, "sampling": "log"}),
     "weight_decay": ("Float", {"min_value": 1e-5, "max_value": 5e-3, "sampling": "log"}),
 }
-ENDS = {
-    # method -> the values of a row among which its cheapest one is
+END_VALUES = {
+    # method -> the values of a row that include its cheapest one
     "Int": lambda row: [row["min_value"], row["max_value"]],
     "Float": lambda row: [row["min_value"], row["max_value"]],
     "Boolean": lambda row: [False, True],
     "Fixed": lambda row: [row["value"]],
     "Choice": lambda row: row["values"],
 }
-SMALL = 64
-"""Side in pixels up to which images are seen at full resolution by the "cifar" stem, and in three stages."""
+SMALL_SIDE = 64
+"""Largest image side in pixels for which networks have three stages and a stem may keep the full resolution."""
 
-_SPEC = {field.name for field in fields(ResNetSpec)}
-_RECIPE = {field.name for field in fields(Recipe)} - _SPEC - {"epochs", "iterations"}
-_EITHER_WAY = _SPEC - {field.name for field in fields(Recipe)}
-"""What may cost more or less with a larger value. Depth and width cost more; what a recipe has too costs nothing."""
-_STAGED = "depth_"
+_SPEC_FIELDS = {field.name for field in fields(ResNetSpec)}
+_RECIPE_FIELDS = {field.name for field in fields(Recipe)} - _SPEC_FIELDS - {"epochs", "iterations"}
+_COST_UNKNOWN = _SPEC_FIELDS - {field.name for field in fields(Recipe)}
+"""Fields whose larger values may cost more or less. Larger depths and widths cost more; fields of Recipe are free."""
+_DEPTH = "depth_"
 
 
-def settle(recipe, space, changes):
-    """What a search trains by, and what it searches: a field that `changes` names is not searched.
+def resolve_space(recipe: str | Recipe, space: Space, changes: Mapping[str, Any]) -> tuple[Recipe, Space]:
+    """The recipe and the space of a search, in which fields given in `changes` are fixed.
 
     Args:
         recipe: name of a recipe, or a Recipe.
@@ -47,68 +54,63 @@ def settle(recipe, space, changes):
         changes: {field of the recipe: value}.
 
     Returns:
-        (Recipe, rows). Drop path is the network's, and 0 in the recipe, where it would go before that of a candidate.
+        (Recipe, rows). Drop path is always in the space: the recipe's value is 0, since it would override the spec's.
 
     Raises:
-        ValueError: for an unknown recipe or field, and a value that makes no sense.
+        ValueError: for an unknown recipe or field, or an invalid value.
     """
     recipe = get_recipe(recipe, **changes)
-    named = [name for name in (*space, "drop_path") if name in changes or name not in space]
-    fixed = {name: ("Fixed", {"value": getattr(recipe, name)}) for name in named}
+    names = [name for name in (*space, "drop_path") if name in changes or name not in space]
+    fixed = {name: ("Fixed", {"value": getattr(recipe, name)}) for name in names}
     return replace(recipe, drop_path=0.0), {**space, **fixed}
 
 
-def rows_for(side, space=SPACE):
-    """The rows that images of `side` pixels need: a depth for each stage, and only stems that are made for them.
+def space_for_images(side: int, space: Space = SPACE) -> Space:
+    """The space for images of one size: a depth for each stage, and only stems that suit the size.
 
     Args:
-        side: of the images.
-        space: rows like those of SPACE: "depth" and "width" as there, else fields of ResNetSpec and Recipe,
-            but not how long it trains.
+        side: height and width of the images.
+        space: rows as in SPACE: "depth", "width", fields of ResNetSpec and of Recipe, except the training length.
 
     Raises:
-        ValueError: for a row that is none.
+        ValueError: for an unknown name or method.
     """
-    stages, rows = 3 if side <= SMALL else 4, {}
-    depths = [f"{_STAGED}{stage}" for stage in range(stages, 0, -1)]  # the last one costs most, and shrinks first
+    num_stages, rows = 3 if side <= SMALL_SIDE else 4, {}
+    depths = [f"{_DEPTH}{stage}" for stage in range(num_stages, 0, -1)]  # the last stage costs most, and shrinks first
+    known = {"depth", "width"} | _SPEC_FIELDS | _RECIPE_FIELDS
     for name, (method, arguments) in space.items():
-        if method not in ENDS:
-            raise unknown_name_error("space", method, ENDS)
-        if name not in {"depth", "width"} | _SPEC | _RECIPE:
-            raise unknown_name_error(
-                "space", name, ["depth", "width", *sorted(_SPEC | _RECIPE)], "fields of ResNetSpec or Recipe"
-            )
+        if method not in END_VALUES:
+            raise unknown_name_error("space", method, END_VALUES)
+        if name not in known:
+            raise unknown_name_error("space", name, sorted(known), "fields of ResNetSpec or Recipe")
         if name == "stem" and method == "Choice":
-            arguments = arguments | {"values": [stem for stem in arguments["values"] if _is_for(stem, side)]}
+            stems = [stem for stem in arguments["values"] if _suits_size(stem, side)]
+            arguments = {**arguments, "values": stems}
         rows |= dict.fromkeys(depths if name == "depth" else [name], (method, arguments))
     return rows
 
 
-def _is_for(stem, side):
-    return STEMS[stem].minimum_size <= side <= (SMALL if STEMS[stem].stride == 1 else math.inf)
+def _suits_size(stem, side):
+    return STEMS[stem].minimum_size <= side <= (SMALL_SIDE if STEMS[stem].stride == 1 else math.inf)
 
 
-def declare(rows, hp, defaults):
-    """Makes the rows known to a keras_tuner.HyperParameters.
-
-    Returns:
-        {name: the value that `hp` has for it}.
-    """
+def declare_space(space: Space, hp, defaults: Values) -> Values:
+    """Declares the space to a keras_tuner.HyperParameters; returns its current value of each row."""
     return {
         name: getattr(hp, method)(name, **({} if method == "Fixed" else {"default": defaults[name]}), **arguments)
-        for name, (method, arguments) in rows.items()
+        for name, (method, arguments) in space.items()
     }
 
 
-def extremes(rows):
-    """Values of the candidates among which the smallest of the space is, by whatever measure."""
-    ends = {name: ENDS[method](arguments) for name, (method, arguments) in rows.items()}
-    options = [values if name in _EITHER_WAY else [min(values)] for name, values in ends.items()]
-    return [dict(zip(rows, values, strict=True)) for values in product(*options)]
+def corner_values(space: Space) -> list[Values]:
+    """Candidates at the ends of the space; the cheapest one of the space, by any cost, is among them."""
+    ends = {name: END_VALUES[method](arguments) for name, (method, arguments) in space.items()}
+    options = [values if name in _COST_UNKNOWN else [min(values)] for name, values in ends.items()]
+    return [dict(zip(space, values, strict=True)) for values in product(*options)]
 
 
-def between(row, first, last):
-    """The values of a row from one to another, without the first: all numbers, of anything else the last one."""
+def values_between(row, first, last) -> list:
+    """The values of a row after `first` up to `last`; of values that are not numbers only `last`."""
     method, arguments = row
     if method == "Int":
         values = range(arguments["min_value"], arguments["max_value"] + 1, arguments.get("step") or 1)
@@ -118,26 +120,20 @@ def between(row, first, last):
     return sorted(found, reverse=first > last)
 
 
-def spec_of(values):
-    """{name: value} -> ResNetSpec.
+def to_spec(values: Values) -> ResNetSpec:
+    """The network of a candidate.
 
     Raises:
-        ValueError: if the values do not go together.
+        ValueError: if the values do not fit together.
     """
-    depths = tuple(values[name] for name in sorted(values) if name.startswith(_STAGED))
+    depths = tuple(values[name] for name in sorted(values) if name.startswith(_DEPTH))
     width = values.get("width", 16)
-    given = {name: value for name, value in values.items() if name in _SPEC}
-    return ResNetSpec(
-        **{
-            "depths": depths,
-            "widths": tuple(width * 2**stage for stage in range(len(depths))),
-            "stem_width": width,
-            **given,
-        }
-    )
+    widths = tuple(width * 2**stage for stage in range(len(depths)))
+    others = {name: value for name, value in values.items() if name in _SPEC_FIELDS}
+    return ResNetSpec(**{"depths": depths, "widths": widths, "stem_width": width, **others})
 
 
-def changes_of(values):
-    """{name: value} -> what changes in the recipe. Hyperband says how many epochs a candidate is worth."""
-    changes = {name: value for name, value in values.items() if name in _RECIPE}
+def to_recipe_changes(values: Values) -> dict[str, Any]:
+    """What a candidate changes in the recipe; Hyperband also decides the number of epochs."""
+    changes = {name: value for name, value in values.items() if name in _RECIPE_FIELDS}
     return changes | ({"epochs": values["tuner/epochs"]} if "tuner/epochs" in values else {})

@@ -50,7 +50,7 @@ def write_features(
     >>> Path("photos").mkdir()
     >>> Image.new("RGB", (32, 32)).save("photos/black.png")
     >>> model = keras_resnet.create("resnet20", input_shape=(32, 32, 3), classes=10)
-    >>> keras_resnet.set_preprocessing(model, mode="tf")
+    >>> model.info["preprocessing"] = keras_resnet.Preprocessing("tf", size=32, resize=None).to_config()
     >>> write_features(model, "photos", "photos.npz")["shape"]
     [1, 64]
 
