@@ -16,7 +16,7 @@ import keras_resnet
 def main(trials="4", epochs="5"):
     trials, epochs = int(trials), int(epochs)
     result = keras_resnet.tune("digits", "bayesian", trials, max_params=30_000, epochs=epochs, progress=print)
-    for candidate in result.front():
+    for candidate in result.pareto_front():
         print(f"{candidate.parameters:6,} parameters: {100 * candidate.top1_accuracy:.1f} % of the validation images")
     print(f"the best one, trained on all images: {100 * result.final['top1_accuracy']:.1f} % of the test images")
 

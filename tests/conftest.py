@@ -67,3 +67,16 @@ def image_folder(tmp_path):
     (root / "ants" / "3x.png").write_bytes(b"no image")
     (root / "wasps" / "cut.png").write_bytes(png_bytes(random_pixels(1)[0])[:100])
     return root
+
+
+@pytest.fixture
+def built_specs(monkeypatch):
+    """The specs of all networks that a search builds, in order."""
+    from keras_resnet.search import budget, hypermodel
+    from keras_resnet.training import model_setup
+
+    specs = []
+    for module in (model_setup, budget, hypermodel):
+        build = module.build
+        monkeypatch.setattr(module, "build", lambda spec, *a, _b=build, **k: specs.append(spec) or _b(spec, *a, **k))
+    return specs

@@ -10,8 +10,10 @@ from keras import layers
 from PIL import Image
 from typer.testing import CliRunner
 
-from keras_resnet import create, get_spec, list_models
+from keras_resnet import complexity, create, get_spec, list_models
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.search.budget import Budget, BudgetedSpace
+from keras_resnet.search.space import space_for_images
 from keras_resnet.weights.file_formats import open_weights
 
 REFERENCES = Path(__file__).parent / "references"
@@ -92,6 +94,31 @@ def png_bytes(image):
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
+
+
+DIGITS = ((8, 8, 1), 10)
+"""Input shape and number of classes of scikit-learn's digits."""
+
+
+def digits_cost(spec):
+    """Complexity of a network for the digits."""
+    return complexity(spec, input_shape=DIGITS[0], classes=DIGITS[1])
+
+
+def digits_space(space=None, side=8, **limits):
+    """The candidates within a budget for images of 8 x 8 pixels, or of another size, in ten classes."""
+    return BudgetedSpace(space or space_for_images(side), Budget(**limits), (side, side, 1), 10)
+
+
+def sample_values(space, count, seed=0):
+    """Candidates sampled by NumPy instead of KerasTuner."""
+    generator = np.random.default_rng(seed)
+    sample = {
+        "Int": lambda row: int(generator.integers(row["min_value"], row["max_value"] + 1)),
+        "Float": lambda row: float(generator.uniform(row["min_value"], row["max_value"])),
+        "Choice": lambda row: row["values"][generator.integers(len(row["values"]))],
+    }
+    return [{name: sample[method](row) for name, (method, row) in space.items()} for _ in range(count)]
 
 
 def run_command(*words):

@@ -57,7 +57,7 @@ def test_amounts(text, number):
         (("tune", *QUICK, "--max-params", "many"), "`--max-params` should be a number"),
         (("tune", *QUICK, "--tuner", "grid"), "hyperband"),
         (("tune", *QUICK, "--set", "epoch=1"), "epochs"),
-        (("tune", *QUICK, "--workdir", "{folder}/other"), "not ours"),
+        (("tune", *QUICK, "--workdir", "{folder}/other"), "`tune` did not write"),
         (("train", "--spec", "{folder}/spec.json"), "fields of a ResNetSpec"),
         (("train", "--spec", "{folder}/list.json"), "Expected a ResNetSpec as JSON"),
         (("train", "--spec", "{folder}/none.json"), "none.json"),

@@ -13,7 +13,7 @@ from keras_resnet.architecture.spec import read_spec
 from keras_resnet.cli.app import print_json, print_line, print_progress, print_table
 from keras_resnet.cli.options import AsJson, Changes, Mode, Model, TrainingSet, command, recipe_changes
 from keras_resnet.data.sources import load_dataset
-from keras_resnet.search.results import in_words
+from keras_resnet.search.results import describe
 from keras_resnet.search.tune import WINNER
 from keras_resnet.training.options import RunOptions
 
@@ -157,7 +157,7 @@ def number_with_unit(option, text):
 
 
 def _print_search(result):
-    front = result.front()
+    front = result.pareto_front()
     columns = ("trial", "network", "parameters", "multiply-adds", "accuracy")
     print_table(columns, (_candidate(one, one in front) for one in result.completed), left=["network"])
     print_line("* no candidate with fewer parameters is as accurate on the validation images")
@@ -171,7 +171,7 @@ def _print_search(result):
 def _candidate(candidate, on_front):
     costs = (f"{candidate.parameters:,}", f"{candidate.multiply_adds:,}")
     accuracy = f"{candidate.top1_accuracy:.2%}{' *' if on_front else '  '}"
-    return candidate.trial, in_words(candidate.spec), *costs, accuracy
+    return candidate.trial, describe(candidate.spec), *costs, accuracy
 
 
 def _training_command(result, workdir, options):

@@ -1,4 +1,4 @@
-"""SPACE, the search space: one row for each searched field of ResNetSpec or Recipe; values of the rows -> ResNetSpec."""
+"""SPACE, the search space: a row for each searched field of ResNetSpec or Recipe; values of the rows -> ResNetSpec."""
 
 import math
 from collections.abc import Mapping

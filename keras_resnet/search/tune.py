@@ -81,8 +81,8 @@ def tune(
         final: whether to train the best candidate on all training images and test it.
         space: rows as in SPACE.
         progress: called with a description of each candidate before its training.
-        **changes: fields of RunOptions, such as `seed=3`, and fields of the recipe to change, such as `epochs=2`; fields
-            of the space that are given here are not searched.
+        **changes: fields of RunOptions, such as `seed=3`, and fields of the recipe to change, such as `epochs=2`;
+            fields of the space that are given here are not searched.
 
     Returns:
         A SearchResult; in a worker, the one that the chief wrote last, if they share `workdir`.
@@ -163,7 +163,9 @@ class SearchFolder:
         settings, oracle = self.path / SETTINGS, self.path / ORACLE
         hint = OVERWRITE_HINT.format("folder")
         if oracle.exists() and not settings.exists():
-            raise ValueError(f"`workdir` holds a search by KerasTuner that `tune` did not write. {hint} Received: {oracle}")
+            raise ValueError(
+                f"`workdir` holds a search by KerasTuner that `tune` did not write. {hint} Received: {oracle}"
+            )
         if settings.exists():
             check_settings(read_json(settings), self.settings, settings, hint)
 
