@@ -53,7 +53,7 @@ def test_amounts(text, number):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("tune", *QUICK, "--max-params", "10"), "`max_params` should be met by a candidate of the space"),
+        (("tune", *QUICK, "--max-params", "10"), "`max_params` should allow at least one candidate of the space"),
         (("tune", *QUICK, "--max-params", "many"), "`--max-params` should be a number"),
         (("tune", *QUICK, "--tuner", "grid"), "hyperband"),
         (("tune", *QUICK, "--set", "epoch=1"), "epochs"),

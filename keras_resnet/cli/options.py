@@ -136,7 +136,7 @@ def value(text):
     """ "2" -> 2, "0.5" -> 0.5, "cosine" -> "cosine"."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, TypeError):  # TypeError: a default, which is a number already
         return text
 
 
