@@ -1,32 +1,27 @@
-"""Several devices and several machines, as processes of their own: TensorFlow sets up its devices once a process."""
+"""Several devices and several machines, as separate processes: TensorFlow sets up its devices once per process."""
 
 import json
 import os
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 
-from keras_resnet.training.distribution import (
-    Cluster,
-    check_batch,
-    cluster,
-    distribute_test,
-    is_chief,
-    strategy,
-    synchronize_batch_norm,
-)
+from keras_resnet.training.distribution import Cluster, Devices, cluster, get_strategy, synchronize_batch_norm
+from keras_resnet.training.keras_workarounds import WORKAROUNDS, apply_workarounds
 
 WORKER = Path(__file__).parent / "worker_process.py"
 
 
 @pytest.fixture
 def start(tmp_path):
-    """start(task, cluster=(jobs, index), **arguments) -> function that waits for the arrays; no process is left."""
+    """start(task, cluster=(jobs, index), **arguments) -> function that waits for the arrays. Kills what still runs."""
     processes = []
 
     def start(task, cluster=None, **arguments):
@@ -56,8 +51,15 @@ def _tf_config(jobs, index, job="worker"):
     return json.dumps({"cluster": jobs, "task": {"type": job, "index": index}})
 
 
+def _replicas(count):
+    """Devices that claim to have `count` replicas."""
+    devices = Devices()
+    devices.strategy = SimpleNamespace(num_replicas_in_sync=count)
+    return devices
+
+
 def _free_addresses(count):
-    """Addresses on this machine; all ports are open at once, so that they differ."""
+    """Different addresses on this machine with free ports."""
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     addresses = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
     for listener in listeners:
@@ -65,8 +67,16 @@ def _free_addresses(count):
     return addresses
 
 
+def _check_workarounds(results):
+    """All functions of Keras work; reports workarounds that are no longer needed, as a warning and not a failure."""
+    names = {name for _, name, *_ in WORKAROUNDS}
+    assert set(results["working"]) == names
+    for name in sorted(names - set(results["replaced"])):
+        warnings.warn(f"Keras {keras.__version__} no longer needs the workaround for `{name}`.", stacklevel=1)
+
+
 @pytest.mark.slow
-def test_two_machines_train_and_test_as_two_devices_of_one(start):
+def test_two_machines_equal_two_devices(start):
     jobs = {"worker": _free_addresses(2)}
     first, second = [finish() for finish in [start("train", cluster=(jobs, index)) for index in range(2)]]
     one = start("train", devices=2)()
@@ -78,8 +88,8 @@ def test_two_machines_train_and_test_as_two_devices_of_one(start):
 
 
 @pytest.mark.slow
-def test_a_whole_run_on_two_machines_is_that_on_two_devices(start, tmp_path):
-    """With augmentation, clipping, averages and checkpoints; and with synchronised batch norm, on one device."""
+def test_train_on_two_machines_equals_two_devices(start, tmp_path):
+    """With augmentation, clipping, averages and checkpoints; with synchronized batch norm it equals one device."""
     jobs = {"worker": _free_addresses(2)}
     arguments = {"workdir": str(tmp_path / "machines"), "sync_batch_norm": True}
     first, second = [finish() for finish in [start("run", cluster=(jobs, index), **arguments) for index in range(2)]]
@@ -92,11 +102,11 @@ def test_a_whole_run_on_two_machines_is_that_on_two_devices(start, tmp_path):
     names = sorted(path.name for path in (tmp_path / "machines").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "devices").iterdir()) and "model.keras" in names
     again = start("run", devices=2, workdir=str(tmp_path / "machines"), sync_batch_norm=True, resume=True)()
-    assert again["accuracy"] == devices["accuracy"], "what machines saved, devices go on with"
+    assert again["accuracy"] == devices["accuracy"], "devices continue the run of the machines"
 
 
 @pytest.mark.slow
-def test_what_two_devices_measure_is_what_the_saved_network_has(start):
+def test_two_devices_measure_the_accuracy_of_the_saved_model(start):
     trained = start("train", devices=2, batch_size=128, test_images=257)()
     loss, accuracy = trained["tested"]
     assert trained["tested_alone"] == pytest.approx([loss, accuracy], abs=1e-6)
@@ -104,19 +114,19 @@ def test_what_two_devices_measure_is_what_the_saved_network_has(start):
 
 
 @pytest.mark.slow
-def test_synchronised_batch_norm_makes_two_replicas_one(start):
+def test_synchronized_batch_norm_makes_two_replicas_equal_one(start):
     one, two, apart = (
         start("train", batch_size=30, **arguments)()["losses"]
         for arguments in ({}, {"devices": 2, "synchronized": True}, {"devices": 2})
     )
     assert len(one) > 50
     np.testing.assert_allclose(two, one, atol=1e-4)
-    assert np.abs(apart - one).max() > 0.01, "each replica by its own statistics should be another training"
+    assert np.abs(apart - one).max() > 0.01, "the statistics of each replica lead to other weights"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("machines", [1, 2])
-def test_deterministic_training_is_the_same_twice(start, machines):
+def test_deterministic_training_repeats(start, machines):
     def train():
         if machines == 1:
             return start("train", devices=2, deterministic=True)()
@@ -129,21 +139,26 @@ def test_deterministic_training_is_the_same_twice(start, machines):
 
 
 @pytest.mark.parametrize("machines, devices", [(1, 3), (2, None)])
-def test_which_images_come_to_which_replica(start, machines, devices):
-    """Of test images each once, and no replica idle; of training batches replica r has the r-th part."""
+def test_replicas_share_the_images(start, machines, devices):
+    """Each test image is used once, and no replica is idle; of training batches replica r has the r-th part.
+
+    The same processes try the workarounds for Keras.
+    """
     replicas, counts = machines * (devices or 1), [3, 4, 9, 64, 65, 66]
     jobs = {"worker": _free_addresses(machines)}
     arguments = {"devices": devices, "counts": counts, "batch_size": 4 * replicas}
     running = [start("parts", cluster=(jobs, index), **arguments) for index in range(machines)]
-    seen = [finish() for finish in running]
+    indices = [finish() for finish in running]
+    if machines > 1:  # on one, `reduce_per_replica` works
+        _check_workarounds(indices[0])
     for count in counts:
-        tested = [part for parts in seen for name, part in parts.items() if name.startswith(f"test/{count}/")]
+        tested = [part for parts in indices for name, part in parts.items() if name.startswith(f"test/{count}/")]
         assert sorted(np.concatenate(tested)) == list(range(count))
         assert len(tested) % replicas == 0, "as many steps on every machine"
         assert 1 <= min(map(len, tested)) <= max(map(len, tested)) <= 4 + 1
         for step in range(count // (4 * replicas)):
             trained = [
-                seen[machine][f"training/{count}/{step}/{device}"]
+                indices[machine][f"training/{count}/{step}/{device}"]
                 for machine in range(machines)
                 for device in range(devices or 1)
             ]
@@ -151,21 +166,51 @@ def test_which_images_come_to_which_replica(start, machines, devices):
             assert set(map(len, trained)) == {4}
 
 
-def test_one_device_needs_no_strategy(monkeypatch):
+@pytest.mark.parametrize("works", [True, False])
+def test_workarounds_replace_only_functions_that_fail(works, monkeypatch):
+    import tensorflow as tf
+
+    def reduce_per_replica(values, strategy, reduction):
+        return values if works else 1 / 0
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        if iterator is not None and not works:
+            raise ValueError("not averaged")
+
+    functions = (reduce_per_replica, _maybe_symbolic_build)
+    for (owner, name, *_), function in zip(WORKAROUNDS, functions, strict=True):
+        monkeypatch.setattr(owner, name, function)
+    status = apply_workarounds(tf.distribute.MirroredStrategy(["CPU:0"]))
+    assert set(status.values()) == {"works" if works else "replaced"}
+    assert [getattr(owner, name) in functions for owner, name, *_ in WORKAROUNDS] == [works, works]
+
+
+def test_functions_with_other_arguments_are_not_replaced(monkeypatch):
+    import tensorflow as tf
+
+    for owner, name, *_ in WORKAROUNDS:
+        monkeypatch.setattr(owner, name, lambda something_else: None)
+    with pytest.warns(UserWarning, match="other arguments than keras_resnet knows"):
+        status = apply_workarounds(tf.distribute.MirroredStrategy(["CPU:0"]))
+    assert set(status.values()) == {"unknown"}
+
+
+def test_one_device_has_the_default_strategy(monkeypatch):
     import tensorflow as tf
 
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert (cluster(), is_chief()) == (Cluster(), True)
-    assert strategy(1) is tf.distribute.get_strategy()
+    devices = Devices(1)
+    assert devices.cluster == Cluster() and devices.is_chief and devices.num_replicas == devices.num_machines == 1
+    assert devices.strategy is tf.distribute.get_strategy()
 
 
 @pytest.mark.parametrize("devices", [0, -1, 1.0, True, "2"])
-def test_devices_are_counted(devices):
+def test_devices_should_be_a_positive_integer(devices):
     with pytest.raises(ValueError, match=r"`devices` should be None or a positive integer. Received: devices="):
-        strategy(devices)
+        Devices(devices)
 
 
-def test_more_gpus_than_there_are(monkeypatch):
+def test_more_gpus_than_the_machine_has(monkeypatch):
     import tensorflow as tf
 
     gpus = [tf.config.PhysicalDevice(f"/physical_device:GPU:{number}", "GPU") for number in range(2)]
@@ -173,34 +218,40 @@ def test_more_gpus_than_there_are(monkeypatch):
     with pytest.raises(
         ValueError, match=r"\['/physical_device:GPU:0', '/physical_device:GPU:1'\]. Received: devices=3"
     ):
-        strategy(3)
+        Devices(3)
 
 
-def test_devices_too_late(monkeypatch):
+def test_devices_cannot_change_after_tensorflow_has_started_them(monkeypatch):
     import tensorflow as tf
 
     tf.constant(0)
     with pytest.raises(ValueError, match=r"started them with 1 CPU device\..*new process.*Received: devices=2"):
-        strategy(2)
+        Devices(2)
     monkeypatch.setenv("TF_CONFIG", _tf_config({"worker": _free_addresses(2)}, 0))
     with pytest.raises(ValueError, match="started them for one machine"):
-        strategy()
-    with pytest.raises(ValueError, match="each is one device. Received: devices=2"):
-        strategy(2)
+        Devices()
+    with pytest.raises(ValueError, match="each machine is one device. Received: devices=2"):
+        Devices(2)
 
 
-def test_a_port_in_use(start):
+def test_ports_in_use_are_refused(monkeypatch):
+    """Before TensorFlow's collective strategy starts, which would end the process."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: None)  # it is too late in this process
     address, other = _free_addresses(2)
-    with socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
-        message = start("refusal", cluster=({"worker": [address, other]}, 0))()["message"]
-    assert f"port that can be opened (Address already in use). Received: {address}" in str(message)
+    monkeypatch.setenv("TF_CONFIG", _tf_config({"worker": [address, other]}, 0))
+    with socket.create_server(("", int(address.rpartition(":")[2]))), pytest.raises(ValueError) as error:
+        get_strategy()
+    assert f"port that can be opened (Address already in use). Received: {address}" in str(error.value)
 
 
 @pytest.mark.parametrize("size, near", [(129, "128 or 132"), (130, "128 or 132"), (3, "4"), (127, "124 or 128")])
-def test_a_batch_that_cannot_be_divided(size, near):
-    check_batch(128, 4)
+def test_batches_that_cannot_be_divided_are_refused(size, near):
+    devices = _replicas(4)
+    devices.check_batch_size(128)
     with pytest.raises(ValueError, match=rf"replicas \(4\), such as {near}. Received: batch_size={size}$"):
-        check_batch(size, 4)
+        devices.check_batch_size(size)
 
 
 TWO = {"worker": ["a:1", "b:2"]}
@@ -220,7 +271,6 @@ TWO = {"worker": ["a:1", "b:2"]}
 def test_clusters(monkeypatch, text, addresses, index):
     monkeypatch.setenv("TF_CONFIG", text)
     assert (len(cluster()), cluster().index) == (addresses, index)
-    assert is_chief() == (index == 0)
 
 
 def test_the_chief_is_the_first_machine(monkeypatch):
@@ -255,22 +305,19 @@ def test_the_chief_is_the_first_machine(monkeypatch):
         *((_tf_config(TWO, index), "counts the addresses") for index in (2, -1, "0", 0.0, True, None)),
     ],
 )
-def test_impossible_clusters(monkeypatch, text, expected):
+def test_invalid_clusters_are_refused(monkeypatch, text, expected):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=r"^`TF_CONFIG` should .*Received: TF_CONFIG=") as error:
         cluster()
     assert expected in str(error.value)
 
 
-def test_fewer_test_images_than_replicas():
-    class Three:
-        num_replicas_in_sync = 3
-
-    with pytest.raises(ValueError, match=r"number of replicas \(3\).*Received: images=2"):
-        distribute_test(None, 2, 4, Three())
+def test_fewer_test_images_than_replicas_are_refused():
+    with pytest.raises(ValueError, match=r"number of replicas \(3\).*Received: num_images=2"):
+        _replicas(3).distribute_test(None, 2, 4)
 
 
-def test_synchronised_batch_norm_is_a_switch_of_every_layer():
+def test_synchronize_batch_norm_sets_every_layer():
     model = synchronize_batch_norm(keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3)))
-    switches = [layer.synchronized for layer in model.layers if hasattr(layer, "synchronized")]
-    assert switches == [True] * 53
+    synchronized = [layer.synchronized for layer in model.layers if hasattr(layer, "synchronized")]
+    assert synchronized == [True] * 53

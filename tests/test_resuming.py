@@ -1,4 +1,4 @@
-"""Nothing lost: runs that are interrupted, killed or go wrong."""
+"""Runs that are interrupted, killed or fail, and their continuation."""
 
 import csv
 import json
@@ -20,37 +20,38 @@ from keras_resnet.training.callbacks import CheckpointCallback
 from keras_resnet.training.workdir import prepare_workdir
 
 pytestmark = pytest.mark.usefixtures("few_batches")
-TINY = replace(get_spec("resnet20"), depths=(1, 1, 1), widths=(4, 8, 8), stem_width=4)
+SPEC = replace(get_spec("resnet20"), depths=(1, 1, 1), widths=(4, 8, 8), stem_width=4)
 RECIPE = Recipe(
-    epochs=3, batch_size=128, crop="pad", padding=1, flip=True, mixup=0.2, drop_path=0.2, ema_decay=0.9, warmup=0.1
-)  # 11 steps an epoch; random numbers and state of every kind
+    epochs=2, batch_size=128, crop="pad", padding=1, flip=True, mixup=0.2, drop_path=0.2, ema_decay=0.9, warmup=0.1
+)
+"""Epochs of 11 steps, with random numbers and state of every kind."""
 
 
-def weights(run):
+def variables(run):
     return [keras.ops.convert_to_numpy(variable) for variable in run.model.variables]
 
 
-def interrupt(monkeypatch, step, number=signal.SIGINT):
-    """A real signal when the run has done so many steps."""
-    own = CheckpointCallback.on_train_batch_end
+def signal_after(monkeypatch, step, number=signal.SIGINT):
+    """Sends this process a signal after a step of the run."""
+    original = CheckpointCallback.on_train_batch_end
 
     def on_train_batch_end(self, batch, logs=None):
         if self.start.step + batch + 1 == step:
             os.kill(os.getpid(), number)
-        own(self, batch, logs)
+        original(self, batch, logs)
 
     monkeypatch.setattr(CheckpointCallback, "on_train_batch_end", on_train_batch_end)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, few_batches):
-    return train(TINY, recipe=RECIPE, workdir=tmp_path_factory.mktemp("undisturbed"), deterministic=True)
+def uninterrupted(tmp_path_factory, few_batches):
+    return train(SPEC, recipe=RECIPE, workdir=tmp_path_factory.mktemp("uninterrupted"), deterministic=True)
 
 
 @pytest.fixture(scope="module")
 def one_epoch(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one_epoch")
-    train(TINY, workdir=folder, epochs=1)
+    train(SPEC, workdir=folder, epochs=1)
     return folder
 
 
@@ -60,61 +61,56 @@ def finished(one_epoch, tmp_path):
     return shutil.copytree(one_epoch, tmp_path / "run")
 
 
-@pytest.mark.parametrize("step", [1, 11, 19])
-def test_ctrl_c_loses_nothing(step, undisturbed, tmp_path, monkeypatch):
-    interrupt(monkeypatch, step, signal.SIGTERM if step == 1 else signal.SIGINT)
+@pytest.mark.parametrize("step", [1, 11, 19])  # in the first epoch, at its end, within the second
+def test_interrupted_runs_continue_with_the_same_numbers(step, uninterrupted, tmp_path, monkeypatch):
+    signal_after(monkeypatch, step, signal.SIGTERM if step == 1 else signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=f"after step {step}.*--resume"):
-        train(TINY, recipe=RECIPE, workdir=tmp_path, deterministic=True)
+        train(SPEC, recipe=RECIPE, workdir=tmp_path, deterministic=True)
     monkeypatch.undo()
-    run = train(TINY, recipe=RECIPE, workdir=tmp_path, deterministic=True, resume=True)
-    for one, other in zip(weights(run), weights(undisturbed), strict=True):
+    run = train(SPEC, recipe=RECIPE, workdir=tmp_path, deterministic=True, resume=True)
+    for one, other in zip(variables(run), variables(uninterrupted), strict=True):
         np.testing.assert_array_equal(one, other)
     for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "step"):
-        assert run.history[name] == undisturbed.history[name], name
-    assert run.report["top1_accuracy"] == undisturbed.report["top1_accuracy"]
+        assert run.history[name] == uninterrupted.history[name], name
+    assert run.report["top1_accuracy"] == uninterrupted.report["top1_accuracy"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_the_seed_decides(undisturbed, tmp_path):
-    again = train(TINY, recipe=RECIPE, workdir=tmp_path, deterministic=True)
-    other = train(TINY, recipe=RECIPE, seed=1)
-    assert all(map(np.array_equal, weights(again), weights(undisturbed)))
-    assert not all(map(np.array_equal, weights(other), weights(undisturbed)))
+def test_same_seed_same_numbers(uninterrupted, tmp_path):
+    again = train(SPEC, recipe=RECIPE, workdir=tmp_path, deterministic=True)
+    other = train(SPEC, recipe=RECIPE, seed=1, iterations=2)
+    assert all(map(np.array_equal, variables(again), variables(uninterrupted)))
+    assert not all(map(np.array_equal, variables(other), variables(uninterrupted)))
 
 
-def test_what_was_not_yet_published_is_so_after_all(tmp_path):
-    """A kill between the last checkpoint and history.csv."""
-    train(TINY, recipe=RECIPE, workdir=tmp_path, epochs=1)
+def test_finished_runs_stay_and_missing_files_are_written_again(tmp_path):
+    """As after a kill between the last checkpoint and history.csv."""
+    first = train(SPEC, recipe=RECIPE, workdir=tmp_path, epochs=1, resume=True)
     whole = (tmp_path / "history.csv").read_text()
     for name in ("history.csv", "curves.png", "model.keras", "report.json"):
         (tmp_path / name).unlink()
-    train(TINY, recipe=RECIPE, workdir=tmp_path, epochs=1, resume=True)
+    again = train(SPEC, recipe=RECIPE, workdir=tmp_path, epochs=1, resume=True)
     assert (tmp_path / "history.csv").read_text() == whole and (tmp_path / "curves.png").exists()
-
-
-def test_a_finished_run_can_be_resumed_and_stays(tmp_path):
-    first = train(TINY, recipe=RECIPE, workdir=tmp_path, epochs=1, resume=True)
-    again = train(TINY, recipe=RECIPE, workdir=tmp_path, epochs=1, resume=True)
-    assert all(map(np.array_equal, weights(first), weights(again)))
+    assert all(map(np.array_equal, variables(first), variables(again)))
     assert again.history == first.history and again.report == first.report
 
 
-def test_plateaus_are_remembered(tmp_path, monkeypatch):
-    """A rate so small that the loss cannot fall far: it becomes a tenth after each epoch of patience."""
-    recipe = Recipe(epochs=4, schedule="plateau", patience=1, learning_rate=1e-12, momentum=0.0)
-    whole = train(TINY, recipe=recipe, deterministic=True)
+def test_plateaus_continue_after_an_interruption(tmp_path, monkeypatch):
+    """A rate so small that the loss hardly falls: it becomes a tenth after each epoch of patience."""
+    recipe = Recipe(batch_size=256, epochs=4, schedule="plateau", patience=1, learning_rate=1e-12, momentum=0.0)
+    whole = train(SPEC, recipe=recipe, deterministic=True)
     assert whole.history["learning_rate"][-1] < 1e-13
-    interrupt(monkeypatch, 28)
+    signal_after(monkeypatch, 13)
     with pytest.raises(KeyboardInterrupt):
-        train(TINY, recipe=recipe, workdir=tmp_path, deterministic=True)
+        train(SPEC, recipe=recipe, workdir=tmp_path, deterministic=True)
     monkeypatch.undo()
-    resumed = train(TINY, recipe=recipe, workdir=tmp_path, deterministic=True, resume=True)
+    resumed = train(SPEC, recipe=recipe, workdir=tmp_path, deterministic=True, resume=True)
     assert resumed.history["learning_rate"] == whole.history["learning_rate"]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_the_good_checkpoint_stays(tmp_path):
+def test_infinite_losses_stop_the_run_and_the_last_good_checkpoint_stays(tmp_path):
     with pytest.raises(FloatingPointError, match=r"at step 2 \(epoch 1\).*checkpoint") as error:
-        train(TINY, workdir=tmp_path, epochs=2, warmup=0.0, learning_rate=1e30, checkpoint_every=1)
+        train(SPEC, workdir=tmp_path, epochs=2, warmup=0.0, learning_rate=1e30, checkpoint_every=1)
     assert str(tmp_path) in str(error.value)
     from safetensors.numpy import load_file
 
@@ -129,18 +125,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_good_checkpoint_stays(t
     [
         ({"epochs": 9}, "recipe.epochs was 1"),
         ({"seed": 3}, "seed was 0"),
-        ({"model": replace(TINY, widths=(4, 8, 16))}, "parameters was|spec.widths was"),
+        ({"model": replace(SPEC, widths=(4, 8, 16))}, "parameters was|spec.widths was"),
     ],
 )
-def test_another_run_is_not_gone_on_with(changes, message, finished):
+def test_runs_with_other_settings_do_not_continue(changes, message, finished):
     before = {path.name: path.read_bytes() for path in finished.iterdir()}
     with pytest.raises(ValueError, match=message):
-        train(**{"model": TINY, "workdir": finished, "epochs": 1, "resume": True, **changes})
+        train(**{"model": SPEC, "workdir": finished, "epochs": 1, "resume": True, **changes})
     assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "foreign", "of other shapes"])
-def test_a_damaged_checkpoint_is_refused(damage, finished):
+def test_damaged_checkpoints_are_refused(damage, finished):
     path = finished / "checkpoint.safetensors"
     whole = path.read_bytes()
     if damage == "of other shapes":
@@ -148,42 +144,42 @@ def test_a_damaged_checkpoint_is_refused(damage, finished):
         from safetensors.numpy import load_file, save_file
 
         with safe_open(path, "numpy") as file:
-            about = file.metadata()
+            metadata = file.metadata()
         save_file(
-            {name: array[..., :1] if array.ndim else array for name, array in load_file(path).items()}, path, about
+            {name: array[..., :1] if array.ndim else array for name, array in load_file(path).items()}, path, metadata
         )
     else:
         path.write_bytes({"truncated": whole[:-100], "empty": b"", "foreign": b"PK" + whole[2:]}[damage])
     with pytest.raises(ValueError, match=r"Expected a checkpoint of this run.*Received: .*checkpoint.safetensors"):
-        train(TINY, workdir=finished, epochs=1, resume=True)
+        train(SPEC, workdir=finished, epochs=1, resume=True)
 
 
-def test_a_workdir_that_cannot_hold_a_run_is_found_before_training(tmp_path):
+def test_workdirs_that_cannot_be_written_are_refused_before_training(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="`workdir` should be a folder that can be written"):
-        train(TINY, workdir=tmp_path / "file" / "run", epochs=1)
+        train(SPEC, workdir=tmp_path / "file" / "run", epochs=1)
     with pytest.raises(OSError, match="MiB free, the run needs"):
         prepare_workdir(tmp_path / "run", {}, size=shutil.disk_usage(tmp_path).total)
     assert not (tmp_path / "run" / "settings.json").exists()
 
 
-def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+def test_temporary_files_of_killed_processes_are_removed(tmp_path):
     (tmp_path / ".0123abcd.checkpoint.safetensors").write_text("half")
-    (tmp_path / ".bash_rc_.bak").write_text("somebody's own")
+    (tmp_path / ".bash_rc_.bak").write_text("another program's")
     prepare_workdir(tmp_path, {}, size=1, resume=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".bash_rc_.bak", "settings.json"]
 
 
 def command(workdir, *options):
-    """A run with state of every kind: averages, random layers, mixed images."""
+    """The command of a run with state of every kind: averages, random layers, mixed images."""
     fields = ("epochs=4", "ema_decay=0.9", "drop_path=0.2", "mixup=0.2", "flip=true")
     line = ["train", *(word for field in fields for word in ("--set", field)), "--deterministic", "--seed", "3"]
     start = [sys.executable, "-c", "from keras_resnet_command import main; main()"]
     return [*start, *line, "--checkpoint-every", "7", "--workdir", str(workdir), *options]
 
 
-def outcomes(path):
-    """Rows of a history without what depends on the clock."""
+def timeless_history(path):
+    """Rows of a history without the columns that depend on time."""
     with open(path) as file:
         return [{n: v for n, v in row.items() if n not in ("seconds", "images_per_s")} for row in csv.DictReader(file)]
 
@@ -192,13 +188,13 @@ def outcomes(path):
 def test_twenty_kills_do_not_change_the_outcome(tmp_path):
     """SIGKILL at random moments, from the first import to the last file; the final weights are equal bit by bit."""
     subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
-    chance, kills = random.Random(0), 0
+    generator, kills = random.Random(0), 0
     while True:
         process = subprocess.Popen(
             command(tmp_path / "killed", "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         try:
-            _, output = process.communicate(timeout=chance.uniform(1, 25) if kills < 20 else None)
+            _, output = process.communicate(timeout=generator.uniform(1, 25) if kills < 20 else None)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
@@ -207,11 +203,11 @@ def test_twenty_kills_do_not_change_the_outcome(tmp_path):
         assert process.returncode == 0, output.decode()
         if kills >= 20:
             break
-        shutil.rmtree(tmp_path / "killed")  # it got through between two kills: once more, from the beginning
+        shutil.rmtree(tmp_path / "killed")  # it finished between two kills: start again
     runs = [keras_resnet.load_model(tmp_path / name / "model.keras") for name in ("whole", "killed")]
     for one, other in zip(*(run.weights for run in runs), strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))
     reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "killed")]
     assert reports[0]["top1_accuracy"] == reports[1]["top1_accuracy"]
-    one, other = (outcomes(tmp_path / name / "history.csv") for name in ("whole", "killed"))
+    one, other = (timeless_history(tmp_path / name / "history.csv") for name in ("whole", "killed"))
     assert one == other and len(one) == 4

@@ -1,4 +1,4 @@
-"""Studies: the degradation experiment, cell by cell, interrupted and gone on with."""
+"""The degradation study: its runs, its results, interruptions, and refused arguments."""
 
 import json
 import os
@@ -14,7 +14,6 @@ from itertools import product
 import keras
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from keras_resnet import complexity, get_recipe, get_spec, load_dataset, load_model, train
@@ -30,12 +29,13 @@ TINY = {"depths": (14, 8), "epochs": 1, "batch_size": 256, "deterministic": True
 NAMES = ["plain8", "resnet8", "plain14", "resnet14"]
 
 
-class Stop(Exception):
-    """Raised where a test has seen enough."""
+class Stopped(Exception):
+    """Raised by `stop`."""
 
 
 def stop(text):
-    raise Stop(text)
+    """A `progress` that stops the study before its next training."""
+    raise Stopped(text)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,9 +50,9 @@ def _small_network_names():
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """(folder, result, what `progress` was told)."""
-    folder, said = tmp_path_factory.mktemp("study"), []
-    return folder, degradation(folder, progress=said.append, **TINY), said
+    """(folder, result, messages to `progress`)."""
+    folder, messages = tmp_path_factory.mktemp("study"), []
+    return folder, degradation(folder, progress=messages.append, **TINY), messages
 
 
 @pytest.fixture
@@ -61,41 +61,41 @@ def copy(study, tmp_path):
     return shutil.copytree(study[0], tmp_path / "copy")
 
 
-def test_a_study_leaves_a_image_a_table_and_a_result(study):
-    folder, result, said = study
-    assert [cell.network for cell in result.networks] == NAMES and not result.missing
-    assert said == [f"{name}: network {number} of 4" for number, name in enumerate(NAMES, 1)]
-    for cell in result.networks:
-        assert cell.parameters == complexity(get_spec(cell.network), input_shape=(8, 8, 1)).parameters
-        model = load_model(folder / cell.network / "model.keras")
+def test_studies_write_a_plot_a_table_and_a_result(study):
+    folder, result, messages = study
+    assert [network.name for network in result.networks] == NAMES and not result.missing
+    assert messages == [f"{name}: network {number} of 4" for number, name in enumerate(NAMES, 1)]
+    for network in result.networks:
+        assert network.parameters == complexity(get_spec(network.name), input_shape=(8, 8, 1)).parameters
+        model = load_model(folder / network.name / "model.keras")
         test = load_dataset("digits").test
         wrong = model.predict(test.images / 127.5 - 1, verbose=0).argmax(axis=1) != test.labels
-        assert cell.test_error == pytest.approx(100 * wrong.mean())
+        assert network.test_error == pytest.approx(wrong.mean())
     assert json.loads((folder / "degradation.json").read_text()) == json.loads(json.dumps(result.to_config()))
     assert (folder / "degradation.md").read_text() == to_markdown(result)
     with Image.open(folder / "degradation.png") as image:
         assert image.format == "PNG" and image.width > 800
 
 
-def test_a_cell_is_the_run_that_train_makes(study, tmp_path):
-    """And the reverse: what `train` left in a folder counts as a cell."""
+def test_networks_of_a_study_equal_runs_of_train(study, tmp_path):
+    """And a folder that `train` wrote counts as a network of the study."""
     folder, result, _ = study
     row = SIZES["digits"]
     recipe = get_recipe(row.recipe, **{**row.changes, "epochs": 1, "batch_size": 256})
     run = train("resnet8", "digits", recipe, tmp_path / "resnet8", deterministic=True)
-    cell = next(cell for cell in result.networks if cell.network == "resnet8")
-    assert cell.test_error == 100 * (1 - run.report["top1_accuracy"])
-    assert cell.training_error == pytest.approx(100 * (1 - run.history["accuracy"][-1]))
+    network = next(network for network in result.networks if network.name == "resnet8")
+    assert network.test_error == 1 - run.report["top1_accuracy"]
+    assert network.training_error == pytest.approx(1 - run.history["accuracy"][-1])
     weights = load_model(folder / "resnet8" / "model.keras").weights
     for one, other in zip(weights, run.model.weights, strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))
-    with pytest.raises(Stop, match="plain8: network 2 of 4"):
+    with pytest.raises(Stopped, match="plain8: network 2 of 4"):
         degradation(tmp_path, progress=stop, **TINY)
-    seen = json.loads((tmp_path / "degradation.json").read_text())
-    assert [row["network"] for row in seen["cells"]] == ["resnet8"] and seen["missing"] == ["plain8", *NAMES[2:]]
+    written = json.loads((tmp_path / "degradation.json").read_text())
+    assert [row["name"] for row in written["networks"]] == ["resnet8"] and written["missing"] == ["plain8", *NAMES[2:]]
 
 
-def test_a_second_call_trains_nothing(study):
+def test_second_call_trains_nothing(study):
     folder, result, _ = study
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*")}
     calls = []
@@ -104,15 +104,15 @@ def test_a_second_call_trains_nothing(study):
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/*")} == before
 
 
-def test_an_interrupted_cell_is_gone_on_with(study, copy, monkeypatch):
+def test_interrupted_studies_continue(study, copy, monkeypatch):
     """A real Ctrl-C after three of five steps of the third network."""
     shutil.rmtree(copy / "plain14")
-    own = CheckpointCallback.on_train_batch_end
+    original = CheckpointCallback.on_train_batch_end
 
     def on_train_batch_end(self, batch, logs=None):
         if batch + 1 == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        own(self, batch, logs)
+        original(self, batch, logs)
 
     monkeypatch.setattr(CheckpointCallback, "on_train_batch_end", on_train_batch_end)
     with pytest.raises(KeyboardInterrupt, match="Stopped in plain14"):
@@ -120,11 +120,12 @@ def test_an_interrupted_cell_is_gone_on_with(study, copy, monkeypatch):
     monkeypatch.undo()
     assert json.loads((copy / "degradation.json").read_text())["missing"] == ["plain14"]
     assert "| plain14 | | | | not trained yet |" in (copy / "degradation.md").read_text()
-    assert [*map(_outcome, degradation(copy, **TINY).cells)] == [*map(_outcome, study[1].cells)]
+    assert timeless(degradation(copy, **TINY)) == timeless(study[1])
 
 
-def _outcome(cell):
-    return replace(cell, wall_time_s=0)
+def timeless(result):
+    """The networks of a result without their times."""
+    return [replace(network, wall_time_s=0) for network in result.networks]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def _outcome(cell):
         ({"images": (1000, 100)}, "dataset was 'digits'"),
     ],
 )
-def test_cells_of_another_study_are_refused(changes, message, copy):
+def test_networks_with_other_settings_are_refused(changes, message, copy):
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     shutil.rmtree(copy / "plain14")
     with pytest.raises(ValueError, match=f"(?s){message}.*overwrite"):
@@ -147,13 +148,13 @@ def test_cells_of_another_study_are_refused(changes, message, copy):
     }
 
 
-def test_overwrite_removes_the_cells_and_nothing_else(copy):
+def test_overwrite_removes_networks_and_nothing_else(copy):
     (copy / "plain8" / "notes.txt").write_text("mine")
     (copy / "other").mkdir()
-    with pytest.raises(Stop, match="plain8: network 1 of 4"):
+    with pytest.raises(Stopped, match="plain8: network 1 of 4"):
         degradation(copy, seed=1, overwrite=True, progress=stop, **TINY)
     assert [path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()] == ["plain8/notes.txt"]
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         degradation(copy, seed=1, progress=stop, **TINY)
 
 
@@ -175,20 +176,20 @@ def test_overwrite_removes_the_cells_and_nothing_else(copy):
         ({"batch_size": 5000}, "`batch_size` of a recipe should be at most the number of training images"),
     ],
 )
-def test_what_cannot_be_studied_is_refused_before_anything_is_written(arguments, message, tmp_path):
+def test_invalid_arguments_are_refused_before_anything_is_written(arguments, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         degradation(tmp_path / "new", **{"epochs": 1, **arguments})
     assert not (tmp_path / "new").exists()
 
 
-def test_what_would_be_refused_is_not_overwritten_for(copy):
+def test_overwrite_removes_nothing_for_invalid_arguments(copy):
     for wrong in ({"precision": "float8"}, {"batch_size": 5000}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             degradation(copy, overwrite=True, **{**TINY, **wrong})
     assert all((copy / name / "model.keras").exists() for name in NAMES)
 
 
-def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
+def test_workdirs_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="`workdir` should be a folder that can be written"):
         degradation(tmp_path / "file", **TINY)
@@ -200,14 +201,14 @@ def test_several_machines_are_refused(tmp_path, monkeypatch):
         degradation(tmp_path, **TINY)
 
 
-def test_sizes_are_what_the_paper_trains():
+def test_paper_size_trains_the_networks_of_the_paper():
     paper = SIZES["paper"]
     assert _network_names(paper.depths)[-3:] == ["plain56", "resnet56", "resnet110"]
     recipes = {name: _recipe(paper, name, None, {}) for name in _network_names(paper.depths)}
     assert {name for name, recipe in recipes.items() if recipe.warmup} == {"resnet110"}
     assert all(recipe.iterations == 64_000 and recipe.batch_size == 128 for recipe in recipes.values())
     assert _recipe(paper, "resnet110", None, {"epochs": 3}).steps(50_000)[1] == 3 * 390
-    assert not _recipe(paper, "resnet110", "he2015_cifar", {}).warmup, "one that is asked for is for all"
+    assert not _recipe(paper, "resnet110", "he2015_cifar", {}).warmup, "a given recipe is for all networks"
     assert _network_names((34, 18)) == ["plain18", "resnet18", "plain34", "resnet34"]
     for name, size in SIZES.items():
         recipe = _recipe(size, "plain20", None, {})
@@ -215,39 +216,40 @@ def test_sizes_are_what_the_paper_trains():
         assert len(_network_names(size.depths)) >= 4
 
 
-def test_a_subset_has_the_classes_in_proportion():
+def test_subsets_keep_the_proportions_of_the_classes():
     digits = load_dataset("digits")
     part = subset(digits, 700, 100)
     assert part.name == "digits, 700 of 1,437 training and 100 of 360 test images"
-    for few, all_ in ((part.train, digits.train), (part.test, digits.test)):
-        expected = np.bincount(all_.labels) * len(few) / len(all_)
+    for few, whole in ((part.train, digits.train), (part.test, digits.test)):
+        expected = np.bincount(whole.labels) * len(few) / len(whole)
         np.testing.assert_allclose(np.bincount(few.labels), expected, atol=1)
-        images = {image.tobytes() for image in all_.images}
+        images = {image.tobytes() for image in whole.images}
         assert all(image.tobytes() in images for image in few.images)
     np.testing.assert_array_equal(subset(digits, 700, 100).train.images, part.train.images)
     with pytest.raises(ValueError, match="fit in memory"):
         subset(replace(digits, train=Stream(partial(iter, ()), 9)), 5, 5)
 
 
-def test_changes_are_those_of_the_paper():
-    """Table 6 of the paper, and fig. 6 for plain-110: only the differences are computed."""
+def test_effects_of_depth_equal_the_paper():
+    """Errors of table 6 of the paper: only the differences are computed."""
     errors = {"resnet20": 8.75, "resnet32": 7.51, "resnet56": 6.97, "resnet110": 6.43, "plain20": 9.5}
-    cells = [
-        NetworkResult(name, name.rstrip("0123456789"), int(name.strip("plainrest")), 1, 2 * error, error, 60)
+    networks = [
+        NetworkResult(name, name.rstrip("0123456789"), int(name.strip("plainrest")), 1, error / 50, error / 100, 60)
         for name, error in errors.items()
     ]
-    (change,) = DegradationResult({}, tuple(cells), ()).effects
-    assert (change.family, change.shallowest, change.deepest) == ("resnet", 20, 110)
-    assert change.test_error == pytest.approx(-2.32) and change.training_error == pytest.approx(-4.64)
+    (effect,) = DegradationResult({}, tuple(networks), ()).effects
+    assert (effect.family, effect.shallowest, effect.deepest) == ("resnet", 20, 110)
+    assert effect.test_error == pytest.approx(-0.0232) and effect.training_error == pytest.approx(-0.0464)
+    assert "from 20 to 110 layers: training error -4.64, test error -2.32 percentage points" in str(effect)
 
 
 def test_panels_share_axes_and_colours(tmp_path, monkeypatch):
-    drawn, show = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **names: drawn.append(figure) or show(figure, *args))
+    figures = []
+    monkeypatch.setattr("keras_resnet.training.curves.save_figure", lambda figure, path: figures.append(figure))
     long = [{"step": step, "accuracy": 0.6, "val_accuracy": 0.7} for step in (1, 2, 3)]
     short = [{"step": 1, "accuracy": 0.9}]
     draw_panels({"plain": {"56": long, "20": short}, "residual": {"20": long}, "none": {}}, tmp_path / "p.png", "all")
-    plain, residual, none = drawn[0].axes
+    plain, residual, none = figures[0].axes
     assert plain.get_ylim() == residual.get_ylim() == (0, 80) and plain.get_xlim() == residual.get_xlim()
     lines = {(line.get_linestyle(), line.get_color()): line.get_xydata().tolist() for line in plain.lines}
     assert lines["--", "C0"] == [[1, 40], [2, 40], [3, 40]] and np.allclose(
@@ -258,7 +260,7 @@ def test_panels_share_axes_and_colours(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_kills_do_not_change_the_outcome(tmp_path):
+def test_killed_studies_end_with_the_same_results(tmp_path):
     """SIGKILL in the middle of two networks: as soon as one has a checkpoint."""
     options = {**TINY, "depths": (20, 32), "checkpoint_every": 1}
     code = (
@@ -272,4 +274,4 @@ def test_kills_do_not_change_the_outcome(tmp_path):
         process.wait()
         assert not (tmp_path / "a" / name / "report.json").exists()
     killed, whole = (degradation(tmp_path / folder, **options) for folder in "ab")
-    assert [*map(_outcome, killed.cells)] == [*map(_outcome, whole.cells)]
+    assert timeless(killed) == timeless(whole)

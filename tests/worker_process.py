@@ -1,8 +1,8 @@
-"""What test_distribution.py starts as processes of their own: TensorFlow sets up its devices once a process.
+"""Tasks of test_distribution.py, as separate processes: TensorFlow sets up its devices once per process.
 
     python worker_process.py TASK '{"devices": 2, ...}' results.npz
 
-The arrays that the task returns are written to the file.
+Writes the arrays that the task returns to the file.
 """
 
 import json
@@ -16,11 +16,11 @@ import keras
 import numpy as np
 
 import keras_resnet
-from keras_resnet.training import distribution
+from keras_resnet.training.distribution import AverageBatchNorm, Devices, synchronize_batch_norm
 
 
 def digits(test_images=0):
-    """Real images (8, 8, 1) in [0, 1] with their labels: those that train, and `test_images` others."""
+    """((images, labels) for training, (images, labels) for testing), images (8, 8, 1) in [0, 1]."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -35,9 +35,9 @@ def training_batches(examples, size):
     def make_dataset(index, count):
         import tensorflow as tf
 
-        positions = np.arange(len(examples[1]) // size * size)
-        mine = positions[positions % size // (size // count) == index]
-        return tf.data.Dataset.from_tensor_slices(tuple(array[mine] for array in examples)).batch(
+        indices = np.arange(len(examples[1]) // size * size)
+        part = indices[indices % size // (size // count) == index]
+        return tf.data.Dataset.from_tensor_slices(tuple(array[part] for array in examples)).batch(
             size // count, drop_remainder=True
         )
 
@@ -55,19 +55,20 @@ def test_batches(examples):
     return make_dataset
 
 
-def narrow_network(strategy, synchronized=False, rate=0.05):
+def compiled_model(strategy, synchronized=False):
+    """A small residual network, built and compiled under a strategy."""
     with strategy.scope():
         keras.utils.set_random_seed(0)
         model = keras_resnet.create("resnet20", depths=(1, 1, 1), input_shape=(8, 8, 1), classes=10)
         if synchronized:
-            distribution.synchronize_batch_norm(model)
-        optimizer = keras.optimizers.SGD(rate, momentum=0.9)
+            synchronize_batch_norm(model)
+        optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
         model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
     return model
 
 
 class Losses(keras.callbacks.Callback):
-    """The loss of every step: Keras logs means over the epoch so far, so each step begins anew."""
+    """The loss of each step: Keras logs the mean over the epoch so far, so the metrics are reset before each step."""
 
     def __init__(self):
         super().__init__()
@@ -81,26 +82,24 @@ class Losses(keras.callbacks.Callback):
 
 
 def train(devices=None, batch_size=64, test_images=257, epochs=1, synchronized=False, deterministic=False):
-    """Trains on digits; tests on a number of images that leaves the last batch with one."""
-    strategy = distribution.strategy(devices)
+    """Trains on digits; the last test batch has one image."""
+    devices = Devices(devices)
     if deterministic:
-        import tensorflow as tf
-
-        tf.config.experimental.enable_op_determinism()
-    model = narrow_network(strategy, synchronized)
+        devices.make_deterministic()
+    model = compiled_model(devices.strategy, synchronized)
     training, test = digits(test_images)
     losses = Losses()
     history = model.fit(
-        distribution.distribute(training_batches(training, batch_size), batch_size, strategy),
-        validation_data=distribution.distribute_test(test_batches(test), test_images, batch_size, strategy),
+        devices.distribute(training_batches(training, batch_size), batch_size),
+        validation_data=devices.distribute_test(test_batches(test), test_images, batch_size),
         epochs=epochs,
-        callbacks=[distribution.AverageBatchNorm(), losses],
+        callbacks=[AverageBatchNorm(), losses],
         shuffle=False,
         verbose=0,
     ).history
-    alone = narrow_network_of_one(model).evaluate(*test, batch_size=batch_size, verbose=0, return_dict=True)
+    alone = model_on_one_device(model).evaluate(*test, batch_size=batch_size, verbose=0, return_dict=True)
     return {
-        "replicas": strategy.num_replicas_in_sync,
+        "replicas": devices.num_replicas,
         "losses": losses.losses,
         "tested": [history["val_loss"][-1], history["val_accuracy"][-1]],
         "tested_alone": [alone["loss"], alone["accuracy"]],
@@ -108,26 +107,26 @@ def train(devices=None, batch_size=64, test_images=257, epochs=1, synchronized=F
     }
 
 
-def narrow_network_of_one(model):
-    """The same network without a strategy."""
+def model_on_one_device(model):
+    """A copy of the model without a strategy."""
     import tensorflow as tf
 
-    alone = narrow_network(tf.distribute.get_strategy())
+    alone = compiled_model(tf.distribute.get_strategy())
     alone.set_weights(model.get_weights())
     return alone
 
 
 def parts(counts, batch_size, devices=None):
-    """Which of so many images come to which of this machine's replicas, in training and testing, for each count."""
-    strategy = distribution.strategy(devices)
-    seen = {}
+    """Indices of the images on each of this machine's replicas, in training and testing, for each number of images."""
+    devices = Devices(devices)
+    indices = workarounds(devices.strategy)
     for count in counts:
         examples = (np.arange(count), np.arange(count))
-        training = distribution.distribute(training_batches(examples, batch_size), batch_size, strategy)
-        test = distribution.distribute_test(test_batches(examples), count, batch_size, strategy)
+        training = devices.distribute(training_batches(examples, batch_size), batch_size)
+        test = devices.distribute_test(test_batches(examples), count, batch_size)
         for name, dataset in (("training", training), ("test", test)):
-            seen |= {f"{name}/{count}/{part}": images for part, images in _parts(dataset, strategy).items()}
-    return seen
+            indices |= {f"{name}/{count}/{part}": images for part, images in _parts(dataset, devices.strategy).items()}
+    return indices
 
 
 def _parts(dataset, strategy):
@@ -136,16 +135,21 @@ def _parts(dataset, strategy):
     return {f"{step}/{number}": part.numpy() for step, parts in enumerate(steps) for number, part in enumerate(parts)}
 
 
-def refusal(devices=None):
-    """What `strategy` says when it refuses."""
-    try:
-        distribution.strategy(devices)
-    except ValueError as error:
-        return {"message": str(error)}
+def workarounds(strategy):
+    """Names of the functions of Keras that were replaced for a strategy, and of all that now work."""
+    from keras_resnet.training import keras_workarounds
+
+    functions = {name: getattr(owner, name) for owner, name, *_ in keras_workarounds.WORKAROUNDS}
+    return {
+        "replaced": [name for name, function in functions.items() if function.__module__ == keras_workarounds.__name__],
+        "working": [
+            name for name, status in keras_workarounds.apply_workarounds(strategy).items() if status == "works"
+        ],
+    }
 
 
 def run(workdir=None, devices=None, sync_batch_norm=False, epochs=2, resume=False):
-    """A whole run of `keras_resnet.train`, augmentation, averages and checkpoints included."""
+    """A run of `keras_resnet.train` with augmentation, averaged weights and checkpoints."""
     spec = replace(keras_resnet.get_spec("resnet20"), depths=(1, 1, 1))
     trained = keras_resnet.train(
         spec,

@@ -28,7 +28,7 @@ def apply_workarounds(strategy):
     Returns:
         {name of the function: "replaced", "works" (this Keras does not need the workaround) or "unknown"}.
     """
-    return {name: _apply(strategy, owner, name, *functions) for owner, name, *functions in _WORKAROUNDS}
+    return {name: _apply(strategy, owner, name, *functions) for owner, name, *functions in WORKAROUNDS}
 
 
 def _apply(strategy, owner, name, trial, replacement):
@@ -107,7 +107,7 @@ def _same_arguments(function, replacement):
     return list(inspect.signature(function).parameters) == list(inspect.signature(replacement).parameters)
 
 
-_WORKAROUNDS = (
+WORKAROUNDS = (
     # owner, name of the function, trial, replacement
     (trainer, "reduce_per_replica", _try_reducing, _reduce_scalars),
     (trainer.TensorFlowTrainer, "_maybe_symbolic_build", _try_building, _build_from_one_replica),
