@@ -162,7 +162,7 @@ class Recipe:
         if num_images < self.batch_size:
             self._raise("batch_size", f"at most the number of training images ({num_images})")
         steps_per_epoch = num_images // self.batch_size
-        return steps_per_epoch, self.iterations or self.epochs * steps_per_epoch
+        return steps_per_epoch, self.iterations or (self.epochs or 0) * steps_per_epoch
 
     def num_epochs(self, num_images: int) -> int:
         """Epochs of the run, the last of which may be incomplete, for a number of training images."""
