@@ -44,12 +44,8 @@ def main(folder="."):
     print("the same layer names:", all(layer.name in names for layer in old.layers))
     print(f"largest difference of a probability: {np.abs(found - expected).max():.1e}")
 
-    fast = keras_resnet.fold_batch_norm(new)  # what keras.applications does not offer: no batch norm is left to compute
-    inputs = keras_resnet.preprocess_input(np.array(image[None, :224, :224]))
-    print(
-        "folded, the same classes:",
-        np.argmax(fast.predict(inputs, verbose=0)) == np.argmax(new.predict(inputs, verbose=0)),
-    )
+    fast = keras_resnet.fold_batch_norm(new)  # keras.applications has nothing like it: the batch norms are gone
+    print(f"layers: {len(new.layers)}, with folded batch norm: {len(fast.layers)}")
 
     draw(expected[0], found[0], folder / "replace_keras_applications.png")
 
