@@ -57,27 +57,22 @@ def network_row(name):
 
 
 def weights_table():
-    columns = ("network", "tag", "top-1 (%)", "top-5 (%)", "preprocessing", "licence")
-    return table(columns, map(weights_row, WEIGHTS), right=(2, 3))
+    columns = ("network", "tag", "top-1 (%)", "top-5 (%)", "preprocessing", "license")
+    keys = sorted(WEIGHTS, key=lambda key: list(VARIANTS).index(key[0]))
+    return table(columns, map(weights_row, keys), right=(2, 3))
 
 
 def weights_row(key):
     name, tag = key
-    source = WEIGHTS[key]
-    look = source.preprocessing
-    size = f"{look.resize} -> {look.size}" if look.resize else look.size
-    return (
-        f"`{name}`",
-        f"`{tag}`",
-        percent(source.top1),
-        percent(source.top5),
-        f"`{look.mode}`, {size} px",
-        source.licence,
-    )
+    row = WEIGHTS[key]
+    preprocessing = row.preprocessing
+    size = f"{preprocessing.resize} -> {preprocessing.size}" if preprocessing.resize else preprocessing.size
+    accuracies = percent(row.top1_accuracy), percent(row.top5_accuracy)
+    return f"`{name}`", f"`{tag}`", *accuracies, f"`{preprocessing.mode}`, {size} px", row.license
 
 
 def percent(accuracy):
-    return "-" if accuracy is None else f"{accuracy:.2f}"
+    return "-" if accuracy is None else f"{100 * accuracy:.2f}"
 
 
 def timm_table():

@@ -15,10 +15,9 @@ def main(workdir="runs/degradation", epochs=None, depths=None):
     changes = {"epochs": int(epochs)} if epochs else {}
     depths = tuple(int(depth) for depth in depths.split(",")) if depths else None
     result = degradation(workdir, size="digits", depths=depths, progress=print, **changes)
-    print(
-        (result.workdir if hasattr(result, "workdir") else ""),
-        "written: degradation.png, degradation.md, degradation.json",
-    )
+    for effect in result.effects:
+        print(effect)
+    print(f"{workdir}: degradation.png, degradation.md, degradation.json")
 
 
 if __name__ == "__main__":

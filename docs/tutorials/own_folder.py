@@ -3,8 +3,8 @@
     python docs/tutorials/own_folder.py [WORKDIR] [IMAGES] [EPOCHS]
 
 IMAGES has folders "train" and "val" with one folder for each class. Without it, a small one is made of scikit-learn's
-digits. The network is the ResNet-20 whose CIFAR-10 weights ship with the package, so nothing is downloaded; for
-photographs, `model="resnet50", weights="imagenet"` is the better start.
+digits. The network is the ResNet-20 whose CIFAR-10 weights are part of the package, so nothing is downloaded; for
+photographs, "resnet50" with weights="imagenet" is the better start.
 """
 
 import sys
@@ -29,29 +29,24 @@ def digits_folder(folder):
 
 
 def main(workdir="runs/own_folder", images=None, epochs="10"):
-    workdir = Path(workdir)
-    images = images or digits_folder(workdir / "images")
+    run = Path(workdir) / "run"
+    images = Path(images) if images else digits_folder(Path(workdir) / "images")
 
     # 1. Fine-tune: first a new classifier on the frozen network, then the last stage as well.
     dataset = partial(keras_resnet.load_dataset, images, skip_bad=True)
     result = keras_resnet.finetune(
-        "resnet20", dataset, workdir / "run", weights="cifar10", stages=1, epochs=int(epochs), overwrite=True
+        "resnet20", dataset, run, weights="cifar10", stages=1, epochs=int(epochs), overwrite=True
     )
     for phase, report in result.phases.items():
         kept = " (kept)" if phase == result.best else ""
-        print(f"{phase}: {100 * report['top1_accuracy']:.1f} % of {report['test_images']} validation images{kept}")
+        print(f"{phase}: {report['top1_accuracy']:.1%} of {report['test_images']} validation images{kept}")
 
-    # 2. The saved model has its class names and its preprocessing.
-    model = keras_resnet.load_model(workdir / "run" / "model.keras")
-    for prediction in keras_resnet.predict(
-        model, images / "val" if isinstance(images, Path) else Path(images) / "val", top=1
-    ):
-        if prediction.error is None and prediction.path.parent.name != prediction.classes[0][1]:
-            print(f"wrong: {prediction.path} is taken for {prediction.classes[0][1]}")
-
-    # 3. Accuracy of each class.
-    evaluation = keras_resnet.evaluate(model, dataset)
-    print(f"top-1 error: {evaluation.top1_error}")
+    # 2. The saved model knows its classes and its preprocessing.
+    model = keras_resnet.load_model(run / "model.keras")
+    for prediction in keras_resnet.predict(model, images / "val", top=1):
+        expected = prediction.path.parent.name
+        if prediction.error is None and prediction.classes[0][1] != expected:
+            print(f"{prediction.path.name} of class {expected} is classified as {prediction.classes[0][1]}")
 
 
 if __name__ == "__main__":
