@@ -1,0 +1,74 @@
+"""Public functions and classes have a docstring with an example that runs, and types."""
+
+import doctest
+import inspect
+from importlib import import_module
+
+import pytest
+
+PACKAGES = ("keras_resnet", "keras_resnet.analysis", "keras_resnet.transfer", "keras_resnet.deployment")
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+SLOW = set()
+"""Names whose example takes more than about 20 seconds."""
+MISSING = set(
+    "Preprocessing ResNet ResNetSpec build complexity create decode_predictions endpoints feature_extractor finetune "
+    "fold_batch_norm from_arrays get_spec list_models load_dataset load_model preprocess_input preprocessing LayerCost "
+    "NetworkCost ReceptiveField".split()
+)
+"""Names that have no example yet."""
+UNTYPED = set(
+    "build complexity create decode_predictions endpoints export feature_extractor finetune from_arrays get_spec "
+    "list_models load_dataset load_model preprocess_input preprocessing draw_feature_map read_features "
+    "write_features".split()
+)
+"""Functions that have no types yet."""
+
+
+def is_constructor(member):
+    """Whether this is a function such as ResNet50: their arguments are documented at `create`."""
+    return getattr(member, "__module__", "") == "keras_resnet.models.create" and member.__name__[0].isupper()
+
+
+def public_members():
+    """{name: member} of the public functions and classes; a name that two packages export counts once."""
+    members = {}
+    for package in map(import_module, PACKAGES):
+        members |= {name: getattr(package, name) for name in package.__all__}
+    return {
+        name: member
+        for name, member in members.items()
+        if inspect.isroutine(member) or (inspect.isclass(member) and not issubclass(member, Exception))
+    }
+
+
+MEMBERS = public_members()
+DOCUMENTED = {name: member for name, member in MEMBERS.items() if not is_constructor(member)}
+
+
+def slow_marks(name):
+    return pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+
+
+@pytest.mark.parametrize("name", [slow_marks(name) for name in DOCUMENTED if name not in MISSING])
+def test_the_example_runs(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    found = doctest.DocTestFinder(recurse=False).find(DOCUMENTED[name], name)
+    assert found and found[0].examples, f"the docstring of `{name}` should have an example"
+    printed = []
+    doctest.DocTestRunner(optionflags=FLAGS).run(found[0], out=printed.append)
+    assert not printed, "".join(printed)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_the_first_line_is_a_sentence(name):
+    line = inspect.getdoc(MEMBERS[name]).splitlines()[0]
+    assert line.endswith((".", ":")) and line[0].isupper(), line
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in DOCUMENTED if inspect.isroutine(DOCUMENTED[name]) and name not in UNTYPED]
+)
+def test_arguments_and_results_have_types(name):
+    signature = inspect.signature(DOCUMENTED[name])
+    arguments = [row.name for row in signature.parameters.values() if row.annotation is row.empty]
+    assert not arguments and signature.return_annotation is not signature.empty, arguments
