@@ -1,6 +1,7 @@
-"""Residual networks in Keras: any of the family, anybody's weights, real images (He et al. 2015)."""
+"""Residual networks in Keras (He et al. 2015): models, pretrained weights, training, evaluation and export."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.network import ResNet, build, endpoints
@@ -9,7 +10,7 @@ from keras_resnet.data.labels import decode_predictions
 from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
 from keras_resnet.data.sources import from_arrays, load_dataset
 from keras_resnet.evaluation import evaluate
-from keras_resnet.models.create import (
+from keras_resnet.models.constructors import (
     PlainNet18,
     PlainNet20,
     PlainNet32,
@@ -37,11 +38,11 @@ from keras_resnet.models.create import (
     SEResNet101,
     WideResNet50,
     WideResNet101,
-    create,
-    load_model,
 )
+from keras_resnet.models.create import create, load_model
 from keras_resnet.models.feature_extractor import feature_extractor
 from keras_resnet.models.preprocessing import preprocessing
+from keras_resnet.models.transforms import fold_batch_norm
 from keras_resnet.prediction import predict
 from keras_resnet.training.recipes import Recipe, get_recipe
 from keras_resnet.variants import get_spec, list_models
@@ -49,19 +50,27 @@ from keras_resnet.weights.catalog import list_weights
 from keras_resnet.weights.loading import load_weights
 from keras_resnet.weights.saving import save_weights
 
+if TYPE_CHECKING:
+    from keras_resnet.deployment.exported import load_exported
+    from keras_resnet.deployment.exporting import export
+    from keras_resnet.deployment.inference import optimize_for_inference
+    from keras_resnet.search.hypermodel import ResNetHyperModel
+    from keras_resnet.search.tune import tune
+    from keras_resnet.training.train import train
+    from keras_resnet.transfer.finetuning import finetune
+
 __version__ = "0.1.0"
 
-_LATER = {
-    # what is imported when it is used -> where it is
+_LAZY = {
     "train": "keras_resnet.training.train",
     "finetune": "keras_resnet.transfer.finetuning",
     "tune": "keras_resnet.search.tune",
     "ResNetHyperModel": "keras_resnet.search.hypermodel",
-    "fold_batch_norm": "keras_resnet.models.transforms",
     "optimize_for_inference": "keras_resnet.deployment.inference",
     "export": "keras_resnet.deployment.exporting",
     "load_exported": "keras_resnet.deployment.exported",
 }
+"""Name -> the module that defines it; imported on first use, because training and export need more than Keras."""
 
 __all__ = [
     "Preprocessing",
@@ -125,8 +134,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
-    """Training, search and deployment are imported when they are used."""
-    if name not in _LATER:
+def __getattr__(name: str):
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LATER[name]), name)
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,16 +1,17 @@
 """Checks of values, and errors in Keras's form: what was expected, what was received, and the nearest known names."""
 
 import difflib
+from collections.abc import Iterable
 
 
-def unknown_name_error(argument, value, known, expected=None):
-    """The ValueError for a name that is not among the known ones.
+def unknown_name_error(argument: str, value: object, known: Iterable, expected: str | None = None) -> ValueError:
+    """The ValueError for a name that is not one of the known ones.
 
     Args:
         argument: name of the argument.
-        value: what was given for it.
-        known: the names that exist.
-        expected: in words, where the known names are too many to list.
+        value: the unknown name.
+        known: the known names.
+        expected: description of the known names, if they are too many to list.
     """
     names = [str(name) for name in known]
     given = str(value)
@@ -22,25 +23,25 @@ def unknown_name_error(argument, value, known, expected=None):
     )
 
 
-def is_number(value):
-    """Whether a value is an integer or a float; True and False are neither."""
+def is_number(value: object) -> bool:
+    """Whether a value is an integer or a float; False for True and False."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def is_integer(value, least):
-    """Whether a value is an integer, and large enough; True is none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def is_integer(value: object, minimum: int) -> bool:
+    """Whether a value is an integer of at least `minimum`; False for True and False."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
-def check_integers(least=1, **arguments):
-    """Raises ValueError for arguments that are no integers, or smaller than the least that makes sense."""
+def check_integers(minimum: int = 1, **arguments: object) -> None:
+    """Raises ValueError for an argument that is not an integer of at least `minimum`."""
     for argument, value in arguments.items():
-        if not is_integer(value, least):
-            raise ValueError(f"`{argument}` should be an integer, {least} or more. Received: {argument}={value!r}")
+        if not is_integer(value, minimum):
+            raise ValueError(f"`{argument}` should be an integer, {minimum} or more. Received: {argument}={value!r}")
 
 
-def error_summary(error):
-    """What a library's exception says, in a line: without the places in C++ that some begin with."""
+def error_summary(error: BaseException) -> str:
+    """One line of at most 300 characters from an exception's message, without leading C++ source locations."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
-    return (telling or lines or [type(error).__name__])[0][:300]
+    readable = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
+    return (readable or lines or [type(error).__name__])[0][:300]

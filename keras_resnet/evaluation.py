@@ -170,8 +170,8 @@ def evaluate(
             progress(done)
     if not done:
         raise _no_images_error(dataset)
-    columns = (np.concatenate(column).astype("int32") for column in zip(*results, strict=True))
-    return Evaluation(classes, *columns, tuple(skipped))
+    labels, predicted, ranks = (np.concatenate(column).astype("int32") for column in zip(*results, strict=True))
+    return Evaluation(classes, labels, predicted, ranks, tuple(skipped))
 
 
 def batch_probabilities(
@@ -317,7 +317,8 @@ def plot_confusion(evaluation: Evaluation, path) -> None:
 
     names = [name for _, name in evaluation.classes]
     _check_num_classes(len(names))
-    figure = Figure(figsize=[3 + 0.4 * len(names)] * 2)
+    side = 3 + 0.4 * len(names)
+    figure = Figure(figsize=(side, side))
     axes = figure.add_subplot()
     ConfusionMatrixDisplay(evaluation.confusion, display_labels=names).plot(
         ax=axes, cmap="Blues", colorbar=False, xticks_rotation="vertical", values_format="d"

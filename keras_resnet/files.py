@@ -1,18 +1,25 @@
-"""Files that are either whole or untouched."""
+"""Atomic writing of files, JSON files, and figures as PNG files."""
 
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
-def atomic_write(path):
-    """Write beside, then rename: yields a temporary Path in the folder of `path`, named like it, suffix and all.
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary path in the folder of `path` and with its suffix; renames it to `path` afterwards.
 
-    The file written there takes the place of `path` when the block ends; if the block fails, it is removed and what
-    was at `path` stays as it was. A link is followed: its target is replaced, not the link.
+    >>> with atomic_write("notes.txt") as temporary:
+    ...     _ = temporary.write_text("complete")
+    >>> open("notes.txt").read()
+    'complete'
+
+    If the block raises, the temporary file is removed and `path` keeps its former content. Of a symbolic link, the
+    target is replaced.
 
     Raises:
         OSError: if the folder of `path` does not exist or cannot be written to, or if `path` is itself a folder.
@@ -26,15 +33,15 @@ def atomic_write(path):
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder, *patterns):
-    """Removes the temporary files that killed `atomic_write` calls left in a folder, for files that match a pattern."""
+def remove_leftovers(folder: Path, *patterns: str) -> None:
+    """Removes temporary files of killed `atomic_write` calls for files in `folder` that match one of the patterns."""
     for pattern in patterns:
-        for left in folder.glob(f".????????.{pattern}"):
-            left.unlink()
+        for temporary in folder.glob(f".????????.{pattern}"):
+            temporary.unlink()
 
 
-def check_writable(path):
-    """The Path at which `atomic_write` would put a file.
+def check_writable(path: str | os.PathLike) -> Path:
+    """The resolved path that `atomic_write` would write.
 
     Raises:
         OSError: as `atomic_write`.
@@ -49,7 +56,7 @@ def check_writable(path):
     return target
 
 
-def read_json(path):
+def read_json(path: str | os.PathLike) -> Any:
     """The values in a JSON file.
 
     Raises:
@@ -61,21 +68,21 @@ def read_json(path):
         raise ValueError(f"Expected a JSON file ({error}). Received: {path}") from error
 
 
-def write_json(values, path):
+def write_json(values: Any, path: str | os.PathLike) -> None:
     """Writes values as a JSON file, atomically.
 
     Raises:
         OSError: as `atomic_write`.
     """
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
-def save_figure(figure, path):
-    """Writes a matplotlib Figure as PNG, whole or not at all.
+def save_figure(figure: Any, path: str | os.PathLike) -> None:
+    """Writes a matplotlib Figure as a PNG file, atomically.
 
     Raises:
         OSError: as `atomic_write`.
     """
-    with atomic_write(path) as partial:
-        figure.savefig(partial, format="png", dpi=100, bbox_inches="tight")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100, bbox_inches="tight")

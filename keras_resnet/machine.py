@@ -1,4 +1,4 @@
-"""What the numbers were measured on."""
+"""The machine and library versions on which results were measured."""
 
 import importlib.metadata
 import os
@@ -24,14 +24,14 @@ _LIBRARIES = (
 )
 
 
-def machine():
-    """Name of the processor, how many of its cores this process may use, and the system."""
+def machine() -> dict:
+    """{"cpu": processor name, "cores": number this process may use, "system": operating system}."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"cpu": _processor(), "cores": usable, "system": platform.platform()}
 
 
-def versions():
-    """{library: version} of those that are installed."""
+def versions() -> dict[str, str]:
+    """{library: version} of Python and the installed libraries."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -41,14 +41,14 @@ def versions():
     return found
 
 
-def peak_memory():
-    """Bytes of memory this process has held at most; None where the system does not say.
+def peak_memory() -> int | None:
+    """Largest memory use of this process so far, in bytes; None if the system does not record it.
 
-    Linux's own record comes first: the one of `getrusage` begins with that of the process which started this one.
+    On Linux, `getrusage` includes the memory of the parent process at the fork; /proc does not.
     """
     status = Path("/proc/self/status")
     if status.exists():
-        return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text("utf-8"))[1]) * 1024
+        return int(status.read_text("utf-8").partition("VmHWM:")[2].split()[0]) * 1024  # in kB
     try:
         import resource
     except ImportError:  # Windows
@@ -56,8 +56,8 @@ def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def accelerator(framework):
-    """(name, bytes held at most) of the GPU that "tensorflow", "jax" or "torch" uses; (None, None) on the CPU."""
+def accelerator(framework: str) -> tuple[str | None, int | None]:
+    """(name, peak memory in bytes) of the GPU that "tensorflow", "jax" or "torch" uses; (None, None) on the CPU."""
     return {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}.get(framework, lambda: (None, None))()
 
 
@@ -89,7 +89,7 @@ def _torch():
 
 
 def _processor():
-    """Linux keeps the full name in a file; elsewhere Python knows as much as there is."""
+    """The processor's full name on Linux, a shorter one from Python elsewhere."""
     info = Path("/proc/cpuinfo")
     name = re.search(r"model name\s*: (.+)", info.read_text("utf-8")) if info.exists() else None
     return name[1] if name else platform.processor() or platform.machine()

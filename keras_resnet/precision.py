@@ -1,5 +1,6 @@
-"""PRECISIONS: the number formats that networks train, predict and are exported in, one row each."""
+"""PRECISIONS: the number formats in which models train, predict and are exported, one row each."""
 
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,10 +14,10 @@ class Precision:
     """A number format."""
 
     policy: str | None
-    """Keras's dtype policy for training in it; None where there is no training."""
+    """Keras's dtype policy for training; None if models cannot be trained in it."""
     tolerance: float
-    """How far an exported network's outputs may be from Keras's, as `nrmse` of `ComparisonResult`: several times what
-    was measured of networks of VARIANTS, and less than the effect of a wrong channel order or a missing mean."""
+    """Largest accepted difference (`nrmse` of `ComparisonResult`) between an exported model's outputs and Keras's:
+    several times what was measured for VARIANTS, and less than a wrong channel order or a missing mean causes."""
 
 
 PRECISIONS = {
@@ -26,17 +27,17 @@ PRECISIONS = {
     "int8": Precision(None, tolerance=0.3),
 }
 COMPUTED = tuple(name for name, row in PRECISIONS.items() if row.policy)
-"""Precisions that Keras itself computes in."""
+"""Precisions in which Keras itself computes."""
 
 
-def check_precision(precision, known=COMPUTED):
-    """Raises ValueError for a precision that is none of `known`, with the nearest of them."""
+def check_precision(precision: str, known: Iterable[str] = COMPUTED) -> None:
+    """Raises ValueError for a precision that is not in `known`, with the nearest ones."""
     if precision not in known:
         raise unknown_name_error("precision", precision, known)
 
 
 @contextmanager
-def precision_scope(precision):
+def precision_scope(precision: str | None) -> Iterator[None]:
     """Within the block, new Keras models compute in `precision`: a name in COMPUTED, or None for no change."""
     if precision is not None:
         check_precision(precision)
@@ -48,6 +49,6 @@ def precision_scope(precision):
         keras.config.set_dtype_policy(before)
 
 
-def precision_of(policy):
+def precision_of(policy: keras.DTypePolicy) -> str:
     """The precision of a Keras dtype policy, "bfloat16" for mixed_bfloat16; the name of any other policy."""
     return next((name for name, row in PRECISIONS.items() if row.policy == policy.name), policy.name)

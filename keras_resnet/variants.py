@@ -1,4 +1,4 @@
-"""The networks: one row each, with its source. A name is timm's or keras.applications' where they have the network."""
+"""VARIANTS: every network of the family as one row with its source, named as in keras.applications or timm."""
 
 import fnmatch
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import unknown_name_error
 
-# The paper's networks as torchvision and timm have them: no biases, and (v1.5) the stride on the 3x3.
+# As in torchvision and timm: without biases, and with the stride on the 3x3 (v1.5).
 _18 = ResNetSpec("basic", depths=(2, 2, 2, 2))
 _34 = replace(_18, depths=(3, 4, 6, 3))
 _26 = ResNetSpec("bottleneck", depths=(2, 2, 2, 2))
@@ -24,13 +24,13 @@ _RS = {**_D, "stem": "deep_conv", "se_ratio": 1 / 4}
 
 
 def _cifar(blocks, block="basic", widen=1, **changes):
-    """A CIFAR net: three stages of `blocks` on 32x32, 16x16 and 8x8 maps (sec. 4.2: 6n + 2 layers)."""
+    """A CIFAR network: three stages of `blocks` blocks on 32x32, 16x16 and 8x8 maps (sec. 4.2: 6n + 2 layers)."""
     widths = (16 * widen, 32 * widen, 64 * widen)
     return ResNetSpec(block, (blocks,) * 3, widths, **{"stem": "cifar", "stem_width": 16, "shortcut": "A", **changes})
 
 
 VARIANTS = {
-    # He et al. 2015, arXiv:1512.03385, table 1; the option in a name is its shortcut (sec. 4.1), B where none is
+    # He et al. 2015, arXiv:1512.03385, table 1; a suffix _a or _c is its shortcut (sec. 4.1), otherwise B
     "resnet18": _18,
     "resnet18_a": replace(_18, shortcut="A"),
     "resnet34": _34,
@@ -95,13 +95,18 @@ VARIANTS = {
 }
 
 
-def list_models(pattern="*"):
-    """Names of the networks that match `pattern` (as in a shell: "*cifar*"), in the order of VARIANTS."""
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the networks that match a shell-style pattern, in the order of VARIANTS.
+
+    >>> from keras_resnet import list_models
+    >>> list_models("resnext*")
+    ['resnext50_32x4d', 'resnext101_32x8d', 'resnext101_64x4d']
+    """
     return fnmatch.filter(VARIANTS, pattern)
 
 
-def canonical_name(name):
-    """The key of VARIANTS that `name` means: itself, in any case, or short for a CIFAR net ("resnet20").
+def canonical_name(name: str) -> str:
+    """The key of VARIANTS for a name in any case; "_cifar" may be omitted ("resnet20").
 
     Raises:
         ValueError: for an unknown name, with the nearest known ones.
@@ -115,6 +120,15 @@ def canonical_name(name):
     )
 
 
-def get_spec(name):
-    """The ResNetSpec of a network of VARIANTS, such as "resnet50" or "resnet20"."""
+def get_spec(name: str) -> ResNetSpec:
+    """The ResNetSpec of a network of VARIANTS.
+
+    >>> from keras_resnet import get_spec
+    >>> spec = get_spec("resnet50")
+    >>> spec.depth, spec.block, spec.depths
+    (50, 'bottleneck', (3, 4, 6, 3))
+
+    Raises:
+        ValueError: for an unknown name, with the nearest known ones.
+    """
     return VARIANTS[canonical_name(name)]

@@ -14,7 +14,7 @@ from support import random_images, randomize_weights
 
 from keras_resnet import ResNetSpec, analysis, build, create, endpoints, get_spec, preprocessing
 from keras_resnet.analysis.signals import BATCH_SIZE
-from keras_resnet.models.layers import endpoints_of
+from keras_resnet.models.layers import endpoint_layers
 
 TINY = ResNetSpec("basic", depths=(1, 2), widths=(8, 12), stem="cifar", stem_width=8, shortcut="A")
 NECK = replace(TINY, block="bottleneck", shortcut="B")
@@ -162,7 +162,7 @@ def test_endpoints_of_a_model_are_those_of_its_spec(name):
         small = replace(spec, depths=(2,) * len(spec.depths), kernel_initializer="zeros", drop_path=drop_path)
         inputs = keras.layers.Input((64, 64, 3))
         expected = endpoints(small, inputs)
-        found = endpoints_of(keras.Model(inputs, list(expected.values())[-1]))
+        found = endpoint_layers(keras.Model(inputs, list(expected.values())[-1]))
         assert list(found) == list(expected)
         assert all(found[key].output is expected[key] for key in expected)
 

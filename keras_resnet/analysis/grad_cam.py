@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from keras_resnet.analysis.gradients import gradients
 from keras_resnet.architecture.metadata import to_channels_last
 from keras_resnet.files import save_figure
-from keras_resnet.models.layers import check_inputs, class_scores, find_layer, last_feature_map
+from keras_resnet.models.layers import check_inputs, find_layer, last_feature_map, logits_of
 
 
 def grad_cam(
@@ -43,7 +43,7 @@ def grad_cam(
         ValueError: for inputs that do not fit the model, an unknown layer (with the nearest known names), a layer
             inside a block, a class that does not exist, and a model that is not a classifier.
     """
-    inputs, scores = check_inputs(model, inputs), class_scores(model)
+    inputs, scores = check_inputs(model, inputs), logits_of(model)
     found = find_layer(model, layer) if layer else last_feature_map(model)
     head = _model_between(found, scores)
     features, values = keras.Model(model.inputs[0], [found.output, scores]).predict_on_batch(inputs)

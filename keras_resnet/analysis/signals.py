@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from keras_resnet.analysis.gradients import gradients
 from keras_resnet.files import save_figure
-from keras_resnet.models.layers import check_inputs, class_scores, convolutions, responses
+from keras_resnet.models.layers import check_inputs, convolutions, logits_of, responses
 
 BATCH_SIZE = 100
 """Batch size of `layer_responses` for inputs in one array."""
@@ -129,7 +129,7 @@ def gradient_norms(model: keras.Model, inputs: ArrayLike, labels: ArrayLike) -> 
         ValueError: for inputs or labels that do not fit the model, and for a model without convolutions.
     """
     inputs, layers = check_inputs(model, inputs), convolutions(model)
-    scores = keras.Model(model.inputs[0], class_scores(model))
+    scores = keras.Model(model.inputs[0], logits_of(model))
     labels = _check_labels(labels, len(inputs), model.output_shape[-1])
     kernels = [layer.kernel for layer in layers]
 

@@ -1,1 +1,1 @@
-"""What a residual network is: its layers, its specification, its graph. Imports Keras; TensorFlow for one kernel."""
+"""Residual networks: layers, blocks, ResNetSpec and the Keras graph. Needs only Keras."""

@@ -1,4 +1,4 @@
-"""The residual function F, and the block around it: relu(x + F(x)), or x + F(relu(bn(x)))."""
+"""Residual blocks: the residual function F, and relu(x + F(x)) or x + F(relu(bn(x))) with it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,27 +11,29 @@ from keras_resnet.architecture.shortcuts import shortcut
 
 @dataclass(frozen=True)
 class Block:
-    """Where one block stands in its network; `ResNetSpec.stages` holds one for each."""
+    """One block of a network as data; `ResNetSpec.stages` lists them all."""
 
     name: str
     first: bool
-    """Whether it is the first of the network."""
+    """Whether it is the first block of the network."""
     in_channels: int
     width: int
     """The stage's width: 64, 128, 256, 512 in the paper's networks."""
     filters: int
-    """Channels that F returns: `width`, four times that out of a bottleneck."""
+    """Output channels of F: `width`, or four times that for a bottleneck."""
     out_channels: int
-    """Channels that the block returns: `filters`, or more where the paths are concatenated."""
+    """Output channels of the block: `filters`, or more if the paths are concatenated."""
     changes_channels: bool
-    """Whether x lacks the channels that F returns (never where the paths are concatenated)."""
+    """Whether x and F(x) differ in their number of channels; always False if the paths are concatenated."""
     downsamples: bool
-    """Whether the resolution halves here, or would if `output_stride` had not made it dilation."""
+    """Whether the block halves the resolution, or would without the dilation due to `output_stride`."""
     stride: int
     dilation_in: int
-    """Dilation of the maps that come in; `dilation_out` of those that leave."""
+    """Dilation of the convolutions up to and including the strided one."""
     dilation_out: int
+    """Dilation of the convolutions after it."""
     drop_path: float
+    """Stochastic depth rate."""
 
 
 def basic(block, spec):
@@ -45,7 +47,7 @@ def basic(block, spec):
 def bottleneck(block, spec):
     """F: 1x1 reduce, 3x3, 1x1 expand by 4 (He et al. 2015, fig. 5 right); grouped, it is ResNeXt's (1611.05431)."""
     width = int(block.width * spec.group_width / 64) * spec.groups
-    early = spec.stride_on == "1x1"  # v1; otherwise v1.5, which strides where the kernel sees every pixel
+    early = spec.stride_on == "1x1"  # v1; v1.5 strides in the 3x3, whose kernel covers every pixel
     first, middle = (block.stride, 1) if early else (1, block.stride)
     dilation = block.dilation_out if early else block.dilation_in
     return (
@@ -57,12 +59,12 @@ def bottleneck(block, spec):
 
 @dataclass(frozen=True)
 class Transform:
-    """F as data."""
+    """A residual function F as data."""
 
     convolutions: Callable[..., tuple[Convolution, ...]]
-    """(Block, ResNetSpec) -> its rows."""
+    """(Block, ResNetSpec) -> its convolutions."""
     expansion: int
-    """How many times wider than the stage it leaves the maps."""
+    """Its output channels divided by the width of the stage."""
 
 
 TRANSFORMS = {
@@ -72,7 +74,7 @@ TRANSFORMS = {
 
 
 def residual_block(block, *, spec):
-    """(B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), filters), or C + filters where the paths concatenate."""
+    """(B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), filters), or C + filters if paths are concatenated."""
     return (_preactivation if spec.preactivation else _postactivation)(block, spec)
 
 
@@ -134,7 +136,7 @@ def _dropout(block, spec):
 
 
 def _extras(block, spec):
-    """What may follow F's last convolution."""
+    """Yields the optional layers after F's last convolution."""
     if spec.se_ratio:
         yield squeeze_excite(block.filters, spec=spec, name=block.name)
     if block.drop_path:
@@ -142,15 +144,15 @@ def _extras(block, spec):
 
 
 def _merge(block, spec, *, name):
-    """(x, preact, F) -> both paths, added or side by side; a plain net has but one."""
+    """(x, preact, F(x)) -> sum or concatenation of shortcut and F(x); F(x) alone in a plain network."""
     if spec.shortcut is None:
         return lambda x, preact, y: y
-    around = shortcut(block, spec=spec)
+    bypass = shortcut(block, spec=spec)
     concat = spec.merge == "concat"
     join = layers.Concatenate(axis=spec.channel_axis, name=name) if concat else layers.Add(name=name)
-    return lambda x, preact, y: join([around(x, preact), y])
+    return lambda x, preact, y: join([bypass(x, preact), y])
 
 
 def stage(blocks, *, spec):
-    """One residual stage: its blocks, one after the other."""
+    """One residual stage: its blocks in sequence."""
     return chain(*(residual_block(block, spec=spec) for block in blocks))

@@ -1,34 +1,41 @@
-"""What a network costs, read off its specification: no layer is built for it."""
+"""Parameters and multiply-adds of a network, computed from its ResNetSpec without building it."""
 
 from dataclasses import dataclass
 
 from keras_resnet.architecture.blocks import TRANSFORMS
 from keras_resnet.architecture.layers import Convolution, squeeze_excite_width, uses_bias
 from keras_resnet.architecture.shortcuts import projection
+from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import MAX_POOLS, STEMS
 from keras_resnet.errors import is_integer
 
 
 @dataclass(frozen=True)
 class Complexity:
-    """Sums over the layers of a network."""
+    """Parameters and multiply-adds of a network."""
 
     parameters: int
-    """Trainable parameters."""
+    """Number of trainable parameters."""
     statistics: int
-    """Moving means and variances; Keras's `count_params()` is `parameters + statistics`."""
+    """Number of moving means and variances; Keras's `count_params()` is `parameters + statistics`."""
     multiply_adds: int
-    """Of convolutions and classifier, for one image: the paper's "FLOPs"."""
+    """Multiply-adds of the convolutions and the classifier for one image: the paper's "FLOPs"."""
 
 
-def complexity(spec, include_top=True, classes=None, input_shape=None):
-    """Parameters and multiply-adds of the network that `spec` describes.
+def complexity(
+    spec: ResNetSpec, include_top: bool = True, classes: int | None = None, input_shape: tuple | None = None
+) -> Complexity:
+    """Counts the parameters and multiply-adds of a network without building it.
+
+    >>> from keras_resnet import complexity, get_spec
+    >>> complexity(get_spec("resnet20"))
+    Complexity(parameters=269722, statistics=1376, multiply_adds=40551040)
 
     Args:
         spec: ResNetSpec.
-        include_top: whether the classifier counts.
-        classes: its number of classes; default the spec's usual one, 1000, or 10 for the CIFAR nets.
-        input_shape: (height, width, channels) of one image; default the spec's usual size, in colour.
+        include_top: whether to count the classifier.
+        classes: number of classes; default 1000, or 10 for the CIFAR networks.
+        input_shape: (height, width, channels) of one image; default (224, 224, 3), or (32, 32, 3) for the CIFAR ones.
 
     Returns:
         A Complexity. Multiply-adds are counted as in He et al. 2015, table 1.
@@ -56,13 +63,13 @@ def complexity(spec, include_top=True, classes=None, input_shape=None):
 
 
 class _Sum:
-    """A Complexity in the making."""
+    """Running sums for a Complexity."""
 
     def __init__(self):
         self.parameters = self.statistics = self.multiply_adds = 0
 
     def convolution(self, row, channels, size, bias):
-        """Adds one convolution of `channels` inputs on maps of `size`; returns the size of its outputs."""
+        """Adds one convolution with `channels` input channels on maps of `size`; returns the size of its output."""
         size = tuple(-(-side // row.stride) for side in size)
         weights = row.kernel_size**2 * channels * row.filters // row.groups
         self.parameters += weights + (row.filters if bias else 0)
@@ -75,7 +82,7 @@ class _Sum:
 
 
 def _stem(spec, channels, size, total):
-    """Adds the stem; returns channels and size of what leaves it."""
+    """Adds the stem; returns the channels and size of its output."""
     rows = [row for _, row in STEMS[spec.stem].rows(spec)]
     channels, size = _chain(rows, channels, size, spec, total)
     if STEMS[spec.stem].pool in MAX_POOLS:
@@ -84,7 +91,7 @@ def _stem(spec, channels, size, total):
 
 
 def _block(block, spec, size, total):
-    """Adds one block; returns the size of the maps that leave it."""
+    """Adds one block; returns the size of its output."""
     project = projection(block, spec)
     if project:
         pooled = tuple(-(-side // (block.stride // project.stride)) for side in size)
@@ -102,7 +109,7 @@ def _block(block, spec, size, total):
 
 
 def _chain(rows, channels, size, spec, total):
-    """Adds convolutions that follow each other, each with its batch norm; a pre-activation net's last has none."""
+    """Adds consecutive convolutions and their batch norms; in pre-activation networks the last one has none."""
     for i, row in enumerate(rows, 1):
         bn_follows = not (spec.preactivation and i == len(rows))
         size = total.convolution(row, channels, size, uses_bias(spec, bn_follows))

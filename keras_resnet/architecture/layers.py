@@ -1,5 +1,6 @@
-"""The layers every residual network is made of. Each factory returns a function of a tensor, so that they chain."""
+"""The layers of residual networks. Each factory returns a function of a tensor, so that they can be chained."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 
@@ -12,7 +13,7 @@ if keras.backend.backend() == "tensorflow":
 
 @dataclass(frozen=True)
 class Convolution:
-    """One convolution as data: what builds it, and what counts its parameters and multiply-adds."""
+    """One convolution as data, from which it is built and its parameters and multiply-adds are counted."""
 
     filters: int
     kernel_size: int
@@ -21,21 +22,21 @@ class Convolution:
     groups: int = 1
 
     @property
-    def padding(self):
-        """Pixels of zeros on each of the four sides: symmetric, as in Caffe and torch."""
+    def padding(self) -> int:
+        """Width of the zero padding on each of the four sides, in pixels: symmetric, as in Caffe and PyTorch."""
         return self.dilation * (self.kernel_size - 1) // 2
 
 
-def chain(*functions):
-    """chain(f, g)(x) == g(f(x)); None stands for the identity."""
+def chain(*functions: Callable | None) -> Callable:
+    """Composition in reading order: chain(f, g)(x) == g(f(x)); None stands for the identity."""
     return lambda x: reduce(lambda y, function: function(y) if function else y, functions, x)
 
 
 def conv(row, *, spec, name, bn_follows=True, kernel_initializer=None):
     """x -> convolution(x): (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), filters).
 
-    A strided convolution gets its padding from a layer of its own: "same" in TensorFlow would pad unevenly, and no
-    published weights expect that. A bias in front of a batch norm is redundant; only the v1 files have it (conv_bias).
+    A strided convolution is preceded by a padding layer: TensorFlow's "same" pads asymmetrically, unlike all published
+    weights. A bias before a batch norm is redundant; only the v1 weights have one (`conv_bias`).
     """
     explicit = row.padding > 0 and (row.stride > 1 or spec.explicit_padding)
     return chain(
@@ -56,12 +57,12 @@ def conv(row, *, spec, name, bn_follows=True, kernel_initializer=None):
 
 
 def uses_bias(spec, bn_follows):
-    """Whether a convolution has a bias: in front of a batch norm only in post-activation nets, as in the v1 files."""
+    """Whether a convolution has a bias; before a batch norm only in post-activation networks, as in the v1 weights."""
     return spec.conv_bias and not (spec.preactivation and bn_follows)
 
 
 def batch_norm(*, spec, name, gamma_initializer="ones"):
-    """x -> gamma * (x - mean) / sqrt(variance + epsilon) + beta, a channel at a time (Ioffe and Szegedy 2015)."""
+    """x -> gamma * (x - mean) / sqrt(variance + epsilon) + beta, per channel (Ioffe and Szegedy 2015)."""
     return BatchNormalization(
         axis=spec.channel_axis,
         momentum=spec.bn_momentum,
@@ -77,7 +78,7 @@ def relu(name):
 
 
 def conv_bn(row, *, spec, name, activation=True, gamma_initializer="ones"):
-    """x -> relu(bn(conv(x))), the paper's unit (He et al. 2015, sec. 3.4): normalised before the activation."""
+    """x -> relu(bn(conv(x))): batch norm between convolution and activation (He et al. 2015, sec. 3.4)."""
     return chain(
         conv(row, spec=spec, name=name),
         batch_norm(spec=spec, name=name, gamma_initializer=gamma_initializer),
@@ -86,12 +87,12 @@ def conv_bn(row, *, spec, name, activation=True, gamma_initializer="ones"):
 
 
 def bn_relu(*, spec, name):
-    """x -> relu(bn(x)), what pre-activation nets put before a convolution (He et al. 2016, arXiv:1603.05027)."""
+    """x -> relu(bn(x)), which precedes each convolution of a pre-activation network (arXiv:1603.05027)."""
     return chain(batch_norm(spec=spec, name=name), relu(name))
 
 
-def squeeze_excite_width(channels, ratio):
-    """Channels of the squeezed layer: `ratio * channels` to the nearest multiple of 8, as timm rounds it."""
+def squeeze_excite_width(channels: int, ratio: float) -> int:
+    """Channels of the reduced layer: `ratio * channels`, rounded to the nearest multiple of 8 as in timm."""
     return max(8, int(channels * ratio + 4) // 8 * 8)
 
 
@@ -117,17 +118,17 @@ def squeeze_excite(channels, *, spec, name):
 
 
 def drop_path(rate, *, name):
-    """F -> F or, for a share `rate` of the images, 0: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
+    """F -> F, or 0 for a fraction `rate` of the images: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
     return layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop_path")
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` through TensorFlow's fused kernel (cuDNN on GPUs); elsewhere unchanged.
+    """`keras.layers.BatchNormalization` computed by TensorFlow's fused kernel; on other backends unchanged.
 
-    Keras composes mean, variance, multiply and add from separate ops; the fused kernel reads the activations once.
-    Same weights, same moving averages (the kernel's unbiased variance is turned back into Keras's biased one), and the
-    same class name, without which `.weights.h5` files of either class would not load into the other.
+    Keras computes mean, variance, scale and offset in separate operations; the fused kernel (cuDNN on GPUs) reads the
+    activations once. Weights and moving averages are the same: the kernel's unbiased variance is converted to Keras's
+    biased one. So is the class name, by which `.weights.h5` files identify layers.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -136,7 +137,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if not (training and self.trainable):
             return self._fused(inputs, self.moving_mean, self.moving_variance, is_training=False)[0]
         outputs, mean, variance = self._fused(inputs, tf.zeros(0), tf.zeros(0), is_training=True)
-        count = tf.cast(tf.size(inputs) // tf.size(mean), "float32")  # values a channel
+        count = tf.cast(tf.size(inputs) // tf.size(mean), "float32")  # values per channel
         variance *= tf.maximum(count - 1, 1) / count
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + batch * (1 - self.momentum))
@@ -168,4 +169,4 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )[:3]
 
 
-_FUSED_FORMATS = {1: "NCHW", 3: "NHWC"}  # axis of the channels -> the kernel's name for it
+_FUSED_FORMATS = {1: "NCHW", 3: "NHWC"}  # channel axis -> the kernel's name of the data format

@@ -1,9 +1,10 @@
-"""From a specification to a Keras model."""
+"""`build`: a ResNetSpec as a Keras model."""
 
 import numbers
 import re
 import sys
 from dataclasses import replace
+from typing import Any
 
 import keras
 from keras import layers
@@ -14,19 +15,25 @@ from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import stem
 from keras_resnet.errors import is_integer, unknown_name_error
 
-_POOLINGS = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
+POOLINGS = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
 class ResNet(keras.Model):
-    """A flat Functional model that knows what it is, also after `.keras` and back.
+    """A flat Functional model whose spec and info are saved in its `.keras` file.
 
-    `spec` is its ResNetSpec; `info` holds, as JSON values, what belongs to its weights: where they came from, how
-    images are to be prepared for them, the names of the classes. In all else it is `keras.Model(inputs, outputs)`.
+    >>> import keras_resnet
+    >>> model = keras_resnet.create("resnet20", weights="cifar10")
+    >>> model.spec.depth, model.info["weights"]
+    (20, 'cifar10')
+
+    In all other respects it is a `keras.Model(inputs, outputs)`.
     """
 
-    spec = None
-    info = None
+    spec: ResNetSpec | None = None
+    """The ResNetSpec it was built from."""
+    info: dict | None = None
+    """Facts about its weights as JSON values: their source, the preprocessing of images, the class names."""
 
     def get_config(self):
         spec = self.spec and self.spec.to_config()
@@ -34,26 +41,32 @@ class ResNet(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        about = config.get("resnet", {})
+        metadata = config.get("resnet", {})
         config = {key: value for key, value in config.items() if key != "resnet"}
-        spec = ResNetSpec(**about["spec"]) if about.get("spec") else None
+        spec = ResNetSpec(**metadata["spec"]) if metadata.get("spec") else None
         _allow_depth(spec)
         model = super().from_config(config, custom_objects=custom_objects)
         model.spec = spec
-        model.info = dict(about.get("info") or {})
+        model.info = dict(metadata.get("info") or {})
         return model
 
 
-def endpoints(spec, inputs):
-    """The named feature maps of a network: {"stem": ..., "stage1": ..., "stage2": ..., ...}.
+def endpoints(spec: ResNetSpec, inputs: keras.KerasTensor) -> dict[str, keras.KerasTensor]:
+    """Builds a network without its top: {"stem": feature map, "stage1": feature map, ...}.
+
+    >>> import keras
+    >>> from keras_resnet import endpoints, get_spec
+    >>> maps = endpoints(get_spec("resnet20"), keras.Input((32, 32, 3)))
+    >>> {name: tuple(tensor.shape) for name, tensor in maps.items() if name != "stem"}
+    {'stage1': (None, 32, 32, 16), 'stage2': (None, 16, 16, 32), 'stage3': (None, 8, 8, 64)}
 
     Args:
         spec: ResNetSpec.
-        inputs: Keras tensor (B, H, W, C), or (B, C, H, W) where the spec says so.
+        inputs: Keras tensor (B, H, W, C), or (B, C, H, W) for a channels-first spec.
 
     Returns:
-        A dict of Keras tensors, first layer first. Stage 1 to 4 are C2 to C5 of the detection literature. The last one
-        is what the classifier sees: normalised and rectified in pre-activation networks too.
+        A dict of Keras tensors from stem to last stage. Stages 1 to 4 are C2 to C5 of the detection literature. The
+        last one is the input of the top: in pre-activation networks, after the final batch norm and ReLU.
     """
     x = stem(spec)(inputs)
     outputs = {"stem": x}
@@ -64,61 +77,66 @@ def endpoints(spec, inputs):
     return outputs
 
 
-def num_stages(model):
-    """How many stages a network has, by the names of its layers."""
+def num_stages(model: keras.Model) -> int:
+    """Number of residual stages, from the names of the layers."""
     found = (re.match(r"conv(\d+)_", layer.name) for layer in model.layers)
     return max((int(match[1]) for match in found if match), default=1) - 1
 
 
-def stage_index(layer_name, stages):
-    """How far up in a network a layer is, by its name: 0 for the stem, 1 to `stages`, above them the classifier.
+def stage_index(layer_name: str, stages: int) -> int:
+    """Stage of a layer, from its name: 0 for the stem, 1 to `stages`, `stages` + 1 for the top.
 
     Args:
-        layer_name: as keras.applications has them: "conv1_conv", "conv3_block1_2_bn", "predictions".
-        stages: how many the network has.
+        layer_name: name as in keras.applications: "conv1_conv", "conv3_block1_2_bn", "predictions".
+        stages: number of stages of the network.
     """
     prefix = layer_name.partition("_")[0]
     if prefix in ("conv1", "pool1"):
         return 0
-    if prefix == "post":  # the last norm of a pre-activation net
+    if prefix == "post":  # the final batch norm of a pre-activation network
         return stages
     return int(prefix[4:]) - 1 if prefix.startswith("conv") and prefix[4:].isdecimal() else stages + 1
 
 
 def build(
-    spec,
-    include_top=True,
-    classes=None,
-    input_shape=None,
-    input_tensor=None,
-    pooling=None,
-    classifier_activation="softmax",
-    name="resnet",
-    initialize=True,
-):
-    """The model that `spec` describes, with random weights.
+    spec: ResNetSpec,
+    include_top: bool = True,
+    classes: int | None = None,
+    input_shape: tuple[int | None, ...] | None = None,
+    input_tensor: Any = None,
+    pooling: str | None = None,
+    classifier_activation: Any = "softmax",
+    name: str = "resnet",
+    initialize: bool = True,
+) -> ResNet:
+    """Builds the model that `spec` describes, with random weights.
+
+    >>> import keras_resnet
+    >>> spec = keras_resnet.ResNetSpec("basic", depths=(2, 2), widths=(16, 32), stem="cifar", stem_width=16)
+    >>> keras_resnet.build(spec, classes=5, input_shape=(32, 32, 3)).output_shape
+    (None, 5)
 
     Args:
         spec: ResNetSpec.
         include_top: whether average pooling and the classifier follow the last stage.
-        classes: number of classes of the classifier; default the spec's usual one, 1000, or 10 for the CIFAR nets.
-        input_shape: (H, W, C), or (C, H, W) for channels-first; H and W may be None. Default: the network's usual
-            size with the top, unknown sizes without.
+        classes: number of classes; default 1000, or 10 for the CIFAR networks.
+        input_shape: (H, W, C), or (C, H, W) for channels first; H and W may be None. Default: (224, 224, 3), or
+            (32, 32, 3) for the CIFAR networks; without the top, H and W are None.
         input_tensor: Keras tensor to build upon, instead of `input_shape`.
-        pooling: without the top: None (feature maps), "avg" or "max" (one vector an image).
+        pooling: without the top: None (feature maps), "avg" or "max" (one vector per image).
         classifier_activation: "softmax", None for logits, or any Keras activation.
         name: name of the model.
-        initialize: False leaves all kernels zero: for weights that are about to be overwritten.
+        initialize: False leaves all kernels zero, which is faster if weights are loaded next.
 
     Returns:
         A ResNet: (B, H, W, C) -> (B, classes), or (B, h, w, channels) or (B, channels) without the top.
 
     Raises:
-        ValueError: for an input shape of another rank, without channels or smaller than `spec.minimum_size`, for a
-            number of classes that is no positive integer, or an unknown pooling.
+        ValueError: for an input shape of another rank, with unknown channels or sides below `spec.minimum_size`, for
+            `classes` that is not a positive integer, and for an unknown pooling.
     """
-    if pooling not in (None, *_POOLINGS):
-        raise unknown_name_error("pooling", pooling, (None, *_POOLINGS))
+    if pooling not in (None, *POOLINGS):
+        raise unknown_name_error("pooling", pooling, (None, *POOLINGS))
     classes = spec.default_classes if classes is None else classes
     if include_top and not is_integer(classes, 1):
         raise ValueError(f"`classes` should be a positive integer. Received: classes={classes!r}")
@@ -126,14 +144,14 @@ def build(
     _allow_depth(spec)
     inputs = _inputs(spec, include_top, input_shape, input_tensor)
     placeholder = keras.initializers.Zeros()
-    drawn = spec if initialize else replace(spec, kernel_initializer=placeholder)
+    initialized = spec if initialize else replace(spec, kernel_initializer=placeholder)
 
-    *_, x = endpoints(drawn, inputs).values()
-    tail = _head(drawn, classes, classifier_activation) if include_top else (_pool(pooling, spec),)
+    *_, x = endpoints(initialized, inputs).values()
+    tail = _head(initialized, classes, classifier_activation) if include_top else (_pool(pooling, spec),)
     x = chain(*tail)(x)
     sources = [inputs] if input_tensor is None else keras.utils.get_source_inputs(inputs)
     model = ResNet(sources[0] if len(sources) == 1 else sources, x, name=name)
-    for layer in model.layers:  # clones and saved configurations are initialised as the spec says
+    for layer in model.layers:  # clones and loaded models are initialized as the spec says
         if getattr(layer, "kernel_initializer", None) is placeholder:
             layer.kernel_initializer = keras.initializers.get(spec.kernel_initializer)
     model.spec, model.info = spec, {}
@@ -141,21 +159,21 @@ def build(
 
 
 def _allow_depth(spec):
-    """Lets Python recurse as deep as the network is: Keras walks a graph by a call a layer, 1202 are too many for it.
+    """Raises Python's recursion limit for deep networks: Keras traverses a graph with one nested call for each layer.
 
-    The limit stays raised, since clones and sub-models are walked too.
+    The limit stays raised, since cloning and sub-models traverse the graph again.
     """
     if spec is not None:
         sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 10 * spec.depth))
 
 
 def _pool(pooling, spec):
-    """(B, H, W, C) -> (B, C), or nothing."""
-    return pooling and _POOLINGS[pooling](data_format=spec.data_format, name=f"{pooling}_pool")
+    """The global pooling layer, (B, H, W, C) -> (B, C), or None."""
+    return pooling and POOLINGS[pooling](data_format=spec.data_format, name=f"{pooling}_pool")
 
 
 def _head(spec, classes, activation):
-    """Average pooling and the classifier, which under mixed precision computes in float32, as its loss should."""
+    """Yields average pooling, dropout and the classifier, which computes in float32 under mixed precision."""
     yield _pool("avg", spec)
     if spec.dropout:
         yield layers.Dropout(spec.dropout, name="head_drop")
@@ -192,5 +210,5 @@ def _check_input_shape(spec, input_shape):
     if channels is None:
         raise ValueError(f"The number of channels should be known. Received: input_shape={input_shape}")
     if any(side is not None and side < spec.minimum_size for side in sides):
-        least = f"{spec.minimum_size}x{spec.minimum_size}"
-        raise ValueError(f"Input size should be at least {least} pixels. Received: input_shape={input_shape}")
+        minimum = f"{spec.minimum_size}x{spec.minimum_size}"
+        raise ValueError(f"Input size should be at least {minimum} pixels. Received: input_shape={input_shape}")

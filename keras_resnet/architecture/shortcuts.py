@@ -1,4 +1,4 @@
-"""What carries x around the residual function F (He et al. 2015, sec. 3.3 and 4.1)."""
+"""SHORTCUTS: the connections that bypass the residual function F (He et al. 2015, sec. 3.3 and 4.1)."""
 
 from dataclasses import dataclass
 
@@ -12,22 +12,22 @@ class Shortcut:
     """A shortcut as data."""
 
     project: str
-    """When a 1x1 convolution is in it: "never", "on_change" (of the number of channels) or "always"."""
+    """When it contains a 1x1 convolution: "never", "on_change" (of the number of channels) or "always"."""
     pool: bool = False
-    """Whether 2x2 averages, rather than every other pixel, halve the resolution."""
+    """Whether 2x2 average pooling halves the resolution, instead of taking every other pixel."""
 
 
 SHORTCUTS = {
-    "A": Shortcut("never"),  # identity, new channels are zero: He et al. 2015, sec. 4.1
+    "A": Shortcut("never"),  # identity; additional channels are zero: He et al. 2015, sec. 4.1
     "B": Shortcut("on_change"),
     "C": Shortcut("always"),
     "pooled": Shortcut("on_change", pool=True),  # arXiv:1812.01187, fig. 2 c (ResNet-D)
-    None: None,  # a plain net
+    None: None,  # a plain network
 }
 
 
-def projection(block, spec):
-    """The 1x1 Convolution in the shortcut of `block`, or None."""
+def projection(block, spec) -> Convolution | None:
+    """The 1x1 convolution in the shortcut of `block`, or None."""
     kind = SHORTCUTS[spec.shortcut]
     if kind is None or kind.project == "never" or (kind.project == "on_change" and not block.changes_channels):
         return None
@@ -35,10 +35,11 @@ def projection(block, spec):
 
 
 def shortcut(block, *, spec):
-    """(x, preact) -> the path beside F: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), C or filters).
+    """(x, preact) -> the shortcut: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), C or filters).
 
-    A projection reads `preact`, which is x itself but in pre-activation nets relu(bn(x)). An identity reads x, except
-    in the first block: there the activation comes before the paths part (He et al. 2016, appendix).
+    A projection is applied to `preact`: relu(bn(x)) in pre-activation networks, otherwise x. An identity is applied to
+    x, except in the first block of a pre-activation network, whose activation precedes both paths (He et al. 2016,
+    appendix).
     """
     kind, row, name = SHORTCUTS[spec.shortcut], projection(block, spec), f"{block.name}_0"
     pool = _average_pool(block, spec) if kind.pool and block.downsamples else None
@@ -51,7 +52,7 @@ def shortcut(block, *, spec):
 
 
 def _average_pool(block, spec):
-    """2x2 means: at the border, of what is there; where `output_stride` keeps the resolution, of zeros too (timm)."""
+    """2x2 average pooling. The averages exclude padding, except where `output_stride` keeps the resolution (timm)."""
     name, data_format = f"{block.name}_0_pool", spec.data_format
     if block.stride == 1:
         return chain(
@@ -62,16 +63,16 @@ def _average_pool(block, spec):
 
 
 def _subsample(block, spec):
-    """Every `stride`-th pixel (unnamed, as in keras.applications)."""
+    """Takes every `stride`-th pixel; the layer has no fixed name, as in keras.applications."""
     if block.stride == 1:
         return None
     return layers.MaxPooling2D(1, strides=block.stride, data_format=spec.data_format)
 
 
 def _pad_channels(block, spec):
-    """Zeros for the channels that x lacks, half below and half above, as in the published CIFAR weights.
+    """Pads the channels with zeros, half before and half after, as in the published CIFAR weights.
 
-    Keras pads height and width; told the other data format, the same layer pads the channels.
+    ZeroPadding2D pads height and width; with the opposite data format, it pads the channels.
     """
     if not block.changes_channels:
         return None

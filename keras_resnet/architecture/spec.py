@@ -1,6 +1,7 @@
-"""The specification: one frozen dataclass that describes any member of the family."""
+"""ResNetSpec: one frozen dataclass that describes any network of the family."""
 
 import math
+import os
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -23,63 +24,72 @@ _CHOICES = {
     "data_format": ("channels_last", "channels_first", None),
 }
 _COUNTS = ("stem_width", "groups", "group_width", "output_stride")
-_SHARES = ("se_ratio", "drop_path", "dropout", "block_dropout", "bn_momentum")
-_SWITCHES = ("preactivation", "conv_bias", "zero_init_residual", "explicit_padding")
+_FRACTIONS = ("se_ratio", "drop_path", "dropout", "block_dropout", "bn_momentum")
+_BOOLEANS = ("preactivation", "conv_bias", "zero_init_residual", "explicit_padding")
 
 
 @dataclass(frozen=True)
 class ResNetSpec:
-    """What a residual network is, as values; `dataclasses.replace` makes a neighbour of it.
+    """A residual network as data.
+
+    >>> from dataclasses import replace
+    >>> import keras_resnet
+    >>> spec = replace(keras_resnet.get_spec("resnet50"), stem="deep", output_stride=16)
+    >>> spec.depth, spec.stride, spec.widths
+    (50, 16, (64, 128, 256, 512))
+    >>> model = keras_resnet.build(spec, include_top=False)
 
     Raises:
-        ValueError: on construction, if no network fits the description; the message says which value and why.
+        ValueError: on construction, for a value that is invalid, or that other values exclude.
     """
 
     block: str = "bottleneck"
-    """F: "basic" (3x3, 3x3) or "bottleneck" (1x1, 3x3, 1x1)."""
+    """Residual function: "basic" (3x3, 3x3) or "bottleneck" (1x1, 3x3, 1x1)."""
     depths: tuple[int, ...] = (3, 4, 6, 3)
-    """Blocks a stage."""
+    """Number of blocks in each stage."""
     widths: tuple[int, ...] = (64, 128, 256, 512)
-    """Channels of a stage; a bottleneck returns four times as many."""
+    """Width of each stage in channels; bottleneck blocks output four times as many."""
     stem: str = "imagenet"
     """A name in STEMS."""
     stem_width: int = 64
-    """Channels that leave the stem."""
+    """Output channels of the stem."""
     shortcut: str | None = "B"
-    """A name in SHORTCUTS; None for a plain net."""
+    """A name in SHORTCUTS; None for a plain network."""
     preactivation: bool = False
-    """Whether norm and ReLU come before each convolution (arXiv:1603.05027) rather than after it."""
+    """Whether batch norm and ReLU precede each convolution (arXiv:1603.05027) instead of following it."""
     stride_on: str = "3x3"
-    """The strided convolution of a bottleneck: "1x1" (the paper, v1) or "3x3" (v1.5)."""
+    """Which convolution of a bottleneck is strided: "1x1" (the paper, v1) or "3x3" (v1.5)."""
     downsample_at: str = "first"
-    """The strided block: "first" of a stage, or "last" of the stage before it (keras.applications' V2)."""
+    """Which block is strided: the "first" of a stage, or the "last" of the stage before (keras.applications' V2)."""
     groups: int = 1
-    """Groups of a bottleneck's 3x3 (ResNeXt's cardinality)."""
+    """Groups of a bottleneck's 3x3 convolution (ResNeXt's cardinality)."""
     group_width: int = 64
-    """Channels a group where the stage is 64 wide; 128 in one group is Wide ResNet-50-2."""
+    """Channels in each group of a stage of width 64; one group of 128 is Wide ResNet-50-2."""
     se_ratio: float = 0.0
-    """Width of the squeeze-excite layer as a share of the block's channels; 0 for none."""
+    """Width of the squeeze-excite layers as a fraction of the block's channels; 0 for none."""
     conv_bias: bool = False
-    """Biases in every convolution; in a pre-activation net only where no batch norm follows directly."""
+    """Whether convolutions have biases; in pre-activation networks only those not followed by a batch norm."""
     bn_epsilon: float = 1e-5
+    """Added to the variance by batch norm."""
     bn_momentum: float = 0.9
+    """Momentum of the moving means and variances."""
     zero_init_residual: bool = False
-    """Whether every block starts as the identity: F's last scale (or kernel) is zero (arXiv:1706.02677)."""
+    """Whether each block is initialized as the identity: F's last scale, or kernel, is zero (arXiv:1706.02677)."""
     drop_path: float = 0.0
-    """Stochastic depth (arXiv:1603.09382): the last block's rate; linear from 0 at the first block, as in timm."""
+    """Stochastic depth (arXiv:1603.09382): rate of the last block, growing linearly from 0 at the first, as in timm."""
     dropout: float = 0.0
-    """Dropout rate in front of the classifier."""
+    """Dropout rate before the classifier."""
     block_dropout: float = 0.0
-    """Dropout rate inside every block (Wide ResNets, arXiv:1605.07146)."""
+    """Dropout rate inside each block (Wide ResNets, arXiv:1605.07146)."""
     merge: str = "add"
-    """How a block joins its paths: "add" (the paper), or "concat": it returns x and F(x) side by side, so that every
-    block adds its channels to those that came in and a shortcut only has to match resolutions (arXiv:1608.06993)."""
+    """How a block combines x and F(x): "add" (the paper), or "concat" along the channels, so that each block appends
+    its channels to its input (arXiv:1608.06993)."""
     output_stride: int = 32
-    """Input pixels for one output pixel at most; stages that would exceed it are dilated instead, same weights."""
+    """Largest total stride; blocks that would exceed it are dilated instead, with the same weights."""
     explicit_padding: bool = False
-    """A padding layer in front of every 3x3, as in keras.applications' V2; strided ones always have it."""
+    """Whether every 3x3 convolution has a padding layer, as in keras.applications' V2; strided ones always do."""
     kernel_initializer: str = "he_normal"
-    """A Keras initializer; this one is He et al., arXiv:1502.01852."""
+    """Name of a Keras initializer; the default is that of He et al., arXiv:1502.01852."""
     data_format: str | None = None
     """"channels_last", "channels_first", or None for Keras's configured one."""
 
@@ -87,7 +97,9 @@ class ResNetSpec:
         for name in ("depths", "widths"):
             value = getattr(self, name)
             if not isinstance(value, (tuple, list)):
-                raise ValueError(f"`{name}` should be a tuple of integers, one a stage. Received: {name}={value!r}")
+                raise ValueError(
+                    f"`{name}` should be a tuple of integers, one for each stage. Received: {name}={value!r}"
+                )
             object.__setattr__(self, name, tuple(value))
         self._check_values()
         self._check_together()
@@ -96,50 +108,53 @@ class ResNetSpec:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise unknown_name_error(name, getattr(self, name), choices)
-        for name in _SWITCHES:
+        for name in _BOOLEANS:
             if not isinstance(getattr(self, name), bool):
-                self._refuse(name, "True or False")
+                self._raise(name, "True or False")
         for name in _COUNTS:
             if not is_integer(getattr(self, name), 1):
-                self._refuse(name, "a positive integer")
+                self._raise(name, "a positive integer")
         for name in ("depths", "widths"):
             if not getattr(self, name) or not all(is_integer(count, 1) for count in getattr(self, name)):
-                self._refuse(name, "a tuple of positive integers, one a stage")
-        for name in _SHARES:
+                self._raise(name, "a tuple of positive integers, one for each stage")
+        for name in _FRACTIONS:
             if not (is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
-                self._refuse(name, "a number in [0, 1)")
+                self._raise(name, "a number in [0, 1)")
         try:
             keras.initializers.get(self.kernel_initializer)
         except (TypeError, ValueError):
-            self._refuse("kernel_initializer", "a Keras initializer")
+            self._raise("kernel_initializer", "a Keras initializer")
         if not (is_number(self.bn_epsilon) and 0 < self.bn_epsilon < math.inf):
-            self._refuse("bn_epsilon", "a positive number")
+            self._raise("bn_epsilon", "a positive number")
 
     def _check_together(self):
         if len(self.depths) != len(self.widths):
-            self._refuse("depths", f"as long as `widths` ({len(self.widths)} stages)")
+            self._raise("depths", f"as long as `widths` ({len(self.widths)} stages)")
         stride = STEMS[self.stem].stride
         if self.output_stride < stride or self.output_stride & (self.output_stride - 1):
-            self._refuse("output_stride", f"a power of two, at least the stem's stride of {stride}")
-        if any(self.stem_width * share % 1 for *_, share in STEMS[self.stem].convolutions):
-            self._refuse("stem_width", f"even for the stem {self.stem!r}")
+            self._raise("output_stride", f"a power of two, at least the stem's stride of {stride}")
+        if any(self.stem_width * fraction % 1 for *_, fraction in STEMS[self.stem].convolutions):
+            self._raise("stem_width", f"even for the stem {self.stem!r}")
         if self.block == "basic" and (self.groups, self.group_width) != (1, 64):
-            self._refuse("groups", "1, and `group_width` 64, for basic blocks: only a bottleneck's 3x3 is grouped")
+            self._raise("groups", "1, and `group_width` 64, for basic blocks: only a bottleneck's 3x3 is grouped")
         if any(int(width * self.group_width / 64) < 1 for width in self.widths):
-            self._refuse("group_width", f"wide enough for a channel a group in stages of {min(self.widths)}")
+            self._raise("group_width", f"at least one channel per group in a stage of width {min(self.widths)}")
         if self.shortcut is None and self.merge == "concat":
-            self._refuse("merge", '"add" for a plain net, which has no second path')
+            self._raise("merge", '"add" for a plain network, which has no shortcut')
         shrinks = any(block.filters < block.in_channels for stage in self.stages for block in stage)
         if self.shortcut == "A" and self.merge == "add" and shrinks:
-            self._refuse("widths", "growing from the stem on for shortcut A, which can add channels but not drop them")
+            self._raise(
+                "widths", "non-decreasing from the stem on for shortcut A, which can add channels but not remove them"
+            )
 
-    def _refuse(self, name, expected):
+    def _raise(self, name, expected):
         raise ValueError(f"`{name}` should be {expected}. Received: {name}={getattr(self, name)!r}")
 
     @cached_property
-    def stages(self):
-        """The blocks, stage by stage: a tuple of tuples of `Block`."""
-        blocks, channels, stride, dilation = [], self.stem_width, STEMS[self.stem].stride, 1
+    def stages(self) -> tuple[tuple[Block, ...], ...]:
+        """The blocks of each stage."""
+        blocks: list[Block] = []
+        channels, stride, dilation = self.stem_width, STEMS[self.stem].stride, 1
         for stage, depth in enumerate(self.depths):
             for position in range(depth):
                 downsamples = self._downsamples(stage, position)
@@ -176,51 +191,51 @@ class ResNetSpec:
         )
 
     @property
-    def depth(self):
-        """The paper's depth: weighted layers on the longest path, the stem as one (50, 56, 110, ...).
+    def depth(self) -> int:
+        """Depth as the papers count it: convolutions on the longest path plus the classifier, the stem as one.
 
-        Projections do not count. Wide ResNets are named after another count, of all convolutions: WRN-28-10 has 26.
+        Projections are not counted. The names of Wide ResNets count all convolutions: WRN-28-10 has a depth of 26.
         """
         return 2 + sum(
             len(TRANSFORMS[self.block].convolutions(block, self)) for stage in self.stages for block in stage
         )
 
     @property
-    def stride(self):
-        """Input pixels for one pixel of the last feature map, along each side."""
+    def stride(self) -> int:
+        """Total stride: the factor by which the last feature map is smaller than the image, along each side."""
         return STEMS[self.stem].stride * math.prod(block.stride for stage in self.stages for block in stage)
 
     @property
-    def default_size(self):
+    def default_size(self) -> int:
         """Side of the images the network was designed for, in pixels."""
         return STEMS[self.stem].size
 
     @property
-    def default_classes(self):
-        """Classes of the data set the network was designed for."""
+    def default_classes(self) -> int:
+        """Number of classes of the dataset the network was designed for."""
         return STEMS[self.stem].classes
 
     @property
-    def minimum_size(self):
-        """Smallest side of an image, in pixels: 32 as in keras.applications, 8 for the CIFAR nets."""
+    def minimum_size(self) -> int:
+        """Smallest side of an image, in pixels: 32 as in keras.applications, 8 for the CIFAR networks."""
         return STEMS[self.stem].minimum_size
 
     @property
-    def channel_axis(self):
+    def channel_axis(self) -> int:
         """Axis of the channels in a batch: 3, or 1 for "channels_first"."""
         return 1 if (self.data_format or keras.config.image_data_format()) == "channels_first" else 3
 
-    def to_config(self):
-        """The values as JSON can hold them; `ResNetSpec(**config)` is the way back."""
+    def to_config(self) -> dict:
+        """The fields as JSON values; `ResNetSpec(**config)` restores the spec."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-def write_spec(spec, path):
+def write_spec(spec: ResNetSpec, path: str | os.PathLike) -> None:
     """Writes a ResNetSpec as a JSON file, for `read_spec` and `keras-resnet train --spec`."""
     write_json(spec.to_config(), path)
 
 
-def read_spec(path):
+def read_spec(path: str | os.PathLike) -> ResNetSpec:
     """The ResNetSpec in a JSON file that `write_spec` wrote.
 
     Raises:

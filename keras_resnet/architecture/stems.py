@@ -13,27 +13,27 @@ class Stem:
     """A stem as data."""
 
     convolutions: tuple[tuple[int, int, float], ...]
-    """(kernel size, stride, width as a share of `spec.stem_width`), one a convolution."""
+    """(kernel size, stride, width as a fraction of `spec.stem_width`) of each convolution."""
     pool: str | None = None
-    """What halves the resolution after the convolutions: a name in MAX_POOLS, "conv" for one more, or nothing."""
+    """Halves the resolution after the convolutions: a name in MAX_POOLS, "conv" for a strided convolution, or None."""
     size: int = 224
-    """Side of the images that networks with this stem are made for, in pixels."""
+    """Usual side of the images, in pixels."""
     minimum_size: int = 32
-    """Side of the smallest images they take, as in keras.applications."""
+    """Smallest side of the images, in pixels; 32 as in keras.applications."""
     classes: int = 1000
-    """Classes of the data set they are made for."""
+    """Usual number of classes."""
 
     @property
-    def stride(self):
-        """Input pixels for one pixel of the stem's output, along each side."""
+    def stride(self) -> int:
+        """Factor by which the stem reduces each side."""
         return prod(stride for _, stride, _ in self.convolutions) * (2 if self.pool else 1)
 
-    def rows(self, spec):
-        """The convolutions of this stem in `spec`: a tuple of (name, Convolution), the pooling one included."""
+    def rows(self, spec) -> tuple[tuple[str, Convolution], ...]:
+        """(name, Convolution) of each convolution of a network's stem, including a pooling one."""
         names = ["conv1"] if len(self.convolutions) == 1 else [f"conv1_{i + 1}" for i in range(len(self.convolutions))]
         rows = [
-            (name, Convolution(int(spec.stem_width * share), kernel, stride))
-            for name, (kernel, stride, share) in zip(names, self.convolutions, strict=True)
+            (name, Convolution(int(spec.stem_width * fraction), kernel, stride))
+            for name, (kernel, stride, fraction) in zip(names, self.convolutions, strict=True)
         ]
         if self.pool == "conv":
             rows.append(("pool1", Convolution(spec.stem_width, 3, 2)))
@@ -50,8 +50,10 @@ STEMS = {
 
 
 def _max_pool(spec):
-    """3x3/2 max pool of zero-padded maps. After a ReLU, zero is as good as minus infinity; keras.applications' V2 pads
-    with zeros before it."""
+    """3x3/2 max pooling after padding with zeros, which after a ReLU equals padding with minus infinity.
+
+    keras.applications' V2 networks pad with zeros without a ReLU before.
+    """
     return chain(
         layers.ZeroPadding2D(1, data_format=spec.data_format, name="pool1_pad"),
         layers.MaxPooling2D(3, strides=2, data_format=spec.data_format, name="pool1_pool"),
@@ -59,9 +61,9 @@ def _max_pool(spec):
 
 
 def _max_pool_unpadded(spec):
-    """3x3/2 max pool whose windows end at the border, as torch's do: maps without a ReLU may be negative throughout.
+    """3x3/2 max pooling that ignores the padding, as in PyTorch: without a ReLU before, all values may be negative.
 
-    "same" pads a stride of 1 symmetrically, a stride of 2 not; hence the pool at stride 1, then every other pixel.
+    "same" pads symmetrically at stride 1 but not at stride 2; hence pooling at stride 1, then every other pixel.
     """
     return chain(
         layers.MaxPooling2D(3, strides=1, padding="same", data_format=spec.data_format, name="pool1_pool"),
@@ -73,7 +75,7 @@ MAX_POOLS = {"max": _max_pool, "max_unpadded": _max_pool_unpadded}
 
 
 def stem(spec):
-    """x -> (B, ceil(H / stride), ceil(W / stride), stem_width); before pre-activation, without last norm and ReLU."""
+    """x -> (B, ceil(H / stride), ceil(W / stride), stem_width), before pre-activation without last norm and ReLU."""
     kind = STEMS[spec.stem]
     *rows, (last_name, last) = kind.rows(spec)
     return chain(

@@ -1,1 +1,1 @@
-"""Networks as Keras models: created by name, described, inspected, transformed."""
+"""Networks as Keras models: created by name, inspected, transformed, used as feature extractors."""

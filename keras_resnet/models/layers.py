@@ -1,4 +1,6 @@
-"""A built model from inside: its layers by name and by role, and whether images fit it."""
+"""Layers of a built model by name and role, and checks of models and inputs."""
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,21 +10,21 @@ from keras_resnet.architecture.network import num_stages, stage_index
 from keras_resnet.errors import unknown_name_error
 
 
-def check_graph(model):
+def check_graph(model: keras.Model) -> None:
     """Raises ValueError unless `model` is a graph of layers: Functional, or Sequential and built."""
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise ValueError(f"`model` should be a built Functional or Sequential model. Received: model={model!r}")
 
 
-def check_network(model):
+def check_network(model: keras.Model) -> None:
     """Raises ValueError unless `model` is a graph of layers with one input."""
     check_graph(model)
     if len(model.inputs) != 1:
         raise ValueError(f"`model` should have one input. Received: {model.name!r} with {len(model.inputs)}")
 
 
-def check_inputs(model, inputs):
-    """Network inputs as a float32 array, if they are a batch that fits `model`.
+def check_inputs(model: keras.Model, inputs: Any) -> np.ndarray:
+    """The inputs as a float32 array, checked to be a batch that fits `model`.
 
     Raises:
         ValueError: for an empty batch, for another shape than the model's, and for a model with several inputs.
@@ -40,11 +42,11 @@ def check_inputs(model, inputs):
     return batch
 
 
-def convolutions(model):
-    """The Conv2D layers of a model, first to last; models within it are not looked into.
+def convolutions(model: keras.Model) -> list[layers.Conv2D]:
+    """The Conv2D layers of a model from first to last, without those of inner models.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there are none.
     """
     check_network(model)
     found = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
@@ -53,22 +55,21 @@ def convolutions(model):
     return found
 
 
-def responses(model):
-    """What leaves each convolution, before ReLU and addition: {layer name: Keras tensor}, first to last.
+def responses(model: keras.Model) -> dict[str, keras.KerasTensor]:
+    """{layer name: response} of each convolution, before ReLU and addition, from first to last.
 
-    That is the output of the batch norm that reads the convolution, or, where none does (the last convolution of F in
-    a pre-activation net), of the convolution itself.
+    The response is the output of the batch norm that follows the convolution, or of the convolution itself if none
+    does (the last convolution of F in a pre-activation network).
     """
     norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
     normalised = {id(norm.input): norm.output for norm in norms}
     return {layer.name: normalised.get(id(layer.output), layer.output) for layer in convolutions(model)}
 
 
-def endpoints_of(model):
-    """The layers that end a residual network's stem and stages: {"stem": layer, "stage1": layer, ...}.
+def endpoint_layers(model: keras.Model) -> dict[str, keras.Layer]:
+    """The last layer of the stem and of each stage: {"stem": layer, "stage1": layer, ...}.
 
-    They are found by the names of keras.applications, so in its networks too. A layer comes after all that it depends
-    on, and the end of a stage depends on all of its stage.
+    Layers are recognized by the names of keras.applications, and are in topological order.
     """
     stages, found = num_stages(model), {}
     for layer in model.layers:
@@ -77,19 +78,19 @@ def endpoints_of(model):
     return found
 
 
-def find_layer(model, name):
-    """The layer with a feature map, (B, h, w, C) or (B, C, h, w), that `name` means.
+def find_layer(model: keras.Model, name: str) -> keras.Layer:
+    """The layer of this name, whose output is a feature map.
 
     Args:
         model: keras.Model.
-        name: of a layer, or of an endpoint of a residual network ("stem", "stage1", ...).
+        name: name of a layer, or of an endpoint of a residual network ("stem", "stage1", ...).
 
     Raises:
-        ValueError: for an unknown name, with the nearest known ones, and for a layer without height and width.
+        ValueError: for an unknown name, with the nearest known ones, and for a layer that outputs no feature map.
     """
     check_network(model)
-    known = endpoints_of(model) | {layer.name: layer for layer in model.layers}
-    maps = {key: layer for key, layer in known.items() if _leaves_maps(layer)}
+    known = endpoint_layers(model) | {layer.name: layer for layer in model.layers}
+    maps = {key: layer for key, layer in known.items() if _outputs_map(layer)}
     if name not in maps:
         raise unknown_name_error(
             "layer", name, maps, "a layer with a feature map, by its name, or an endpoint such as 'stage2'"
@@ -97,27 +98,27 @@ def find_layer(model, name):
     return maps[name]
 
 
-def last_feature_map(model):
-    """The last layer that leaves height and width."""
+def last_feature_map(model: keras.Model) -> keras.Layer:
+    """The last layer that outputs a feature map."""
     check_network(model)
-    maps = [layer for layer in model.layers if _leaves_maps(layer)]
+    maps = [layer for layer in model.layers if _outputs_map(layer)]
     if not maps:
         raise ValueError(f"`model` should have feature maps. Received: {model.name!r} with none among its layers")
     return maps[-1]
 
 
-def _leaves_maps(layer):
-    """Whether its output is of rank 4; the output of a model within the model is no part of this graph."""
+def _outputs_map(layer):
+    """Whether a layer outputs a feature map, of rank 4; False for inner models, which are graphs of their own."""
     return not isinstance(layer, keras.Model) and len(getattr(layer.output, "shape", ())) == 4
 
 
-def class_scores(model):
-    """(B, classes) scores of a classifier before its softmax, as a Keras tensor.
+def logits_of(model: keras.Model) -> keras.KerasTensor:
+    """(B, classes) outputs of a classifier before its softmax, as a Keras tensor.
 
-    A last layer that ends in a softmax is taken twice: once without, with the same weights.
+    If the last layer has a softmax activation, a copy of it without activation computes them, with the same weights.
 
     Raises:
-        ValueError: if the outputs of `model` are no (B, classes).
+        ValueError: if `model` does not output (B, classes).
     """
     check_network(model)
     if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
@@ -128,7 +129,7 @@ def class_scores(model):
         return model.outputs[0]
     if isinstance(last, (layers.Softmax, layers.Activation)):
         return last.input
-    bare = type(last).from_config({**last.get_config(), "activation": "linear"})
-    scores = bare(last.input)
-    bare.set_weights(last.get_weights())
-    return scores
+    linear = type(last).from_config({**last.get_config(), "activation": "linear"})
+    logits = linear(last.input)
+    linear.set_weights(last.get_weights())
+    return logits

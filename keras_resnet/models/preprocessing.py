@@ -1,9 +1,10 @@
-"""How a model's images are prepared, and what its classes are called, by the facts that belong to its weights."""
+"""The preprocessing and the class names that belong to a model's weights."""
 
 import hashlib
 import warnings
 from dataclasses import replace
 
+import keras
 import numpy as np
 
 from keras_resnet.architecture.metadata import image_shape, model_info
@@ -14,40 +15,44 @@ from keras_resnet.variants import canonical_name
 from keras_resnet.weights.catalog import WEIGHTS
 
 
-def preprocessing(model_or_weights, variant=None):
-    """The Preprocessing that belongs to a network's weights: a function of images.
+def preprocessing(model_or_weights: keras.Model | str, variant: str | None = None) -> Preprocessing:
+    """The Preprocessing with which a model's weights were trained: a callable that prepares images.
+
+    >>> from keras_resnet import preprocessing
+    >>> preprocessing("torchvision:IMAGENET1K_V2")
+    Preprocessing(mode='torch', size=224, resize=232, interpolation='bilinear', channels=3)
 
     Args:
-        model_or_weights: a model whose weights brought theirs along, or a tag of WEIGHTS, such as
+        model_or_weights: a model whose weights have a known preprocessing, or a tag of WEIGHTS, such as
             "torchvision:IMAGENET1K_V2".
-        variant: with a tag: the network, where the tag's files differ in their preprocessing.
+        variant: the network, for a tag whose networks differ in their preprocessing.
 
     Returns:
         A Preprocessing; `preprocessing(model)(images)` is the input of `model`.
 
     Raises:
-        ValueError: if it is not known: images prepared in another way would be classified wrongly, and silently.
+        ValueError: if the preprocessing is not known; with another one, images would silently be misclassified.
     """
     if isinstance(model_or_weights, str):
         return _preprocessing_of_tag(model_or_weights, variant)
     config = model_info(model_or_weights).get("preprocessing")
     if config is None:
         raise ValueError(
-            "`model` should have weights that say how images are to be prepared; random ones and files of unknown "
-            "origin do not. Use `preprocess_input(images, mode=...)` as the network was trained, or set "
+            "`model` should have weights with a known preprocessing, which random weights and files of unknown origin "
+            "do not have. Use `preprocess_input(images, mode=...)` with the mode it was trained with, or set "
             "`model.info['preprocessing'] = Preprocessing(...).to_config()`. "
             f"Received: model={getattr(model_or_weights, 'name', model_or_weights)!r}"
         )
     return Preprocessing.from_config(config)
 
 
-def set_preprocessing(model, look, mode):
-    """Tells a network whose weights do not say it how its images are prepared; where they do, that is what counts.
+def set_preprocessing(model: keras.Model, default: Preprocessing, mode: str | None) -> None:
+    """Sets the model's preprocessing unless its weights already define one.
 
     Args:
         model: Keras model.
-        look: Preprocessing that is right for its images but for their size and their channels.
-        mode: a name in MODES; None tells nothing.
+        default: Preprocessing whose size and channels are replaced by those of the model.
+        mode: its name in MODES; None changes nothing.
     """
     info = model_info(model)
     if mode is None:
@@ -55,38 +60,38 @@ def set_preprocessing(model, look, mode):
     if known := info.get("preprocessing"):
         if known.get("mode") != mode:
             warnings.warn(
-                f"mode={mode!r} is left aside: {model.name} knows its own, {known.get('mode')!r}", stacklevel=2
+                f"mode={mode!r} is ignored: the weights of {model.name} define {known.get('mode')!r}", stacklevel=2
             )
         return
     *sides, channels = image_shape(model)
-    size = sides[0] or look.size
-    resize = look.resize and look.resize * size // look.size
-    wanted = replace(look, mode=mode, size=size, resize=resize, channels=channels)
-    model.info = info | {"preprocessing": wanted.to_config()}
+    size = sides[0] or default.size
+    resize = default.resize and default.resize * size // default.size
+    found = replace(default, mode=mode, size=size, resize=resize, channels=channels)
+    model.info = info | {"preprocessing": found.to_config()}
 
 
-def weights_digest(model):
-    """SHA-256 of a network's weights, as a string of hexadecimal digits."""
-    found = hashlib.sha256()
+def weights_digest(model: keras.Model) -> str:
+    """SHA-256 of a model's weights, in hexadecimal digits."""
+    digest = hashlib.sha256()
     for array in model.get_weights():
-        found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _preprocessing_of_tag(tag, variant):
-    wanted = variant and canonical_name(variant)
-    found = {source.preprocessing for (name, t), source in WEIGHTS.items() if t == tag and wanted in (None, name)}
+    variant = variant and canonical_name(variant)
+    found = {source.preprocessing for (name, t), source in WEIGHTS.items() if t == tag and variant in (None, name)}
     if len(found) == 1:
         return found.pop()
     if not found:
         raise unknown_name_error("model_or_weights", tag, sorted({tag for _, tag in WEIGHTS}))
     raise ValueError(
-        f"`variant` should say which network: the files of {tag!r} want different preprocessing. Received: variant=None"
+        f"`variant` should be the network: the weights of {tag!r} differ in their preprocessing. Received: variant=None"
     )
 
 
-def class_names(model):
-    """Names of a model's classes: those stored in it, None for ImageNet's thousand, else "class 0", "class 1", ..."""
+def class_names(model: keras.Model) -> list[str] | None:
+    """The class names stored in a model; else None for 1000 classes (ImageNet's), or "class 0", "class 1", ..."""
     stored, count = model_info(model).get("class_names"), model.output_shape[-1]
     if stored and len(stored) == count:
         return stored

@@ -104,7 +104,7 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     >>> model = create("resnet20", depths=(1, 1, 1))
     >>> folded = fold_batch_norm(model)
     >>> len(model.layers), len(folded.layers), folded.info["unfolded"]
-    (29, 22, [])
+    (33, 26, [])
 
     gamma * (K * x + b - mean) / sqrt(variance + epsilon) + beta = (s K) * x + (beta + s (b - mean)), with
     s = gamma / sqrt(variance + epsilon). In pre-activation networks the first batch norm of a block follows a sum and
