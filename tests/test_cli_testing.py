@@ -97,10 +97,10 @@ def test_names_are_no_markup(tmp_path):
         (("--dataset", "digits", "--model", "{models}/none.keras"), "there is none"),
         (("--dataset", "digits", "--model", "resnet20", "--model", "resnet32", "--weights", "x"), "in their order"),
         (("--dataset", "{folder}/flat", "--model", "{models}/a.keras"), "--labels"),
-        (("--dataset", "{folder}/flat", "--labels", "none.txt", "--model", "{models}/a.keras"), "there is none"),
+        (("--dataset", "{folder}/flat", "--labels", "none.txt", "--model", "{models}/a.keras"), "not found"),
         (
             ("--dataset", "{folder}/flat", "--labels", "{folder}/labels.txt", "--model", "{models}/a.keras"),
-            "flat/7.png (it holds something else",
+            "flat/7.png (not an image",
         ),
         (("--dataset", "digits", "--split", "val", "--model", "{models}/a.keras"), "`split` should be one of"),
         (("--dataset", "digits", "--model", "resnet20", "--weights", "cifar10", "--precision", "int4"), "bfloat16"),

@@ -1,4 +1,4 @@
-"""Image files: damaged and odd ones are real ones, and the rest is compared with Pillow."""
+"""Image files, compared with Pillow; damaged and unusual files."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ from keras_resnet.data.image_files import FORMATS, find_images, load_image
 from keras_resnet.data.preprocessing import Normalization, Preprocessing
 
 ORIENTATION = 0x0112
-TO_STORED = {  # EXIF orientation -> what turns an upright image into the one stored with it (CIPA DC-008, 4.6.4)
+TO_STORED = {  # EXIF orientation -> transform of an upright image to the stored one (CIPA DC-008, 4.6.4)
     1: lambda x: x,
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
@@ -24,7 +24,7 @@ TO_STORED = {  # EXIF orientation -> what turns an upright image into the one st
 }
 
 
-def saved(image, path, **options):
+def save(image, path, **options):
     image.save(path, **options)
     return path
 
@@ -40,15 +40,15 @@ def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
     exif[ORIENTATION] = orientation
     options = {"jpg": {"quality": 100, "subsampling": 0}, "webp": {"lossless": True}}.get(suffix, {})
     stored = Image.fromarray(np.ascontiguousarray(TO_STORED[orientation](upright)))
-    path = saved(stored, tmp_path / f"image.{suffix}", exif=exif, **options)
+    path = save(stored, tmp_path / f"image.{suffix}", exif=exif, **options)
     found = load_image(path)
     np.testing.assert_allclose(np.asarray(found, int), upright, atol=8 if suffix == "jpg" else 0)
     prepare = Preprocessing(Normalization(divisor=1.0), size=32, resize=None)
-    np.testing.assert_array_equal(prepare([path]), prepare([found]))  # not turned twice
+    np.testing.assert_array_equal(prepare([path]), prepare([found]))  # not rotated twice
 
 
-def odd_images():
-    """name -> (image, options, RGB expected at the upper left pixel)."""
+def unusual_images():
+    """{name: (image, options, expected RGB value of the upper left pixel)}."""
     palette = Image.new("P", (3, 2))
     palette.putpalette([10, 20, 30, 200, 100, 50])
     deep = Image.fromarray(np.full((2, 3), 40_000, "uint16"))
@@ -76,10 +76,10 @@ def odd_images():
     }
 
 
-@pytest.mark.parametrize("name", odd_images())
-def test_odd_images_are_read(tmp_path, name):
-    image, options, expected = odd_images()[name]
-    path = saved(image, tmp_path / name, **options)
+@pytest.mark.parametrize("name", unusual_images())
+def test_unusual_images_are_read(tmp_path, name):
+    image, options, expected = unusual_images()[name]
+    path = save(image, tmp_path / name, **options)
     found = load_image(path)
     assert (found.mode, found.size) == ("RGB", image.size)
     np.testing.assert_allclose(found.getpixel((0, 0)), expected, atol=1)
@@ -92,7 +92,7 @@ def test_odd_images_are_read(tmp_path, name):
 
 
 def damaged_files():
-    """name -> bytes that are no image, or half of one."""
+    """{name: contents that are not an image, or a part of one}."""
     pixels = np.load(Path(__file__).parent / "references" / "images.npz")["image"]
     image, files = Image.fromarray(np.repeat(pixels, 4, axis=0)), {}
     for name in FORMATS:
@@ -104,7 +104,7 @@ def damaged_files():
     header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR"
     return files | {
         "empty.jpg": b"",
-        "text.jpg": b"This is no image, whatever its name says.",
+        "text.jpg": b"This is not an image.",
         "page.png": b"<html><body>404 Not Found</body></html>",
         "only_a_header.png": header,
         "wrong_checksum.png": png.getvalue().replace(b"IDATx", b"IDATy"),
@@ -115,7 +115,7 @@ def damaged_files():
 
 
 @pytest.mark.parametrize("name", damaged_files())
-def test_damaged_files_are_reported_by_their_path(tmp_path, name):
+def test_damaged_files_raise_with_their_path(tmp_path, name):
     content = damaged_files()[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"Expected an image \(BMP, .*Received: path='.*{name}' \(.+\)"):
@@ -132,30 +132,30 @@ def test_damaged_files_are_reported_by_their_path(tmp_path, name):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [10_000, 14_000])
-def test_decompression_bombs_are_refused(tmp_path, side):
-    """Pillow warns of the first and refuses the second."""
-    path = saved(Image.new("1", (side, side)), tmp_path / "bomb.png")
+def test_decompression_bombs_raise(tmp_path, side):
+    """Pillow warns of the first and raises for the second."""
+    path = save(Image.new("1", (side, side)), tmp_path / "bomb.png")
     assert path.stat().st_size < 100_000
     with pytest.raises(ValueError, match=r"bomb.png.*pixels"):
         load_image(path)
 
 
-def test_pixels_of_no_known_range_are_refused(tmp_path):
-    path = saved(Image.new("F", (3, 2), 0.5), tmp_path / "float.tif")
+def test_pixels_of_unknown_range_raise(tmp_path):
+    path = save(Image.new("F", (3, 2), 0.5), tmp_path / "float.tif")
     with pytest.raises(ValueError, match=r"float.tif.*mode 'F'"):
         load_image(path)
     with pytest.raises(ValueError, match="mode 'I'"):
         Preprocessing(mode="tf")(Image.new("I", (3, 2), 1_000_000))
 
 
-def test_arrays_that_are_no_images_are_refused():
+def test_arrays_of_other_shapes_and_dtypes_raise():
     prepare = Preprocessing(mode="tf")
     for pixels in (np.zeros((4, 4, 3)), np.zeros((4, 4, 7), "uint8"), np.zeros(4, "uint8"), np.zeros((0, 4), "uint8")):
         with pytest.raises(ValueError, match=r"uint8 array.*Received: an array of shape"):
             prepare(pixels)
 
 
-def test_missing_files_and_urls_say_so(tmp_path):
+def test_missing_files_and_urls_raise(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_image(tmp_path / "missing.jpg")
     with pytest.raises(FileNotFoundError, match=r"Received: path='.*missing.jpg'"):
@@ -168,7 +168,7 @@ def test_missing_files_and_urls_say_so(tmp_path):
         load_image(tmp_path / "missing.jpg", channels=4)
 
 
-def test_folders_are_searched_and_files_taken_as_they_are(tmp_path):
+def test_folders_are_searched_and_files_returned_whatever_their_suffix(tmp_path):
     names = ["b/2.JPG", "b/1.jpeg", "a.png", "c/d/e.TiFf", "notes.txt", ".hidden.jpg", ".cache/x.jpg", "c/.y.png"]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -182,14 +182,14 @@ def test_folders_are_searched_and_files_taken_as_they_are(tmp_path):
         find_images([tmp_path / "b", tmp_path / "folder.jpg"])
 
 
-def test_imagenet_photographs_are_those_that_pillow_reads(test_data):
+def test_imagenet_photographs_equal_pillow(test_data):
     paths = find_images(test_data / "imagenet_sample")
     assert len(paths) == 50
     for path in paths[:5]:
         np.testing.assert_array_equal(load_image(path), Image.open(path).convert("RGB"))
 
 
-def test_the_file_among_the_ants_that_is_no_jpeg_is_read_as_what_it_is(test_data):
+def test_the_gif_in_hymenoptera_is_read(test_data):
     paths = find_images(test_data / "hymenoptera")
     assert len(paths) == 398
     others = [path for path in paths if not path.read_bytes().startswith(b"\xff\xd8")]

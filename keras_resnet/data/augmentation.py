@@ -1,6 +1,7 @@
 """TRAIN_CROPS and POLICIES, the names that recipes use; and the augmentation of whole batches on any Keras backend.
 
-Functions on batches take random numbers as arguments, `u` uniform in [0, 1), so that a run can be resumed exactly.
+Functions on batches take images (B, H, W, C) of integers or floats, and random numbers as arguments, `u` uniform in
+[0, 1), so that a run can be resumed exactly. They return arrays of the same shape and dtype, if not stated otherwise.
 """
 
 import math
@@ -86,7 +87,7 @@ def augment_batch(images, labels, recipe, num_classes, mode, random):
         labels: (B,) integers.
         recipe: Recipe.
         num_classes: number of classes K.
-        mode: of `preprocess_input`.
+        mode: as for `preprocess_input`.
         random: NumPyRandom or TensorFlowRandom.
 
     Returns:
@@ -110,16 +111,7 @@ def augment_batch(images, labels, recipe, num_classes, mode, random):
 
 
 def pad_and_crop(images, padding, u):
-    """Pads images with black and crops them at random to their size (He et al. 2015, sec. 4.2).
-
-    Args:
-        images: (B, H, W, C), integers or floats.
-        padding: pixels on each of the four sides.
-        u: (B, 2), the position of the crop: 0 is the top, and the left.
-
-    Returns:
-        (B, H, W, C) of the same dtype.
-    """
+    """Pads images with black and crops them to their size at random, u (B, 2) (He et al. 2015, sec. 4.2)."""
     batch, height, width, channels = ops.shape(images)
     sides = (padding, padding)
     padded = ops.pad(images, ((0, 0), sides, sides, (0, 0)))
@@ -133,15 +125,7 @@ def pad_and_crop(images, padding, u):
 
 
 def flip(images, u):
-    """Mirrors images left to right.
-
-    Args:
-        images: (B, H, W, C), integers or floats.
-        u: (B,); images with a value below 0.5 are mirrored.
-
-    Returns:
-        (B, H, W, C) of the same dtype.
-    """
+    """Mirrors the images for which u (B,) is below 0.5."""
     # On CPUs, gathering whole images takes a fifth of the time of `where`, and flipping rows half of that of images
     batch, height, width, channels = shape = ops.shape(images)
     rows = ops.reshape(images, (-1, width, channels))
@@ -159,7 +143,7 @@ def lighting(images, normals, std=0.1):
         std: standard deviation of the components' factors.
 
     Returns:
-        (B, H, W, 3) float32; values may lie slightly outside 0..255, as in fb.resnet.torch.
+        float32; values may lie slightly outside 0..255, as in fb.resnet.torch.
     """
     components = ops.cast(ops.multiply(COLOR_COMPONENTS, COLOR_STDS), "float32")
     colors = ops.matmul(ops.cast(normals, "float32"), ops.transpose(components))
@@ -167,50 +151,25 @@ def lighting(images, normals, std=0.1):
 
 
 def mixup(images, labels, weight):
-    """Blends each image and label with those of the reversed batch (arXiv:1710.09412).
-
-    Args:
-        images: (B, H, W, C) floats.
-        labels: (B, K) floats, class probabilities.
-        weight: scalar in 0..1, of the image itself; sampled from a beta distribution in the paper.
-
-    Returns:
-        Images (B, H, W, C) and labels (B, K).
-    """
+    """Blends images and labels (B, K) with those of the reversed batch; `weight` is their own (arXiv:1710.09412)."""
     return _blend(images, labels, _uniform_weights(images, weight))
 
 
 def cutmix(images, labels, weight, u):
     """Replaces a box of each image by the same box of the reversed batch (arXiv:1905.04899).
 
-    All images of a batch have the same box, as in timm. It is clipped to the image; labels are mixed by the area that
-    remains.
+    All images have the same box, as in timm. Labels (B, K) are mixed by the area that remains when it is clipped.
 
     Args:
-        images: (B, H, W, C) floats.
-        labels: (B, K) floats, class probabilities.
-        weight: scalar in 0..1, the fraction of the area outside the box before it is clipped.
+        images, labels: floats.
+        weight: scalar, the fraction of the area outside the box before it is clipped.
         u: (2,), the centre of the box.
-
-    Returns:
-        Images (B, H, W, C) and labels (B, K).
     """
     return _blend(images, labels, _weights_outside_box(images, weight, u))
 
 
 def mixup_or_cutmix(images, labels, mixup_alpha, cutmix_alpha, random):
-    """Applies Mixup or CutMix; if both are given, each to half of the batches, as in timm.
-
-    Args:
-        images: (B, H, W, C) floats.
-        labels: (B, K) floats, class probabilities.
-        mixup_alpha: parameter of the beta distribution for Mixup; 0: no Mixup.
-        cutmix_alpha: the same for CutMix. At least one of the two is not 0.
-        random: NumPyRandom or TensorFlowRandom.
-
-    Returns:
-        Images (B, H, W, C) and labels (B, K).
-    """
+    """Applies Mixup or CutMix: each to half of the batches if both alphas, of the beta distribution, are not 0."""
     u = random.batch_uniform(3)
     weights = []
     if mixup_alpha:
@@ -244,18 +203,10 @@ def _weights_outside_box(images, weight, u):
 
 
 def erase(images, u, probability):
-    """Sets a random rectangle of some images to 0, the mean colour of normalised images (arXiv:1708.04896).
+    """Sets a rectangle of images to 0, the mean colour of normalised images, with a probability (arXiv:1708.04896).
 
     Areas are 2 to 33 % of the image and aspect ratios 0.3 to 3.3, uniform in their logarithm, as in torchvision's
-    RandomErasing; but a side that is too long is shortened instead of sampled again.
-
-    Args:
-        images: (B, H, W, C).
-        u: (B, 5): whether to erase, area, aspect ratio, top and left.
-        probability: of an image to have a rectangle erased.
-
-    Returns:
-        (B, H, W, C) of the same dtype.
+    RandomErasing; but a side that is too long is shortened instead of sampled again. `u` is (B, 5).
     """
     height, width = ops.shape(images)[1:3]
     area = _interpolate(*ERASED_AREA, u[:, 1])
@@ -269,29 +220,12 @@ def erase(images, u, probability):
 
 
 def smooth_labels(labels, num_classes, smoothing=0.0):
-    """One-hot labels with label smoothing (Szegedy et al. 2016, arXiv:1512.00567, sec. 7).
-
-    Args:
-        labels: (B,) integers.
-        num_classes: number of classes K.
-        smoothing: probability that is distributed evenly over all classes.
-
-    Returns:
-        (B, K) float32: 1 - smoothing + smoothing / K for the class, smoothing / K for the others.
-    """
+    """Labels (B,) -> one-hot labels (B, K) with label smoothing (Szegedy et al. 2016, arXiv:1512.00567, sec. 7)."""
     return (1 - smoothing) * ops.one_hot(labels, num_classes, dtype="float32") + smoothing / num_classes
 
 
 def binarize(labels, threshold):
-    """Targets of binary cross-entropy: 1 for each class above a threshold (arXiv:2110.00476, sec. 2.1).
-
-    Args:
-        labels: (B, K) floats, class probabilities.
-        threshold: probability.
-
-    Returns:
-        (B, K) of the same dtype, zeros and ones.
-    """
+    """Targets of binary cross-entropy: 1 for each class whose probability is above a threshold (arXiv:2110.00476)."""
     return ops.cast(labels > threshold, labels.dtype)
 
 

@@ -41,11 +41,7 @@ def center_crop_box(height, width, resize, size):
 def scale_jitter_box(height, width, size, scale, seed):
     """A random `size` x `size` box after the shorter side is resized at random (He et al. 2015, sec. 3.4).
 
-    Args:
-        height, width: of the image.
-        size: side of the crop.
-        scale: (smallest, largest) length of the shorter side in pixels, both included.
-        seed: two integers.
+    `scale` is the smallest and largest length of the shorter side in pixels, both included.
     """
     u = tf.random.stateless_uniform((3,), seed)
 
@@ -68,14 +64,8 @@ def random_resized_box(height, width, size, scale, seed, ratio=(3 / 4, 4 / 3)):
     """A box of random area and aspect ratio (Szegedy et al. 2014, arXiv:1409.4842, sec. 6).
 
     Sampled as in torchvision's RandomResizedCrop: ten attempts to sample sides that fit, uniform in the area and in the
-    logarithm of the aspect ratio; then the largest box in the centre that has an allowed aspect ratio.
-
-    Args:
-        height, width: of the image.
-        size: ignored; all functions of TRAIN_CROPS take the same arguments.
-        scale: (smallest, largest) fraction of the image's area.
-        seed: two integers.
-        ratio: (smallest, largest) width divided by height.
+    logarithm of the aspect ratio; then the largest box in the centre that has an allowed aspect ratio. `scale` is the
+    smallest and largest fraction of the image's area, `ratio` of width to height; `size` is ignored.
     """
     u = tf.random.stateless_uniform((ATTEMPTS + 1, 2), seed)
     original = tf.cast(tf.stack([height, width]), "float32")

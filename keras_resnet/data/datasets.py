@@ -1,4 +1,4 @@
-"""Images with labels: what a data set is, whatever it was read from."""
+"""Labelled images: `Dataset`, which consists of `Split`s or `Stream`s."""
 
 import math
 import os
@@ -11,23 +11,23 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import is_number
 
 DEFAULT_VALIDATION_SPLIT = 0.2
-"""Of the images, set aside where a source says nothing of what tests."""
+"""Fraction of the images that is held out where a dataset has no test split."""
 UNLABELLED = -1
 """Label of an image whose class is unknown."""
 MEMORY_FRACTION = 0.25
-"""Of the machine's memory, what images may take."""
+"""Fraction of the machine's memory that images may occupy."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images that can be reached by number.
+    """Labelled images with random access.
 
     Raises:
-        ValueError: on construction, for images of another kind, or labels that are not an integer for each of them.
+        ValueError: on construction, for images of another shape or dtype, or labels that are not one integer per image.
     """
 
     images: np.ndarray
-    """(N, H, W, C) uint8; or (N,) of encoded files (dtype object, bytes); or (N,) of paths (str)."""
+    """(N, H, W, C) uint8; or (N,) encoded files (bytes, dtype object); or (N,) paths (str)."""
     labels: np.ndarray
     """(N,) int32."""
 
@@ -46,48 +46,51 @@ class Split:
     def __len__(self):
         return len(self.labels)
 
-    def __getitem__(self, numbers):
-        return Split(self.images[numbers], self.labels[numbers])
+    def __getitem__(self, indices):
+        return Split(self.images[indices], self.labels[indices])
 
     @property
-    def is_decoded(self):
-        """Whether the images are pixels of one size, and not files."""
+    def is_decoded(self) -> bool:
+        """Whether the images are pixels, not files."""
         return self.images.ndim == 4
 
     @property
-    def has_paths(self):
-        """Whether the images are names of files, and not their contents."""
+    def has_paths(self) -> bool:
+        """Whether the images are paths of files."""
         return not self.is_decoded and isinstance(self.images[0], str)
 
-    def stratified_split(self, amount):
-        """(the rest, what is set aside): two Splits, stratified by class, the same ones every time.
+    def stratified_split(self, amount: float) -> tuple["Split", "Split"]:
+        """Holds out some images, stratified by class and always the same ones.
 
         Args:
-            amount: as for `validation_size`.
+            amount: as for `num_held_out`.
+
+        Returns:
+            (the remaining images, the images held out).
 
         Raises:
-            ValueError: for another amount, or one that leaves a side with fewer images than there are classes.
+            ValueError: for another amount, or if either side would have fewer images than there are classes.
         """
         from sklearn.model_selection import train_test_split
 
-        count = validation_size(amount, len(self))
+        count = num_held_out(amount, len(self))
         sizes = np.unique(self.labels, return_counts=True)[1]
         if sizes.min() < 2 or not len(sizes) <= count <= len(self) - len(sizes):
             raise ValueError(
                 f"`validation_split` should leave an image of each of the {len(sizes)} classes on both sides; there "
                 f"are {len(self)} images, {sizes.min()} in the smallest class. Received: validation_split={amount}"
             )
-        rest, aside = train_test_split(np.arange(len(self)), test_size=count, stratify=self.labels, random_state=0)
-        return self[rest], self[aside]
+        rest, held_out = train_test_split(np.arange(len(self)), test_size=count, stratify=self.labels, random_state=0)
+        return self[rest], self[held_out]
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Labelled images that only come one after another: a prepared set that is larger than memory."""
+    """Labelled images with sequential access: a dataset larger than memory."""
 
     examples: Callable
-    """seed -> tf.data.Dataset of (encoded file or uint8 (H, W, C), integer label), shuffled, the same for the same
-    seed; None -> in order."""
+    """seed -> tf.data.Dataset of (encoded file or (H, W, C) uint8, integer label), shuffled by the seed; None -> in
+    order."""
     length: int
 
     is_decoded = has_paths = False
@@ -98,72 +101,75 @@ class Stream:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images, split into those that train and those that test.
+    """Labelled images for training and testing.
 
     Raises:
-        ValueError: on construction, for a label that has no class name. Those of a Stream are not known yet.
+        ValueError: on construction, for a label without a class name; the labels of a Stream are not checked.
     """
 
     name: str
     train: Split | Stream | None
-    """None where there is nothing to train on: `load_test`."""
+    """None if the dataset is only for testing, as those of `load_test`."""
     test: Split | Stream
     class_names: tuple[str, ...] | None
-    """None where labels are the numbers of whatever classes a network has."""
+    """None if the labels are class indices of any model."""
     preprocessing: Preprocessing
-    """How a network wants these images when it is tested, also those that come later from files."""
+    """Preprocessing of the images in testing."""
     skipped: tuple[str, ...] = ()
-    """UnreadableImageError files that are missing here, with what is wrong with them."""
+    """Unreadable files that were skipped, with the reason."""
 
     def __post_init__(self):
         for split in (self.train, self.test) if self.class_names is not None else ():
             labels = getattr(split, "labels", np.empty(0))
-            outside = labels[(labels < 0) | (labels >= len(self.class_names))]
-            if outside.size:
+            invalid = labels[(labels < 0) | (labels >= len(self.class_names))]
+            if invalid.size:
                 raise ValueError(
                     f"Labels of {self.name!r} should be from 0 to {len(self.class_names) - 1}, one for each class. "
-                    f"Received: {outside[0]}, and {outside.size} outside in all"
+                    f"Received: {invalid[0]}, and {invalid.size} invalid labels in all"
                 )
 
     @property
-    def input_shape(self):
-        """(H, W, C) of one image as the network gets it."""
+    def input_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the model input."""
         return (self.preprocessing.size, self.preprocessing.size, self.preprocessing.channels)
 
 
-def validation_size(amount, length):
-    """How many of `length` images are set aside.
+def num_held_out(amount, length):
+    """The number of images to hold out.
 
     Args:
-        amount: a share in (0, 1), rounded up to whole images as scikit-learn does it; or an integer, their number.
+        amount: a fraction in (0, 1), rounded up to whole images as in scikit-learn; or an integer, the number itself.
+        length: number of all images.
 
     Raises:
         ValueError: for another amount.
     """
-    whole = isinstance(amount, (int, np.integer))
-    if not is_number(amount) or not 0 < amount < (length if whole else 1):
+    is_count = isinstance(amount, (int, np.integer))
+    if not is_number(amount) or not 0 < amount < (length if is_count else 1):
         raise ValueError(
-            f"`validation_split` should be a share in (0, 1), or a number of images below {length}. "
+            f"`validation_split` should be a fraction in (0, 1), or a number of images below {length}. "
             f"Received: validation_split={amount!r}"
         )
-    return int(amount) if whole else math.ceil(amount * length)
+    return int(amount) if is_count else math.ceil(amount * length)
 
 
-def fits_in_memory(size):
-    """Whether so many bytes of images may be held: MEMORY_FRACTION of all memory; how much of it is free may change."""
-    return size <= MEMORY_FRACTION * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def fits_in_memory(num_bytes):
+    """Whether images of this size may be held in memory: up to MEMORY_FRACTION of all memory, free or not."""
+    return num_bytes <= MEMORY_FRACTION * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def default_preprocessing(shape):
-    """Images of one square size as they are; others as ImageNet's are tested (He et al. 2015, sec. 3.4).
+    """The Preprocessing of a dataset that does not define one.
+
+    Square images of one size are not resized; others are, as ImageNet's test images (He et al. 2015, sec. 3.4).
 
     Args:
-        shape: (H, W, C), with None for sides that differ from image to image.
+        shape: (H, W, C), with None for sides that vary.
 
     Returns:
         A Preprocessing of mode "torch", or "tf" for grey images.
     """
     height, width, channels = shape
-    square = height is not None and height == width
-    sizes = {"size": height, "resize": None} if square else {"size": 224, "resize": 256}
+    is_square = height is not None and height == width
+    sizes = {"size": height, "resize": None} if is_square else {"size": 224, "resize": 256}
     return Preprocessing("tf" if channels == 1 else "torch", channels=channels, **sizes)

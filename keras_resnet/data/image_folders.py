@@ -1,4 +1,4 @@
-"""Folders of class folders -> Dataset: every file is looked at before anything is trained."""
+"""Folders of class folders -> Dataset. Every file is checked before training begins."""
 
 import io
 import os
@@ -15,133 +15,121 @@ from keras_resnet.data.image_files import (
     UnreadableImageError,
     check_image,
     format_errors,
+    has_image_suffix,
     load_image,
     raise_if_unreadable,
+    with_pil_image,
 )
 
 TEST_FOLDER_NAMES = ("val", "valid", "validation", "test")
-"""What the folder beside "train" may be called; the first one found tests."""
-READABLE = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
-"""Formats that TensorFlow decodes too."""
-NO_FILE = "it is no file"
-ORIENTATION = 0x0112
-"""Number of the EXIF entry that says how a camera was held."""
+"""Names of a test folder beside "train"; the first one that exists is used."""
+TENSORFLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+"""Formats that TensorFlow decodes as well."""
+EXIF_ORIENTATION = 0x0112
 
 
 def load_folder(path, validation_split=None, skip_bad=False):
-    """Images in folders named like their classes.
+    """Loads images from class folders.
 
-    Either PATH/train/<class>/... and PATH/val/<class>/... (or another of TEST_FOLDER_NAMES), or PATH/<class>/..., of
-    which a part is held out. Subfolders of a class folder belong to the class, links are followed, hidden files and
-    files with other suffixes are skipped. Images are held as files if they fit in memory, turned upright where EXIF
-    says so, and as paths otherwise; TensorFlow, which reads those, does not turn them.
+    The folder has either PATH/train/<class>/... and PATH/val/<class>/... (or another of TEST_FOLDER_NAMES), or
+    PATH/<class>/..., of which a part is held out for testing. Images in subfolders of a class folder belong to the
+    class, links are followed, hidden files and files with other suffixes are ignored. Files that fit in memory are kept
+    there, turned upright as EXIF says; otherwise paths are kept, and TensorFlow, which reads them, ignores EXIF.
 
     Args:
         path: the folder.
-        validation_split: share in (0, 1) or number of the training images that is set aside to test on; a test folder
-            then stays untouched. None: the test folder, or a fifth if there is none.
-        skip_bad: whether unreadable files are left out, with a warning that lists them.
+        validation_split: fraction in (0, 1) or number of the training images to test on; a test folder is not used
+            then. None: the test folder, or a fifth of the images if there is none.
+        skip_bad: whether unreadable files are skipped, with a warning that lists them.
 
     Raises:
-        ValueError: for a folder without class folders or with a single one, a class without images, classes that
-            differ between train and test, and unreadable files, all of which it counts.
+        ValueError: for fewer than two class folders, a class without images, different classes in training and test
+            folder, and unreadable files.
         OSError: for a folder that cannot be read.
     """
     folder = Path(path)
-    found = _images_at(folder, with_test=validation_split is None)
-    _check_classes(found, folder)
-    splits, skipped = _read([_numbered(classes) for _, classes in found], folder, skip_bad)
-    for (root, classes), split in zip(found, splits, strict=True):
-        _check_left(root, classes, split)
-    train, test = (
-        splits if len(splits) == 2 else splits[0].stratified_split(validation_split or DEFAULT_VALIDATION_SPLIT)
-    )
-    class_names = tuple(found[0][1])
+    roots = _train_and_test_roots(folder, with_test=validation_split is None)
+    classes = [_images_by_class(root) for root in roots]
+    _check_classes(roots, classes)
+    paths = [path for images in classes for paths in images.values() for path in paths]
+    keep = fits_in_memory(sum(os.path.getsize(path) for path in paths if os.path.isfile(path)))
+    groups = [_labelled_paths(images) for images in classes]
+    splits, skipped = _read_splits(groups, folder, skip_bad, lambda path: _read_for_training(path, keep))
+    if skipped:
+        lines = format_errors(skipped)
+        warnings.warn(f"Skipped {len(skipped)} unreadable images in {folder}:\n  {lines}", stacklevel=3)
+    class_names = tuple(classes[0])
+    for root, split in zip(roots, splits, strict=True):
+        if empty := [name for label, name in enumerate(class_names) if label not in split.labels]:
+            raise ValueError(f"Expected a readable image in every class folder. Received: {root} with none in {empty}")
+    held_out = validation_split or DEFAULT_VALIDATION_SPLIT
+    train, test = splits if len(splits) == 2 else splits[0].stratified_split(held_out)
     return Dataset(folder.resolve().name, train, test, class_names, default_preprocessing((None, None, 3)), skipped)
 
 
 def load_test_folder(path, split=None, skip_bad=False):
-    """Images to test on, in folders named like their classes: all of PATH/<class>/..., or of PATH/val/<class>/...
+    """Loads test images from class folders: all of PATH/<class>/..., or of PATH/val/<class>/...
 
     Args:
         path: the folder.
-        split: name of the folder within it that is meant; None: one of TEST_FOLDER_NAMES beside "train", else `path`.
-        skip_bad: whether files that are no images are left out; the Dataset lists them.
+        split: name of a subfolder to use; None: one of TEST_FOLDER_NAMES beside "train", else `path` itself.
+        skip_bad: whether unreadable files are skipped and listed in the Dataset.
 
     Returns:
-        A Dataset of paths, without `train`. Its classes may be few, or a single one, or lack images.
+        A Dataset of paths, without `train`. It may have a single class, and classes without images.
 
     Raises:
-        ValueError: for a folder without class folders or without any images, and files that are no images.
+        ValueError: for a folder without class folders or images, and for unreadable files.
         OSError: for a folder that cannot be read.
     """
     folder = Path(path)
     tests = [folder / name for name in TEST_FOLDER_NAMES if _subfolders(folder / "train") and (folder / name).is_dir()]
     root = folder / split if split else (tests or [folder])[0]
-    _, classes = _classes_in(root)
-    return load_files(_numbered(classes), tuple(classes), root, skip_bad)
+    images = _images_by_class(root)
+    return load_test_files(_labelled_paths(images), tuple(images), root, skip_bad)
 
 
-def load_files(labelled, class_names, folder, skip_bad=False):
-    """Image files to test on: their heads are looked at, the rest is read when they are tested.
+def load_test_files(labelled_paths, class_names, folder, skip_bad=False):
+    """Loads labelled test images; only the headers of the files are read at first.
 
     Args:
-        labelled: pairs (path, number of the class).
-        class_names: as a Dataset has them.
-        folder: where they are, for the name of the set and for messages.
-        skip_bad: whether files that are no images are left out; the Dataset lists them.
+        labelled_paths: pairs (path, label).
+        class_names: as in Dataset.
+        folder: of the images, for the name of the dataset and for messages.
+        skip_bad: whether unreadable files are skipped and listed in the Dataset.
 
     Raises:
-        ValueError: if there are none, and for files that are no images, all of which it counts.
+        ValueError: for no images, and for unreadable files.
     """
-    if not labelled:
+    if not labelled_paths:
         raise ValueError(
-            f"Expected images ({_suffixes()}) in a folder for each class, or `labels` (--labels), a file that says "
-            f"which class each is of. Received: path={str(folder)!r}"
+            f"Expected images ({_suffixes()}) in a folder for each class, or `labels` (--labels), a file with the "
+            f"class of each image. Received: path={str(folder)!r}"
         )
-    with ThreadPool() as threads:
-        found = threads.map(lambda row: _fault_of_head(row[0]), labelled, chunksize=64)
-    faults = tuple(f"{path} ({fault})" for (path, _), fault in zip(labelled, found, strict=True) if fault)
-    raise_if_unreadable(faults, skip_bad, folder)
-    good = [row for row, fault in zip(labelled, found, strict=True) if not fault]
-    if not good:
-        raise ValueError(f"Expected images that can be read. Received: none of {len(labelled)} in {folder}")
-    test = Split(np.array([path for path, _ in good]), np.array([label for _, label in good]))
-    preprocessing = default_preprocessing((None, None, 3))
-    return Dataset(folder.resolve().name, None, test, class_names, preprocessing, faults)
+    (test,), skipped = _read_splits([labelled_paths], folder, skip_bad, lambda path: check_image(path) or path)
+    if not len(test):
+        raise ValueError(f"Expected readable images. Received: none of {len(labelled_paths)} in {folder}")
+    return Dataset(folder.resolve().name, None, test, class_names, default_preprocessing((None, None, 3)), skipped)
 
 
-def _fault_of_head(path):
-    """Why a file is no image, or None."""
-    try:
-        if not _is_file(path):
-            return NO_FILE
-        check_image(path)
-    except OSError as error:
-        return error.strerror
-    except UnreadableImageError as error:
-        return error.reason
+def _train_and_test_roots(folder, with_test):
+    """The folders of class folders: one for training and, if it exists, one for testing."""
+    if not _subfolders(folder / "train"):
+        return [folder]
+    tests = [folder / name for name in TEST_FOLDER_NAMES if (folder / name).is_dir()]
+    if with_test and not tests:
+        raise ValueError(
+            f"Expected a folder {' or '.join(TEST_FOLDER_NAMES)} beside train, or a `validation_split`. "
+            f"Received: path={str(folder)!r}"
+        )
+    return [folder / "train", *tests[:with_test]]
 
 
-def _images_at(folder, with_test):
-    """[(folder, {class: paths})] of what trains and, if it has a folder of its own, what tests."""
-    roots = [folder]
-    if _subfolders(folder / "train"):
-        tests = [folder / name for name in TEST_FOLDER_NAMES if (folder / name).is_dir()]
-        if with_test and not tests:
-            raise ValueError(
-                f"Expected a folder {' or '.join(TEST_FOLDER_NAMES)} beside train, or a `validation_split`. "
-                f"Received: path={str(folder)!r}"
-            )
-        roots = [folder / "train", *tests[:with_test]]
-    return [_classes_in(root) for root in roots]
-
-
-def _classes_in(folder):
-    """(folder, {class: paths of its images})."""
+def _images_by_class(folder):
+    """{class folder: paths of its images}."""
     if not folder.is_dir():
         raise NotADirectoryError(f"Expected a folder with a folder for each class. Received: path={str(folder)!r}")
-    return folder, {child.name: _images_in(child) for child in _subfolders(folder)}
+    return {child.name: _find_images(child) for child in _subfolders(folder)}
 
 
 def _subfolders(folder):
@@ -150,122 +138,109 @@ def _subfolders(folder):
     return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
-def _images_in(folder):
-    """Paths of the files that are images by their suffix; a folder that links lead to again is not entered again."""
-    suffixes = tuple(suffix for row in FORMATS.values() for suffix in row)
-    seen = {str(parent) for parent in folder.resolve().parents}
+def _find_images(folder):
+    """Paths of all images by their suffixes; a folder that links lead to again is entered once."""
+    visited = {str(parent) for parent in folder.resolve().parents}
     images = []
     for root, folders, files in os.walk(folder, followlinks=True):
-        seen.add(os.path.realpath(root))
+        visited.add(os.path.realpath(root))
         folders[:] = [
             name
             for name in sorted(folders)
-            if not name.startswith(".") and os.path.realpath(os.path.join(root, name)) not in seen
+            if not name.startswith(".") and os.path.realpath(os.path.join(root, name)) not in visited
         ]
-        named = (name for name in sorted(files) if not name.startswith(".") and name.lower().endswith(suffixes))
-        images += [os.path.join(root, name) for name in named]
+        images += [os.path.join(root, name) for name in sorted(files) if has_image_suffix(name)]
     return images
 
 
-def _check_classes(found, folder):
-    for root, classes in found:
-        if len(classes) < 2:
+def _check_classes(roots, classes):
+    for root, images in zip(roots, classes, strict=True):
+        if len(images) < 2:
             raise ValueError(
-                f"Expected a folder for each class, two at least. Received: {root} with {len(classes)} "
-                f"({', '.join(classes) or 'no folders'})"
+                f"Expected a folder for each class, two at least. Received: {root} with {len(images)} "
+                f"({', '.join(images) or 'no folders'})"
             )
-        if empty := [name for name, images in classes.items() if not images]:
+        if empty := [name for name, paths in images.items() if not paths]:
             raise ValueError(
                 f"Expected images in every class folder ({_suffixes()}). Received: {root} with none in {empty}"
             )
-    (first, train), (last, test) = found[0], found[-1]
-    if differing := sorted(train.keys() ^ test.keys()):
-        raise ValueError(f"Expected the same classes in {first} and {last}. Received: only one of them has {differing}")
+    if differing := sorted(classes[0].keys() ^ classes[-1].keys()):
+        raise ValueError(f"Expected the same classes in {roots[0]} and {roots[-1]}. Received: {differing} in only one")
 
 
 def _suffixes():
-    return " ".join(suffix for name in READABLE for suffix in FORMATS[name])
+    return " ".join(suffix for name in TENSORFLOW_FORMATS for suffix in FORMATS[name])
 
 
-def _numbered(classes):
-    """{class: paths} -> [(path, number of the class)]."""
-    return [(path, number) for number, paths in enumerate(classes.values()) for path in paths]
+def _labelled_paths(images_by_class):
+    """{class: paths} -> [(path, label)]."""
+    return [(path, label) for label, paths in enumerate(images_by_class.values()) for path in paths]
 
 
-def _read(groups, folder, skip_bad):
-    """([Split] for each group of (path, label), what was left out), after all files have been looked at."""
+def _read_splits(groups, folder, skip_bad, read):
+    """Reads files in threads.
+
+    Args:
+        groups: for each Split, a list of (path, label).
+        folder: of all files, for messages.
+        skip_bad: whether unreadable files are skipped.
+        read: function path -> path or contents, which raises for an unreadable file.
+
+    Returns:
+        (list of Split, messages about the unreadable files).
+    """
     paths = [path for group in groups for path, _ in group]
-    keep = fits_in_memory(sum(os.path.getsize(path) for path in paths if os.path.isfile(path)))
     with ThreadPool() as threads:
-        looked_at = dict(zip(paths, threads.imap(lambda path: _look_at(path, keep), paths, chunksize=16), strict=True))
-    faults = tuple(f"{path} ({fault})" for path, (_, fault) in looked_at.items() if fault)
-    raise_if_unreadable(faults, skip_bad, folder)
-    if faults:
-        warnings.warn(f"Left out {len(faults)} unreadable images in {folder}:\n  {format_errors(faults)}", stacklevel=4)
+        results = threads.imap(lambda path: _try_to_read(path, read), paths, chunksize=16)
+        results = dict(zip(paths, results, strict=True))
+    errors = tuple(f"{path} ({error})" for path, (_, error) in results.items() if error)
+    raise_if_unreadable(errors, skip_bad, folder)
     splits = []
     for group in groups:
-        rows = [(path, label) for path, label in group if not looked_at[path][1]]
-        images = np.array([looked_at[path][0] if keep else path for path, _ in rows], object if keep else str)
-        splits.append(Split(images, np.array([label for _, label in rows], "int32")))
-    return splits, faults
+        images = [(results[path][0], label) for path, label in group if not results[path][1]]
+        dtype = object if images and isinstance(images[0][0], bytes) else str
+        splits.append(Split(np.array([i for i, _ in images], dtype), np.array([label for _, label in images], "int32")))
+    return splits, errors
 
 
-def _check_left(root, classes, split):
-    if empty := [name for label, name in enumerate(classes) if label not in split.labels]:
-        raise ValueError(f"Expected a readable image in every class folder. Received: {root} with none in {empty}")
-
-
-def _is_file(path):
-    """Whether it can be read to its end: a pipe would be waited for."""
-    return stat.S_ISREG(os.stat(path).st_mode)
-
-
-def _look_at(path, keep):
-    """(content, None) for a readable file, its content only if it is kept; (None, why not) for another."""
+def _try_to_read(path, read):
+    """(result of `read`, None), or (None, why the file cannot be read)."""
     try:
-        if not _is_file(path):
-            return None, NO_FILE
-        content = Path(path).read_bytes()
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would block
+            return None, "not a file"
+        return read(path), None
     except OSError as error:
         return None, error.strerror
-    fault = _fault(content)
-    return (_upright(content) if keep and not fault else None), fault
+    except UnreadableImageError as error:
+        return None, error.reason
 
 
-def _upright(content):
-    """The file; re-encoded, if EXIF says that the image is to be turned: TensorFlow would not turn it."""
-    from PIL import Image
+def _read_for_training(path, keep):
+    """The contents of an image file, or its path if contents are not kept."""
+    contents = Path(path).read_bytes()
+    _check_decodable(contents)
+    if not keep:
+        return path
+    if with_pil_image(contents, lambda image: image.getexif().get(EXIF_ORIENTATION, 1)) == 1:
+        return contents
+    upright = io.BytesIO()
+    load_image(contents).save(upright, "PNG")
+    return upright.getvalue()
 
-    with Image.open(io.BytesIO(content)) as image:
-        if image.getexif().get(ORIENTATION, 1) == 1:
-            return content
-    turned = io.BytesIO()
-    load_image(content).save(turned, "PNG")
-    return turned.getvalue()
 
-
-def _fault(content):
-    """Why an image cannot be trained on, or None. Pillow says what it is, TensorFlow whether it can be decoded."""
+def _check_decodable(contents):
+    """Raises UnreadableImageError unless Pillow identifies an image that TensorFlow can decode."""
     import tensorflow as tf
-    from PIL import Image
 
-    if not content:
-        return "it is empty"
+    name, mode = with_pil_image(contents, lambda image: (image.format, image.mode))
+    has_palette = name == "BMP" and mode in ("1", "P")  # TensorFlow would read the indices as grey
+    if name not in TENSORFLOW_FORMATS or has_palette:
+        reason = f"TensorFlow does not read {name}{' with a palette' if has_palette else ''}"
+        raise UnreadableImageError(f"{len(contents)} bytes", reason)
     try:
-        with Image.open(io.BytesIO(content), formats=tuple(FORMATS)) as image:
-            kind, mode, pixels = image.format, image.mode, image.width * image.height
-    except Exception:  # on damaged files Pillow's readers raise nearly anything
-        return "it holds something else or is damaged"
-    if Image.MAX_IMAGE_PIXELS and pixels > Image.MAX_IMAGE_PIXELS:
-        return f"{pixels} pixels are more than the {Image.MAX_IMAGE_PIXELS} of PIL.Image.MAX_IMAGE_PIXELS"
-    palette = kind == "BMP" and mode in ("1", "P")  # TensorFlow takes its numbers for grey
-    if kind not in READABLE or palette:
-        return f"TensorFlow does not read {kind}{' with a palette' if palette else ''}"
-    try:
-        if kind == "JPEG":
-            tf.io.decode_jpeg(content, channels=3, ratio=8)  # reads all, computes little
+        if name == "JPEG":
+            tf.io.decode_jpeg(contents, channels=3, ratio=8)  # reads all data at little cost
         else:
-            tf.io.decode_image(content, channels=3, expand_animations=False)
-    except tf.errors.OpError:
-        return "it is damaged or cut off"
-    return None
+            tf.io.decode_image(contents, channels=3, expand_animations=False)
+    except tf.errors.OpError as error:
+        raise UnreadableImageError(f"{len(contents)} bytes", "damaged or truncated") from error

@@ -1,4 +1,4 @@
-"""Flat folders of images whose classes stand in a file, as ImageNet's validation images come."""
+"""Flat folders of test images with a label file, as ImageNet's validation images -> Dataset."""
 
 import csv
 import os
@@ -6,60 +6,58 @@ from collections import Counter
 from pathlib import Path
 
 from keras_resnet.data.image_files import find_images
-from keras_resnet.data.image_folders import load_files
+from keras_resnet.data.image_folders import load_test_files
 from keras_resnet.data.labels import imagenet_classes
 
 MAX_BYTES = 2**26
-"""Bytes of a file of labels at most; ImageNet's for 50,000 images have two million."""
+"""Largest size of a label file; those of ImageNet's 50,000 validation images have 2 MB."""
 
 
 def load_labelled_folder(folder, labels, skip_bad=False):
-    """Images to test on, all in one folder, with their classes in a text file.
+    """Loads test images from one folder, and their classes from a text file.
 
-    The file has a line for each image, in one of these forms:
+    Each line of the file has one of these forms:
 
-    - a file name, with or without its folder or suffix, and a class, with a comma, a tab or a blank between them:
-      Caffe's `val.txt`, Kaggle's `LOC_val_solution.csv` (of what follows the class nothing is read). Images that are
-      not there, because the folder is a part, do not matter.
+    - a file name, with or without its folder or suffix, and a class, separated by a comma, a tab or a blank: Caffe's
+      `val.txt`, Kaggle's `LOC_val_solution.csv` (whose boxes are ignored). Images that do not exist are ignored.
     - a class, in the order of the sorted file names: `imagenet_2012_validation_synset_labels.txt`, or the development
-      kit's `ILSVRC2012_validation_ground_truth.txt`, whose numbers mean what `meta.mat` beside it says.
+      kit's `ILSVRC2012_validation_ground_truth.txt` with `meta.mat` beside it, which defines its numbers.
 
-    A class is a WordNet id or another name; or, with file names, a number from 0, in the order of the network's.
+    A class is a WordNet id, any other name, or, after a file name, the index of a class from 0.
 
     Args:
         folder: path of the images.
-        labels: path of the file.
-        skip_bad: whether files that are no images are left out; the Dataset lists them.
+        labels: path of the label file.
+        skip_bad: whether unreadable files are skipped and listed in the Dataset.
 
     Returns:
-        A Dataset without `train`; its class names are None where the classes are numbers.
+        A Dataset without `train`; its class names are None if the classes are indices.
 
     Raises:
-        FileNotFoundError: if there is no such folder or file.
+        FileNotFoundError: if the folder or file does not exist.
         ValueError: for a file of another form, images without a class, and unreadable images.
     """
     folder = Path(folder)
     images = sorted(find_images(folder), key=lambda path: path.name)
-    rows = _rows(labels)
+    rows = _read_rows(labels)
     names = [{path.relative_to(folder).as_posix(), path.name, path.stem} for path in images]
-    named = not set().union(*names).isdisjoint(name for name, _ in rows)
-    classes = _by_name(rows, names, labels) if named else _in_order(rows, len(images), labels)
-    if named and all(name.isdecimal() for name in classes):
-        class_names, numbers = None, [int(name) for name in classes]
+    has_names = not set().union(*names).isdisjoint(name for name, _ in rows)
+    classes = _classes_by_name(rows, names, labels) if has_names else _classes_in_order(rows, len(images), labels)
+    if has_names and all(name.isdecimal() for name in classes):
+        class_names, indices = None, [int(name) for name in classes]
     else:
         class_names = _class_names(classes)
-        places = {name: number for number, name in enumerate(class_names)}
-        numbers = [places[name] for name in classes]
-    labelled = [(str(path), number) for path, number in zip(images, numbers, strict=True)]
-    return load_files(labelled, class_names, folder, skip_bad)
+        index = {name: i for i, name in enumerate(class_names)}
+        indices = [index[name] for name in classes]
+    labelled_paths = [(str(path), label) for path, label in zip(images, indices, strict=True)]
+    return load_test_files(labelled_paths, class_names, folder, skip_bad)
 
 
-def _rows(path):
-    """[(first column, second column or None)] of the lines that are no comments."""
+def _read_rows(path):
+    """[(first column, second column or None)] of the lines that are not comments."""
     if not os.path.isfile(path):
         raise FileNotFoundError(
-            "`labels` should be a file with a line for each image, its name and its class; there is none. "
-            f"Received: labels={str(path)!r}"
+            f"`labels` should be a file with a line for each image. Received: labels={str(path)!r}, not found"
         )
     if os.path.getsize(path) > MAX_BYTES:
         raise ValueError(f"`labels` should have at most {MAX_BYTES} bytes. Received: labels={str(path)!r}")
@@ -68,7 +66,7 @@ def _rows(path):
     except UnicodeDecodeError as error:
         raise ValueError(f"`labels` should be a text file. Received: labels={str(path)!r} ({error.reason})") from error
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    if lines and lines[0].startswith("ImageId,"):  # Kaggle's: boxes follow the class
+    if lines and lines[0].startswith("ImageId,"):  # Kaggle: the class is followed by boxes
         return [(name, rest.split()[0]) for name, rest in map(_columns, lines[1:]) if rest]
     if not lines:
         raise ValueError(f"`labels` should have a line for each image. Received: labels={str(path)!r}, which is empty")
@@ -76,69 +74,69 @@ def _rows(path):
 
 
 def _columns(line):
-    """ "a.png,French horn", "a.png\tx" or "a.png x" -> its two columns; ("tench", None) of a single one."""
+    """The two columns of "a.png,French horn", "a.png\tx" or "a.png x"; ("tench", None) for a single column."""
     separator = next((mark for mark in ",\t" if mark in line), None)
     columns = next(csv.reader([line], delimiter=separator)) if separator else line.rsplit(None, 1)
     first, second, *_ = (*(column.strip() for column in columns), None, None)
     return first, second
 
 
-def _by_name(rows, names, path):
-    """The class of each image, by the names that its file goes by."""
-    known = {}
+def _classes_by_name(rows, names, path):
+    """The class of each image; `names` has the set of names of each image."""
+    classes = {}
     for name, label in rows:
-        if label is None or known.setdefault(name, label) != label:
+        if label is None or classes.setdefault(name, label) != label:
             raise ValueError(
                 f"`labels` should have one class for each image. Received: labels={str(path)!r} with "
-                f"{known.get(name)!r} and {label!r} for {name!r}"
+                f"{classes.get(name)!r} and {label!r} for {name!r}"
             )
-    found = [{known[name] for name in of_one if name in known} for of_one in names]
-    if wrong := [max(of_one, key=len) for of_one, labels in zip(names, found, strict=True) if len(labels) != 1]:
+    found = [{classes[name] for name in aliases if name in classes} for aliases in names]
+    if missing := sorted(max(aliases, key=len) for aliases, one in zip(names, found, strict=True) if len(one) != 1):
         raise ValueError(
-            f"`labels` should name the class of every image. Received: labels={str(path)!r} without {len(wrong)} "
-            f"of {len(names)}, such as {sorted(wrong)[:3]}"
+            f"`labels` should have the class of every image. Received: labels={str(path)!r} without {len(missing)} "
+            f"of {len(names)}, such as {missing[:3]}"
         )
-    twice = [name for name, count in Counter(name for of_one in names for name in of_one).items() if count > 1]
-    if ambiguous := sorted(known.keys() & set(twice)):
+    counts = Counter(name for aliases in names for name in aliases)
+    if ambiguous := sorted(name for name in classes if counts[name] > 1):
         raise ValueError(
-            f"`labels` should name images with their folders where several are called the same. "
+            f"`labels` should include the folders of images with equal names. "
             f"Received: labels={str(path)!r} with {ambiguous[0]!r}"
         )
     return [label for (label,) in found]
 
 
-def _in_order(rows, count, path):
-    """The class of each image, by its place."""
-    if len(rows) != count:
+def _classes_in_order(rows, num_images, path):
+    """The class of each image, one per line."""
+    if len(rows) != num_images:
         raise ValueError(
-            f"`labels` should have a class for each of {count} images, or name the images. "
+            f"`labels` should have a class for each of {num_images} images, or name the images. "
             f"Received: labels={str(path)!r} with {len(rows)} lines"
         )
     classes = [" ".join(filter(None, row)) for row in rows]
-    return _by_development_kit(classes, path) if all(name.isdecimal() for name in classes) else classes
+    return _development_kit_classes(classes, path) if all(name.isdecimal() for name in classes) else classes
 
 
-def _by_development_kit(numbers, path):
-    """ILSVRC2012's own numbers -> WordNet ids, as the `meta.mat` beside the file has them."""
+def _development_kit_classes(numbers, path):
+    """Class numbers of ILSVRC2012 -> WordNet ids, as defined by `meta.mat` beside the file."""
     from scipy.io import loadmat
 
     meta = Path(path).with_name("meta.mat")
     if not meta.is_file():
         raise FileNotFoundError(
-            "`labels` should name images or classes, or have the development kit's meta.mat beside it, which says "
-            f"what its numbers mean. Received: labels={str(path)!r}, and no {meta}"
+            "`labels` should name images or classes, or have the development kit's meta.mat beside it, which defines "
+            f"its numbers. Received: labels={str(path)!r}, and no {meta}"
         )
     try:
         synsets = loadmat(meta, squeeze_me=True, variable_names=["synsets"])["synsets"]
         ids = {int(number): str(name) for number, name in zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)}
         return [ids[int(number)] for number in numbers]
-    except Exception as error:  # SciPy's reader raises nearly anything on a damaged file
+    except Exception as error:  # on damaged files SciPy's reader raises exceptions of almost any type
         raise ValueError(
             f"Expected the meta.mat of ILSVRC2012's development kit. Received: {meta} ({error!r})"
         ) from error
 
 
 def _class_names(classes):
-    """ImageNet's thousand if all are among them, else those that there are."""
-    wordnet = tuple(wnid for wnid, _ in imagenet_classes())
-    return wordnet if set(classes) <= set(wordnet) else tuple(sorted(set(classes)))
+    """ImageNet's 1000 classes if all classes are among them, else the sorted classes."""
+    wordnet_ids = tuple(wnid for wnid, _ in imagenet_classes())
+    return wordnet_ids if set(classes) <= set(wordnet_ids) else tuple(sorted(set(classes)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.data.datasets import Dataset, Split, Stream, default_preprocessing, fits_in_memory, validation_size
+from keras_resnet.data.datasets import Dataset, Split, Stream, default_preprocessing, fits_in_memory, num_held_out
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import unknown_name_error
 
@@ -169,7 +169,7 @@ def _slices(builder, splits, validation_split):
     if validation_split is None:
         return splits
     length = builder.info.splits["train"].num_examples
-    rest = length - validation_size(validation_split, length)
+    rest = length - num_held_out(validation_split, length)
     return [f"train[:{rest}]", f"train[{rest}:]"]
 
 
