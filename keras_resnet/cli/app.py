@@ -3,7 +3,6 @@
 import json
 import logging
 import signal
-import sys
 import warnings
 from contextlib import contextmanager
 
@@ -41,8 +40,8 @@ def print_progress(text):
 
 
 def print_problem(kind, text, color="red"):
-    """Prints "kind: text" on standard error."""
-    err.print(f"[{color}]{kind}:[/]", Text(text), soft_wrap=True)
+    """Prints "kind: text" on standard error, or "kind" alone."""
+    err.print(f"[{color}]{kind}{':' if text else ''}[/]", Text(text), sep=" " if text else "", soft_wrap=True)
 
 
 def print_table(columns, rows, title=None, left=()):
@@ -70,51 +69,37 @@ def progress_bar(total=None):
         yield update
 
 
+@contextmanager
+def error_messages():
+    """Ends a command that fails with one message: exit status 1 after an error, 130 after Ctrl-C."""
+    interrupts, handler = [], signal.getsignal(signal.SIGINT)
+
+    def interrupt(*signal_and_frame):
+        interrupts.append(signal_and_frame)
+        signal.default_int_handler(*signal_and_frame)
+
+    if handler is signal.default_int_handler:  # not ignored, as in the background of a script
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except (KeyboardInterrupt, Exception) as error:
+        stopped = interrupts or isinstance(error, KeyboardInterrupt)  # libraries in C++ raise errors of their own
+        if isinstance(error, typer.Exit) or not (stopped or isinstance(error, ERRORS)):
+            raise
+        print_problem("stopped" if stopped else "error", str(error))
+        raise typer.Exit(130 if stopped else 1) from None
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def main():
+    """Runs the command line."""
+    warnings.showwarning = _print_warning
+    logging.getLogger("absl").setLevel(logging.ERROR)  # notes of tensorflow-datasets to its developers
+    app()
+
+
 def _print_warning(message, category, *_):
     """Prints a warning for users as one line; warnings for developers are not shown."""
     if issubclass(category, UserWarning):
         print_problem("note", str(message), "yellow")
-
-
-@contextmanager
-def _interrupts():
-    """Gives a list that is no longer empty after Ctrl-C: libraries in C++ turn it into exceptions of their own."""
-    received, before = [], signal.getsignal(signal.SIGINT)
-
-    def interrupt(*signal_and_frame):
-        received.append(signal_and_frame)
-        signal.default_int_handler(*signal_and_frame)
-
-    if before is signal.default_int_handler:  # not ignored, as in the background of a script
-        signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def interrupt_message():
-    """Ends the command with status 130 after Ctrl-C, with the message of the exception, which typer would not print."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        print_problem("stopped", str(stop)) if str(stop) else err.print("[red]stopped[/]")
-        raise typer.Exit(130) from None
-
-
-def main():
-    """Runs the command line; an error is one message and exit status 1, never a traceback."""
-    warnings.showwarning = _print_warning
-    logging.getLogger("absl").setLevel(logging.ERROR)  # notes of tensorflow-datasets to its developers
-    with _interrupts() as received:
-        try:
-            app()
-        except KeyboardInterrupt:
-            err.print("[red]stopped[/]")
-            sys.exit(130)
-        except Exception as error:
-            if not received and not isinstance(error, ERRORS):
-                raise
-            print_problem("stopped" if received else "error", str(error))
-            sys.exit(130 if received else 1)

@@ -13,7 +13,7 @@ import docstring_parser
 from typer import Option
 
 import keras_resnet
-from keras_resnet.cli.app import app, interrupt_message
+from keras_resnet.cli.app import app, error_messages
 from keras_resnet.data.preprocessing import MODES
 from keras_resnet.errors import unknown_name_error
 from keras_resnet.precision import COMPUTED, precision_scope
@@ -55,7 +55,7 @@ def command(application=app, **groups):
         @wraps(function)
         def run(**values):
             handed_on = {group: {it.name: values.pop(it.name) for it in options[group]} for group in groups}
-            with interrupt_message():
+            with error_messages():
                 return function(**values, **handed_on)
 
         own = [it for it in inspect.signature(function).parameters.values() if it.name not in groups]
@@ -142,15 +142,11 @@ def value(text):
 
 def recipe_changes(texts):
     """["epochs=2"] -> {"epochs": 2}, fields of a recipe."""
-    return dict(map(_assignment, texts or ()))
-
-
-def _assignment(text):
-    """ "epochs=2" -> ("epochs", 2)."""
-    field, equals, given = text.partition("=")
-    if not equals:
-        raise ValueError(f"`--set` should be FIELD=VALUE, such as epochs=2. Received: --set {text}")
-    known = [row.name for row in fields(Recipe)]
-    if field not in known:
-        raise unknown_name_error("--set", field, known, f"one of the fields of a recipe: {known}")
-    return field, value(given)
+    changes, known = {}, [field.name for field in fields(Recipe)]
+    for field, equals, text in (text.partition("=") for text in texts or ()):
+        if not equals:
+            raise ValueError(f"`--set` should be FIELD=VALUE, such as epochs=2. Received: --set {field}")
+        if field not in known:
+            raise unknown_name_error("--set", field, known, f"one of the fields of a recipe: {known}")
+        changes[field] = value(text)
+    return changes

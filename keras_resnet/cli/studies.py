@@ -1,7 +1,5 @@
 """The paper's own experiments as commands: study degradation, responses, signals, complexity."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
@@ -38,14 +36,11 @@ def degradation(
     data,
     options,
     size: Annotated[str, Option(help=f"Networks, data and epochs: {', '.join(SIZES)}.")] = "digits",
-    workdir: Annotated[
-        Path | None, Option(help="Folder for the networks and the result.", show_default="runs/degradation_SIZE")
-    ] = None,
+    workdir: Annotated[Path | None, Option(help="Folder for all files.", show_default="runs/degradation_SIZE")] = None,
     depths: Annotated[str | None, Option(help="Numbers of layers: 20,56.", show_default="the size's")] = None,
     dataset: Annotated[str | None, Option(help="Another data set.", show_default="the size's")] = None,
     images: Annotated[
-        str | None,
-        Option(help="Numbers of training and test images: 10000,2000.", show_default="the size's"),
+        str | None, Option(help="Training and test images: 10000,2000.", show_default="the size's")
     ] = None,
     recipe: Annotated[str | None, Option(help="A name in RECIPES.", show_default="the size's")] = None,
     changes: Changes = None,
@@ -94,8 +89,8 @@ def responses(
         name: analysis.layer_responses(one, labelled_inputs(one, images, skip_bad=data["skip_bad"]))
         for name, one in models.items()
     }
-    plot = partial(analysis.plot_responses, title=f"layer responses on {images.name}")
-    _publish([_Measurement("responses", "standard deviation of responses", values, plot)], workdir, as_json)
+    plot = partial(analysis.draw_responses, title=f"layer responses on {images.name}")
+    _publish({"responses": ("standard deviation of responses", values, plot)}, workdir, as_json)
 
 
 @command(study, data=DATA)
@@ -123,33 +118,27 @@ def signals(
         inputs, targets = next(labelled_inputs(one, images, batch_size, data["skip_bad"]))
         variances[name] = analysis.forward_variances(one, inputs)
         norms[name] = analysis.gradient_norms(one, inputs, targets)
-    rows = (("forward_variances", "variance of responses", variances), ("gradient_norms", "norm of gradients", norms))
-    plots = (partial(analysis.plot_signals, label=label) for _, label, _ in rows)
-    _publish([_Measurement(*row, plot) for row, plot in zip(rows, plots, strict=True)], workdir, as_json)
+    rows = {"forward_variances": ("variance of responses", variances), "gradient_norms": ("norm of gradients", norms)}
+    plots = {name: partial(analysis.draw_signals, label=label) for name, (label, _) in rows.items()}
+    _publish({name: (*row, plots[name]) for name, row in rows.items()}, workdir, as_json)
 
 
-@dataclass(frozen=True)
-class _Measurement:
-    """Numbers measured in the layers of networks."""
+def _publish(measured, workdir, as_json):
+    """Writes measurements as plots and JSON, and prints them.
 
-    name: str
-    label: str
-    values: dict
-    """{network: {layer: value}}."""
-    plot: Callable
-    """(values, path) -> a PNG file."""
-
-
-def _publish(measurements, workdir, as_json):
-    """Writes each measurement as plot and JSON, and prints it."""
-    for one in measurements:
-        one.plot(one.values, workdir / f"{one.name}.png")
-        write_json(one.values, workdir / f"{one.name}.json")
+    Args:
+        measured: {name: (what is measured, {network: {layer: number}}, function of the numbers and a PNG's path)}.
+        workdir: folder for the files.
+        as_json: whether JSON is printed instead of tables.
+    """
+    for name, (_, values, plot) in measured.items():
+        plot(values, workdir / f"{name}.png")
+        write_json(values, workdir / f"{name}.json")
     if as_json:
-        return print_json({one.name: one.values for one in measurements})
-    for one in measurements:
+        return print_json({name: values for name, (_, values, _) in measured.items()})
+    for label, values, _ in measured.values():
         columns = ("network", "layers", "mean", "median", "smallest", "largest")
-        print_table(columns, (_statistics(*item) for item in one.values.items()), title=one.label)
+        print_table(columns, (_statistics(*item) for item in values.items()), title=label)
     print_line(f"everything in {workdir}/")
 
 
@@ -168,30 +157,30 @@ def complexity(
 ):
     """Count parameters and multiply-adds: the paper's networks beside AlexNet and VGG, or one layer by layer."""
     if model is None:
-        rows = analysis.network_costs()
-        columns, cells = ("network", "depth", "parameters", "multiply-adds", "of VGG-19's"), map(_network_row, rows)
+        rows = analysis.comparison()
+        columns, cells = ("network", "layers", "parameters", "multiply-adds", "of VGG-19's"), map(_network_row, rows)
     else:
         network = model_from(model, None)
         rows = analysis.layer_costs(network)
-        columns, cells = ("layer", "class", "output", "parameters", "multiply-adds"), _layer_rows(rows)
+        columns, cells = ("layer", "kind", "output", "parameters", "multiply-adds"), _layer_rows(rows)
     if plot:
-        analysis.plot_network_costs(rows, plot) if model is None else analysis.plot_layer_costs(rows, plot, model)
+        analysis.draw_comparison(rows, plot) if model is None else analysis.draw_costs(rows, plot, model)
     if as_json:
         return print_json([vars(row) for row in rows])
-    print_table(columns, cells, left=["class", "output"])
+    print_table(columns, cells, left=["kind", "output"])
     if model and model_spec(network):
         fields = analysis.receptive_fields(network.spec).items()
         print_line("receptive fields:", ", ".join(f"{name} {field.size} px" for name, field in fields))
 
 
 def _network_row(row):
-    cost = (f"{row.parameters / 1e6:.2f} M", f"{row.multiply_adds / 1e9:.2f} G", f"{row.fraction_of_vgg19:.0%}")
-    return row.name, row.depth, *cost
+    cost = (f"{row.parameters / 1e6:.2f} M", f"{row.multiply_adds / 1e9:.2f} G", f"{row.ratio:.0%}")
+    return row.name, row.layers, *cost
 
 
 def _layer_rows(rows):
     for row in (row for row in rows if row.parameters):
         size = " x ".join(map(str, row.output_shape))
-        yield row.name, row.class_name, size, f"{row.parameters:,}", f"{row.multiply_adds:,}"
+        yield row.name, row.kind, size, f"{row.parameters:,}", f"{row.multiply_adds:,}"
     total = analysis.total_cost(rows)
     yield "all", "", "", f"{total.parameters:,}", f"{total.multiply_adds:,}"

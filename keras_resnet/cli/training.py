@@ -32,14 +32,9 @@ def train(
     options,
     recipe: RecipeName = "quickstart",
     model: Annotated[str | None, Option(help="A network of `keras-resnet models`.", show_default="resnet20")] = None,
-    spec: Annotated[
-        Path | None, Option(help="A ResNetSpec as JSON instead, such as winner.json of `keras-resnet tune`.")
-    ] = None,
+    spec: Annotated[Path | None, Option(help="A ResNetSpec as JSON instead: winner.json of `tune`.")] = None,
     dataset: TrainingSet = "digits",
-    workdir: Annotated[
-        Path | None,
-        Option(help="Folder for model, checkpoint, logs, settings and report.", show_default="runs/RECIPE"),
-    ] = None,
+    workdir: Annotated[Path | None, Option(help="Folder for all files.", show_default="runs/RECIPE")] = None,
     changes: Changes = None,
 ):
     """Train a network, and write model, checkpoint, log, curves, settings and report to a folder."""
@@ -55,20 +50,14 @@ def train(
     )
 
 
-@command(
-    data=DATA,
-    options={keras_resnet.finetune: "stages batch_norm head_epochs", RunOptions: RUN},
-)
+@command(data=DATA, options={keras_resnet.finetune: "stages batch_norm head_epochs", RunOptions: RUN})
 def finetune(
     data,
     options,
     dataset: TrainingSet,
     model: Model = "resnet50",
-    weights: Annotated[
-        str | None,
-        Option(help="A tag or a file; none for random ones.", show_default="imagenet; a .keras file's own"),
-    ] = None,
-    workdir: Annotated[Path, Option(help="Folder for the model, its report and the runs.")] = Path("runs/finetune"),
+    weights: Annotated[str | None, Option(help="A tag, a file, or none.", show_default="imagenet")] = None,
+    workdir: Annotated[Path, Option(help="Folder for all files.")] = Path("runs/finetune"),
     recipe: RecipeName = "finetune",
     changes: Changes = None,
     mode: Mode = None,
@@ -106,15 +95,11 @@ def tune(
     data,
     options,
     dataset: TrainingSet = "digits",
-    max_params: Annotated[str | None, Option(help="Largest number of parameters: 100k, 1.5M.")] = None,
-    max_multiply_adds: Annotated[
-        str | None, Option(help="Largest number of multiply-adds for one image: 40M, 4G.")
-    ] = None,
+    max_params: Annotated[str | None, Option(help="Most parameters: 100k, 1.5M.")] = None,
+    max_multiply_adds: Annotated[str | None, Option(help="Most multiply-adds for one image: 40M, 4G.")] = None,
     recipe: RecipeName = "quickstart",
     changes: Changes = None,
-    workdir: Annotated[
-        Path | None, Option(help="Folder for the candidates and the result.", show_default="runs/tune_DATASET")
-    ] = None,
+    workdir: Annotated[Path | None, Option(help="Folder for all files.", show_default="runs/tune_DATASET")] = None,
     as_json: AsJson = False,
 ):
     """Search for the most accurate network within a budget, and its recipe. Repeat the command to continue it.
