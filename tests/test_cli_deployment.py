@@ -25,11 +25,11 @@ def images(tmp_path_factory):
 
 def test_export_reports_and_predict_gives_the_same_table(ended, images, tmp_path):
     path = tmp_path / "resnet20.xml"
-    words = ("export", "resnet20", path, "--weights", "cifar10", "--no-timed", "--json", "--images", images)
+    words = ("export", "resnet20", path, "--weights", "cifar10", "--no-measure-speed", "--json", "--images", images)
     status, answer, _ = ended(*words)
     report = json.loads(answer)
-    assert (status, report["format"], report["precision"], report["images"]) == (0, "openvino", "float32", 4)
-    assert report["agrees"] and report["top1"] == 1 and report["speed"] == []
+    assert (status, report["format"], report["precision"], report["num_images"]) == (0, "openvino", "float32", 4)
+    assert report["verified"] and report["top1_agreement"] == 1 and report["speed"] == []
     assert json.loads((tmp_path / "resnet20.xml.report.json").read_text()) == report
     assert "resnet20 with the weights cifar10 as OpenVINO" in (tmp_path / "resnet20.xml.report.md").read_text()
     tables = [
@@ -44,7 +44,7 @@ def test_export_reports_and_predict_gives_the_same_table(ended, images, tmp_path
 
 def test_eight_bits_from_a_folder(ended, images, tmp_path):
     path = tmp_path / "small.xml"
-    words = ("export", "resnet20", path, "--weights", "cifar10", "--precision", "int8", "--no-timed", "--json")
+    words = ("export", "resnet20", path, "--weights", "cifar10", "--precision", "int8", "--no-measure-speed", "--json")
     status, answer, said = ended(*words, "--calibration", images, "--images", images, "--mode", "torch")
     assert status == 0 and "mode='torch' is left aside: resnet20 knows its own, 'cifar'" in said, said
     assert json.loads(answer)["precision"] == "int8"
@@ -79,8 +79,8 @@ def test_a_network_without_known_preprocessing_says_what_to_do(ended, tmp_path):
     network.save(tmp_path / "net.keras")
     status, _, said = ended("export", tmp_path / "net.keras", tmp_path / "net.xml")
     assert status == 1 and "preprocess" in said
-    words = ("export", tmp_path / "net.keras", tmp_path / "net.xml", "--no-timed", "--json")
-    assert json.loads(ended(*words, "--mode", "torch")[1])["agrees"]
+    words = ("export", tmp_path / "net.keras", tmp_path / "net.xml", "--no-measure-speed", "--json")
+    assert json.loads(ended(*words, "--mode", "torch")[1])["verified"]
     assert json.loads(ended(*words, "--raw", "--overwrite")[1])["raw"]
 
 

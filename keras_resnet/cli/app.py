@@ -44,17 +44,16 @@ def print_problem(kind, text, color="red"):
     err.print(f"[{color}]{kind}{':' if text else ''}[/]", Text(text), sep=" " if text else "", soft_wrap=True)
 
 
-def print_table(columns, rows, title=None, left=()):
-    """Prints a table: the first column and those named in `left` are text, the others are numbers."""
+def print_table(rows, title=None, left=()):
+    """Prints a table of dicts: the first column and those named in `left` are text, the others are numbers."""
     table = Table(box=None, header_style="bold", title=title and Text(title), title_justify="left")
-    for column in columns:
-        if column in (columns[0], *left):
-            table.add_column(column, overflow="fold")
-        else:
-            table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(str, row))
-    out.print(table)
+        for column in row if not table.columns else ():
+            text = column in (next(iter(row)), *left)
+            table.add_column(column, overflow="fold", no_wrap=not text, justify="left" if text else "right")
+        table.add_row(*map(str, row.values()))
+    if table.columns:
+        out.print(table)
 
 
 @contextmanager

@@ -78,8 +78,8 @@ def probe(
     }
     if as_json:
         return print_json({name: {"top1_accuracy": probe.top1_accuracy} for name, probe in probes.items()})
-    rows = ((name, f"{probe.top1_accuracy:.2%} of {len(test.labels):,}") for name, probe in probes.items())
-    print_table(("classifier", "accuracy"), rows)
+    accuracies = {name: f"{probe.top1_accuracy:.2%} of {len(test.labels):,}" for name, probe in probes.items()}
+    print_table({"classifier": name, "accuracy": accuracy} for name, accuracy in accuracies.items())
 
 
 @command()
@@ -97,7 +97,7 @@ def nearest(
     images = [(name, cosine) for name, cosine in images if name != found.names[query]][:count]
     if as_json:
         return print_json([{"name": name, "cosine": cosine} for name, cosine in images])
-    print_table(("image", "cosine"), ((name, f"{cosine:.3f}") for name, cosine in images))
+    print_table({"image": name, "cosine": f"{cosine:.3f}"} for name, cosine in images)
 
 
 def _comparable(*paths):

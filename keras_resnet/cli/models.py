@@ -1,18 +1,23 @@
-"""Commands about networks and their weights: models, summary, predict, convert."""
+"""Commands about networks and their weights: models, summary, predict, convert, export."""
 
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markdown import Markdown
 from rich.progress import track
 from typer import Argument, Option
 
 import keras_resnet
 from keras_resnet.cli.app import err, out, print_json, print_line, print_problem, print_table
-from keras_resnet.cli.options import AsJson, Weights, command, model_from, raise_if_given
+from keras_resnet.cli.options import AsJson, Mode, Weights, command, model_from, raise_if_given
 from keras_resnet.data.image_files import find_images
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.sources import load_dataset, load_test
 from keras_resnet.deployment.exported import is_exported
+from keras_resnet.deployment.report import to_markdown
+from keras_resnet.models.preprocessing import set_preprocessing
 from keras_resnet.weights.catalog import WEIGHTS
 
 
@@ -28,8 +33,7 @@ def models(
     rows = [_model_row(name) for name in names]
     if as_json:
         return print_json(rows)
-    columns = ("network", "depth", "parameters", "multiply-adds", "at", "weights")
-    print_table(columns, (_cells(row, all_tags=len(rows) == 1) for row in rows), left=["weights"])
+    print_table((_table_row(row, all_tags=len(rows) == 1) for row in rows), left=["weights"])
 
 
 def _model_row(name):
@@ -45,15 +49,17 @@ def _model_row(name):
     }
 
 
-def _cells(row, all_tags):
-    return (
-        row["name"],
-        row["depth"],
-        f"{row['parameters'] / 1e6:.2f} M",
-        f"{row['multiply_adds'] / 1e9:.2f} G",
-        f"{row['input_size']} px",
-        "\n".join(_tag(row["name"], tag) for tag in row["weights"]) if all_tags else _tag_groups(row["weights"]),
-    )
+def _table_row(row, all_tags):
+    return {
+        "network": row["name"],
+        "depth": row["depth"],
+        "parameters": f"{row['parameters'] / 1e6:.2f} M",
+        "multiply-adds": f"{row['multiply_adds'] / 1e9:.2f} G",
+        "at": f"{row['input_size']} px",
+        "weights": "\n".join(_tag(row["name"], tag) for tag in row["weights"])
+        if all_tags
+        else _tag_groups(row["weights"]),
+    }
 
 
 def _tag(name, tag):
@@ -81,9 +87,7 @@ def summary(
 @command()
 def predict(
     images: Annotated[list[Path], Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
-    model: Annotated[
-        str, Option(help="A network of `keras-resnet models`, a .keras file, or an exported network.")
-    ] = "resnet50",
+    model: Annotated[str, Option(help="A network, a .keras file, or an exported network.")] = "resnet50",
     weights: Weights = None,
     top: Annotated[int, Option(help="Number of classes for each image.", min=1)] = 5,
     as_json: AsJson = False,
@@ -101,8 +105,7 @@ def predict(
     if as_json:
         print_json([_prediction_json(prediction) for prediction in predictions])
     else:
-        columns = ("image", "class", "probability")
-        print_table(columns, (row for one in predictions for row in _prediction_rows(one)), left=["class"])
+        print_table((row for prediction in predictions for row in _table_rows(prediction)), left=["class"])
     failed = [prediction for prediction in predictions if prediction.error]
     for prediction in failed:
         print_problem("not read", f"{prediction.path}: {prediction.error}")
@@ -115,9 +118,9 @@ def _prediction_json(prediction):
     return {"path": str(prediction.path), "error": prediction.error, "classes": classes}
 
 
-def _prediction_rows(prediction):
+def _table_rows(prediction):
     for rank, (_, name, probability) in enumerate(prediction.classes):
-        yield "" if rank else prediction.path, name, f"{probability:.1%}"
+        yield {"image": "" if rank else prediction.path, "class": name, "probability": f"{probability:.1%}"}
 
 
 @command()
@@ -131,3 +134,34 @@ def convert(
     network = keras_resnet.create(model, include_top=None, weights=source)
     keras_resnet.save_weights(network, target, layout=layout)
     print_line(f"{target}: {network.name}, {network.count_params():,} numbers in the {layout} layout")
+
+
+@command(
+    options={keras_resnet.export: "format precision raw batch_size calibration_size measure_speed overwrite"},
+    data={load_dataset: "data_dir download"},
+)
+def export(
+    options,
+    data,
+    model: Annotated[str, Argument(help="A network of `keras-resnet models`, or a .keras file.")],
+    target: Annotated[Path, Argument(help="The file to write (.onnx, .xml or .tflite), or a folder.", metavar="OUT")],
+    weights: Weights = None,
+    calibration: Annotated[str | None, Option(help="Typical images for int8: a folder or a data set.")] = None,
+    images: Annotated[str | None, Option(help="To compare: a folder or a data set.", show_default="two photos")] = None,
+    mode: Mode = None,
+    as_json: AsJson = False,
+):
+    """Write a network for another runtime, compare its outputs with Keras's, and write a report beside it."""
+    model = model_from(model, weights, default_weights="imagenet")
+    set_preprocessing(model, Preprocessing(mode or "torch"), mode)
+    calibration, images = _images(calibration, "train", data), _images(images, None, data)
+    report = keras_resnet.export(model, target, calibration=calibration, images=images, **options)
+    if as_json:
+        print_json(report)
+    else:
+        out.print(Markdown(to_markdown(report)))
+
+
+def _images(name, split, data):
+    """A path stays as it is: all its images are taken. Otherwise one split of a data set."""
+    return name if name is None or Path(name).exists() else load_test(name, split, **data)

@@ -92,7 +92,7 @@ def _help(description):
     text = " ".join(description.split())
     default = re.search(r"(?:^|[;.,]\s)None:? ([^.;]+)", text)
     text = re.split(r"[;.,]\sNone\b|\.\s|\.$", text)[0]
-    text = text.removeprefix("Whether to ")
+    text = re.sub(r"^[Ww]hether to ", "", text)
     return f"{text[:1].upper()}{text[1:]}.", default[1] if default else False
 
 

@@ -73,7 +73,7 @@ def degradation(
 def responses(
     data,
     dataset: TestSet,
-    model: Models = None,
+    model: Models = ("resnet50",),
     weights: AllWeights = None,
     mode: Mode = None,
     workdir: Annotated[Path, Option(help="Folder for responses.png and .json.")] = Path("runs/responses"),
@@ -81,7 +81,7 @@ def responses(
 ):
     """Measure how strongly the 3x3 layers of networks respond (fig. 7)."""
     workdir.mkdir(parents=True, exist_ok=True)
-    models = models_from(model or ["resnet50"], weights)
+    models = models_from(model, weights)
     images = load_test(dataset, **data)
     for one in models.values():
         set_preprocessing(one, images.preprocessing, mode)
@@ -89,7 +89,7 @@ def responses(
         name: analysis.layer_responses(one, labelled_inputs(one, images, skip_bad=data["skip_bad"]))
         for name, one in models.items()
     }
-    plot = partial(analysis.draw_responses, title=f"layer responses on {images.name}")
+    plot = partial(analysis.plot_responses, title=f"layer responses on {images.name}")
     _publish({"responses": ("standard deviation of responses", values, plot)}, workdir, as_json)
 
 
@@ -97,7 +97,7 @@ def responses(
 def signals(
     data,
     dataset: TestSet,
-    model: Models = None,
+    model: Models = ("resnet50",),
     weights: AllWeights = None,
     mode: Mode = None,
     batch_size: Annotated[int, Option(help="Number of images, evenly spaced in the set.", min=1)] = 128,
@@ -109,7 +109,7 @@ def signals(
     Networks without weights are measured with their initial weights.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    models = models_from(model or ["resnet50"], weights, required=False)
+    models = models_from(model, weights, default_weights=None)
     images = evenly_spaced_subset(load_test(dataset, **data), batch_size)
     variances, norms = {}, {}
     for name, one in models.items():
@@ -119,7 +119,7 @@ def signals(
         variances[name] = analysis.forward_variances(one, inputs)
         norms[name] = analysis.gradient_norms(one, inputs, targets)
     rows = {"forward_variances": ("variance of responses", variances), "gradient_norms": ("norm of gradients", norms)}
-    plots = {name: partial(analysis.draw_signals, label=label) for name, (label, _) in rows.items()}
+    plots = {name: partial(analysis.plot_signals, label=label) for name, (label, _) in rows.items()}
     _publish({name: (*row, plots[name]) for name, row in rows.items()}, workdir, as_json)
 
 
@@ -137,50 +137,52 @@ def _publish(measured, workdir, as_json):
     if as_json:
         return print_json({name: values for name, (_, values, _) in measured.items()})
     for label, values, _ in measured.values():
-        columns = ("network", "layers", "mean", "median", "smallest", "largest")
-        print_table(columns, (_statistics(*item) for item in values.items()), title=label)
+        print_table((_statistics(*item) for item in values.items()), title=label)
     print_line(f"everything in {workdir}/")
 
 
 def _statistics(name, layers):
-    return name, len(layers), *(f"{statistic(layers.values()):.3g}" for statistic in (mean, median, min, max))
+    statistics = {"mean": mean, "median": median, "smallest": min, "largest": max}
+    numbers = {title: f"{statistic(layers.values()):.3g}" for title, statistic in statistics.items()}
+    return {"network": name, "layers": len(layers), **numbers}
 
 
 @command(study)
 def complexity(
-    model: Annotated[
-        str | None,
-        Option(help="A network or a .keras file, layer by layer.", show_default="the paper's comparison"),
-    ] = None,
+    model: Annotated[str | None, Option(help="Show one network, or a .keras file, layer by layer.")] = None,
     plot: Annotated[Path | None, Option(help="PNG file for a plot.")] = None,
     as_json: AsJson = False,
 ):
     """Count parameters and multiply-adds: the paper's networks beside AlexNet and VGG, or one layer by layer."""
     if model is None:
-        rows = analysis.comparison()
-        columns, cells = ("network", "layers", "parameters", "multiply-adds", "of VGG-19's"), map(_network_row, rows)
+        rows = analysis.network_costs()
+        table = map(_network_row, rows)
     else:
         network = model_from(model, None)
         rows = analysis.layer_costs(network)
-        columns, cells = ("layer", "kind", "output", "parameters", "multiply-adds"), _layer_rows(rows)
+        table = _layer_rows(rows)
     if plot:
-        analysis.draw_comparison(rows, plot) if model is None else analysis.draw_costs(rows, plot, model)
+        analysis.plot_network_costs(rows, plot) if model is None else analysis.plot_layer_costs(rows, plot, model)
     if as_json:
         return print_json([vars(row) for row in rows])
-    print_table(columns, cells, left=["kind", "output"])
+    print_table(table, left=["class", "output"])
     if model and model_spec(network):
         fields = analysis.receptive_fields(network.spec).items()
         print_line("receptive fields:", ", ".join(f"{name} {field.size} px" for name, field in fields))
 
 
 def _network_row(row):
-    cost = (f"{row.parameters / 1e6:.2f} M", f"{row.multiply_adds / 1e9:.2f} G", f"{row.ratio:.0%}")
-    return row.name, row.layers, *cost
+    return {
+        "network": row.name,
+        "depth": row.depth,
+        "parameters": f"{row.parameters / 1e6:.2f} M",
+        "multiply-adds": f"{row.multiply_adds / 1e9:.2f} G",
+        "of VGG-19's": f"{row.fraction_of_vgg19:.0%}",
+    }
 
 
 def _layer_rows(rows):
-    for row in (row for row in rows if row.parameters):
-        size = " x ".join(map(str, row.output_shape))
-        yield row.name, row.kind, size, f"{row.parameters:,}", f"{row.multiply_adds:,}"
-    total = analysis.total_cost(rows)
-    yield "all", "", "", f"{total.parameters:,}", f"{total.multiply_adds:,}"
+    cells = [(row, row.name, row.class_name, " x ".join(map(str, row.output_shape))) for row in rows if row.parameters]
+    for row, name, class_name, shape in (*cells, (analysis.total_cost(rows), "all", "", "")):
+        costs = {"parameters": f"{row.parameters:,}", "multiply-adds": f"{row.multiply_adds:,}"}
+        yield {"layer": name, "class": class_name, "output": shape, **costs}

@@ -75,13 +75,14 @@ def finetune(
         **options,
         **recipe_changes(changes),
     )
-    print_table(("phase", "best epoch's accuracy"), (_phase(result, *item) for item in result.phases.items()))
+    print_table(_phase(result, *item) for item in result.phases.items())
     print_line(f"everything in {workdir}/")
 
 
 def _phase(result, name, report):
     kept = " (kept)" if name == result.best else ""
-    return name, f"{report['top1_accuracy']:.2%} of {report['test_images']:,}{kept}"
+    accuracy = f"{report['top1_accuracy']:.2%} of {report['test_images']:,}{kept}"
+    return {"phase": name, "best epoch's accuracy": accuracy}
 
 
 @command(
@@ -143,8 +144,7 @@ def number_with_unit(option, text):
 
 def _print_search(result):
     front = result.pareto_front()
-    columns = ("trial", "network", "parameters", "multiply-adds", "accuracy")
-    print_table(columns, (_candidate(one, one in front) for one in result.completed), left=["network"])
+    print_table((_candidate(one, one in front) for one in result.completed), left=["network"])
     print_line("* no candidate with fewer parameters is as accurate on the validation images")
     if result.final:
         print_line(
@@ -154,9 +154,13 @@ def _print_search(result):
 
 
 def _candidate(candidate, on_front):
-    costs = (f"{candidate.parameters:,}", f"{candidate.multiply_adds:,}")
-    accuracy = f"{candidate.top1_accuracy:.2%}{' *' if on_front else '  '}"
-    return candidate.trial, describe(candidate.spec), *costs, accuracy
+    return {
+        "trial": candidate.trial,
+        "network": describe(candidate.spec),
+        "parameters": f"{candidate.parameters:,}",
+        "multiply-adds": f"{candidate.multiply_adds:,}",
+        "accuracy": f"{candidate.top1_accuracy:.2%}{' *' if on_front else '  '}",
+    }
 
 
 def _training_command(result, workdir, options):
