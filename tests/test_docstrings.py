@@ -10,17 +10,50 @@ PACKAGES = ("keras_resnet", "keras_resnet.analysis", "keras_resnet.transfer", "k
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 SLOW = set()
 """Names whose example takes more than about 20 seconds."""
-MISSING = set(
-    "Preprocessing ResNet ResNetSpec build complexity create decode_predictions endpoints feature_extractor finetune "
-    "fold_batch_norm from_arrays get_spec list_models load_dataset load_model preprocess_input preprocessing LayerCost "
-    "NetworkCost ReceptiveField".split()
-)
+MISSING = {
+    "Preprocessing",
+    "ResNet",
+    "ResNetSpec",
+    "build",
+    "complexity",
+    "create",
+    "decode_predictions",
+    "endpoints",
+    "feature_extractor",
+    "finetune",
+    "fold_batch_norm",
+    "from_arrays",
+    "get_spec",
+    "list_models",
+    "load_dataset",
+    "load_model",
+    "preprocess_input",
+    "preprocessing",
+    "LayerCost",
+    "NetworkCost",
+    "ReceptiveField",
+}
 """Names that have no example yet."""
-UNTYPED = set(
-    "build complexity create decode_predictions endpoints export feature_extractor finetune from_arrays get_spec "
-    "list_models load_dataset load_model preprocess_input preprocessing draw_feature_map read_features "
-    "write_features".split()
-)
+UNTYPED = {
+    "build",
+    "complexity",
+    "create",
+    "decode_predictions",
+    "endpoints",
+    "export",
+    "feature_extractor",
+    "finetune",
+    "from_arrays",
+    "get_spec",
+    "list_models",
+    "load_dataset",
+    "load_model",
+    "preprocess_input",
+    "preprocessing",
+    "draw_feature_map",
+    "read_features",
+    "write_features",
+}
 """Functions that have no types yet."""
 
 
