@@ -22,7 +22,6 @@ from keras_resnet.studies.degradation import _network_names, _recipe, degradatio
 from keras_resnet.studies.results import DegradationResult, NetworkResult, to_markdown
 from keras_resnet.studies.sizes import SIZES, subset
 from keras_resnet.training.callbacks import CheckpointCallback
-from keras_resnet.training.curves import draw_panels
 from keras_resnet.variants import VARIANTS
 
 TINY = {"depths": (14, 8), "epochs": 1, "batch_size": 256, "deterministic": True}  # five steps a network
@@ -241,22 +240,6 @@ def test_effects_of_depth_equal_the_paper():
     assert (effect.family, effect.shallowest, effect.deepest) == ("resnet", 20, 110)
     assert effect.test_error == pytest.approx(-0.0232) and effect.training_error == pytest.approx(-0.0464)
     assert "from 20 to 110 layers: training error -4.64, test error -2.32 percentage points" in str(effect)
-
-
-def test_panels_share_axes_and_colours(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr("keras_resnet.training.curves.save_figure", lambda figure, path: figures.append(figure))
-    long = [{"step": step, "accuracy": 0.6, "val_accuracy": 0.7} for step in (1, 2, 3)]
-    short = [{"step": 1, "accuracy": 0.9}]
-    draw_panels({"plain": {"56": long, "20": short}, "residual": {"20": long}, "none": {}}, tmp_path / "p.png", "all")
-    plain, residual, none = figures[0].axes
-    assert plain.get_ylim() == residual.get_ylim() == (0, 80) and plain.get_xlim() == residual.get_xlim()
-    lines = {(line.get_linestyle(), line.get_color()): line.get_xydata().tolist() for line in plain.lines}
-    assert lines["--", "C0"] == [[1, 40], [2, 40], [3, 40]] and np.allclose(
-        lines["-", "C0"], [[1, 30], [2, 30], [3, 30]]
-    )
-    assert {line.get_color() for line in residual.lines} == {"C1"} and not none.lines
-    assert [text.get_text() for text in residual.get_legend().get_texts()] == ["20"]
 
 
 @pytest.mark.slow

@@ -206,13 +206,20 @@ def test_models_that_do_not_fit_are_refused_before_anything_is_written(model, ch
     assert not (tmp_path / "run").exists()
 
 
-def test_curves_draw_the_errors_of_the_history(tmp_path, monkeypatch):
+def test_curves_share_axes_and_colours(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr("keras_resnet.training.curves.save_figure", lambda figure, path: figures.append(figure))
-    rows = ({"step": 10, "accuracy": 0.5}, {"step": 20, "accuracy": 0.75, "val_accuracy": 0.7})
-    draw_curves(rows, tmp_path / "curves.png", "both")
-    lines = {line.get_label(): line.get_xydata().tolist() for line in figures[0].axes[0].lines}
-    assert lines["training error"] == [[10, 50], [20, 25]] and np.allclose(lines["test error"], [[20, 30]])
+    long = [{"step": step, "accuracy": 0.6, "val_accuracy": 0.7} for step in (1, 2, 3)]
+    short = [{"step": 1, "accuracy": 0.9}]
+    draw_curves({"plain": {"56": long, "20": short}, "residual": {"20": long}, "none": {}}, tmp_path / "p.png", "all")
+    plain, residual, none = figures[0].axes
+    assert plain.get_ylim() == residual.get_ylim() == (0, 80) and plain.get_xlim() == residual.get_xlim()
+    lines = {(line.get_linestyle(), line.get_color()): line.get_xydata().tolist() for line in plain.lines}
+    assert lines["--", "C0"] == [[1, 40], [2, 40], [3, 40]] and np.allclose(
+        lines["-", "C0"], [[1, 30], [2, 30], [3, 30]]
+    )
+    assert {line.get_color() for line in residual.lines} == {"C1"} and not none.lines
+    assert [text.get_text() for text in residual.get_legend().get_texts()] == ["20"]
 
 
 def test_options_are_keywords_or_one_object():

@@ -19,7 +19,7 @@ from keras_resnet.studies.results import FAMILIES, DegradationResult, read_netwo
 from keras_resnet.studies.sizes import SIZES, subset
 from keras_resnet.training.callbacks import run_in_series
 from keras_resnet.training.checkpoints import OVERWRITE_HINT, check_settings
-from keras_resnet.training.curves import draw_panels
+from keras_resnet.training.curves import draw_curves
 from keras_resnet.training.distribution import Devices
 from keras_resnet.training.model_setup import dataset_settings
 from keras_resnet.training.options import RunOptions, split_options
@@ -140,7 +140,7 @@ class _Study:
             write_json(result.to_config(), self.workdir / RESULT)
             with atomic_write(self.workdir / TABLE) as temporary:
                 temporary.write_text(to_markdown(result), "utf-8")
-            draw_panels(self._panels(networks), self.workdir / PLOT, self.settings["dataset"])
+            draw_curves(self._panels(networks), self.workdir / PLOT, self.settings["dataset"])
         return result
 
     def _panels(self, networks):

@@ -134,8 +134,8 @@ class CheckpointCallback(keras.callbacks.Callback):
         """Writes the history and the curves."""
         if self.workdir and self.devices.is_chief and self.state.history:
             write_history(self.state.history, self.workdir / HISTORY)
-            title = f"{self.settings['model']} on {self.settings['dataset']}"
-            draw_curves(self.state.history, self.workdir / CURVES, title)
+            panels = {"": {self.settings["model"]: self.state.history}}
+            draw_curves(panels, self.workdir / CURVES, self.settings["dataset"])
 
     def _has_checkpoint(self):
         return bool(self.workdir) and (self.workdir / CHECKPOINT).exists()

@@ -1,7 +1,6 @@
 """The model of a run, built for its images and compiled for its recipe, and the settings that identify the run."""
 
 import math
-import platform
 from dataclasses import replace
 
 import keras
@@ -9,6 +8,7 @@ import keras
 from keras_resnet.architecture.metadata import model_spec
 from keras_resnet.architecture.network import build, num_stages, stage_index
 from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.machine import versions
 from keras_resnet.precision import precision_of, precision_scope
 from keras_resnet.training.distribution import synchronize_batch_norm
 from keras_resnet.training.optimizers import create_optimizer
@@ -116,7 +116,7 @@ def _layer_rates(model, decay):
 
 def run_settings(model, dataset, recipe, seed, sync_batch_norm=False):
     """Everything that decides the outcome of a run, as JSON values."""
-    spec = model_spec(model)
+    spec, backend = model_spec(model), keras.backend.backend()
     return {
         "model": model.name,
         "spec": spec and spec.to_config(),
@@ -125,10 +125,10 @@ def run_settings(model, dataset, recipe, seed, sync_batch_norm=False):
         "recipe": recipe.to_config(),
         "seed": seed,
         "preprocessing": dataset.preprocessing.to_config(),
-        "backend": keras.backend.backend(),
+        "backend": backend,
         "sync_batch_norm": sync_batch_norm,
         "precision": precision_of(model.dtype_policy),
-        "versions": _versions(),
+        "versions": versions() | {backend: __import__(backend).__version__},
     }
 
 
@@ -140,12 +140,6 @@ def dataset_settings(dataset):
         "test_images": len(dataset.test),
         "classes": list(dataset.class_names),
     }
-
-
-def _versions():
-    versions = {"python": platform.python_version(), "keras": keras.__version__}
-    backend = keras.backend.backend()
-    return versions | {backend: __import__(backend).__version__}
 
 
 def checkpoint_size(model):
