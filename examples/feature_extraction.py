@@ -26,7 +26,7 @@ def main(photos, model="resnet20", weights="cifar10", image="map.png"):
     (answers,) = transfer.nearest_images(test.vectors[:1], train.vectors, train.names, k=3)
     print(f"most like {test.names[0]}: " + ", ".join(f"{name} ({cosine:.2f})" for name, cosine in answers))
     points = transfer.feature_map(train.vectors)
-    transfer.draw_feature_map(points, train.labels, train.class_names, image, f"{model}'s features")
+    transfer.plot_feature_map(points, train.labels, train.class_names, image, f"{model}'s features")
     print(f"a map of the training images: {image}")
 
 

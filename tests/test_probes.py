@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from keras_resnet.transfer.probes import (
-    draw_feature_map,
     feature_map,
     linear_probe,
     nearest_images,
     nearest_neighbours,
+    plot_feature_map,
 )
 
 CLASSES = ("ants", "bees", "wasps")
@@ -59,11 +59,11 @@ def test_feature_map_keeps_clusters_together(tmp_path):
     assert points.shape == (90, 2) and silhouette_score(points, labels) > 0.6
     assert feature_map(vectors[:4]).shape == (4, 2)
     for classes in (labels, labels - 1):
-        draw_feature_map(points, classes, CLASSES, tmp_path / "map.png", "a map")
+        plot_feature_map(points, classes, CLASSES, tmp_path / "map.png", "a map")
         with Image.open(tmp_path / "map.png") as image:
             assert len(image.convert("RGB").getcolors(1 << 24)) > 3
     with pytest.raises(ValueError, match="each label should have a class name"):
-        draw_feature_map(points, labels + 9, CLASSES, tmp_path / "other.png")
+        plot_feature_map(points, labels + 9, CLASSES, tmp_path / "other.png")
 
 
 def test_invalid_probe_arguments():

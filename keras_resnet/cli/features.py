@@ -59,7 +59,7 @@ def _plot_map(path, plot):
     found = transfer.read_features(path)
     title = f"{len(found.vectors):,} images, {found.settings['model']}'s {found.settings['endpoint']}"
     points = transfer.feature_map(found.vectors)
-    transfer.draw_feature_map(points, found.labels, found.class_names, plot, title)
+    transfer.plot_feature_map(points, found.labels, found.class_names, plot, title)
 
 
 @command()

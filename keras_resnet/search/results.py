@@ -122,7 +122,7 @@ def describe(spec: ResNetSpec) -> str:
     return f"{depths} {spec.block}, {spec.widths[0]} wide, shortcut {spec.shortcut}, stem {spec.stem}{drop}"
 
 
-def draw_results(result: SearchResult, path):
+def plot_results(result: SearchResult, path):
     """Plots validation accuracy against each cost: all candidates, the Pareto front and the best one."""
     from matplotlib.figure import Figure
 

@@ -16,7 +16,7 @@ from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, unknown_name_error
 from keras_resnet.files import atomic_write, read_json, write_json
 from keras_resnet.search.budget import Budget, BudgetedSpace
-from keras_resnet.search.results import Candidate, SearchResult, draw_results, to_markdown
+from keras_resnet.search.results import Candidate, SearchResult, plot_results, to_markdown
 from keras_resnet.search.space import SPACE, Space, resolve_space, space_for_images, to_recipe_changes, to_spec
 from keras_resnet.search.trainer import CandidateTrainer, split_for_search
 from keras_resnet.training.checkpoints import OVERWRITE_HINT, check_settings
@@ -207,7 +207,7 @@ class SearchFolder:
         write_spec(result.winner.spec, self.path / WINNER)
         with atomic_write(self.path / TABLE) as temporary:
             temporary.write_text(to_markdown(result), "utf-8")
-        draw_results(result, self.path / PLOT)
+        plot_results(result, self.path / PLOT)
         write_json(result.to_config(), self.path / RESULTS)
         return result
 

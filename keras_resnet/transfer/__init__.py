@@ -1,22 +1,22 @@
-"""What a trained network is used for: its features, and what can be done with them; `keras_resnet.finetune`."""
+"""Features of trained networks, and what can be done with them: probes, similar images, maps, fine-tuning."""
 
 from keras_resnet.models.feature_extractor import feature_extractor
 from keras_resnet.transfer.extraction import Features, extract
 from keras_resnet.transfer.feature_files import read_features
 from keras_resnet.transfer.probes import (
     Probe,
-    draw_feature_map,
     feature_map,
     linear_probe,
     nearest_images,
     nearest_neighbours,
+    plot_feature_map,
 )
 from keras_resnet.transfer.writing import write_features
 
 __all__ = [
     "Features",
     "Probe",
-    "draw_feature_map",
+    "plot_feature_map",
     "extract",
     "feature_extractor",
     "feature_map",

@@ -22,7 +22,9 @@ from keras_resnet.models.preprocessing import preprocessing
 class Features:
     """Feature vectors of images, with the images' labels and names.
 
-    >>> features = Features(np.zeros((2, 64), "float32"), np.array([0, -1]), ("ants/1.png", "2.png"), ("ants",))
+    >>> import numpy as np
+    >>> from keras_resnet import transfer
+    >>> features = transfer.Features(np.zeros((2, 64), "float32"), np.array([0, -1]), names=("a.png", "b.png"))
     >>> features.vectors.shape
     (2, 64)
     """
@@ -56,10 +58,12 @@ def extract(
     it is padded with zeros at its end and in place of unreadable images. So a vector depends on nothing but its image;
     in batches of another size, sums could be rounded differently.
 
+    >>> import numpy as np
     >>> import keras_resnet
+    >>> from keras_resnet import transfer
     >>> model = keras_resnet.create("resnet20", input_shape=(32, 32, 3), classes=10)
     >>> model.info["preprocessing"] = keras_resnet.Preprocessing("tf", size=32, resize=None).to_config()
-    >>> extract(model, np.zeros((2, 32, 32, 3), "uint8"), batch_size=2).vectors.shape
+    >>> transfer.extract(model, np.zeros((2, 32, 32, 3), "uint8"), batch_size=2).vectors.shape
     (2, 64)
 
     Args:

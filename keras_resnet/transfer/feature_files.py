@@ -41,10 +41,11 @@ def save_features(path, features: Features, settings: dict):
 def read_features(path) -> Features:
     """Reads a feature file.
 
-    >>> settings = {"name": "settings", "object": "of the extraction"}
-    >>> np.savez("two.npz", features=np.eye(2, dtype="float32"), names=["a.png", "b.png"], labels=[0, 0],
-    ...          class_names=["ant"], settings=json.dumps(settings))
-    >>> read_features("two.npz").names
+    >>> import numpy as np
+    >>> from keras_resnet import transfer
+    >>> vectors, names = np.eye(2, dtype="float32"), ["a.png", "b.png"]
+    >>> np.savez("two.npz", features=vectors, names=names, labels=[0, 0], class_names=["ant"], settings="{}")
+    >>> transfer.read_features("two.npz").names
     ('a.png', 'b.png')
 
     Args:

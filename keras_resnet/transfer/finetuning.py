@@ -1,14 +1,17 @@
-"""Fine-tuning: a new classifier on a body that stays as it is, then stages from the top down that learn as well.
+"""Fine-tuning in phases: first a new classifier on frozen layers, then more and more stages, from the top down.
 
 Howard and Ruder 2018, arXiv:1801.06146, sec. 3.3, call it gradual unfreezing. Each phase is a run of `train` in a
-folder of its own, so that whatever `train` promises holds here too.
+folder of its own, and can be resumed like any other run.
 """
 
+import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,6 +19,7 @@ import numpy as np
 from keras_resnet.analysis.grad_cam import grad_cam, plot_grad_cam
 from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.architecture.network import num_stages, stage_index
+from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.prefetch import images_at
 from keras_resnet.data.preprocessing import preprocess_input
 from keras_resnet.data.protocols import get_protocol, image_views
@@ -27,112 +31,137 @@ from keras_resnet.models.preprocessing import preprocessing, set_preprocessing, 
 from keras_resnet.models.transforms import clone, with_new_head
 from keras_resnet.precision import precision_scope
 from keras_resnet.training.distribution import Devices
-from keras_resnet.training.recipes import get_recipe
-from keras_resnet.training.train import train
+from keras_resnet.training.options import RunOptions, split_options
+from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.training.train import Run, train
 from keras_resnet.training.workdir import prepare_workdir, write_run
 
 BATCH_NORM = ("frozen", "trained")
-LOOKS = "grad_cam.png"
-PHASE = re.compile(r"\d_(head|stage\d|stem)")
-"""Name of a phase's folder."""
-HEAD_RATE = 3.0
-"""Learning rate of the first phase, where only the classifier learns, in units of the recipe's."""
+GRAD_CAM_PLOT = "grad_cam.png"
+PHASE_FOLDER = re.compile(r"\d_(head|stage\d|stem)")
+HEAD_LEARNING_RATE = 3.0
+"""Learning rate of the first phase, in which only the classifier is trained, relative to the recipe's."""
+DEFAULT_WEIGHTS = "imagenet"
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """What fine-tuning leaves."""
+    """Result of fine-tuning.
+
+    >>> from keras_resnet.transfer.finetuning import FineTuning
+    >>> reports = {"head": {"top1_accuracy": 0.8}, "stage4": {"top1_accuracy": 0.9}}
+    >>> FineTuning(model=None, phases=reports).best
+    'stage4'
+    """
 
     model: keras.Model
     """With the weights of the best epoch of all phases, its class names and its preprocessing."""
-    phases: dict
-    """{name of the phase: report of its run}, in their order."""
+    phases: dict[str, dict[str, Any]]
+    """{name of the phase: report of its run}, in order."""
 
     @property
-    def best(self):
-        """Name of the phase that tested best, of several the first."""
+    def best(self) -> str:
+        """Name of the first phase with the highest accuracy."""
         return max(self.phases, key=lambda name: self.phases[name]["top1_accuracy"])
 
-    def after(self, phase, run):
-        """With one more phase, of which this is the Run."""
-        result = FineTuning(run.model, {**self.phases, phase: run.report})
-        return result if result.best == phase else replace(result, model=self.model)
+    def with_phase(self, name: str, run: Run) -> "FineTuning":
+        """The result after one more phase: the new model if the phase is the best one, else the earlier model."""
+        result = FineTuning(run.model, {**self.phases, name: run.report})
+        return result if result.best == name else replace(result, model=self.model)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of fine-tuning."""
+
+    name: str
+    lowest_stage: int
+    """Trainable together with everything above it: see `set_trainable_stages`."""
+    recipe: Recipe
 
 
 def finetune(
-    model="resnet50",
-    dataset=None,
-    workdir=None,
+    model: str | os.PathLike | keras.Model = "resnet50",
+    dataset: str | Dataset | Callable[[], Dataset] | None = None,
+    workdir: str | os.PathLike | None = None,
     *,
-    weights="imagenet",
-    stages=2,
-    head_epochs=None,
-    batch_norm="frozen",
-    recipe="finetune",
-    seed=0,
-    overwrite=False,
-    resume=False,
-    precision=None,
-    devices=None,
-    deterministic=False,
-    checkpoint_every=None,
-    mode=None,
-    **changes,
-):
-    """Teaches a trained network the classes of a few hundred images.
+    weights: str | os.PathLike | None = DEFAULT_WEIGHTS,
+    stages: int = 2,
+    head_epochs: int | None = None,
+    batch_norm: str = "frozen",
+    recipe: str | Recipe = "finetune",
+    mode: str | None = None,
+    options: RunOptions | None = None,
+    **changes: Any,
+) -> FineTuning:
+    """Trains a pretrained network on other classes, with as few as some hundred images.
+
+    >>> import keras_resnet
+    >>> model = keras_resnet.create("resnet20", depths=(1, 1, 1), input_shape=(8, 8, 1), classes=5)
+    >>> model.info["preprocessing"] = keras_resnet.Preprocessing("tf", size=8, resize=None, channels=1).to_config()
+    >>> result = keras_resnet.finetune(model, "digits", stages=0, epochs=1, batch_size=500)
+    >>> list(result.phases), result.model.output_shape
+    (['head'], (None, 10))
 
     Args:
         model: name of a network, or a .keras file or Keras model with a classifier, which is replaced.
-        dataset: name for `load_dataset`, a Dataset, or a function that gives one. Its test images choose the epoch.
-        workdir: folder for model.keras, report.json and a folder for each phase; None writes nothing.
-        weights: of a network given by name: a tag, the path of a file, or None for random ones.
-        stages: how many of the upper stages learn in the end; 0: the classifier alone, 5: all and the stem.
-        head_epochs: of the first phase; None: as many as the recipe has, which the other phases have each.
-        batch_norm: "frozen": statistics, scales and offsets stay those of the body: a few images of one's own would
-            spoil them; "trained": they are learnt where their stage is.
-        recipe: name of a recipe, or a Recipe, for every phase. Of a recipe given by name, a batch is no larger than the
-            data set.
-        seed, overwrite, resume, precision, devices, deterministic, checkpoint_every: as for `train`, on one machine.
-        mode: how images are prepared where the weights do not say it, a name in MODES.
-        **changes: fields of the recipe to change, such as `epochs=5`.
+        dataset: name for `load_dataset`, a Dataset, or a function that returns one. Its test images select the epoch.
+        workdir: folder for model.keras, report.json, grad_cam.png and a folder for each phase; None writes nothing.
+        weights: for a network given by name: a tag, the path of a file, or None for random weights.
+        stages: number of stages to train, from the top; 0: only the classifier, the number of stages + 1: everything.
+        head_epochs: epochs of the first phase; None: the recipe's. Each other phase has the recipe's epochs.
+        batch_norm: "frozen" keeps the statistics, scales and offsets, which few images would degrade; "trained" trains
+            those of the trainable stages.
+        recipe: name of a recipe, or a Recipe, for every phase. The batch size of a recipe given by name is reduced to
+            the number of training images.
+        mode: preprocessing for weights that do not define one, a name in MODES.
+        options: RunOptions, on one machine; its fields can also be given as keywords.
+        **changes: fields of RunOptions, such as `seed=3`, and fields of the recipe to change, such as `epochs=5`.
 
     Returns:
         A FineTuning.
 
     Raises:
-        ValueError: for names that do not exist, and what does not fit; before training.
+        ValueError: before training, for unknown names and arguments that do not fit together.
         OSError, RuntimeError, FloatingPointError, KeyboardInterrupt: as `train`.
     """
     if batch_norm not in BATCH_NORM:
         raise unknown_name_error("batch_norm", batch_norm, BATCH_NORM)
-    whole_batches = not isinstance(recipe, str) or "batch_size" in changes
+    options, changes = split_options(options, changes)
+    keep_batch_size = not isinstance(recipe, str) or "batch_size" in changes
     recipe = get_recipe(recipe, **changes)
-    _check(recipe, Devices(devices))  # before anything is read: what reads images starts TensorFlow's devices
-    keras.utils.set_random_seed(seed)
+    _check_run(recipe, Devices(options.devices))  # before images are read, which initializes TensorFlow's devices
+    keras.utils.set_random_seed(options.seed)
     dataset = as_dataset(dataset)
-    if dataset.train is not None and not whole_batches:
+    if dataset.train is not None and not keep_batch_size:
         recipe = replace(recipe, batch_size=min(recipe.batch_size, len(dataset.train)))
-    network, look = _network(model, weights, dataset, precision, mode)
-    recipes = _recipes(recipe, head_epochs, _phases(network, stages))
-    if workdir:
-        about = {"stages": stages, "batch_norm": batch_norm, "seed": seed, "weights_sha256": weights_digest(network)}
-        about |= {name: recipe.to_config() for (name, _), recipe in recipes.items()}
-        _prepare(Path(workdir), about, overwrite, resume)
-    options = {"overwrite": overwrite, "resume": resume, "devices": devices, "deterministic": deterministic}
-    options |= {"checkpoint_every": checkpoint_every, "keep": "best"}
-    dataset, result = replace(dataset, preprocessing=look), FineTuning(network, {})
-    for number, ((name, lowest), recipe) in enumerate(recipes.items()):
-        folder = workdir and Path(workdir) / f"{number}_{name}"
-        run = train(partial(opened, network, lowest, batch_norm), dataset, recipe, folder, seed=seed, **options)
-        result, network = result.after(name, run), run.model
-    if workdir:
-        write_run(result.model, {"best": result.best, "phases": result.phases}, Path(workdir))
-        draw_looks(result.model, dataset, Path(workdir) / LOOKS)
+    current = _model_for_classes(model, weights, dataset, options.precision, mode)
+    dataset = replace(dataset, preprocessing=preprocessing(current))
+    phases = _phases(current, stages, recipe, head_epochs)
+    folder = workdir and Path(workdir)
+    if folder:
+        settings = {"stages": stages, "batch_norm": batch_norm, "seed": options.seed}
+        settings |= {"weights_sha256": weights_digest(current)} | {it.name: it.recipe.to_config() for it in phases}
+        _prepare_folder(folder, settings, options)
+    result = FineTuning(current, {})
+    for index, phase in enumerate(phases):
+        run = train(
+            partial(_trainable_copy, current, phase.lowest_stage, batch_norm),
+            dataset,
+            phase.recipe,
+            folder and folder / f"{index}_{phase.name}",
+            options=replace(options, precision=None),  # the model has its own
+            keep="best",
+        )
+        result, current = result.with_phase(phase.name, run), run.model
+    if folder:
+        write_run(result.model, {"best": result.best, "phases": result.phases}, folder)
+        plot_grad_cam_examples(result.model, dataset, folder / GRAD_CAM_PLOT)
     return result
 
 
-def _check(recipe, devices):
-    """Raises ValueError for what cannot keep the best epoch."""
+def _check_run(recipe, devices):
+    """Raises ValueError for runs that cannot keep the weights of the best epoch."""
     if recipe.ema_decay or devices.num_machines > 1:
         raise ValueError(
             "`recipe` should have `ema_decay` 0, and the run one machine: the weights of the best epoch are kept. "
@@ -140,107 +169,107 @@ def _check(recipe, devices):
         )
 
 
-def _phases(network, stages):
-    """Name of each phase -> the lowest stage that learns in it; above the stages, the classifier alone."""
-    top = num_stages(network)
+def _phases(model, stages, recipe, head_epochs):
+    """The phases in order; the first one, which starts from a random classifier, has a larger learning rate."""
+    top = num_stages(model)
     if not is_integer(stages, 0) or stages > top + 1:
         raise ValueError(f"`stages` should be an integer from 0 to {top + 1}. Received: stages={stages!r}")
-    opens = {f"stage{lowest}" if lowest else "stem": lowest for lowest in range(top, top - stages, -1)}
-    return {"head": top + 1} | opens
-
-
-def _recipes(recipe, head_epochs, phases):
-    """{phase: its recipe}: the first one, where the classifier begins from nothing, takes larger steps."""
     epochs = recipe.epochs if head_epochs is None else head_epochs
-    first = get_recipe(recipe, epochs=epochs, learning_rate=HEAD_RATE * recipe.learning_rate)
-    return {phase: recipe if number else first for number, phase in enumerate(phases.items())}
+    head_recipe = get_recipe(recipe, epochs=epochs, learning_rate=HEAD_LEARNING_RATE * recipe.learning_rate)
+    lowest_stages = range(top, top - stages, -1)
+    return [
+        Phase("head", top + 1, head_recipe),
+        *(Phase(f"stage{lowest}" if lowest else "stem", lowest, recipe) for lowest in lowest_stages),
+    ]
 
 
-def _prepare(folder, settings, overwrite, resume):
-    """As for a run; phases that an earlier fine-tuning left go with it."""
-    if overwrite and folder.is_dir():
+def _prepare_folder(folder, settings, options):
+    """As for a run of `train`; `overwrite` also removes the phases of an earlier fine-tuning."""
+    if options.overwrite and folder.is_dir():
         for path in folder.iterdir():
-            if PHASE.fullmatch(path.name) and path.is_dir():
+            if PHASE_FOLDER.fullmatch(path.name) and path.is_dir():
                 shutil.rmtree(path)
-    prepare_workdir(folder, settings, 0, overwrite, resume)
+    prepare_workdir(folder, settings, 0, options.overwrite, options.resume)
 
 
-def draw_looks(model, dataset, path, most=8):
-    """Draws where a network looks in test images that it gets right and in those that it gets wrong, by Grad-CAM.
+def plot_grad_cam_examples(model, dataset, path, max_images=8):
+    """Plots Grad-CAM heat maps of test images: some that the model classifies correctly, some that it does not.
 
     Args:
-        model: network of the data set's classes.
+        model: Keras model for the data set's classes.
         dataset: Dataset.
-        path: the PNG to write.
-        most: images of either kind.
+        path: PNG file to write.
+        max_images: largest number of images of either kind.
     """
     result = evaluate(model, dataset)
     if result.skipped:
-        raise ValueError(f"Expected images that can be read. Received: {result.skipped[0]}")
-    right = result.predicted == result.labels
-    chosen = np.concatenate([_some(np.flatnonzero(right), most), _some(np.flatnonzero(~right), most)])
-    (views,) = image_views(images_at(dataset.test, chosen), preprocessing(model), get_protocol("center"))
+        raise ValueError(f"`dataset` should have test images that can be read. Received: {result.skipped[0]}")
+    correct = result.predicted == result.labels
+    indices = [_evenly_spaced(np.flatnonzero(mask), max_images) for mask in (correct, ~correct)]
+    indices = np.concatenate(indices)
+    (views,) = image_views(images_at(dataset.test, indices), preprocessing(model), get_protocol("center"))
     inputs = preprocess_input(views[:, 0], preprocessing(model).mode, "channels_last")
-    maps = grad_cam(model, to_data_format(model, inputs), result.predicted[chosen])
+    predicted, labels = result.predicted[indices], result.labels[indices]
+    maps = grad_cam(model, to_data_format(model, inputs), predicted)
     names = [name for _, name in result.classes]
     titles = [
-        names[taken] if taken == label else f"{names[taken]} (is {names[label]})"
-        for taken, label in zip(result.predicted[chosen], result.labels[chosen], strict=True)
+        names[guess] if guess == label else f"{names[guess]} (is {names[label]})"
+        for guess, label in zip(predicted, labels, strict=True)
     ]
     plot_grad_cam(views[:, 0], maps, path, titles)
 
 
-def _some(numbers, most):
-    """So many of them, evenly from the first to the last: class folders come one after another."""
-    places = np.linspace(0, len(numbers) - 1, min(most, len(numbers)))
-    return numbers[places.astype(int)]
+def _evenly_spaced(indices, count):
+    """At most `count` of the indices, evenly spaced: test images are often sorted by class."""
+    positions = np.linspace(0, len(indices) - 1, min(count, len(indices)))
+    return indices[positions.astype(int)]
 
 
-def opened(model, lowest, batch_norm):
-    """A copy of the network in which the layers from a stage upward learn, see `open_stages`."""
+def _trainable_copy(model, lowest_stage, batch_norm):
+    """A copy of the model with its own trainable stages."""
     copy = clone(model)
-    open_stages(copy, lowest, batch_norm)
+    set_trainable_stages(copy, lowest_stage, batch_norm)
     return copy
 
 
-def open_stages(model, lowest, batch_norm="frozen"):
-    """Lets the layers from a stage upward learn, and no other.
+def set_trainable_stages(model, lowest_stage, batch_norm="frozen"):
+    """Makes the layers from one stage upwards trainable, and freezes all others.
 
     Args:
-        model: network with the layer names of keras.applications.
-        lowest: number of the stage; 0 for the stem, one more than there are stages for the classifier alone.
-        batch_norm: "frozen": none of the batch norms learns, or adapts its statistics; or "trained".
+        model: Keras model with the layer names of keras.applications.
+        lowest_stage: 0 for the stem, 1 for the first stage, the number of stages + 1 for the classifier alone.
+        batch_norm: "frozen": no batch norm is trained or updates its statistics; "trained": those of the stages are.
     """
     stages = num_stages(model)
     for layer in model.layers:
         frozen = batch_norm == "frozen" and isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = stage_index(layer.name, stages) >= lowest and not frozen
+        layer.trainable = stage_index(layer.name, stages) >= lowest_stage and not frozen
 
 
-def _network(model, weights, dataset, precision, mode):
-    """The network to fine-tune (its body as it was, a new classifier) and how its images are prepared."""
+def _model_for_classes(model, weights, dataset, precision, mode):
+    """The pretrained model with a new classifier for the data set's classes, and with known preprocessing."""
     if isinstance(model, keras.Model) or str(model).endswith(".keras"):
-        for option, given, usual in (("weights", weights, "imagenet"), ("precision", precision, None)):
-            if given not in (None, usual):
+        for option, given, default in (("weights", weights, DEFAULT_WEIGHTS), ("precision", precision, None)):
+            if given not in (None, default):
                 raise ValueError(
                     f"`{option}` should be left out with a Keras model or a .keras file, which has its own. "
                     f"Received: {option}={given!r}"
                 )
         body = model if isinstance(model, keras.Model) else load_model(model)
     else:
-        body = _created(model, weights, dataset, precision, mode)
+        body = _create_model(model, weights, dataset, precision, mode)
     if not num_stages(body):
         raise ValueError(
-            "`model` should be a residual network with the layer names of keras.applications, by which its stages are "
-            f"known. Received: {body.name}"
+            "`model` should be a residual network with the layer names of keras.applications, which identify its "
+            f"stages. Received: {body.name}"
         )
     network = with_new_head(body, len(dataset.class_names))
     set_preprocessing(network, dataset.preprocessing, mode)
-    return network, preprocessing(network)
+    return network
 
 
-def _created(name, weights, dataset, precision, mode):
-    """By its name; random weights take images as the data set has them."""
+def _create_model(name, weights, dataset, precision, mode):
+    """A network by name; with random weights, for images as the data set has them."""
     with precision_scope(precision):
         if weights is not None:
             return create(name, weights=weights)

@@ -19,7 +19,9 @@ MAX_LEGEND_CLASSES = 20
 class Probe:
     """A classifier trained on features, and its accuracy on test features.
 
-    >>> Probe(np.array([0, 1, 1]), top1_accuracy=1.0, classifier=None).predictions.tolist()
+    >>> import numpy as np
+    >>> from keras_resnet import transfer
+    >>> transfer.Probe(np.array([0, 1, 1]), top1_accuracy=1.0, classifier=None).predictions.tolist()
     [0, 1, 1]
     """
 
@@ -42,8 +44,9 @@ def linear_probe(
 
     Alain and Bengio 2016, arXiv:1610.01644.
 
+    >>> from keras_resnet import transfer
     >>> train, labels = [[0.0, 1.0], [0.0, 2.0], [5.0, 1.0], [5.0, 2.0]], [0, 0, 1, 1]
-    >>> linear_probe(train, labels, [[0.5, 1.5], [4.5, 1.5]], [0, 1]).top1_accuracy
+    >>> transfer.linear_probe(train, labels, [[0.5, 1.5], [4.5, 1.5]], [0, 1]).top1_accuracy
     1.0
 
     Args:
@@ -79,7 +82,8 @@ def nearest_neighbours(
 ) -> Probe:
     """k-nearest-neighbour classification by cosine similarity, with equal votes.
 
-    >>> nearest_neighbours([[1.0, 0.0], [0.0, 1.0]], [0, 1], [[0.9, 0.1]], [0], k=1).predictions
+    >>> from keras_resnet import transfer
+    >>> transfer.nearest_neighbours([[1.0, 0.0], [0.0, 1.0]], [0, 1], [[0.9, 0.1]], [0], k=1).predictions
     array([0], dtype=int32)
 
     Args:
@@ -110,7 +114,8 @@ def nearest_images(
 ) -> list[list[tuple[str, float]]]:
     """The k most similar images for each query, by the cosine similarity of their features.
 
-    >>> nearest_images([[1.0, 0.0]], [[0.0, 2.0], [3.0, 0.0]], ["a.png", "b.png"], k=1)
+    >>> from keras_resnet import transfer
+    >>> transfer.nearest_images([[1.0, 0.0]], [[0.0, 2.0], [3.0, 0.0]], ["a.png", "b.png"], k=1)
     [[('b.png', 1.0)]]
 
     Args:
@@ -144,7 +149,9 @@ def feature_map(vectors: ArrayLike, seed: int = 0) -> np.ndarray:
 
     Van der Maaten and Hinton 2008, sec. 4.2.
 
-    >>> feature_map(np.random.default_rng(0).normal(size=(8, 16))).shape
+    >>> import numpy as np
+    >>> from keras_resnet import transfer
+    >>> transfer.feature_map(np.random.default_rng(0).normal(size=(8, 16))).shape
     (8, 2)
 
     Args:
@@ -171,10 +178,11 @@ def feature_map(vectors: ArrayLike, seed: int = 0) -> np.ndarray:
     return TSNE(perplexity=min(30, (len(vectors) - 1) / 3), random_state=seed).fit_transform(components)
 
 
-def draw_feature_map(points: ArrayLike, labels: ArrayLike, class_names, path, title: str = ""):
-    """Draws a feature map as a scatter plot with one colour per class.
+def plot_feature_map(points: ArrayLike, labels: ArrayLike, class_names, path, title: str = ""):
+    """Plots a feature map as a scatter plot with one colour per class.
 
-    >>> draw_feature_map([[0.0, 0.0], [1.0, 1.0]], [0, 1], ["ant", "bee"], "map.png")
+    >>> from keras_resnet import transfer
+    >>> transfer.plot_feature_map([[0.0, 0.0], [1.0, 1.0]], [0, 1], ["ant", "bee"], "map.png")
 
     Args:
         points: (N, 2) numbers, as `feature_map` returns.

@@ -44,14 +44,15 @@ def write_features(
     Finished batches are kept in OUT.partial/. After an interruption of any kind, SIGKILL included, the same call
     continues there and writes the same file as an uninterrupted run. A complete OUT with the same settings is kept.
 
+    >>> from pathlib import Path
     >>> from PIL import Image
     >>> import keras_resnet
-    >>> from keras_resnet.transfer import write_features
+    >>> from keras_resnet import transfer
     >>> Path("photos").mkdir()
     >>> Image.new("RGB", (32, 32)).save("photos/black.png")
     >>> model = keras_resnet.create("resnet20", input_shape=(32, 32, 3), classes=10)
     >>> model.info["preprocessing"] = keras_resnet.Preprocessing("tf", size=32, resize=None).to_config()
-    >>> write_features(model, "photos", "photos.npz")["shape"]
+    >>> transfer.write_features(model, "photos", "photos.npz")["shape"]
     [1, 64]
 
     Args:
