@@ -84,7 +84,10 @@ def _check_classes(class_indices, scores):
 
 
 def plot_grad_cam(
-    images: Sequence[np.ndarray], maps: ArrayLike, path: str | os.PathLike, titles: Sequence[str] | None = None
+    images: np.ndarray | Sequence[np.ndarray],
+    maps: np.ndarray,
+    path: str | os.PathLike,
+    titles: Sequence[str] | None = None,
 ) -> None:
     """Plot heat maps over their images.
 

@@ -70,7 +70,7 @@ def layer_costs(model: keras.Model, input_shape: tuple[int, ...] | None = None) 
     counted = [layer for layer in model.layers if not isinstance(layer, layers.InputLayer)]
     tensors = {layer.name: _tensors(layer) for layer in counted if not isinstance(layer, keras.Model)}
     shapes = keras.Model(model.inputs, tensors).compute_output_spec(_one_image(model, input_shape))
-    costs = []
+    costs: list[LayerCost] = []
     for layer in counted:
         costs += [_cost(layer, *shapes[layer.name])] if layer.name in shapes else _inner_costs(layer)
     return costs

@@ -22,7 +22,7 @@ from keras_resnet.weights.weights_file import (
     dtype_in_memory,
     parse_json_object,
 )
-from keras_resnet.weights.zip_members import member_size, open_stored_member, read_member
+from keras_resnet.weights.zip_members import member_size, read_member
 
 _HEAP_MAGIC = b"GCOL\x01"
 _MAX_NAMES = 2**16
@@ -47,24 +47,17 @@ _WEIGHT_NAMES = {
 
 def open_hdf5(path: Path, file: BinaryIO, stack: ExitStack) -> WeightsFile:
     """WeightsFile of an .h5 or .weights.h5; `file` is `path`, open. It stays open until `stack` closes."""
-    return _open(path, path, _memory_map(file, stack), stack)
+    content = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    return _open(path, path, content, stack)
 
 
 def open_keras(path: Path, archive: zipfile.ZipFile, stack: ExitStack) -> WeightsFile:
     """WeightsFile of a .keras file, an open ZipFile. It stays open until `stack` closes."""
     config = parse_json_object(read_member(archive, "config.json"))
     info = archive.getinfo("model.weights.h5")
-    if info.compress_type == zipfile.ZIP_STORED:
-        source, content = open_stored_member(archive, info), _memory_map(archive.fp, stack)
-    else:  # compressed by another program: Keras only stores
-        member_size(archive, info)
-        content = archive.read(info)
-        source = io.BytesIO(content)
-    return replace(_open(path, source, content, stack), format="keras", config=config)
-
-
-def _memory_map(file, stack):
-    return stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    member_size(archive, info)  # raises before memory is allocated
+    content = archive.read(info)
+    return replace(_open(path, io.BytesIO(content), content, stack), format="keras", config=config)
 
 
 def _open(path, source, content, stack):
@@ -211,7 +204,7 @@ def write_hdf5(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, st
     """
     import h5py
 
-    layers = {}
+    layers: dict[str, list[str]] = {}
     for name in arrays:
         layer, slash, weight = name.partition("/")
         if not (layer and slash and weight) or "/" in weight:

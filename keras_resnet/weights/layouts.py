@@ -4,6 +4,7 @@ Keras's name of a weight is "<layer>/<weight>", such as "conv3_block1_2_conv/ker
 gives the name of the array in the file, and the fields of ResNetSpec that its networks have (strides, biases, epsilon).
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.architecture.metadata import model_spec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import unknown_name_error
 from keras_resnet.weights.weights_file import StoredArray
@@ -136,19 +136,15 @@ _KERAS = Layout(
 LAYOUTS = {layout.name: layout for layout in (_CIFAR, _TORCHVISION, _TIMM, _KERAS)}
 
 
-def detect_layout(names: Iterable[str]) -> Layout:
-    """The Layout with these array names.
-
-    Raises:
-        ValueError: if no known layout has them.
-    """
+def detect_layout(names: Iterable[str], path: str | os.PathLike) -> Layout:
+    """The Layout with these array names; raises ValueError, which names the file `path`, if there is none."""
     for layout in LAYOUTS.values():
         if all(any(re.fullmatch(pattern, name) for name in names) for pattern in layout.patterns):
             return layout
     names = sorted(names)
     raise ValueError(
-        f"The names of the arrays should be those of one of the layouts {list(LAYOUTS)}. "
-        f"Received: {names[:4]} and {max(0, len(names) - 4)} more"
+        f"`{path}` should contain the weights of a residual network, with array names of one of the layouts "
+        f"{list(LAYOUTS)}. Received: {names[:4]} and {max(0, len(names) - 4)} more"
     )
 
 
@@ -215,7 +211,7 @@ def _check_same_network(spec, saved):
     """Raise ValueError if the stored spec is that of another network, whose arrays may have the same shapes."""
     requested = spec.to_config()
     different = [
-        f"{name}={saved[name]!r} (not {requested[name]!r})"
+        f"{name}={saved.get(name)!r} (not {requested[name]!r})"
         for name in _FIELDS_OF_NETWORK
         if saved.get(name) != requested[name]
     ]
@@ -226,7 +222,7 @@ def _check_same_network(spec, saved):
         )
 
 
-def check_spec_fits_weights(spec: ResNetSpec, required: ResNetSpec, path: Any) -> None:
+def check_spec_fits_weights(spec: ResNetSpec, required: ResNetSpec, path: str | os.PathLike) -> None:
     """Raise ValueError if a model's spec differs in stride placement, biases or epsilon from what its weights need."""
     differences = [
         f"{name}={getattr(required, name)!r} (not {getattr(spec, name)!r})"
@@ -250,28 +246,9 @@ def weight_variables(model: keras.Model) -> dict[str, keras.Variable]:
     return {f"{layer.name}/{weight.name}": weight for layer in layers for weight in layer.weights}
 
 
-def to_keras_arrays(arrays: Mapping[str, StoredArray], layout: Layout, model: keras.Model) -> dict[str, StoredArray]:
-    """Arrays of a file under Keras's names and with Keras's axes, still unread.
-
-    Args:
-        arrays: arrays under the file's names.
-        layout: Layout of the file.
-        model: network that the arrays are for.
-
-    Returns:
-        {"<layer>/<weight>": StoredArray}; an array that the network does not have keeps its name.
-    """
-    if layout.is_keras:
-        return _with_layer_names(arrays, model.layers)
-    keras_names = {
-        layout.array_name(name, model_spec(model)): name for name in (*weight_variables(model), *HEAD_WEIGHTS)
-    }
-    return {keras_names.get(name, name): _to_keras_axes(array, keras_names.get(name)) for name, array in arrays.items()}
-
-
-def _with_layer_names(arrays, layers):
+def with_layer_names(arrays: Mapping[str, StoredArray], layers: Iterable[keras.Layer]) -> dict[str, StoredArray]:
     """Arrays by layer name: "conv2d_3/kernel" of older Keras files, which number the layers of a class, is renamed."""
-    names, counts = {}, Counter()
+    names, counts = {}, Counter[str]()
     for layer in layers:
         if kind := _NUMBERED.get(type(layer).__name__):
             names[f"{kind}_{counts[kind]}" if counts[kind] else kind] = layer.name
@@ -283,7 +260,8 @@ def _with_layer_names(arrays, layers):
 _AXES = {4: (2, 3, 1, 0), 2: (1, 0)}  # torch's (out, in, height, width) -> Keras's; the same for (out, in)
 
 
-def _to_keras_axes(array, name):
+def to_keras_axes(array: StoredArray, name: str | None) -> StoredArray:
+    """The array of a torch file for the Keras weight `name` with Keras's axes; unchanged if `name` is None."""
     axes = _AXES.get(len(array.shape))
     if name is None or axes is None:
         return array

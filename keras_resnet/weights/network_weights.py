@@ -22,7 +22,9 @@ from keras_resnet.weights.layouts import (
     detect_layout,
     get_layout,
     match_spec_to_weights,
-    to_keras_arrays,
+    to_keras_axes,
+    weight_variables,
+    with_layer_names,
 )
 from keras_resnet.weights.weights_file import StoredArray, WeightsFile
 
@@ -116,8 +118,12 @@ class NetworkWeights:
         return {**info, "preprocessing": preprocessing.to_config()} if preprocessing else info
 
     def keras_arrays(self, model: keras.Model) -> dict[str, StoredArray]:
-        """The file's arrays under the names and with the axes of the model's weights."""
-        return to_keras_arrays(self.file.arrays, self.layout, model)
+        """The file's arrays, unread, with Keras's names and axes; arrays that are not the model's keep their names."""
+        arrays = self.file.arrays
+        if self.layout.is_keras:
+            return with_layer_names(arrays, model.layers)
+        names = {self.layout.array_name(name, self.spec): name for name in (*weight_variables(model), *HEAD_WEIGHTS)}
+        return {names.get(name, name): to_keras_axes(array, names.get(name)) for name, array in arrays.items()}
 
 
 @contextmanager
@@ -139,12 +145,6 @@ def open_network_weights(
         ValueError: if the file does not contain the weights of such a network, and as `open_weights`.
     """
     with open_weights(path) as file:
-        if layout != "auto":
-            layout = get_layout(layout)
-        else:
-            try:
-                layout = detect_layout(file.arrays)
-            except ValueError as error:
-                raise ValueError(f"`{path}` does not contain the weights of a residual network. {error}") from None
-        spec = match_spec_to_weights(spec, layout, file.arrays, file.metadata["spec"])
-        yield NetworkWeights(file, layout, spec, source_preprocessing)
+        row = detect_layout(file.arrays, path) if layout == "auto" else get_layout(layout)
+        spec = match_spec_to_weights(spec, row, file.arrays, file.metadata["spec"])
+        yield NetworkWeights(file, row, spec, source_preprocessing)

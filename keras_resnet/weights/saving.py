@@ -42,25 +42,23 @@ def save_weights(model: keras.Model, path: str | os.PathLike, layout: str = "ker
         OSError: if the folder does not exist or is not writable.
     """
     spec, path = require_spec(model), Path(path)
-    if layout == "auto":
-        layout = "timm" if spec.preactivation else "torchvision"
-    layout = get_layout(layout)
+    row = get_layout(("timm" if spec.preactivation else "torchvision") if layout == "auto" else layout)
     metadata = json.dumps({"spec": spec.to_config(), "info": model_info(model)})
-    if layout.is_keras and path.name.endswith((".weights.h5", ".keras")):
+    if row.is_keras and path.name.endswith((".weights.h5", ".keras")):
         _save_with_keras(model, path, metadata)
         return
-    if not layout.is_keras:
-        check_spec_fits_weights(spec, match_spec_to_weights(spec, layout, ()), path)
+    if not row.is_keras:
+        check_spec_fits_weights(spec, match_spec_to_weights(spec, row, ()), path)
     arrays = {}
     for name, variable in weight_variables(model).items():
-        array_name = layout.array_name(name, spec)
+        array_name = row.array_name(name, spec)
         if array_name is None:
             raise ValueError(
-                f"`layout` should have a name for every weight of {model.name}; {layout.name!r} has none for {name!r}. "
-                f"Received: layout={layout.name!r}"
+                f"`layout` should have a name for every weight of {model.name}; {row.name!r} has none for {name!r}. "
+                f"Received: layout={layout!r}"
             )
         array = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
-        arrays[array_name] = to_layout_axes(array, layout, name)
+        arrays[array_name] = to_layout_axes(array, row, name)
     write_arrays(arrays, path, metadata={METADATA_KEY: metadata})
 
 

@@ -3,11 +3,13 @@
 The unpickler implements only the opcodes and globals that tensors need, and calls nothing outside this module.
 """
 
+import io
 import math
 import pickle
 import pickletools
-import struct
+from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -175,47 +177,43 @@ class StateDictUnpickler(pickle._Unpickler):
         items = self.pop_mark()
         self.stack[-1].update(_checked_dict(zip(items[::2], items[1::2], strict=True)))
 
-    dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}
+    dispatch: ClassVar[dict] = {
+        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES
+    }
     dispatch |= {pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
     dispatch = _Opcodes(dispatch)
 
 
 def state_dict_pickle(arrays: dict[str, np.ndarray]) -> bytes:
-    """Pickle of an OrderedDict of tensors; the elements of array i are the storage with the key "i".
-
-    A tensor is torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, backward_hooks).
-    """
-    items = b"".join(_push(name) + _push_tensor(str(i), arrays[name]) for i, name in enumerate(arrays))
-    return pickle.PROTO + b"\x02" + _PUSH_ORDERED_DICT + pickle.MARK + items + pickle.SETITEMS + pickle.STOP
-
-
-def _push_tensor(key, array):
-    storage_class = next(name for name, dtype in STORAGES.items() if dtype == array.dtype.name)
-    storage = ("storage", _push_global("torch", storage_class), key, "cpu", array.size)
-    strides = tuple(stride // array.itemsize for stride in array.strides)
-    arguments = (_push(storage) + pickle.BINPERSID, 0, array.shape, strides, False, _PUSH_ORDERED_DICT)
-    return _push_global("torch._utils", "_rebuild_tensor_v2") + _push(arguments) + pickle.REDUCE
+    """Pickle of an OrderedDict of tensors; the elements of array i are the storage with the key "i"."""
+    tensors = OrderedDict()
+    for i, (name, array) in enumerate(arrays.items()):
+        strides = tuple(stride // array.itemsize for stride in array.strides)
+        tensors[name] = Tensor(Storage(str(i), array.dtype.name, 0, array.size), 0, array.shape, strides)
+    file = io.BytesIO()
+    _StateDictPickler(file, protocol=2).dump(tensors)
+    return file.getvalue()
 
 
-def _push_global(module, name):
-    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+class _StateDictPickler(pickle._Pickler):
+    """Pickler that writes each `Tensor` as a torch.Tensor, with the names of torch's globals."""
+
+    def persistent_id(self, value):
+        if isinstance(value, Storage):
+            name = next(name for name, dtype in STORAGES.items() if dtype == value.dtype)
+            return "storage", _global("torch", name), value.key, "cpu", value.count
+        return None
+
+    def reducer_override(self, value):
+        if isinstance(value, Tensor):  # (storage, offset, shape, strides, requires_grad, backward_hooks)
+            arguments = (value.storage, value.offset, value.shape, value.strides, False, OrderedDict())
+            return _global("torch._utils", "_rebuild_tensor_v2"), arguments
+        return NotImplemented
+
+    def save_global(self, value, name=None):
+        self.write(pickle.GLOBAL + f"{value.__module__}\n{value.__name__}\n".encode())
 
 
-def _push(value):
-    """Protocol-2 opcodes that push a value; bytes are taken as opcodes."""
-    match value:
-        case bytes():
-            return value
-        case bool():
-            return pickle.NEWTRUE if value else pickle.NEWFALSE
-        case int():
-            digits = pickle.encode_long(value)
-            return pickle.LONG1 + bytes([len(digits)]) + digits
-        case str():
-            text = value.encode("utf-8")
-            return pickle.BINUNICODE + struct.pack("<I", len(text)) + text
-        case tuple():
-            return pickle.MARK + b"".join(map(_push, value)) + pickle.TUPLE
-
-
-_PUSH_ORDERED_DICT = _push_global("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+def _global(module, name):
+    """A placeholder that is pickled as a global of a module, which is not imported."""
+    return type(name, (), {"__module__": module})

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def decode(raw: np.ndarray, dtype: Any, byteorder: str = "<") -> np.ndarray:
     return raw if raw.dtype == dtype else raw.view(np.dtype(dtype).newbyteorder(byteorder))
 
 
-def read_bytes(file: BinaryIO, size: int) -> np.ndarray:
+def read_bytes(file: Any, size: int) -> np.ndarray:
     """The next `size` bytes as uint8; the caller has checked that the file is large enough."""
     raw = np.empty(size, np.uint8)
     if file.readinto(raw) != size:
