@@ -139,7 +139,7 @@ def test_recipes_for_photographs_run_from_files(recipe, photographs, few_batches
     scale = {"scale": (36, 60)} if recipe == "he2015_imagenet" else {}
     sizes = {"train_size": 32, "test_size": 40, "test_resize": 46}
     run = train(narrow, photographs, recipe, tmp_path, iterations=2, batch_size=12, **sizes, **scale)
-    assert run.report["classes"] == ["ants", "bees"] and np.isfinite(run.history["loss"]).all()
+    assert run.report["class_names"] == ["ants", "bees"] and np.isfinite(run.history["loss"]).all()
     model = load_model(tmp_path / "model.keras")
     assert model.info["preprocessing"]["size"] == 40 and model.info["class_names"] == ["ants", "bees"]
 

@@ -65,7 +65,7 @@ class CandidateTrainer:
             "dataset": self.dataset.name,
             "training_images": len(self.search_dataset.train),
             "validation_images": len(self.search_dataset.test),
-            "classes": list(self.dataset.class_names),
+            "class_names": list(self.dataset.class_names),
             "recipe": self.recipe.to_config(),
             "seed": self.options.seed,
             "backend": keras.backend.backend(),

@@ -49,12 +49,12 @@ def degradation(
     interrupted study: finished networks stay, wherever they were trained, and an interrupted one continues from its
     checkpoint. Plot, table and result are written again after each network.
 
-    Example (six minutes on one core):
+    Example (six minutes on one core; with its 56 layers the plain network is much worse):
 
     >>> from keras_resnet.studies.degradation import degradation
     >>> result = degradation("runs/degradation", "digits")  # doctest: +SKIP
     >>> print(result.effects[0])  # doctest: +SKIP
-    plain networks, from 20 to 56 layers: training error +1.53, test error +1.11 percentage points
+    plain networks, from 20 to 56 layers: training error +46.87, test error +41.11 percentage points
 
     Args:
         workdir: folder for the networks' folders, degradation.png, degradation.md and degradation.json.

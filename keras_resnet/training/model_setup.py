@@ -138,7 +138,7 @@ def dataset_settings(dataset):
         "dataset": dataset.name,
         "training_images": len(dataset.train),
         "test_images": len(dataset.test),
-        "classes": list(dataset.class_names),
+        "class_names": list(dataset.class_names),
     }
 
 
