@@ -8,7 +8,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import pytest
-from support import png_bytes, random_pixels
+from support import EXPORT_NAMES, png_bytes, random_pixels, require_format, tiny_classifier
+
+import keras_resnet
 
 gc.set_threshold(10_000)  # models are many small objects that live long
 
@@ -80,3 +82,18 @@ def built_specs(monkeypatch):
         build = module.build
         monkeypatch.setattr(module, "build", lambda spec, *a, _b=build, **k: specs.append(spec) or _b(spec, *a, **k))
     return specs
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory):
+    """format -> (path, report) of a tiny classifier; each format is exported once."""
+    exports = {}
+
+    def export_once(format):
+        require_format(format)
+        if format not in exports:
+            path = tmp_path_factory.mktemp(format) / EXPORT_NAMES[format]
+            exports[format] = path, keras_resnet.export(tiny_classifier(), path)
+        return exports[format]
+
+    return export_once

@@ -6,12 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from keras import layers
 from PIL import Image
 from typer.testing import CliRunner
 
-from keras_resnet import complexity, create, get_spec, list_models
+from keras_resnet import build, complexity, create, get_spec, list_models
+from keras_resnet.architecture.metadata import image_shape
+from keras_resnet.data.datasets import default_preprocessing
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.deployment.formats.table import FORMATS, find_format
+from keras_resnet.models.preprocessing import set_preprocessing
 from keras_resnet.search.budget import Budget, BudgetedSpace
 from keras_resnet.search.space import space_for_images
 from keras_resnet.weights.file_formats import open_weights
@@ -164,3 +169,31 @@ def damaged_copies(content, count, generator):
         for _ in range(i % 3 * generator.choice([1, 1, 10])):
             copy[generator.randrange(len(copy))] = generator.randrange(256)
         yield bytes(copy)
+
+
+TINY_SPEC = replace(get_spec("resnet20"), depths=(1, 1, 1))
+EXPORT_NAMES = {format: f"net{row.suffix}" for format, row in FORMATS.items()}
+"""{format: name of an exported network}."""
+
+
+def require_format(format):
+    """Skips the test if a library that writes the format is not installed."""
+    for module in FORMATS[format].writes:
+        pytest.importorskip(module)
+
+
+def with_preprocessing(model):
+    """The model with random weights, which knows how its images are prepared."""
+    set_preprocessing(randomize_weights(model), default_preprocessing(image_shape(model)), "torch")
+    return model
+
+
+def tiny_classifier(size=16, **arguments):
+    """A residual network of eight layers, four classes, with random weights and known preprocessing."""
+    return with_preprocessing(build(TINY_SPEC, classes=4, input_shape=(size, size, 3), **arguments))
+
+
+def files_of_export(path, *others):
+    """Sorted names of the files that an export to `path` writes, and of other files."""
+    companions = [path.with_suffix(suffix).name for suffix in FORMATS[find_format(None, path)].companions]
+    return sorted([path.name, *companions, f"{path.name}.report.md", f"{path.name}.report.json", *others])

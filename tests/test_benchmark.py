@@ -10,15 +10,15 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+from keras_resnet.benchmark.compare import compare
+from keras_resnet.benchmark.networks import FoldedNetwork, Job, KerasNetwork, OptimizedNetwork, StockNetwork
+from keras_resnet.benchmark.rounds import Field
 from rich.console import Console
 from support import random_images, randomize_weights
 
 from keras_resnet.benchmark import contenders, machine, others, pipelines
-from keras_resnet.benchmark.compare import compare
 from keras_resnet.benchmark.contenders import CONTENDERS, TASKS, obstacle
-from keras_resnet.benchmark.networks import FoldedNetwork, Job, KerasNetwork, OptimizedNetwork, StockNetwork
 from keras_resnet.benchmark.report import notes, table
-from keras_resnet.benchmark.rounds import Field
 from keras_resnet.variants import VARIANTS
 
 SMALL = Job("keras_resnet", "float32", "resnet20_cifar", batch_size=2, image_size=16)

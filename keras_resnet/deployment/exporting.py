@@ -104,11 +104,12 @@ def export(
     check_integers(calibration_size=calibration_size, batch_size=1 if batch_size is None else batch_size)
 
     model = _with_named_outputs(as_functional(model))
+    folded = fold_batch_norm(model)
     metadata = export_metadata(model, format_name, precision, raw)
     image_preprocessing = _preprocessing(model, raw)
     source = image_source(sample_images() if images is None else images)
     inputs = _calibration_inputs(calibration, metadata, image_preprocessing, batch_size, calibration_size)
-    spec = ExportSpec(fold_batch_norm(model), metadata, batch_size, inputs)
+    spec = ExportSpec(folded, metadata, batch_size, inputs)
 
     with staging_folder(target) as folder, staging_folder(target) as float32_folder:
         exported, float32_export = _write(spec, folder / target.name, float32_folder / target.name)
