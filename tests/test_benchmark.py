@@ -1,4 +1,4 @@
-"""The benchmark: that contenders compute what they are said to, and that the report follows from what was measured."""
+"""The benchmark: contenders compute the same network, and the report follows from the measured values."""
 
 import io
 import json
@@ -10,14 +10,14 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from keras_resnet.benchmark.compare import compare
-from keras_resnet.benchmark.networks import FoldedNetwork, Job, KerasNetwork, OptimizedNetwork, StockNetwork
-from keras_resnet.benchmark.rounds import Field
 from rich.console import Console
 from support import random_images, randomize_weights
 
-from keras_resnet.benchmark import contenders, machine, others, pipelines
-from keras_resnet.benchmark.contenders import CONTENDERS, TASKS, obstacle
+from keras_resnet import machine
+from keras_resnet.benchmark import contenders, other_networks, workloads
+from keras_resnet.benchmark.comparison import Workers, compare
+from keras_resnet.benchmark.contenders import CONTENDERS, MEASURED_PRECISIONS, TASKS, reason_to_skip
+from keras_resnet.benchmark.keras_networks import FoldedNetwork, Job, KerasNetwork, OptimizedNetwork, StockNetwork
 from keras_resnet.benchmark.report import notes, table
 from keras_resnet.variants import VARIANTS
 
@@ -27,7 +27,7 @@ TINY = replace(SMALL, model="resnet8_cifar")
 
 @pytest.fixture
 def resnet8(monkeypatch):
-    """A row that only this process has: TINY is for networks that need no other."""
+    """The variant of TINY, which exists only in this process."""
     monkeypatch.setitem(VARIANTS, TINY.model, replace(VARIANTS["resnet20_cifar"], depths=(1, 1, 1)))
 
 
@@ -37,22 +37,22 @@ def weights_of(network):
 
 @pytest.fixture(scope="module")
 def report():
-    """Two contenders measured in processes of their own, and one that is not installed."""
-    needy = CONTENDERS["torch"].__class__(StockNetwork, needs=("no_such_module",))
+    """The report on two contenders in processes of their own, and one that is not installed."""
+    missing = contenders.Contender(StockNetwork, needs=("no_such_module",))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(CONTENDERS, "needy", needy)
+        patch.setitem(CONTENDERS, "missing", missing)
         return compare(
             "resnet20",
             batch_size=2,
             image_size=16,
-            contenders=("keras_resnet", "keras", "needy"),
+            contenders=("keras_resnet", "keras", "missing"),
             tasks=("inference", "build"),
             rounds=3,
             steps=2,
         )
 
 
-def test_stock_keras_is_made_of_kerass_own_layers_and_computes_the_same(resnet8, tmp_path):
+def test_stock_keras_has_only_kerass_layers_and_computes_the_same(resnet8, tmp_path):
     ours, stock = KerasNetwork(TINY, tmp_path), StockNetwork(TINY, tmp_path)
     assert all(type(layer).__module__.startswith("keras.") for layer in stock.model.layers)
     assert any(type(layer).__module__.startswith("keras_resnet.") for layer in ours.model.layers)
@@ -75,7 +75,7 @@ def test_stock_keras_is_keras_applications_where_it_has_the_network(name, tmp_pa
     assert stock.name == f"keras.applications {application.__name__}"
 
 
-def test_a_verb_does_its_work_so_many_times(resnet8, tmp_path):
+def test_a_task_runs_as_many_steps_as_requested(resnet8, tmp_path):
     network = KerasNetwork(TINY, tmp_path)
     before = weights_of(network)
     network.inference(3)
@@ -96,8 +96,8 @@ def test_stock_keras_loads_the_weights_it_wrote(resnet8, tmp_path):
 
 
 @pytest.mark.parametrize("network", [KerasNetwork, StockNetwork])
-def test_mixed_precision_reaches_the_convolutions(network, resnet8, tmp_path):
-    model = network(replace(TINY, precision="mixed_bfloat16"), tmp_path).model
+def test_bfloat16_reaches_the_convolutions(network, resnet8, tmp_path):
+    model = network(replace(TINY, precision="bfloat16"), tmp_path).model
     kinds = {type(layer).__name__: layer.compute_dtype for layer in model.layers}
     assert (kinds["Conv2D"], kinds["BatchNormalization"], kinds["Dense"]) == ("bfloat16", "bfloat16", "float32")
 
@@ -112,15 +112,17 @@ def test_xla_is_left_off_on_the_cpu_and_switched_on_when_asked(resnet8, tmp_path
 
 @pytest.mark.parametrize("model", ["resnet20_cifar", "resnet50"])
 def test_the_input_pipeline_gives_batches_for_the_network(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipelines, "IMAGES", 8)
+    monkeypatch.setattr(workloads, "NUM_IMAGES", 8)
     job = Job("keras_resnet", "float32", model, batch_size=4, image_size=48)
-    batches = [np.asarray(batch[0]) for batch in pipelines.input_pipeline(job, tmp_path)(3)]
+    batches = [np.asarray(batch[0]) for batch in workloads.input_pipeline(job, tmp_path)(3)]
     assert [batch.shape for batch in batches] == 3 * [(4, 48, 48, 3)]
     assert all(np.isfinite(batch).all() and batch.std() > 0.1 for batch in batches)
     assert not np.array_equal(batches[0], batches[2])  # the same images again, augmented anew
 
 
-@pytest.mark.parametrize("network", [others.OnnxNetwork, others.OpenVinoNetwork, others.LiteRtNetwork])
+@pytest.mark.parametrize(
+    "network", [other_networks.OnnxNetwork, other_networks.OpenVinoNetwork, other_networks.LiteRtNetwork]
+)
 def test_an_exported_network_computes_what_ours_does(network, resnet8, tmp_path):
     row = next(row for row in CONTENDERS.values() if row.network is network)
     for module in row.needs:
@@ -142,10 +144,10 @@ def test_folded_and_optimized_networks_compute_what_ours_does(resnet8, tmp_path)
     optimized.inference(2)
 
 
-def test_torchs_network_is_torchvisions_and_learns(tmp_path):
+def test_torchs_network_is_torchvisions_and_is_trained(tmp_path):
     torch, torchvision = pytest.importorskip("torch"), pytest.importorskip("torchvision")
-    assert set(others.TORCHVISION) < set(torchvision.models.list_models())
-    network = others.TorchNetwork(Job("torch", "mixed_bfloat16", "resnet18", 2, 32), tmp_path)
+    assert set(other_networks.TORCHVISION) < set(torchvision.models.list_models())
+    network = other_networks.TorchNetwork(Job("torch", "bfloat16", "resnet18", 2, 32), tmp_path)
     before = network.model.conv1.weight.detach().clone()
     for task in ("inference", "train", "build", "load"):
         getattr(network, task)(2)
@@ -154,20 +156,20 @@ def test_torchs_network_is_torchvisions_and_learns(tmp_path):
 
 def test_rows_are_consistent():
     for contender in CONTENDERS.values():
-        assert set(contender.tasks) <= set(TASKS) and set(contender.precisions) <= set(contenders.PRECISIONS)
+        assert set(contender.tasks) <= set(TASKS) and set(contender.precisions) <= set(MEASURED_PRECISIONS)
         assert all(hasattr(contender.network, task) for task in contender.tasks)
     ours = {name.removesuffix("_v1_5") for name in VARIANTS}
-    assert set(others.TORCHVISION) <= ours
+    assert set(other_networks.TORCHVISION) <= ours
     assert set(TASKS) == set(CONTENDERS["keras_resnet"].tasks)
 
 
-def test_obstacles_are_named(monkeypatch):
+def test_reasons_to_skip(monkeypatch):
     monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda module: None if module == "torch" else module)
-    assert obstacle(Job("torch", "float32", "resnet50", 1, 64)) == "not installed: torch"
+    assert reason_to_skip(Job("torch", "float32", "resnet50", 1, 64)) == "not installed: torch"
     monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda module: module)
-    assert obstacle(Job("torch", "float32", "resnet20_cifar", 1, 32)) == "has no resnet20_cifar"
-    assert obstacle(Job("onnxruntime", "mixed_bfloat16", "resnet50", 1, 64)) == "runs in float32, int8 only"
-    assert obstacle(Job("torch", "float32", "resnet50_v1_5", 1, 64)) is None
+    assert reason_to_skip(Job("torch", "float32", "resnet20_cifar", 1, 32)) == "has no resnet20_cifar"
+    assert reason_to_skip(Job("onnxruntime", "bfloat16", "resnet50", 1, 64)) == "runs in float32, int8 only"
+    assert reason_to_skip(Job("torch", "float32", "resnet50_v1_5", 1, 64)) is None
 
 
 def test_the_report_has_a_row_for_each_task_and_contender(report):
@@ -179,7 +181,7 @@ def test_the_report_has_a_row_for_each_task_and_contender(report):
         ("build", "keras"),
     ]
     reason = "not installed: no_such_module"
-    assert report["not_measured"] == [{"contender": "needy", "precision": "float32", "task": None, "reason": reason}]
+    assert report["not_measured"] == [{"contender": "missing", "precision": "float32", "task": None, "reason": reason}]
     assert {row["unit"] for row in report["results"]} == {"images/s", "s"}
     assert all(len(row["values"]) == 3 and min(row["values"]) > 0 for row in report["results"])
     assert report["machine"]["cores"] >= 1 and report["versions"]["keras"] == keras.__version__
@@ -198,7 +200,7 @@ def test_ratios_are_those_of_each_round(report):
         assert ours["median"] == statistics.median(ours["values"])
 
 
-def test_the_table_says_what_the_report_says(report):
+def test_the_table_has_the_values_of_the_report(report):
     console = Console(width=300, file=io.StringIO())
     console.print(table(report))
     for note in notes(report):
@@ -207,18 +209,18 @@ def test_the_table_says_what_the_report_says(report):
     ratio = report["results"][0]["ratio"]["median"]
     assert "keras_resnet resnet20_cifar" in text and "keras.layers resnet20_cifar" in text
     assert "vs keras float32" in text and f"{ratio:.2f} (" in text and "1.00 (1.00 to 1.00)" in text
-    assert "not measured: needy (float32): not installed: no_such_module" in text
+    assert "not measured: missing (float32): not installed: no_such_module" in text
 
 
 def test_a_worker_that_dies_is_reported_and_the_others_go_on():
-    with Field(lambda text: None) as field:
+    with Workers(lambda text: None) as workers:
         for job in (SMALL, SMALL, replace(SMALL, model="resnet21")):
-            field.enter(job)
-        field.workers[0].process.kill()
-        rows = field.run("inference", rounds=2, steps=1)
-        processes = [worker.process for worker in field.workers]
+            workers.start(job)
+        workers.workers[0].process.kill()
+        rows = workers.measure("inference", rounds=2, steps=1)
+        processes = [worker.process for worker in workers.workers]
     assert len(rows) == 1 and len(rows[0]["values"]) == 2
-    start, middle = field.not_measured
+    start, middle = workers.not_measured
     assert rows[0]["steps"] == 1
     assert start["task"] is None and "Received: name='resnet21'" in start["reason"]
     assert middle["task"] == "inference" and "exit status -9" in middle["reason"]
@@ -240,12 +242,12 @@ def test_a_worker_that_dies_is_reported_and_the_others_go_on():
     ],
 )
 def test_bad_requests_are_refused_before_anything_starts(arguments, message, monkeypatch):
-    monkeypatch.setattr(Field, "enter", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(Workers, "start", lambda *_: pytest.fail("started"))
     with pytest.raises(ValueError, match=message):
         compare(**arguments)
 
 
-def test_peak_memory_remembers_what_is_gone():
+def test_peak_memory_includes_freed_memory():
     script = "import runpy, sys; peak = runpy.run_path(sys.argv[1])['peak_memory']; print(peak())\n"
     script += "held = bytearray(b'x') * 200_000_000; del held; print(peak())"
     done = subprocess.run([sys.executable, "-c", script, machine.__file__], capture_output=True, text=True)
