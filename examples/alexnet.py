@@ -1,8 +1,8 @@
-"""AlexNet and ResNet-18, layer by layer: the same multiply-adds are spent in other places.
+"""Parameters and multiply-adds of AlexNet and ResNet-18, layer by layer.
 
-    python examples/alexnet.py [IMAGE_STEM]
+    python examples/alexnet.py [PREFIX]
 
-Writes IMAGE_STEM_alexnet.png and IMAGE_STEM_resnet18.png: multiply-adds and parameters of every layer.
+Prints a table for each network, and plots it to PREFIX_alexnet.png and PREFIX_resnet18.png.
 """
 
 import sys
@@ -11,7 +11,7 @@ import keras_resnet
 from keras_resnet import analysis
 
 
-def main(stem="costs"):
+def main(prefix="costs"):
     networks = {
         "AlexNet": analysis.alexnet(initialize=False),
         "ResNet-18": keras_resnet.build(keras_resnet.get_spec("resnet18_a"), initialize=False),
@@ -24,7 +24,7 @@ def main(stem="costs"):
             if cost.multiply_adds:
                 size = "x".join(map(str, cost.output_shape))
                 print(f"  {cost.name:24} {size:12} {cost.parameters:>12,} {cost.multiply_adds:>14,}")
-        analysis.plot_layer_costs(costs, f"{stem}_{name.lower().replace('-', '')}.png", name)
+        analysis.plot_layer_costs(costs, f"{prefix}_{name.lower().replace('-', '')}.png", name)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A page in the browser: drop an image on it, and see the five most probable classes and what speaks for the first.
+"""A web page that classifies an image: the five most probable classes, and a Grad-CAM of the first.
 
     pip install gradio
     python examples/browser_page.py [--model resnet20] [--weights cifar10] [--port 7860]
 
 The model is a .keras file or the name of a network, the weights a tag or a file, as for `keras-resnet predict`. The
-page works without the internet, and is for this machine alone; `--host 0.0.0.0` opens it to the network.
+page works offline. Only this machine can open it, unless `--host 0.0.0.0` opens it to the local network.
 """
 
 import argparse
@@ -23,10 +23,9 @@ from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.data.image_files import load_image
 from keras_resnet.prediction import classify
 
-LARGEST = "20 MB"
-"""Of an image's file."""
-KEPT = 600
-"""Seconds for which the server keeps an image; as often it looks for older ones."""
+MAX_FILE_SIZE = "20 MB"
+KEEP_SECONDS = 600
+"""How long the server keeps an uploaded image, and how often it deletes older ones."""
 STYLE = """
 .gradio-container {width: 100%; max-width: 960px !important; margin: 0 auto !important}
 .gradio-container main {width: 100% !important}
@@ -45,86 +44,85 @@ STYLE = """
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet20", help="a network's name, or a .keras file")
-    parser.add_argument("--weights", default="cifar10", help="a tag or a weights file; a .keras file has its own")
+    parser.add_argument("--model", default="resnet20", help="name of a network, or a .keras file")
+    parser.add_argument("--weights", default="cifar10", help="a tag or a weights file; not used for a .keras file")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", default=7860, type=int)
-    given = parser.parse_args()
-    if given.model.endswith(".keras"):
-        network = keras_resnet.load_model(given.model)
+    args = parser.parse_args()
+    if args.model.endswith(".keras"):
+        model = keras_resnet.load_model(args.model)
     else:
-        network = keras_resnet.create(given.model, weights=given.weights)
-    theme = gradio.themes.Default(font=["system-ui", "sans-serif"])  # fonts of the system, not of the internet
-    page(network).launch(
-        server_name=given.host, server_port=given.port, max_file_size=LARGEST, footer_links=[], theme=theme, css=STYLE
-    )
+        model = keras_resnet.create(args.model, weights=args.weights)
+    theme = gradio.themes.Default(font=["system-ui", "sans-serif"])  # the default theme downloads its fonts
+    options = {"max_file_size": MAX_FILE_SIZE, "footer_links": [], "theme": theme, "css": STYLE}
+    page(model).launch(server_name=args.host, server_port=args.port, **options)
 
 
-def page(network):
-    """The page for a network whose preprocessing is known."""
-    keras_resnet.preprocessing(network)  # raises ValueError where it is not
-    with gradio.Blocks(title=network.name, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
-        gradio.Markdown(f"# What does {network.name} see?")
-        dropped = gradio.File(type="binary", label=f"Image, {LARGEST} at most", height=160)
+def page(model):
+    """The web page, as gradio.Blocks, for a model whose preprocessing is known."""
+    keras_resnet.preprocessing(model)  # raises ValueError if it is not
+    with gradio.Blocks(title=model.name, analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as blocks:
+        gradio.Markdown(f"# Image classification with {model.name}")
+        file = gradio.File(type="binary", label=f"Image, at most {MAX_FILE_SIZE}", height=160)
         answer = gradio.HTML(elem_id="answer")
-        dropped.change(lambda file: look(network, file), dropped, answer)
+        file.change(lambda content: answer_html(model, content), file, answer)
     return blocks
 
 
-def look(network, file):
-    """HTML for the bytes of an image file: classes with their probabilities and Grad-CAM, or what is wrong with it."""
-    if file is None:  # taken away
+def answer_html(model, content):
+    """HTML with the classes of an image and their Grad-CAM, or with the error if `content` is not an image file."""
+    if content is None:  # the image was removed
         return ""
-    prepare = keras_resnet.preprocessing(network)
+    preprocessing = keras_resnet.preprocessing(model)
     try:
-        image = load_image(file, prepare.channels)
-        (classes,) = classify(network, [image], top=5)
-        (heat,) = analysis.grad_cam(network, to_data_format(network, prepare(image)))
+        image = load_image(content, preprocessing.channels)
+        (classes,) = classify(model, [image], top=5)
+        (heat_map,) = analysis.grad_cam(model, to_data_format(model, preprocessing(image)))
     except (ValueError, OSError) as error:
         return f"<p>{escape(str(error))}</p>"
-    part = seen(prepare, image)
-    part.thumbnail((600, 600))  # more would not be shown
-    speaks = figure(heat_map(part, heat), f"What speaks for {classes[0][1]}")
-    return figure(png(part), "What the network sees") + speaks + table(classes)
+    crop = input_crop(preprocessing, image)
+    crop.thumbnail((600, 600))  # the page shows no more pixels
+    grad_cam = figure_html(grad_cam_png(crop, heat_map), f"Grad-CAM of {classes[0][1]}")
+    return figure_html(png(crop), "Model input") + grad_cam + table_html(classes)
 
 
-def table(classes):
-    """HTML: a row with a bar for each class."""
+def table_html(classes):
+    """HTML table with a row and a bar for each class."""
     rows = (
-        f'<tr><td>{escape(name)}</td><td><div style="width: {share:.1%}"></div></td><td>{100 * share:.1f} %</td></tr>'
+        f'<tr><td>{escape(name)}</td><td><div style="width: {share:.1%}"></div></td><td>{share:.1%}</td></tr>'
         for _, name, share in classes
     )
     return f"<table>{''.join(rows)}</table>"
 
 
-def seen(prepare, image):
-    """The part of a PIL image that the network sees, finer than it sees it: all of it, or a square in the middle."""
-    if prepare.resize is None:
+def input_crop(preprocessing, image):
+    """The part of a PIL image that becomes the model's input, before it is resized: all of it, or the center square."""
+    if preprocessing.resize is None:
         return image
-    side = max(1, round(min(image.size) * prepare.size / prepare.resize))
+    side = max(1, round(min(image.size) * preprocessing.size / preprocessing.resize))
     left, top = ((length - side) // 2 for length in image.size)
     return image.crop((left, top, left + side, top + side))
 
 
 def png(image):
-    """A PIL image as a file's bytes."""
+    """A PIL image as the bytes of a PNG file."""
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
 
 
-def heat_map(image, heat):
-    """The same, with a heat map (h, w) over it."""
+def grad_cam_png(image, heat_map):
+    """The bytes of a PNG file: the image under a heat map, (h, w)."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "heat.png"
-        analysis.plot_grad_cam([np.asarray(image)], heat[None], path)
+        path = Path(folder) / "grad_cam.png"
+        analysis.plot_grad_cam([np.asarray(image)], heat_map[None], path)
         return path.read_bytes()
 
 
-def figure(file, caption):
-    """HTML: a PNG file's bytes with words below."""
-    words, data = escape(caption), base64.b64encode(file).decode()
-    return f'<figure><img alt="{words}" src="data:image/png;base64,{data}"><figcaption>{words}</figcaption></figure>'
+def figure_html(content, caption):
+    """HTML figure of a PNG file's bytes."""
+    text, data = escape(caption), base64.b64encode(content).decode()
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A trained network learns the classes of a few hundred photographs.
+"""Fine-tuning of a pretrained network on a few hundred photographs of your own classes.
 
     python examples/fine_tuning.py PHOTOS [MODEL] [WEIGHTS] [EPOCHS]
 
-PHOTOS has a folder for each class, or folders "train" and "val" of such. First a new classifier learns on top of the
-frozen body, then the last stage with it; batch norm stays as it is, and the best epoch of all is kept.
+PHOTOS has a folder for each class, or folders "train" and "val" that have one. First a new classifier is trained on the
+frozen network, then the last stage with it; batch norm stays frozen. The epoch with the highest accuracy is kept.
 """
 
 import sys
@@ -19,8 +19,8 @@ def main(photos, model="resnet20", weights="cifar10", epochs="10"):
         result = keras_resnet.finetune(model, data, folder, weights=weights, stages=1, epochs=int(epochs))
         for name, report in result.phases.items():
             kept = ", kept" if name == result.best else ""
-            print(f"{name}: {100 * report['top1_accuracy']:.1f} % of {report['test_images']} validation images{kept}")
-        network = keras_resnet.load_model(f"{folder}/model.keras")  # it knows its classes and how to prepare images
+            print(f"{name}: {report['top1_accuracy']:.1%} of {report['test_images']} validation images{kept}")
+        network = keras_resnet.load_model(f"{folder}/model.keras")  # with its class names and preprocessing
         print("classes:", ", ".join(network.info["class_names"]))
 
 

@@ -1,12 +1,12 @@
-"""A network behind HTTP: POST the bytes of an image file to /predict, get the five most probable classes as JSON.
+"""An HTTP server: POST an image file to /predict, and get its five most probable classes as JSON.
 
     pip install fastapi uvicorn
     python examples/http_server.py resnet20.onnx [--port 8000]
     curl --data-binary @cat.jpg http://127.0.0.1:8000/predict
 
-The file is what `keras-resnet export` wrote, or a .keras file. GET / says what it is. The status is 400 for what is no
-image, and 408, 413 or 503 for what is too slow, too much, or too many at once. The server is for this machine alone;
-`--host 0.0.0.0` opens it to the network, where something that speaks HTTPS belongs in front of it.
+The model is a file that `keras-resnet export` wrote, or a .keras file. GET / describes it. The status is 400 if the
+content is not an image, 408 if it arrives too slowly, 413 if it is too large, 503 if there are too many connections.
+Only this machine can connect, unless `--host 0.0.0.0` opens the server to the network: put an HTTPS proxy before it.
 """
 
 import argparse
@@ -23,12 +23,11 @@ from keras_resnet.data.image_files import load_image
 from keras_resnet.data.labels import class_ids_and_names
 from keras_resnet.prediction import Classifier, classify
 
-LARGEST = 20_000_000
-"""Bytes of an image file."""
-PATIENCE = 10
-"""Seconds for which a request may take to arrive, and a connection may be silent between two."""
-AT_ONCE = 32
-"""Connections; who comes later is sent away."""
+MAX_BYTES = 20_000_000
+"""Largest size of an image file."""
+TIMEOUT = 10
+"""Seconds until a request must have arrived, and until an idle connection is closed."""
+MAX_CONNECTIONS = 32
 
 
 def main():
@@ -36,55 +35,55 @@ def main():
     parser.add_argument("model", type=Path, help="an exported network, or a .keras file")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", default=8000, type=int)
-    given = parser.parse_args()
-    if given.model.suffix == ".keras":
-        network = Classifier(keras_resnet.load_model(given.model))
+    args = parser.parse_args()
+    if args.model.suffix == ".keras":
+        classifier = Classifier(keras_resnet.load_model(args.model))
     else:
-        network = keras_resnet.load_exported(given.model)
-    service = application(network, given.model.stem)
-    uvicorn.run(service, host=given.host, port=given.port, limit_concurrency=AT_ONCE, timeout_keep_alive=PATIENCE)
+        classifier = keras_resnet.load_exported(args.model)
+    limits = {"limit_concurrency": MAX_CONNECTIONS, "timeout_keep_alive": TIMEOUT}
+    uvicorn.run(application(classifier, args.model.stem), host=args.host, port=args.port, **limits)
 
 
-def application(network, name):
-    """What is served: GET / and POST /predict."""
-    names = [words for _, words in class_ids_and_names(network.class_names)]
-    facts = {"network": name, "classes": names, "preprocessing": network.preprocessing.to_config()}
+def application(classifier, name):
+    """The FastAPI application with GET / and POST /predict."""
+    class_names = [class_name for _, class_name in class_ids_and_names(classifier.class_names)]
+    description = {"network": name, "classes": class_names, "preprocessing": classifier.preprocessing.to_config()}
     service = fastapi.FastAPI(openapi_url=None)
-    worker = ThreadPoolExecutor(1)  # one image after another: two would only share the processor
+    worker = ThreadPoolExecutor(1)  # a prediction uses all cores: two at once would not be faster
 
     @service.get("/")
-    async def about():
-        return facts
+    async def describe():
+        return description
 
     @service.post("/predict")
     async def predict(request: fastapi.Request):
-        file = await body(request)
+        content = await read_body(request)
         try:
-            return await asyncio.get_running_loop().run_in_executor(worker, look, network, file)
+            return await asyncio.get_running_loop().run_in_executor(worker, classes_json, classifier, content)
         except ValueError as error:
             raise fastapi.HTTPException(400, str(error)) from error
 
     return service
 
 
-async def body(request):
-    """The bytes of a request, if they are not too many and come soon enough."""
-    file = bytearray()
+async def read_body(request):
+    """The content of a request, if it is not too large and arrives in time."""
+    content = bytearray()
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             async for part in request.stream():
-                file += part
-                if len(file) > LARGEST:
-                    raise fastapi.HTTPException(413, f"Expected an image of at most {LARGEST:,} bytes")
+                content += part
+                if len(content) > MAX_BYTES:
+                    raise fastapi.HTTPException(413, f"Expected an image of at most {MAX_BYTES:,} bytes")
     except (TimeoutError, ClientDisconnect) as error:
-        raise fastapi.HTTPException(408, f"Expected a whole image within {PATIENCE} seconds") from error
-    return bytes(file)
+        raise fastapi.HTTPException(408, f"Expected a whole image within {TIMEOUT} seconds") from error
+    return bytes(content)
 
 
-def look(network, file):
-    """The classes of an image file, as JSON can hold them."""
-    (classes,) = classify(network, [load_image(file, network.preprocessing.channels)], top=5)
-    return {"classes": [{"id": id, "name": name, "probability": float(share)} for id, name, share in classes]}
+def classes_json(classifier, content):
+    """The five most probable classes of an image file as JSON values."""
+    (classes,) = classify(classifier, [load_image(content, classifier.preprocessing.channels)], top=5)
+    return {"classes": [{"id": i, "name": name, "probability": float(share)} for i, name, share in classes]}
 
 
 if __name__ == "__main__":

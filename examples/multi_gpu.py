@@ -1,9 +1,9 @@
-"""Training on all GPUs of this machine, or, where there are none, on a CPU in two parts.
+"""Training on all GPUs of this machine; without GPUs, on two logical devices of its CPU.
 
     python examples/multi_gpu.py [EPOCHS]
 
-The batch of the recipe is the global one: each device gets its part, and gradients are averaged. Data and network are
-given by name, or as functions, so that TensorFlow's devices are set up before anything is made on them.
+The recipe's batch size is that of the global batch: each device gets its part, and the gradients are averaged. Data set
+and network are given by name, or as functions, because TensorFlow's devices must be set up before they are used.
 """
 
 import sys
@@ -18,8 +18,8 @@ def main(epochs="3"):
     run = keras_resnet.train(
         "resnet20", "digits", "quickstart", devices=gpus or 2, sync_batch_norm=True, epochs=int(epochs)
     )
-    accuracy = 100 * run.report["top1_accuracy"]
-    print(f"{gpus} GPUs" if gpus else "2 parts of a CPU", f"agree on one network: {accuracy:.1f} % of the test images")
+    devices = f"{gpus} GPUs" if gpus else "2 logical devices of the CPU"
+    print(f"trained on {devices}: {run.report['top1_accuracy']:.1%} of the test images")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Training from the start on a folder of photographs, with checkpoints: the same command goes on where it stopped.
+"""Training from scratch on a folder of photographs, with checkpoints: repeat the command to continue a stopped run.
 
     python examples/own_folder.py PHOTOS [WORKDIR] [EPOCHS]
 
-PHOTOS has a folder for each class, or folders "train" and "val" of such.
+PHOTOS has a folder for each class, or folders "train" and "val" that have one.
 """
 
 import sys
@@ -24,8 +24,8 @@ def main(photos, workdir="runs/photos", epochs="60"):
     )
     data = partial(keras_resnet.load_dataset, photos, skip_bad=True)
     run = keras_resnet.train("resnet18", data, recipe, workdir, resume=True, checkpoint_every=20)
-    print(f"{100 * run.report['top1_accuracy']:.1f} % of {run.report['test_images']} test images; all in {workdir}/")
-    print(f"ask it: keras-resnet predict IMAGE --model {workdir}/model.keras")
+    print(f"{run.report['top1_accuracy']:.1%} of {run.report['test_images']} test images; everything in {workdir}/")
+    print(f"predict with it: keras-resnet predict IMAGE --model {workdir}/model.keras")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Weights from Keras to torch and back: the same numbers on both sides.
+"""Weights from Keras to PyTorch and back, with the same logits.
 
     python examples/weights_between_libraries.py [FOLDER]
 
-Writes a ResNet-18 as torchvision names it. Where torch and torchvision are installed, torchvision loads the file and
-both give their logits for one random image; then the file comes back into Keras.
+Saves a ResNet-18 with torchvision's names. If torch and torchvision are installed, torchvision loads the file, and the
+logits of both for a random image are compared; then Keras loads the file again.
 """
 
 import sys
@@ -27,16 +27,16 @@ def main(folder=None):
         import torch
         import torchvision
     except (ImportError, RuntimeError):
-        print("torch and torchvision are not installed (together): not compared")
+        print("torchvision is not installed: its logits are not compared")
     else:
         theirs = torchvision.models.resnet18()
         theirs.load_state_dict(torch.load(path, weights_only=True))
         with torch.no_grad():
             logits = theirs.eval()(torch.from_numpy(image).permute(0, 3, 1, 2)).numpy()
         print(f"largest difference from torchvision's logits: {np.abs(logits - ours).max():.1e}")
-    back = keras_resnet.ResNet18(weights=path, classifier_activation=None)
-    same = np.array_equal(keras.ops.convert_to_numpy(back(image, training=False)), ours)
-    print(f"and back: {'the same logits' if same else 'other logits'}")
+    loaded = keras_resnet.ResNet18(weights=path, classifier_activation=None)
+    same = np.array_equal(keras.ops.convert_to_numpy(loaded(image, training=False)), ours)
+    print(f"loaded into Keras again: {'the same logits' if same else 'other logits'}")
 
 
 if __name__ == "__main__":

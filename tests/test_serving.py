@@ -77,7 +77,7 @@ def answers(url):
 def table(path):
     """[(class, percentage)], as `keras-resnet predict` prints them."""
     shown = CliRunner().invoke(app, ["predict", str(path), "--model", "resnet20", "--weights", "cifar10"])
-    return re.findall(r"(\w+) +([\d.]+ %) *$", shown.output, re.MULTILINE)
+    return re.findall(r"(\w+) +([\d.]+%) *$", shown.output, re.MULTILINE)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_the_page_shows_what_predict_and_grad_cam_say(browser, network, photos, 
         rows = [tuple(row.split("\t")[::2]) for row in page.locator("#answer tr").all_inner_texts()]
         assert len(rows) == 5 and [(name.strip(), share.strip()) for name, share in rows] == table(photo)
 
-        source = page.get_by_alt_text(f"What speaks for {rows[0][0].strip()}").get_attribute("src")
+        source = page.get_by_alt_text(f"Grad-CAM of {rows[0][0].strip()}").get_attribute("src")
         heat = analysis.grad_cam(network, keras_resnet.preprocessing(network)(photo))
         analysis.plot_grad_cam([np.asarray(load_image(photo))], heat, tmp_path / "ours.png")
         shown = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
@@ -159,8 +159,8 @@ KINDS = {
 def test_the_page_sees_all_kinds_of_images_as_predict_does(kind, network, tmp_path):
     KINDS[kind](tmp_path)
     (path,) = tmp_path.iterdir()
-    look = runpy.run_path(str(EXAMPLES / "browser_page.py"))["look"]
-    found = re.findall(r"<tr><td>(\w+)</td>.*?<td>([\d.]+ %)</td></tr>", look(network, path.read_bytes()))
+    answer_html = runpy.run_path(str(EXAMPLES / "browser_page.py"))["answer_html"]
+    found = re.findall(r"<tr><td>(\w+)</td>.*?<td>([\d.]+%)</td></tr>", answer_html(network, path.read_bytes()))
     assert len(found) == 5 and found == table(path)
 
 
@@ -168,7 +168,7 @@ def test_the_page_sees_all_kinds_of_images_as_predict_does(kind, network, tmp_pa
 def test_a_class_name_is_no_html(network, monkeypatch):
     monkeypatch.setitem(network.info, "class_names", [f"<script>{number}</script>" for number in range(10)])
     example = runpy.run_path(str(EXAMPLES / "browser_page.py"))
-    shown = example["look"](network, example["png"](chequered(8, 8)))
+    shown = example["answer_html"](network, example["png"](chequered(8, 8)))
     assert "&lt;script&gt;" in shown and "<script>" not in shown
 
 
@@ -177,11 +177,11 @@ def test_a_class_name_is_no_html(network, monkeypatch):
 @pytest.mark.parametrize("size", [(50, 90), (90, 50), (33, 33)])
 def test_the_page_shows_the_part_that_the_network_sees(resize, size):
     """Reduced to the network's size it is what the network gets, but for the rounding of the crop."""
-    seen = runpy.run_path(str(EXAMPLES / "browser_page.py"))["seen"]
+    input_crop = runpy.run_path(str(EXAMPLES / "browser_page.py"))["input_crop"]
     prepare = keras_resnet.Preprocessing("cifar", size=20, resize=resize)
     ramp = np.broadcast_to(np.arange(size[0]) * 2, size[::-1]).astype("uint8")  # tells where a column was
     image = Image.merge("RGB", [Image.fromarray(ramp)] * 3)
-    ours = seen(prepare, image).resize((20, 20), Image.Resampling.BILINEAR)
+    ours = input_crop(prepare, image).resize((20, 20), Image.Resampling.BILINEAR)
     assert np.abs(np.subtract(ours, prepare.square(image), dtype="int16")).max() <= 6
 
 

@@ -85,7 +85,7 @@ def test_a_server_finds_the_network_where_the_line_says(written):
 
 def test_a_server_says_of_a_image_file_what_predict_says(server, example, test_data):
     photo = min((test_data / "hymenoptera" / "val" / "bees").glob("*.jpg"))
-    said = re.findall(r"^(\w+) +([\d.]+) %$", example("--ask", server, photo), re.MULTILINE)
+    said = re.findall(r"^(\w+) +([\d.]+)%$", example("--ask", server, photo), re.MULTILINE)
     (expected,) = keras_resnet.predict(keras_resnet.create("resnet20", weights="cifar10"), photo, top=10)
     shares = {name: 100 * share for _, name, share in expected.classes}
     assert len(said) == 5 and said[0][0] == next(iter(shares))
