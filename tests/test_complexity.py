@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds: the closed form, published numbers, and built models."""
+"""Parameters and multiply-adds against published numbers and built models."""
 
 import keras
 import numpy as np
@@ -55,23 +55,23 @@ PAPER_MULTIPLY_ADDS = {  # He et al. 2015, table 1, in units of 1e9
 
 
 @pytest.mark.parametrize(("name", "parameters"), TORCH_PARAMETERS.items())
-def test_parameters_are_those_of_torchvision_and_timm(name, parameters):
+def test_parameters_equal_those_of_torchvision_and_timm(name, parameters):
     assert complexity(get_spec(name)).parameters == parameters
 
 
 @pytest.mark.parametrize(("name", "counts"), KERAS_PARAMETERS.items())
-def test_parameters_are_those_of_keras_applications(name, counts):
+def test_parameters_equal_those_of_keras_applications(name, counts):
     found = [complexity(get_spec(name), include_top=top) for top in (True, False)]
     assert tuple(cost.parameters + cost.statistics for cost in found) == counts
 
 
 @pytest.mark.parametrize(("name", "giga"), PAPER_MULTIPLY_ADDS.items())
-def test_multiply_adds_are_those_of_the_paper(name, giga):
+def test_multiply_adds_equal_those_of_the_paper(name, giga):
     assert complexity(get_spec(name)).multiply_adds / 1e9 == pytest.approx(giga, abs=0.06)
 
 
-def walk(model):
-    """Multiply-adds of a built model, from its layers' kernels and output shapes."""
+def count_multiply_adds(model):
+    """Multiply-adds of a built model, from the kernels and output shapes of its layers."""
     total = 0
     for layer in model.layers:
         if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
@@ -79,7 +79,11 @@ def walk(model):
     return total
 
 
-@pytest.mark.parametrize("name", [name for name in list_models() if get_spec(name).depth < 160])
+def deep_slow(name):
+    return pytest.param(name, marks=pytest.mark.slow) if get_spec(name).depth > 60 else name
+
+
+@pytest.mark.parametrize("name", [deep_slow(name) for name in list_models() if get_spec(name).depth < 160])
 def test_the_closed_form_agrees_with_the_model(name):
     spec = get_spec(name)
     shape = (39, 50, 3)
@@ -87,7 +91,7 @@ def test_the_closed_form_agrees_with_the_model(name):
     cost = complexity(spec, classes=7, input_shape=shape)
     assert cost.parameters + cost.statistics == model.count_params()
     assert cost.parameters == sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
-    assert cost.multiply_adds == walk(model)
+    assert cost.multiply_adds == count_multiply_adds(model)
 
 
 DEEPEST = ["preact_resnet164", *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet1202", "preact_resnet1001"))]
@@ -98,4 +102,4 @@ def test_the_closed_form_agrees_with_the_deepest_models(name):
     cost = complexity(get_spec(name))
     model = build(get_spec(name), classes=10, initialize=False)
     assert cost.parameters + cost.statistics == model.count_params()
-    assert cost.multiply_adds == walk(model)
+    assert cost.multiply_adds == count_multiply_adds(model)

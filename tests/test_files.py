@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Atomic writing: files are complete or unchanged."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 from keras_resnet.files import atomic_write, remove_leftovers
 
 
-def test_replacing_renames_when_the_block_ends_and_not_before(tmp_path):
+def test_atomic_write_renames_at_the_end_of_the_block(tmp_path):
     path = tmp_path / "model.weights.h5"
     path.write_text("old")
     with atomic_write(path) as temporary:
@@ -17,7 +17,7 @@ def test_replacing_renames_when_the_block_ends_and_not_before(tmp_path):
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
-def test_replacing_leaves_nothing_behind_when_the_block_fails(tmp_path):
+def test_atomic_write_keeps_the_old_file_when_the_block_fails(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
@@ -26,7 +26,7 @@ def test_replacing_leaves_nothing_behind_when_the_block_fails(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_replacing_follows_links(tmp_path):
+def test_atomic_write_follows_links(tmp_path):
     target, link = tmp_path / "target.txt", tmp_path / "link.txt"
     target.write_text("old")
     link.symlink_to(target)
@@ -35,7 +35,7 @@ def test_replacing_follows_links(tmp_path):
     assert link.is_symlink() and target.read_text() == "new"
 
 
-def test_sweep_removes_what_a_killed_process_leaves_and_nothing_else(tmp_path):
+def test_remove_leftovers_removes_only_temporary_files_of_the_given_patterns(tmp_path):
     kept = tmp_path / "a.txt", tmp_path / ".b.txt", tmp_path / ".0123abcd.c.txt"
     for path in kept:
         path.touch()
@@ -48,7 +48,7 @@ def test_sweep_removes_what_a_killed_process_leaves_and_nothing_else(tmp_path):
     assert {*tmp_path.iterdir()} == {*kept, tmp_path / "best_1.txt"}
 
 
-def test_replacing_says_what_is_wrong_with_the_folder(tmp_path, monkeypatch):
+def test_atomic_write_explains_unusable_folders(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="should exist.*absent"), atomic_write(tmp_path / "absent/a"):
         pass
     with pytest.raises(IsADirectoryError, match="not a folder"), atomic_write(tmp_path):

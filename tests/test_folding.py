@@ -1,4 +1,4 @@
-"""Folded batch norms: the same logits for every network, and left alone wherever folding would change them."""
+"""fold_batch_norm: the same logits for every network; layers that cannot be folded are kept."""
 
 from dataclasses import replace
 
@@ -14,41 +14,41 @@ from keras_resnet.data.datasets import default_preprocessing
 from keras_resnet.models.preprocessing import set_preprocessing
 
 
-def answers(model, x):
-    """All outputs in one vector."""
+def outputs_of(model, x):
+    """All outputs of a model as one vector."""
     outputs = keras.tree.flatten(model(x, training=False))
     return np.concatenate([keras.ops.convert_to_numpy(output).ravel() for output in outputs])
 
 
-def folded(model, x=None):
-    """A randomised model, folded; asserts that it answers as before."""
+def check_folded(model, x=None):
+    """Randomizes and folds a model; asserts that the outputs are the same."""
     x = random_images(2, *model.input_shape[1:]) if x is None else x
     model = randomize_weights(model)
-    expected, copy = answers(stabilize(model) if model_spec(model) else model, x), fold_batch_norm(model)
+    expected, copy = outputs_of(stabilize(model) if model_spec(model) else model, x), fold_batch_norm(model)
     assert np.isfinite(expected).all()
-    assert np.abs(answers(copy, x) - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert np.abs(outputs_of(copy, x) - expected).max() <= 1e-4 * np.abs(expected).max()
     return copy
 
 
-def names(model, kind=layers.BatchNormalization):
+def layer_names(model, kind=layers.BatchNormalization):
     return [layer.name for layer in model.layers if isinstance(layer, kind)]
 
 
 @pytest.mark.parametrize("name", narrow_variants().values())
 def test_a_narrow_network_of_every_kind_is_folded_to_the_same_logits(name):
     spec = narrow(get_spec(name))
-    copy = folded(build(spec, classes=5, input_shape=(32, 40, 3), classifier_activation=None))
-    assert copy.info["unfolded"] == names(copy) and bool(names(copy)) == spec.preactivation
+    copy = check_folded(build(spec, classes=5, input_shape=(32, 40, 3), classifier_activation=None))
+    assert copy.info["unfolded"] == layer_names(copy) and bool(layer_names(copy)) == spec.preactivation
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list_models())
 def test_every_network_is_folded_to_the_same_logits(name):
     """At its width and depth, on small images."""
-    folded(build(get_spec(name), input_shape=(32, 32, 3), classifier_activation=None))
+    check_folded(build(get_spec(name), input_shape=(32, 32, 3), classifier_activation=None))
 
 
-def test_kernel_and_bias_are_torchs():
+def test_kernel_and_bias_equal_those_of_torch():
     """torch 2.13, torch.nn.utils.fusion.fuse_conv_bn_eval of the same numbers; its kernels are (out, in, H, W)."""
     inputs = keras.Input((4, 4, 2))
     norm = layers.BatchNormalization(epsilon=1e-3)
@@ -65,34 +65,38 @@ def test_kernel_and_bias_are_torchs():
 
 @pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2"])
 def test_networks_of_keras_applications_are_folded(name):
-    """Keras's own layers and graph; the norms that stay are those that no convolution's output goes straight into."""
+    """The batch norms that are kept are those that do not directly follow a convolution."""
     kind = getattr(keras.applications, name)
     model = kind(weights=None, input_shape=(32, 32, 3), classifier_activation=None, classes=7)
-    copy = folded(model)
-    after_sums = [name for name in names(model) if name.endswith("preact_bn") or name == "post_bn"]
+    copy = check_folded(model)
+    after_sums = [name for name in layer_names(model) if name.endswith("preact_bn") or name == "post_bn"]
     assert copy.info["unfolded"] == after_sums and (name == "ResNet50V2") == bool(after_sums)
 
 
-def test_of_preactivation_networks_what_follows_sums_and_pooling_stays():
-    """A block's first norm, and the one after the last block; after the CIFAR nets' stem comes a convolution."""
+def test_batch_norms_of_preactivation_networks_after_sums_are_kept():
+    """They are the first of each block and the last of the network; the very first follows a convolution."""
     model = build(get_spec("preact_resnet110"), input_shape=(8, 8, 3))
-    stay = [name for name in names(model) if name.endswith("preact_bn") or name == "post_bn"]
-    stay.remove("conv2_block1_preact_bn")  # of what the stem's convolution returns
-    assert fold_batch_norm(model).info["unfolded"] == stay and len(stay) == 54
+    kept = [name for name in layer_names(model) if name.endswith("preact_bn") or name == "post_bn"]
+    kept.remove("conv2_block1_preact_bn")
+    assert fold_batch_norm(model).info["unfolded"] == kept and len(kept) == 54
 
 
-def test_what_belongs_to_the_network_stays_with_it(tmp_path):
+def test_folding_keeps_spec_info_and_names(tmp_path):
     model = create("resnet20", classifier_activation=None)
     set_preprocessing(model, default_preprocessing((32, 32, 3)), "torch")
     before = dict(model.info)
-    copy = folded(model)
+    copy = check_folded(model)
     assert copy.spec == model.spec and copy.info == before | {"unfolded": []}
-    assert model.info == before, "the original knows nothing of it"
+    assert model.info == before, "the original is unchanged"
     assert copy.name == model.name and copy.layers[0].name == model.layers[0].name
-    assert {*names(copy, layers.Layer)} == {name for name in names(model, layers.Layer) if not name.endswith("_bn")}
+    assert {*layer_names(copy, layers.Layer)} == {
+        name for name in layer_names(model, layers.Layer) if not name.endswith("_bn")
+    }
     copy.save(tmp_path / "folded.keras")
     x = random_images(2, 32, 32, 3)
-    np.testing.assert_array_equal(answers(keras.saving.load_model(tmp_path / "folded.keras"), x), answers(copy, x))
+    np.testing.assert_array_equal(
+        outputs_of(keras.saving.load_model(tmp_path / "folded.keras"), x), outputs_of(copy, x)
+    )
 
 
 def test_weights_and_policies_are_copies():
@@ -102,16 +106,16 @@ def test_weights_and_policies_are_copies():
     assert copy.get_layer("conv2_block1_1_conv").dtype_policy.name == "mixed_bfloat16"
     assert copy.output.dtype == "float32"
     x = random_images(2, 32, 32, 3)
-    expected = answers(copy, x)
+    expected = outputs_of(copy, x)
     for weight in model.weights:
         weight.assign(weight * 0)
-    np.testing.assert_array_equal(answers(copy, x), expected)
+    np.testing.assert_array_equal(outputs_of(copy, x), expected)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet20", "seresnet50", "resnet50v2"])
 def test_channels_first_networks_are_folded(name):
     spec = replace(narrow(get_spec(name)), data_format="channels_first")
-    copy = folded(build(spec, classes=4, input_shape=(3, 32, 40), classifier_activation=None))
+    copy = check_folded(build(spec, classes=4, input_shape=(3, 32, 40), classifier_activation=None))
     assert bool(copy.info["unfolded"]) == spec.preactivation
 
 
@@ -125,7 +129,7 @@ def two_norms(x):
     return layer(layers.Conv2D(3, 1)(layer(layers.Conv2D(3, 1)(x))))
 
 
-def seen_by_others(x):
+def used_twice(x):
     x = layers.Conv2D(4, 3)(x)
     return layers.Add()([layers.BatchNormalization()(x), x])
 
@@ -150,10 +154,10 @@ def adapted(x):
     return x
 
 
-STAYS = {
+KEPT = {
     "a convolution that is called twice": two_convolutions,
     "a norm that is called twice": two_norms,
-    "a map that others see": seen_by_others,
+    "a map with two users": used_twice,
     "a map that is returned": returned,
     "an activation in between": lambda x: layers.BatchNormalization()(layers.Conv2D(4, 3, activation="relu")(x)),
     "another axis": lambda x: layers.BatchNormalization(axis=1)(layers.Conv2D(8, 3, padding="same")(x)),
@@ -166,50 +170,50 @@ STAYS = {
 }
 
 
-@pytest.mark.parametrize("what", STAYS)
-def test_what_cannot_be_folded_stays_and_is_named(what):
+@pytest.mark.parametrize("what", KEPT)
+def test_batch_norms_that_cannot_be_folded_are_kept_and_listed(what):
     inputs = keras.Input((8, 8, 3))
-    model = keras.Model(inputs, STAYS[what](inputs))
-    assert folded(model).info["unfolded"] == names(model)
+    model = keras.Model(inputs, KEPT[what](inputs))
+    assert check_folded(model).info["unfolded"] == layer_names(model)
 
 
-def shorn(**norm):
+def unbiased_conv_and_norm(**norm):
     return lambda x: layers.BatchNormalization(**norm)(layers.Conv2D(4, 3, use_bias=False)(x))
 
 
-FOLDS = {
-    "neither scale nor offset": shorn(center=False, scale=False),
-    "no scale": shorn(scale=False),
-    "no offset": shorn(center=False),
+FOLDED = {
+    "neither scale nor offset": unbiased_conv_and_norm(center=False, scale=False),
+    "no scale": unbiased_conv_and_norm(scale=False),
+    "no offset": unbiased_conv_and_norm(center=False),
     "groups": lambda x: layers.BatchNormalization()(layers.Conv2D(6, 3, groups=3, dilation_rate=2)(x)),
     "a dense layer": lambda x: layers.BatchNormalization()(layers.Dense(5)(layers.Flatten()(x))),
     "a dense layer at every place": lambda x: layers.BatchNormalization(axis=3)(layers.Dense(5)(x)),
     "one norm of two": lambda x: layers.Conv2D(2, 1)(layers.BatchNormalization()(layers.Conv2D(4, 3)(x))),
-    "operations around it": lambda x: keras.ops.relu(shorn()(x * 2) + 1),
+    "operations around it": lambda x: keras.ops.relu(unbiased_conv_and_norm()(x * 2) + 1),
 }
 
 
-@pytest.mark.parametrize("what", FOLDS)
-def test_what_can_be_folded_is(what):
+@pytest.mark.parametrize("what", FOLDED)
+def test_batch_norms_that_can_be_folded_are(what):
     inputs = keras.Input((8, 8, 3))
-    assert folded(keras.Model(inputs, FOLDS[what](inputs))).info["unfolded"] == []
+    assert check_folded(keras.Model(inputs, FOLDED[what](inputs))).info["unfolded"] == []
 
 
-def test_of_two_norms_in_a_row_the_second_stays():
+def test_the_second_of_two_consecutive_batch_norms_is_kept():
     inputs = keras.Input((8, 8, 3))
     x = layers.BatchNormalization(name="first")(layers.Conv2D(4, 3)(inputs))
-    assert folded(keras.Model(inputs, layers.BatchNormalization(name="second")(x))).info["unfolded"] == ["second"]
+    assert check_folded(keras.Model(inputs, layers.BatchNormalization(name="second")(x))).info["unfolded"] == ["second"]
 
 
 def test_a_part_of_a_network_is_folded_like_the_whole():
-    """The layers above it, which are no part of it, also see what it returns."""
+    """Layers of the whole network that also use its output do not matter."""
     whole = build(narrow(get_spec("resnet18")), input_shape=(32, 32, 3))
     part = keras.Model(whole.input, whole.get_layer("conv3_block1_1_bn").output)
-    assert folded(part).info["unfolded"] == []
+    assert check_folded(part).info["unfolded"] == []
 
 
 class Scaled(layers.Layer):
-    """Somebody's layer, without `get_config`."""
+    """A custom layer without `get_config`."""
 
     def __init__(self, factor, **keywords):
         super().__init__(**keywords)
@@ -221,8 +225,8 @@ class Scaled(layers.Layer):
 
 def test_a_layer_without_get_config_keeps_its_name():
     inputs = keras.Input((8, 8, 3))
-    copy = folded(keras.Model(inputs, shorn()(Scaled(2.0, name="scaled")(inputs))))
-    assert copy.info["unfolded"] == [] and "scaled" in names(copy, layers.Layer)
+    copy = check_folded(keras.Model(inputs, unbiased_conv_and_norm()(Scaled(2.0, name="scaled")(inputs))))
+    assert copy.info["unfolded"] == [] and "scaled" in layer_names(copy, layers.Layer)
 
 
 class Subclassed(keras.Model):
@@ -255,6 +259,6 @@ def unclonable():
         (unclonable, "get_config.*Received: mine with Scaled 'scaled'"),
     ],
 )
-def test_other_models_are_refused(model, message):
+def test_other_models_raise_value_errors(model, message):
     with pytest.raises(ValueError, match=message):
         fold_batch_norm(model())

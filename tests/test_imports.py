@@ -1,4 +1,4 @@
-"""The layering: a module imports only from the rooms above it, and the package stays as cheap as Keras."""
+"""The import order of modules and folders, and the cost of importing the package."""
 
 import ast
 import re
@@ -29,10 +29,23 @@ LAZY = {
     "h5py",
     "PIL",
 }
-
-
-WHERE_USED = {"search.hypermodel", "search.oracles"}
-"""Modules about KerasTuner's classes, which are themselves imported inside functions."""
+LAZY_MODULES = {"search.hypermodel", "search.oracles"}
+"""Modules with subclasses of KerasTuner's classes, which are themselves imported inside functions."""
+FOLDERS = [
+    ["errors", "files", "machine", "precision"],
+    ["architecture", "variants"],
+    ["data"],
+    ["weights"],
+    ["models", "prediction", "evaluation"],
+    ["training"],
+    ["analysis"],
+    ["studies", "transfer", "search"],
+    ["deployment"],
+    ["benchmark"],
+    ["cli"],
+]
+"""Folders and top-level modules in import order."""
+RANK = {name: rank for rank, name in enumerate(name for row in FOLDERS for name in row)}
 
 
 def imports(path, top_level_only=False):
@@ -40,7 +53,7 @@ def imports(path, top_level_only=False):
     tree = ast.parse(path.read_text("utf-8"))
     for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "an absolute import says where a thing is"
+            assert node.level == 0, "imports should be absolute"
             for name in node.names:
                 module = f"{node.module}.{name.name}"
                 yield module if module.removeprefix("keras_resnet.") in MODULES else node.module
@@ -48,36 +61,46 @@ def imports(path, top_level_only=False):
             yield from (name.name for name in node.names)
 
 
-def test_every_module_has_its_place():
+def test_the_architecture_page_lists_every_module_in_the_order_of_the_folders():
     assert sorted(MODULES) == sorted(ORDER)
+    ranks = [RANK[name.split(".")[0]] for name in ORDER]
+    assert ranks == sorted(ranks)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_module_has_a_docstring(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text("utf-8")))
+    assert docstring and docstring.splitlines()[0].endswith((".", "?"))
 
 
 @pytest.mark.parametrize("name", ORDER)
-def test_a_module_imports_only_from_above(name):
+def test_a_module_imports_only_modules_listed_above_it(name):
     above = {f"keras_resnet.{other}" for other in ORDER[: ORDER.index(name)]} | (
         {"keras_resnet", "keras_resnet.analysis", "keras_resnet.transfer"} if name.startswith("cli.") else set()
     )
     inside = {module for module in imports(MODULES[name]) if module.split(".")[0] == "keras_resnet"}
     assert inside <= above
+    rank = RANK[name.split(".")[0]]
+    assert all(RANK[module.split(".")[1]] <= rank for module in inside if "." in module)
 
 
 @pytest.mark.parametrize("name", ORDER)
-def test_heavy_libraries_are_imported_where_they_are_used(name):
-    known = LAZY - ({"keras_tuner"} if name in WHERE_USED else set())
+def test_heavy_libraries_are_imported_inside_functions(name):
+    known = LAZY - ({"keras_tuner"} if name in LAZY_MODULES else set())
     found = {module.split(".")[0] for module in imports(MODULES[name], top_level_only=True)} & known
     assert not found
     inside = {module.removeprefix("keras_resnet.") for module in imports(MODULES[name], top_level_only=True)}
-    assert not inside & WHERE_USED or name in WHERE_USED
+    assert not inside & LAZY_MODULES or name in LAZY_MODULES
 
 
-def test_architecture_imports_keras_alone():
+def test_architecture_needs_only_keras():
     for name in ORDER:
         if name.startswith("architecture."):
             roots = {module.split(".")[0] for module in imports(MODULES[name])}
             assert roots - set(sys.stdlib_module_names) <= {"keras", "keras_resnet", "numpy", "tensorflow"}
 
 
-def test_importing_the_package_imports_little_more_than_keras():
+def test_importing_the_package_loads_no_heavy_library_besides_keras():
     script = "import sys, keras; known = {*sys.modules}; import keras_resnet; print(*{*sys.modules} - known)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in done.stdout.split()}

@@ -1,4 +1,4 @@
-"""The fused batch norm against Keras's own: outputs, gradients, moving averages, files."""
+"""The fused batch norm against Keras's: outputs, gradients, moving averages, files; squeeze-excite widths."""
 
 import keras
 import numpy as np
@@ -82,7 +82,7 @@ def test_a_frozen_layer_keeps_its_statistics():
         np.testing.assert_array_equal(weight, value)
 
 
-def test_weights_files_of_keras_load_and_the_other_way_round(tmp_path):
+def test_weights_files_are_interchangeable_with_keras(tmp_path):
     def model(make):
         return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), make(), make()])
 
@@ -97,7 +97,7 @@ def test_weights_files_of_keras_load_and_the_other_way_round(tmp_path):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the fused kernel is TensorFlow's")
-def test_the_kernel_is_the_fused_one():
+def test_the_fused_kernel_is_used():
     import tensorflow as tf
 
     ours, _ = pair((8, 5, 7, 6))
@@ -106,5 +106,5 @@ def test_the_kernel_is_the_fused_one():
 
 
 @pytest.mark.parametrize(("channels", "ratio", "width"), [(64, 1 / 16, 8), (192, 1 / 16, 16), (2048, 1 / 4, 512)])
-def test_squeeze_excite_widths_are_timms(channels, ratio, width):
+def test_squeeze_excite_widths_equal_those_of_timm(channels, ratio, width):
     assert squeeze_excite_width(channels, ratio) == width  # timm.layers.make_divisible(channels * ratio, 8, 0.0)

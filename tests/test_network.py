@@ -1,4 +1,4 @@
-"""Networks: every variant and random specifications build, train, keep their promises and survive `.keras`."""
+"""Networks of every variant and of random specs: building, training, saving, and properties of their outputs."""
 
 import subprocess
 import sys
@@ -18,13 +18,14 @@ def predict(model, x):
     return keras.ops.convert_to_numpy(model(x, training=False))
 
 
+@pytest.mark.parametrize("eager", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", narrow_variants().values())
-def test_every_variant_builds_trains_one_step_and_round_trips(name, tmp_path):
+def test_every_variant_builds_trains_one_step_and_round_trips(name, eager, tmp_path):
     spec = narrow(get_spec(name))
     model = build(spec, classes=5, input_shape=(32, 40, 3), name=name)
     x, y = random_images(4, 32, 40, 3), np.array([0, 1, 2, 3])
     before = [np.array(weight) for weight in model.weights]
-    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=eager)
     model.fit(x, y, verbose=0)
     assert all(np.isfinite(weight).all() for weight in model.weights)
     assert sum(not np.array_equal(old, new) for old, new in zip(before, model.weights, strict=True)) > 0.8 * len(before)
@@ -41,7 +42,7 @@ def test_every_variant_builds_trains_one_step_and_round_trips(name, tmp_path):
 
 @st.composite
 def specs(draw):
-    """Possible specifications of small networks."""
+    """Valid specs of small networks."""
     stages = draw(st.integers(1, 4))
     block = draw(st.sampled_from(["basic", "bottleneck"]))
     shortcut = draw(st.sampled_from(["A", "B", "C", "pooled", None]))
@@ -73,14 +74,8 @@ def specs(draw):
     )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    spec=specs(),
-    size=st.tuples(st.integers(32, 50), st.integers(32, 50)),
-    channels=st.integers(1, 5),
-    known=st.booleans(),
-)
-def test_random_specifications_keep_their_promises(spec, size, channels, known, tmp_path_factory):
+def check_random_spec(spec, size, channels, known, tmp_path_factory):
+    """Channels, strides, probabilities and saving are as the spec says."""
     shape = (*(size if known else (None, None)), channels)
     model = build(spec, classes=3, input_shape=shape)
     _, *stages = endpoints(spec, keras.Input((*size, channels))).values()
@@ -95,6 +90,23 @@ def test_random_specifications_keep_their_promises(spec, size, channels, known, 
     path = tmp_path_factory.mktemp("specs") / "model.keras"
     model.save(path)
     np.testing.assert_array_equal(predict(keras.saving.load_model(path), x), answer)
+
+
+SIZES = st.tuples(st.integers(32, 50), st.integers(32, 50))
+given_random_spec = given(spec=specs(), size=SIZES, channels=st.integers(1, 5), known=st.booleans())
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given_random_spec
+def test_random_specs_build_what_they_say(spec, size, channels, known, tmp_path_factory):
+    check_random_spec(spec, size, channels, known, tmp_path_factory)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given_random_spec
+def test_many_random_specs_build_what_they_say(spec, size, channels, known, tmp_path_factory):
+    check_random_spec(spec, size, channels, known, tmp_path_factory)
 
 
 DENSE = ["resnet18", "resnet50", "resnet50_v1_5", "resnet50v2", "resnetv2_50"]
@@ -152,7 +164,7 @@ def test_he_initialisation():
             assert np.std(kernel) == pytest.approx((2 / np.prod(kernel.shape[:-1])) ** 0.5, rel=0.02)
 
 
-def test_without_initialisation_kernels_are_zero_but_the_layers_remember():
+def test_without_initialization_kernels_are_zero_and_clones_are_initialized():
     model = build(get_spec("resnet20"), classes=10, initialize=False)
     kernels = [layer for layer in model.layers if hasattr(layer, "kernel")]
     assert all(not np.any(layer.kernel) for layer in kernels)
@@ -169,7 +181,6 @@ def test_drop_path_drops_whole_images():
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50d", "seresnet50", "resnet20", "resnet50v2"])
 def test_channels_first_computes_the_same(name):
-    """Where the backend can: TensorFlow's processors transpose."""
     spec = narrow(get_spec(name))
     last = randomize_weights(build(spec, classes=4, input_shape=(33, 40, 3)))
     first = build(replace(spec, data_format="channels_first"), classes=4, input_shape=(3, 33, 40))
@@ -178,7 +189,7 @@ def test_channels_first_computes_the_same(name):
     np.testing.assert_allclose(predict(first, np.moveaxis(x, -1, 1)), predict(last, x), rtol=1e-4, atol=1e-5)
 
 
-def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32():
+def test_mixed_precision_computes_in_bfloat16_and_outputs_float32():
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = build(narrow(get_spec("resnet50")), classes=4, input_shape=(32, 32, 3))
     assert model.get_layer("conv5_block1_out").output.dtype == "bfloat16"
@@ -202,12 +213,12 @@ def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32():
         ({"classes": True}, "classes"),
     ],
 )
-def test_bad_arguments_are_refused(arguments, message):
+def test_invalid_arguments_raise_value_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         build(get_spec("resnet18"), **arguments)
 
 
-def test_one_model_of_any_size():
+def test_a_model_for_images_of_any_size():
     model = randomize_weights(build(get_spec("resnet20"), classes=10, input_shape=(None, None, 3)))
     fixed = build(get_spec("resnet20"), classes=10, input_shape=(48, 33, 3))
     fixed.set_weights(model.get_weights())
@@ -215,8 +226,8 @@ def test_one_model_of_any_size():
     np.testing.assert_allclose(predict(model, x), predict(fixed, x), rtol=1e-5)
 
 
-def test_the_first_activation_of_a_preactivation_net_comes_before_the_paths_part():
-    """He et al. 2016, appendix: after the stem both paths see relu(bn(x)); later identities see x itself."""
+def test_the_first_activation_of_a_preactivation_network_precedes_both_paths():
+    """He et al. 2016, appendix: the identity of the first block reads relu(bn(x)), later ones read x."""
     model = build(get_spec("preact_resnet110"))
     sources = [model.get_layer(f"conv2_block{i}_out").input[0] for i in (1, 2)]
     assert sources[0] is model.get_layer("conv2_block1_preact_relu").output
@@ -226,7 +237,7 @@ def test_the_first_activation_of_a_preactivation_net_comes_before_the_paths_part
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet1202", "preact_resnet1001"])
 def test_the_deepest_networks_save_load_and_clone(name, tmp_path):
-    """In a process of its own, whose recursion limit nobody has raised yet."""
+    """In a new process, whose recursion limit has not been raised."""
     model = randomize_weights(build(get_spec(name), input_shape=(8, 8, 3)))
     model.save(tmp_path / "deep.keras")
     script = (

@@ -1,4 +1,4 @@
-"""Logits of torchvision and timm, reproduced from their weights (tests/references/make_networks.py made the files)."""
+"""Logits of torchvision and timm, reproduced from their weights; tests/references/make_networks.py wrote the files."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def reference(name):
 
 @pytest.mark.parametrize("name", INDEX)
 @pytest.mark.parametrize("size", [64, 97])
-def test_narrow_networks_give_their_logits(name, size):
+def test_narrow_networks_reproduce_the_logits(name, size):
     spec, path, row = reference(name)
     expected = np.load(NARROW / f"{name}.npz")
     with warnings.catch_warnings():
@@ -46,7 +46,7 @@ def test_narrow_networks_give_their_logits(name, size):
 
 
 @pytest.mark.parametrize("name", [name for name, row in INDEX.items() if "output_stride" in row["spec"]])
-def test_dilated_feature_maps_are_timms(name):
+def test_dilated_feature_maps_equal_those_of_timm(name):
     spec, path, _ = reference(name)
     expected = np.load(NARROW / f"{name}.npz")
     model = build_from_file(spec, path, include_top=False)
@@ -55,8 +55,8 @@ def test_dilated_feature_maps_are_timms(name):
 
 @pytest.mark.parametrize("name", [name for name, row in INDEX.items() if row["weights"] == name])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_what_we_write_is_what_they_wrote(name, suffix, tmp_path):
-    """Into our network and out again: the same names, the same numbers."""
+def test_saved_files_equal_the_loaded_files(name, suffix, tmp_path):
+    """After loading and saving: the same names and values."""
     spec, path, row = reference(name)
     model = build_from_file(spec, path)
     save_weights(model, tmp_path / f"out{suffix}", layout=row["layout"])
@@ -72,7 +72,7 @@ FULL = sorted(Path(os.environ.get("KERAS_RESNET_FULL_REFERENCES", "-")).glob("*.
 @pytest.mark.slow
 @pytest.mark.skipif(not FULL, reason="KERAS_RESNET_FULL_REFERENCES names no folder of `make_networks.py --full`")
 @pytest.mark.parametrize("path", FULL, ids=lambda path: path.stem)
-def test_full_size_networks_give_their_logits(path):
+def test_full_size_networks_reproduce_the_logits(path):
     expected = np.load(path.with_suffix(".npz"))
     model = build_from_file(get_spec(path.stem), path, input_shape=(None, None, 3), classifier_activation=None)
     for size in (64, 97):

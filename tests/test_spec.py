@@ -1,4 +1,4 @@
-"""ResNetSpec: what it accepts, what it refuses, what it promises."""
+"""ResNetSpec: depths, validation, serialization; names of networks."""
 
 import json
 from dataclasses import FrozenInstanceError, replace
@@ -15,7 +15,7 @@ from keras_resnet import ResNetSpec, get_spec, list_models
     + [(f"resnet{6 * n + 2}", 6 * n + 2) for n in (3, 5, 7, 9, 18, 200)]  # He et al. 2015, sec. 4.2
     + [("preact_resnet110", 110), ("preact_resnet164", 164), ("preact_resnet1001", 1001)],
 )
-def test_layers_are_counted_as_in_the_papers(name, depth):
+def test_depth_is_counted_as_in_the_papers(name, depth):
     assert get_spec(name).depth == depth
 
 
@@ -47,14 +47,14 @@ def test_layers_are_counted_as_in_the_papers(name, depth):
         ({"kernel_initializer": "he_norml"}, "initializer"),
     ],
 )
-def test_an_impossible_specification_says_what_is_wrong(changes, message):
+def test_invalid_specs_raise_value_errors(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         ResNetSpec(**changes)
     assert "Received: " in str(error.value)
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_a_specification_is_data(name):
+def test_specs_are_frozen_and_serializable(name):
     spec = get_spec(name)
     assert ResNetSpec(**json.loads(json.dumps(spec.to_config()))) == spec
     assert eval(repr(spec)) == spec
@@ -70,12 +70,12 @@ def test_drop_path_grows_linearly_from_zero():
 @pytest.mark.parametrize(
     ("name", "message"), [("resnet51", "resnet50"), ("ResNext50", "resnext50_32x4d"), ("", "list_models")]
 )
-def test_an_unknown_network_names_its_neighbours(name, message):
+def test_unknown_names_raise_errors_with_the_nearest_names(name, message):
     with pytest.raises(ValueError, match=message):
         get_spec(name)
 
 
-def test_names_in_any_case_and_short_for_cifar():
+def test_names_may_have_any_case_and_omit_cifar():
     assert get_spec("ResNet50V2") is get_spec("resnet50v2")
     assert get_spec("resnet20") is get_spec("resnet20_cifar")
     assert all("cifar" in name for name in list_models("*cifar*")) and len(list_models("*cifar*")) == 14

@@ -3,7 +3,7 @@
 import math
 import os
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate, pairwise
 
 import keras
@@ -26,6 +26,15 @@ _CHOICES = {
 _COUNTS = ("stem_width", "groups", "group_width", "output_stride")
 _FRACTIONS = ("se_ratio", "drop_path", "dropout", "block_dropout", "bn_momentum")
 _BOOLEANS = ("preactivation", "conv_bias", "zero_init_residual", "explicit_padding")
+
+
+@cache
+def _is_initializer(name):
+    """Whether a name is that of a Keras initializer; cached, since creating one advances Python's random state."""
+    try:
+        return bool(keras.initializers.get(name))
+    except (TypeError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -120,9 +129,7 @@ class ResNetSpec:
         for name in _FRACTIONS:
             if not (is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 self._raise(name, "a number in [0, 1)")
-        try:
-            keras.initializers.get(self.kernel_initializer)
-        except (TypeError, ValueError):
+        if not (callable(self.kernel_initializer) or _is_initializer(self.kernel_initializer)):
             self._raise("kernel_initializer", "a Keras initializer")
         if not (is_number(self.bn_epsilon) and 0 < self.bn_epsilon < math.inf):
             self._raise("bn_epsilon", "a positive number")
