@@ -43,10 +43,10 @@ def grad_cam(
         ValueError: for inputs that do not fit the model, an unknown layer (with the nearest known names), a layer
             inside a block, a class that does not exist, and a model that is not a classifier.
     """
-    inputs, scores = check_inputs(model, inputs), logits_of(model)
+    inputs, logits = check_inputs(model, inputs), logits_of(model)
     found = find_layer(model, layer) if layer else last_feature_map(model)
-    head = _model_between(found, scores)
-    features, values = keras.Model(model.inputs[0], [found.output, scores]).predict_on_batch(inputs)
+    head = _model_between(found, logits)
+    features, values = keras.Model(model.inputs[0], [found.output, logits]).predict_on_batch(inputs)
     selected = ops.one_hot(_check_classes(class_indices, ops.convert_to_numpy(values)), values.shape[-1])
 
     def score(maps):
@@ -59,10 +59,10 @@ def grad_cam(
     return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), np.finfo("float32").tiny)
 
 
-def _model_between(layer, scores):
-    """Model from the output of a layer to the scores."""
+def _model_between(layer, logits):
+    """Model from the output of a layer to the logits."""
     try:
-        return keras.Model(layer.output, scores)
+        return keras.Model(layer.output, logits)
     except ValueError as error:  # Keras: not connected to the inputs
         raise ValueError(
             "`layer` should be a layer through which all paths to the output pass, such as an endpoint or the output "
@@ -70,10 +70,10 @@ def _model_between(layer, scores):
         ) from error
 
 
-def _check_classes(class_indices, scores):
+def _check_classes(class_indices, logits):
     """(B,) indices of classes."""
-    num_images, num_classes = scores.shape
-    indices = scores.argmax(axis=-1) if class_indices is None else np.asarray(class_indices)
+    num_images, num_classes = logits.shape
+    indices = logits.argmax(axis=-1) if class_indices is None else np.asarray(class_indices)
     integers = indices.shape in ((), (num_images,)) and indices.dtype.kind in "iu"
     if not integers or indices.min() < 0 or indices.max() >= num_classes:
         raise ValueError(

@@ -129,13 +129,13 @@ def gradient_norms(model: keras.Model, inputs: ArrayLike, labels: ArrayLike) -> 
         ValueError: for inputs or labels that do not fit the model, and for a model without convolutions.
     """
     images, layers = check_inputs(model, inputs), convolutions(model)
-    scores = keras.Model(model.inputs[0], logits_of(model))
+    logits = keras.Model(model.inputs[0], logits_of(model))
     labels = _check_labels(labels, len(images), model.output_shape[-1])
     kernels = [layer.kernel for layer in layers]
 
     def loss(values):
         with keras.StatelessScope(state_mapping=list(zip(kernels, values, strict=True))):
-            outputs = ops.cast(scores(images, training=True), "float32")
+            outputs = ops.cast(logits(images, training=True), "float32")
         return ops.mean(ops.sparse_categorical_crossentropy(labels, outputs, from_logits=True))
 
     found = gradients(loss, [ops.convert_to_numpy(kernel) for kernel in kernels])
