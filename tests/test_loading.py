@@ -15,12 +15,12 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from support import REFERENCES, random_images, randomize_weights
+from support import REFERENCES, random_images, randomize_weights, read_arrays
 
 from keras_resnet import ResNet20, build, create, get_spec, load_weights, preprocessing, save_weights
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.weights.catalog import WEIGHTS, PretrainedWeights
-from keras_resnet.weights.file_formats import open_weights, write_arrays
+from keras_resnet.weights.file_formats import write_arrays
 from keras_resnet.weights.weights_file import METADATA_KEY
 
 KEY = ("resnet20_cifar", "imagenet")
@@ -347,9 +347,11 @@ def test_saved_files_of_another_network_are_refused(trained, tmp_path):
 def test_stored_specs_without_a_field_are_refused(trained, tmp_path):
     spec = trained[0].spec.to_config()
     del spec["merge"]
-    with open_weights(trained[1] / "model.safetensors") as file:
-        arrays = {name: array.read() for name, array in file.arrays.items()}
-    write_arrays(arrays, tmp_path / "a.safetensors", {METADATA_KEY: json.dumps({"spec": spec})})
+    write_arrays(
+        read_arrays(trained[1] / "model.safetensors"),
+        tmp_path / "a.safetensors",
+        {METADATA_KEY: json.dumps({"spec": spec})},
+    )
     with pytest.raises(ValueError, match=r"merge=None \(not 'add'\)"):
         create("resnet20", weights=tmp_path / "a.safetensors")
 
