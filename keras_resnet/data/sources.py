@@ -43,17 +43,23 @@ DATASETS = {"digits": digits}
 """Sets that need neither files nor a network."""
 
 
-def load_dataset(name, data_dir=None, download=True, validation_split=None, skip_bad=False):
+def load_dataset(
+    name: str | os.PathLike,
+    data_dir: str | os.PathLike | None = None,
+    download: bool = True,
+    validation_split: float | int | None = None,
+    skip_bad: bool = False,
+) -> Dataset:
     """A Dataset by its name.
 
     Args:
         name: a name of DATASETS; a folder as `load_folder` takes it; or a set of tensorflow-datasets for image
             classification, such as "cifar10", "cifar10:3.0.2" or "emnist/letters".
-        data_dir: folder in which tensorflow-datasets prepares its sets; None: its own.
-        download: whether a set of tensorflow-datasets that is not prepared may be downloaded.
-        validation_split: share in (0, 1) or number of the training images that is set aside, stratified by class, and
-            tested on instead of the test images, which stay untouched (He et al. 2015, sec. 4.2: 45k/5k).
-        skip_bad: whether unreadable files of a folder are left out.
+        data_dir: folder of tensorflow-datasets; None: its default folder.
+        download: whether to download data sets of tensorflow-datasets that are missing in `data_dir`.
+        validation_split: fraction in (0, 1) or number of the training images to test on instead of the test images,
+            which stay unused. They are drawn by class (He et al. 2015, sec. 4.2: 45k/5k).
+        skip_bad: whether to skip images that cannot be read.
 
     Raises:
         ValueError: for an unknown name, a set that is not for image classification, and for what is wrong with the
@@ -74,17 +80,24 @@ def as_dataset(given):
     return given if isinstance(given, Dataset) else load_dataset(given)
 
 
-def load_test(name, split=None, data_dir=None, download=True, labels=None, skip_bad=False):
+def load_test(
+    name: str | os.PathLike,
+    split: str | None = None,
+    data_dir: str | os.PathLike | None = None,
+    download: bool = True,
+    labels: str | os.PathLike | None = None,
+    skip_bad: bool = False,
+) -> Dataset:
     """The images of a data set that test, and nothing to train on.
 
     Args:
         name: as for `load_dataset`; or a folder of images, with `labels`. A folder of class folders tests as a whole,
             unless it has a folder "train" and one to test on.
-        split: another part than the one that tests: "train", a folder's name, a split of tensorflow-datasets such as
-            "validation" or "train[:1000]".
+        split: "train", the name of a folder, or a split of tensorflow-datasets such as "validation" or "train[:1000]";
+            None: the test images.
         data_dir, download: as for `load_dataset`.
-        labels: file with the class of each image of a flat folder, see `load_labelled_folder`.
-        skip_bad: whether unreadable files of a folder are left out.
+        labels: file with the class of each image in a folder without class folders. See `load_labelled_folder`.
+        skip_bad: whether to skip images that cannot be read.
 
     Returns:
         A Dataset whose `train` is None.

@@ -71,7 +71,7 @@ def extract(
         images: a folder, searched recursively, in which the folder of an image names its class; a file or a list of
             files; a name for `load_test`; a Dataset, of which the test images are used; a Split or Stream; or an array
             (N, H, W, C) uint8.
-        endpoint: see `feature_extractor`.
+        endpoint: "stem", "stage1" to "stage4" (or "C2" to "C5"), or "pre_logits". See `feature_extractor`.
         pooling: "avg" or "max", how feature maps become vectors.
         batch_size: number of images in a batch.
         skip_bad: whether to skip images that cannot be read.
