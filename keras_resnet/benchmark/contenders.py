@@ -3,13 +3,12 @@
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from keras_resnet.benchmark.keras_networks import FoldedNetwork, KerasNetwork, Network, OptimizedNetwork, StockNetwork
 from keras_resnet.benchmark.other_networks import (
     CompiledTorchNetwork,
-    LiteRtNetwork,
-    OnnxNetwork,
-    OpenVinoNetwork,
+    ExportedNetwork,
     OpenVinoTorchNetwork,
     TorchNetwork,
     torchvision_name,
@@ -45,7 +44,8 @@ TASKS = {
 class Contender:
     """A library, or a form of this package's networks, that is compared with others."""
 
-    network: type[Network]
+    network: Callable[..., Network]
+    """Called with a Job and a folder."""
     tasks: tuple[str, ...] = ("inference", "train", "build", "load")
     precisions: tuple[str, ...] = ("float32", "bfloat16")
     needs: tuple[str, ...] = ()
@@ -60,11 +60,12 @@ BASELINE = "keras"
 """The contender that the others are compared with."""
 
 _TORCH = {"backend": "torch", "has_network": torchvision_name}
-_EXPORTED = {"tasks": ("inference", "load"), "backend": "tensorflow"}
 
 
-def _needs(format):
-    return (*FORMATS[format].writes, "tensorflow")
+def _exported(format, precisions):
+    """The contender of an exported format, in the runtime that reads it."""
+    tasks, needs = ("inference", "load"), (*FORMATS[format].writes, "tensorflow")
+    return Contender(partial(ExportedNetwork, format=format), tasks, precisions, needs, backend="tensorflow")
 
 
 CONTENDERS = {
@@ -74,14 +75,12 @@ CONTENDERS = {
     "optimized": Contender(OptimizedNetwork, tasks=("inference",)),
     "torch": Contender(TorchNetwork, needs=("torch", "torchvision"), **_TORCH),
     "torch_compiled": Contender(CompiledTorchNetwork, needs=("torch", "torchvision"), **_TORCH),
-    "onnxruntime": Contender(OnnxNetwork, precisions=("float32", "int8"), needs=_needs("onnx"), **_EXPORTED),
-    "openvino": Contender(
-        OpenVinoNetwork, precisions=("float32", "bfloat16", "int8"), needs=_needs("openvino"), **_EXPORTED
-    ),
+    "onnxruntime": _exported("onnx", ("float32", "int8")),
+    "openvino": _exported("openvino", ("float32", "bfloat16", "int8")),
     "openvino_torch": Contender(
         OpenVinoTorchNetwork, ("inference",), needs=("torch", "torchvision", "onnxscript", "openvino"), **_TORCH
     ),
-    "litert": Contender(LiteRtNetwork, precisions=("float32", "int8"), needs=_needs("litert"), **_EXPORTED),
+    "litert": _exported("litert", ("float32", "int8")),
 }
 
 

@@ -23,15 +23,6 @@ from keras_resnet.precision import PRECISIONS
 from keras_resnet.training.distribution import jit_compile
 from keras_resnet.variants import canonical_name, get_spec
 
-APPLICATIONS = {
-    "resnet50": "ResNet50",
-    "resnet101": "ResNet101",
-    "resnet152": "ResNet152",
-    "resnet50v2": "ResNet50V2",
-    "resnet101v2": "ResNet101V2",
-    "resnet152v2": "ResNet152V2",
-}
-
 
 @dataclass(frozen=True)
 class Job:
@@ -89,6 +80,8 @@ class KerasNetwork(Network):
     A call takes a few milliseconds more than its steps, which does not matter in a round of seconds.
     """
 
+    form = ""
+
     def __init__(self, job, folder):
         super().__init__(job, folder)
         keras.utils.set_random_seed(0)
@@ -103,7 +96,7 @@ class KerasNetwork(Network):
 
     @property
     def name(self):
-        return f"keras_resnet {self.job.model}"
+        return f"keras_resnet {self.job.model}{self.form}"
 
     def create(self, weights=None):
         """The network, with random weights or those of a file."""
@@ -128,7 +121,7 @@ class KerasNetwork(Network):
 
         The pipeline is started and finished each time, so that it does not prefetch while others are measured.
         """
-        batches = iter(self.input_pipeline(steps + 1))
+        batches = iter(self.workloads.training_batches(steps + 1))
         next(batches)
         started = time.perf_counter()
         for _ in batches:
@@ -137,33 +130,19 @@ class KerasNetwork(Network):
 
     def whole_run(self, steps):
         """Returns the seconds of an epoch, without the time to build and compile the network."""
-        from keras_resnet.benchmark.workloads import whole_run
-
-        return whole_run(self.job, self.folder, steps)
+        return self.workloads.train(steps)
 
     def evaluation(self, steps):
-        self.evaluate(steps)
+        self.workloads.evaluate(steps)
 
     def extraction(self, steps):
-        self.extract(steps)
+        self.workloads.extract(steps)
 
     @cached_property
-    def input_pipeline(self):
-        from keras_resnet.benchmark.workloads import input_pipeline
+    def workloads(self):
+        from keras_resnet.benchmark.workloads import Workloads
 
-        return input_pipeline(self.job, self.folder)
-
-    @cached_property
-    def evaluate(self):
-        from keras_resnet.benchmark.workloads import evaluation
-
-        return evaluation(self.model, self.job, self.folder)
-
-    @cached_property
-    def extract(self):
-        from keras_resnet.benchmark.workloads import extraction
-
-        return extraction(self.model, self.job, self.folder)
+        return Workloads(self.model, self.job, self.folder)
 
     @cached_property
     def weights_file(self):
@@ -178,9 +157,7 @@ class KerasNetwork(Network):
 class FoldedNetwork(KerasNetwork):
     """This package's network with its batch norms folded."""
 
-    @property
-    def name(self):
-        return f"keras_resnet {self.job.model}, folded"
+    form = ", folded"
 
     def create(self, weights=None):
         return fold_batch_norm(super().create(weights))
@@ -189,9 +166,7 @@ class FoldedNetwork(KerasNetwork):
 class OptimizedNetwork(KerasNetwork):
     """This package's network from `optimize_for_inference`, called once for each batch, as a server does."""
 
-    @property
-    def name(self):
-        return f"keras_resnet {self.job.model}, optimized"
+    form = ", optimized"
 
     @cached_property
     def optimized(self):
@@ -211,7 +186,9 @@ class StockNetwork(KerasNetwork):
 
     @property
     def application(self):
-        return APPLICATIONS.get(canonical_name(self.job.model))
+        """The name of the network in keras.applications; None if it has none."""
+        name = canonical_name(self.job.model).replace("resnet", "ResNet").replace("v2", "V2")
+        return name if hasattr(keras.applications, name) else None
 
     @property
     def name(self):

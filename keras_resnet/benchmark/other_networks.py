@@ -13,18 +13,9 @@ from keras_resnet.deployment.serving import ExportSpec, export_metadata
 from keras_resnet.machine import accelerator
 from keras_resnet.variants import canonical_name
 
-TORCHVISION = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-)
+TORCHVISION = {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d"}
+TORCHVISION |= {"resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"}
+"""torchvision's names of its networks."""
 
 
 def torchvision_name(model):
@@ -134,20 +125,16 @@ class ExportedNetwork(Network):
     """This package's network as `export` writes it with `raw=True`; `load` also starts the runtime."""
 
     reports_memory = False  # it contains that of the exporter
-    format = None
 
-    def __init__(self, job, folder):
+    def __init__(self, job, folder, format):
         super().__init__(job, folder)
         keras.utils.set_random_seed(0)
-        model, row = create_network(job), FORMATS[self.format]
-        metadata = export_metadata(model, self.format, job.precision, raw=True)
+        model, row = create_network(job), FORMATS[format]
+        metadata = export_metadata(model, format, job.precision, raw=True)
         self.path, self.images = self.folder / f"network{row.suffix}", job.images
         row.module.write(ExportSpec(model, metadata, calibration=self.images), self.path)
         self.network = load_exported(self.path)
-
-    @property
-    def name(self):
-        return f"{FORMATS[self.format].title} {self.job.model}"
+        self.name = f"{row.title} {job.model}"
 
     def inference(self, steps):
         for _ in range(steps):
@@ -156,21 +143,3 @@ class ExportedNetwork(Network):
     def load(self, steps):
         for _ in range(steps):
             load_exported(self.path)
-
-
-class OnnxNetwork(ExportedNetwork):
-    """ONNX Runtime, on the best of its execution providers."""
-
-    format = "onnx"
-
-
-class OpenVinoNetwork(ExportedNetwork):
-    """OpenVINO on the CPU."""
-
-    format = "openvino"
-
-
-class LiteRtNetwork(ExportedNetwork):
-    """LiteRT on the CPU."""
-
-    format = "litert"

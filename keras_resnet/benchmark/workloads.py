@@ -1,7 +1,6 @@
 """Workloads besides a single network, on made-up images: training batches, whole runs, evaluation, extraction."""
 
-from dataclasses import replace
-from functools import partial
+from functools import cached_property
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.data.pipelines import training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation import evaluate
+from keras_resnet.training.options import RunOptions
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.train import train
 from keras_resnet.transfer.extraction import extract, vector_extractor
@@ -21,71 +21,63 @@ FILE_SIZE = (375, 500)
 """Height and width of the image files: a typical size in ImageNet."""
 
 
-def input_pipeline(job, folder):
-    """A function of a number of steps that returns an iterable of as many training batches, shuffled and augmented.
+class Workloads:
+    """Tasks of `keras_resnet` beyond single steps. CIFAR's images come from memory, ImageNet's from JPEG files.
 
-    CIFAR's images come from memory, padded, cropped and mirrored (He et al. 2015, sec. 4.2), ImageNet's from JPEG
-    files, in crops of random size and aspect ratio (Szegedy et al. 2015, arXiv:1409.4842), mirrored.
+    In training, CIFAR's are padded, cropped and mirrored (He et al. 2015, sec. 4.2); of ImageNet's, crops of random
+    size and aspect ratio are mirrored (Szegedy et al. 2015, arXiv:1409.4842). In tests, each image is cropped once.
 
     Args:
+        model: the network that is evaluated.
         job: Job.
         folder: Path for the image files.
     """
-    return partial(training_batches, _dataset(job, folder, NUM_IMAGES), _recipe(job))
 
+    def __init__(self, model, job, folder):
+        self.model, self.job, self.folder = model, job, folder
+        in_memory = get_spec(job.model).stem == "cifar"
+        crop = "pad" if in_memory else "random_resized"
+        self.images = _pixels(job) if in_memory else _files(folder)
+        self.preprocessing = Preprocessing("torch", job.image_size, None if in_memory else job.image_size * 8 // 7)
+        self.recipe = Recipe(epochs=2, batch_size=job.batch_size, crop=crop, flip=True)
 
-def whole_run(job, folder, steps):
-    """Seconds of `steps` steps of `keras_resnet.train`, with its pipeline, metrics and callbacks.
+    def _dataset(self, num_train, num_test):
+        """A Dataset in which the NUM_IMAGES images are repeated."""
+        sizes = (num_train, num_test)
+        train, test = (Split(self.images[np.arange(size) % NUM_IMAGES], np.zeros(size, "int32")) for size in sizes)
+        names = tuple(str(index) for index in range(get_spec(self.job.model).default_classes))
+        return Dataset("made up", train, test, names, self.preprocessing)
 
-    The second epoch is measured: in the first one the training step is compiled.
-    """
-    dataset = _dataset(job, folder, steps * job.batch_size)
-    run = train(job.model, dataset, _recipe(job), folder / "run", overwrite=True, precision=job.precision, xla=job.xla)
-    return run.history["seconds"][1]
+    def training_batches(self, steps):
+        """An iterable of shuffled and augmented batches."""
+        return training_batches(self._dataset(NUM_IMAGES, self.job.batch_size), self.recipe, steps)
 
+    def train(self, steps):
+        """Seconds of `steps` steps of `keras_resnet.train`, with its pipeline, metrics and callbacks.
 
-def evaluation(model, job, folder):
-    """A function of a number of steps that runs `keras_resnet.evaluate` on as many batches, one crop per image.
+        The second epoch is measured: in the first one the training step is compiled.
+        """
+        dataset = self._dataset(steps * self.job.batch_size, self.job.batch_size)
+        options = RunOptions(overwrite=True, precision=self.job.precision, xla=self.job.xla)
+        run = train(self.job.model, dataset, self.recipe, self.folder / "run", options=options)
+        return run.history["seconds"][1]
 
-    CIFAR's images come from memory, ImageNet's from JPEG files.
-    """
-    return _on_test_images(evaluate, model, job, folder)
+    def evaluate(self, steps):
+        """Runs `keras_resnet.evaluate` on `steps` batches."""
+        self._on_test_images(evaluate, self.model, steps)
 
+    def extract(self, steps):
+        """Runs `keras_resnet.transfer.extract`, of the classifier's inputs, on `steps` batches."""
+        self._on_test_images(extract, self._extractor, steps)
 
-def extraction(model, job, folder):
-    """The same for the classifier's input vectors, by `keras_resnet.transfer.extract`."""
-    return _on_test_images(extract, vector_extractor(model), job, folder)
+    @cached_property
+    def _extractor(self):
+        return vector_extractor(self.model)
 
-
-def _on_test_images(function, model, job, folder):
-    dataset = _dataset(job, folder, NUM_IMAGES)
-    model.info = {**model_info(model), "preprocessing": dataset.preprocessing.to_config()}
-
-    def run(steps):
-        test = dataset.train[np.arange(steps * job.batch_size) % NUM_IMAGES]
-        function(model, replace(dataset, test=test), batch_size=job.batch_size)
-
-    return run
-
-
-def _recipe(job):
-    crop = "pad" if _in_memory(job) else "random_resized"
-    return Recipe(epochs=2, batch_size=job.batch_size, crop=crop, flip=True)
-
-
-def _in_memory(job):
-    return get_spec(job.model).stem == "cifar"
-
-
-def _dataset(job, folder, count):
-    """A Dataset with `count` training images, NUM_IMAGES of them different, and a batch of test images."""
-    images = _pixels(job) if _in_memory(job) else _files(folder)
-    names = tuple(str(index) for index in range(get_spec(job.model).default_classes))
-    train, test = (
-        Split(images[np.arange(size) % NUM_IMAGES], np.zeros(size, "int32")) for size in (count, job.batch_size)
-    )
-    resize = None if _in_memory(job) else job.image_size * 8 // 7
-    return Dataset("made up", train, test, names, Preprocessing("torch", size=job.image_size, resize=resize))
+    def _on_test_images(self, function, model, steps):
+        model.info = model_info(model) | {"preprocessing": self.preprocessing.to_config()}
+        size = self.job.batch_size
+        function(model, self._dataset(size, steps * size), batch_size=size)
 
 
 def _pixels(job):
