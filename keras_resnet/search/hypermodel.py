@@ -62,9 +62,8 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         super().__init__("resnet")
         self.recipe, space = resolve_space(recipe, space, changes)
         budget = Budget(max_params, max_multiply_adds, max_latency)
-        self.budgeted_space = BudgetedSpace(
-            space_for_images(input_shape[0], space), budget, tuple(input_shape), classes
-        )
+        space = space_for_images(input_shape[0], space)
+        self.budgeted_space = BudgetedSpace(space, budget, (*input_shape,), classes)
 
     def declare_hyperparameters(self, hp: keras_tuner.HyperParameters):
         """Declares the space to `hp`; the defaults are the smallest candidate, so they fit the budget."""
@@ -98,9 +97,8 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         """
         if not isinstance(data, Dataset):
             return super().fit(hp, model, data, *args, **arguments)
-        recipe = self._recipe(hp)
-        steps_per_epoch, num_steps = recipe.steps(len(data.train))
-        num_epochs = recipe.num_epochs(len(data.train))
+        recipe, num_images = self._recipe(hp), len(data.train or ())
+        (steps_per_epoch, num_steps), num_epochs = recipe.steps(num_images), recipe.num_epochs(num_images)
         compile_model(model, recipe, num_steps, jit_compile())
         return model.fit(
             training_batches(data, recipe, num_epochs * steps_per_epoch, seed),

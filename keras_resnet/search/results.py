@@ -54,7 +54,7 @@ class SearchResult:
     def completed(self) -> list[Candidate]:
         """The candidates with an accuracy, most accurate first; ties by fewer parameters."""
         known = [candidate for candidate in self.candidates if candidate.top1_accuracy is not None]
-        return sorted(known, key=lambda candidate: (-candidate.top1_accuracy, candidate.parameters))
+        return sorted(known, key=lambda candidate: (-(candidate.top1_accuracy or 0), candidate.parameters))
 
     @property
     def winner(self) -> Candidate | None:
@@ -63,10 +63,12 @@ class SearchResult:
 
     def pareto_front(self, cost: str = "parameters") -> list[Candidate]:
         """The candidates that no other dominates: as cheap, as accurate, and better in one of them; cheapest first."""
-        front = []
+        front, highest = [], -1.0
         for candidate in sorted(self.completed, key=lambda candidate: getattr(candidate, cost)):
-            if not front or candidate.top1_accuracy > front[-1].top1_accuracy:
+            accuracy = candidate.top1_accuracy or 0.0
+            if accuracy > highest:
                 front.append(candidate)
+                highest = accuracy
         return front
 
     def to_config(self) -> dict[str, Any]:
@@ -86,7 +88,7 @@ class SearchResult:
         return cls(config["settings"], tuple(Candidate(**row) for row in rows), config["final"])
 
 
-def to_markdown(result: SearchResult) -> str:
+def to_markdown(result):
     """A Markdown table of the candidates, best first, and the result of the final training."""
     settings, front = result.settings, result.pareto_front()
     names = list(dict.fromkeys(name for candidate in result.candidates for name in candidate.recipe))
@@ -122,21 +124,18 @@ def describe(spec: ResNetSpec) -> str:
     return f"{depths} {spec.block}, {spec.widths[0]} wide, shortcut {spec.shortcut}, stem {spec.stem}{drop}"
 
 
-def plot_results(result: SearchResult, path):
+def plot_results(result, path):
     """Plots validation accuracy against each cost: all candidates, the Pareto front and the best one."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * len(COSTS), 4.5), layout="constrained")
     figure.suptitle(f"{result.settings['tuner']} search on {result.settings['dataset']}", fontsize="medium")
+    red = {"color": "tab:red"}
     for axes, (cost, label) in zip(figure.subplots(1, len(COSTS), sharey=True), COSTS.items(), strict=True):
         for candidates, style, options in (
             (result.completed, "o", {"color": "tab:gray", "label": "candidates"}),
-            (
-                result.pareto_front(cost),
-                ".-",
-                {"color": "tab:red", "label": "Pareto front", "drawstyle": "steps-post"},
-            ),
-            (result.completed[:1], "*", {"color": "tab:red", "label": "best", "markersize": 14}),
+            (result.pareto_front(cost), ".-", red | {"label": "Pareto front", "drawstyle": "steps-post"}),
+            (result.completed[:1], "*", red | {"label": "best", "markersize": 14}),
         ):
             costs = [getattr(candidate, cost) for candidate in candidates]
             axes.plot(costs, [100 * candidate.top1_accuracy for candidate in candidates], style, **options)

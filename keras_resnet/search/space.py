@@ -75,7 +75,7 @@ def space_for_images(side: int, space: Space = SPACE) -> Space:
     Raises:
         ValueError: for an unknown name or method.
     """
-    num_stages, rows = 3 if side <= SMALL_SIDE else 4, {}
+    num_stages, rows = 3 if side <= SMALL_SIDE else 4, dict[str, Any]()
     depths = [f"{_DEPTH}{stage}" for stage in range(num_stages, 0, -1)]  # the last stage costs most, and shrinks first
     known = {"depth", "width"} | _SPEC_FIELDS | _RECIPE_FIELDS
     for name, (method, arguments) in space.items():

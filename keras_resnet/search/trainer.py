@@ -2,16 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import keras
 
-from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.precision import precision_of
-from keras_resnet.search.results import Candidate, describe
-from keras_resnet.search.space import Values, to_recipe_changes, to_spec
+from keras_resnet.search.results import describe
+from keras_resnet.search.space import to_recipe_changes, to_spec
 from keras_resnet.training.callbacks import run_in_series
 from keras_resnet.training.distribution import Devices
 from keras_resnet.training.options import RunOptions
@@ -48,18 +45,18 @@ class CandidateTrainer:
             )
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
+    def input_shape(self):
         """(H, W, C) of the test images, with the recipe's test size."""
         side, _, channels = self.dataset.input_shape
         side = self.recipe.test_size or side
         return (side, side, channels)
 
     @property
-    def num_epochs(self) -> int:
+    def num_epochs(self):
         """Epochs of a candidate's training, unless Hyperband decides them."""
         return self.recipe.num_epochs(len(self.search_dataset.train))
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self):
         """What determines the results of all candidates, as JSON values."""
         return {
             "dataset": self.dataset.name,
@@ -72,21 +69,21 @@ class CandidateTrainer:
             "precision": self.options.precision or precision_of(keras.config.dtype_policy()),
         }
 
-    def evaluate_candidate(self, folder: Path, values: Values) -> dict[str, float]:
+    def evaluate_candidate(self, folder, values):
         """Trains a candidate in its folder; returns its validation accuracy and the time that it took."""
         spec = to_spec(values)
         self.progress(f"{folder.name}: {describe(spec)}")
         report = self._train(self.search_dataset, spec, to_recipe_changes(values), folder)
         return {name: report[name] for name in ("top1_accuracy", "wall_time_s")}
 
-    def train_winner(self, winner: Candidate, folder: Path):
+    def train_winner(self, winner, folder):
         """Trains the best candidate on all training images and tests it, unless the folder holds that run."""
         if (folder / REPORT).exists():
             return
         self.progress(f"{folder.name}: {describe(winner.spec)}, on all {len(self.dataset.train):,} training images")
         self._train(self.dataset, winner.spec, winner.final_recipe, folder)
 
-    def _train(self, dataset: Dataset, spec: ResNetSpec, changes: dict[str, Any], folder: Path):
+    def _train(self, dataset, spec, changes, folder):
         recipe = get_recipe(self.recipe, **changes)
         last_epoch = recipe.num_epochs(len(dataset.train))
         validation_freq = 1 if recipe.schedule == "plateau" else last_epoch
@@ -95,7 +92,7 @@ class CandidateTrainer:
             return train(spec, dataset, recipe, folder, options=options, validation_freq=validation_freq).report
 
 
-def split_for_search(dataset: Dataset, validation_split: int | float) -> Dataset:
+def split_for_search(dataset, validation_split):
     """A Dataset without the test images: some training images train candidates, the others validate them.
 
     Args:

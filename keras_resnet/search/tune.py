@@ -125,7 +125,9 @@ def tune(
         folder.begin_or_resume(oracle, options.overwrite)
         loop.search()
         result = folder.write_results(oracle)
-        _check_any_completed(result)
+        if not result.winner:
+            messages = [candidate.message for candidate in result.candidates if candidate.message]
+            raise RuntimeError(f"No candidate could be trained. The last error: {(messages or ['unknown'])[-1]}")
         if final:
             trainer.train_winner(result.winner, folder.final_folder(result.winner))
             result = folder.write_results(oracle)
@@ -142,12 +144,6 @@ def _open_folder(workdir):
     with writable_folder(workdir):
         pass
     yield Path(workdir)
-
-
-def _check_any_completed(result):
-    if not result.winner:
-        messages = [candidate.message for candidate in result.candidates if candidate.message]
-        raise RuntimeError(f"No candidate could be trained. The last error: {(messages or ['unknown'])[-1]}")
 
 
 @dataclass(frozen=True)
@@ -192,11 +188,11 @@ class SearchFolder:
         for name in FILES:
             (self.path / name).unlink(missing_ok=True)
 
-    def final_folder(self, winner: Candidate) -> Path:
+    def final_folder(self, winner):
         """Folder of the best candidate's training on all training images."""
         return self.path / f"final_{winner.trial}"
 
-    def write_results(self, oracle) -> SearchResult:
+    def write_results(self, oracle):
         """The results so far; also writes them to the folder once there is an accuracy."""
         trials = [oracle.trials[trial_id] for trial_id in sorted(oracle.trials, key=int)]
         result = SearchResult(self.settings, tuple(map(self._candidate, trials)))
@@ -211,7 +207,7 @@ class SearchFolder:
         write_json(result.to_config(), self.path / RESULTS)
         return result
 
-    def read_results(self) -> SearchResult:
+    def read_results(self):
         """The results as the chief wrote them last."""
         path = self.path / RESULTS
         return SearchResult.from_config(read_json(path)) if path.exists() else SearchResult(self.settings, ())

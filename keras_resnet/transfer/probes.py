@@ -211,7 +211,8 @@ def plot_feature_map(points: ArrayLike, labels: ArrayLike, class_names, path, ti
         named = 0 <= label < len(class_names)
         colour = colours(label % colours.N) if named else "lightgrey"
         name = class_names[label] if named else "no class"
-        axes.scatter(*points[labels == label].T, s=8, color=[colour], label=name, linewidths=0)
+        x, y = points[labels == label].T
+        axes.scatter(x, y, s=8, color=[colour], label=name, linewidths=0)
     axes.set(xticks=[], yticks=[])
     if len(np.unique(labels)) <= MAX_LEGEND_CLASSES:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2, frameon=False)

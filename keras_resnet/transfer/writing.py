@@ -27,11 +27,6 @@ from keras_resnet.transfer.extraction import (
 )
 from keras_resnet.transfer.feature_files import check_suffix, read_settings, save_features
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 SETTINGS, ROWS, JOURNAL, LOCK = "settings.json", "rows.float32", "journal.jsonl", "lock"
 _REPLACE = OVERWRITE_HINT.format("file")
 
@@ -144,11 +139,6 @@ class PartialFeatures:
         """Number of stored vectors: one for each image that could be read."""
         return self.done - len(self.read_errors)
 
-    @property
-    def num_bytes(self):
-        """Size of the stored vectors."""
-        return 4 * self.vector_size * self.num_rows
-
     @contextmanager
     def locked(self):
         """Creates the folder and locks it for this process; the lock ends with the process.
@@ -178,7 +168,7 @@ class PartialFeatures:
         else:
             write_json(settings, path)
         journal_bytes = self._read_journal(settings["batch_size"], settings["files"])
-        for name, size in ((JOURNAL, journal_bytes), (ROWS, self.num_bytes)):
+        for name, size in ((JOURNAL, journal_bytes), (ROWS, 4 * self.vector_size * self.num_rows)):
             with open(self.folder / name, "ab") as file:
                 file.truncate(size)
 
@@ -187,14 +177,11 @@ class PartialFeatures:
         journal, rows = self.folder / JOURNAL, self.folder / ROWS
         stored, size = rows.stat().st_size if rows.exists() else 0, 0
         for line in journal.read_bytes().splitlines(keepends=True) if journal.exists() else ():
-            before = self.done, self.read_errors
-            try:
-                self._count(*_parse_line(line, self.done, min(self.done + batch_size, num_images)))
-            except (ValueError, TypeError, AttributeError, RecursionError):  # not a line of this journal
+            stop = min(self.done + batch_size, num_images)
+            read_errors = _parse_line(line, self.done, stop)
+            if read_errors is None or 4 * self.vector_size * (stop - len(self.read_errors | read_errors)) > stored:
                 break
-            if not line.endswith(b"\n") or self.num_bytes > stored:
-                self.done, self.read_errors = before
-                break
+            self._count(stop, read_errors)
             size += len(line)
         return size
 
@@ -237,12 +224,14 @@ class PartialFeatures:
 
 
 def _parse_line(line, start, stop):
-    """Journal line of the batch of images [start, stop) -> (stop, {index: error})."""
-    found, read_errors = json.loads(line)
-    read_errors = {int(index): error for index, error in read_errors.items()}
-    if found != stop or not read_errors.keys() <= set(range(start, stop)):
-        raise ValueError(f"not the batch of images {start} to {stop}")
-    return stop, read_errors
+    """Read errors {index: message} in the journal line of the images [start, stop); None if it is not that line."""
+    try:
+        found, read_errors = json.loads(line)
+        read_errors = {int(index): error for index, error in read_errors.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    complete = line.endswith(b"\n") and found == stop and read_errors.keys() <= set(range(start, stop))
+    return read_errors if complete else None
 
 
 def _lock(file):
@@ -250,11 +239,12 @@ def _lock(file):
 
     True without a lock where the platform or the file system has none.
     """
-    if fcntl:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:  # a file system without locks
-            return True
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows, or a file system without locks
+        return True
     return os.fstat(file.fileno()).st_nlink > 0  # 0: the process that had it has just finished and removed it
