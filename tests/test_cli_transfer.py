@@ -35,7 +35,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """What a command says, other than its output, that ends with exit status 1 and no traceback."""
+    """The error message of a command, which ends with exit status 1 and without a traceback."""
 
     def message(*words):
         monkeypatch.setattr("sys.argv", ["keras-resnet", *map(str, words)])

@@ -147,7 +147,7 @@ def test_a_fine_tuned_keras_applications_model_stores_its_class_names(few_digits
     """In its .keras file, with its preprocessing."""
     model = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3))
     colours = replace(few_digits, preprocessing=Preprocessing("torch", 32, 32))
-    with pytest.raises(ValueError, match="how images are to be prepared"):
+    with pytest.raises(ValueError, match="known preprocessing"):
         finetune(model, colours, epochs=1)
     finetune(model, colours, tmp_path / "run", stages=0, epochs=1, mode="caffe")
     saved = load_model(tmp_path / "run" / "model.keras")
@@ -250,7 +250,7 @@ def test_ants_and_bees(test_data, tmp_path):
         ({"head_epochs": 0}, "epochs"),
         ({"ema_decay": 0.9}, "`recipe` should have `ema_decay` 0"),
         ({"mode": "pytorch", "model": "unknown"}, "torch"),
-        ({"model": "unknown"}, "should have weights that say how images are to be prepared"),
+        ({"model": "unknown"}, "known preprocessing"),
     ],
 )
 def test_invalid_arguments(changes, message, few_digits, tmp_path):

@@ -31,7 +31,7 @@ def simulated_accuracy(values):
 
 @pytest.mark.parametrize("name", ORACLES)
 def test_oracles_propose_candidates_that_fit_without_repetition(name, tmp_path, monkeypatch):
-    """The budget leaves a thirtieth of the space."""
+    """A thirtieth of the space fits the budget."""
     monkeypatch.setattr("keras_resnet.search.oracles.MAX_SAMPLES", 300)
     oracle, loop = make_oracle(name, tmp_path, max_params=40_000)
     loop.search()
@@ -64,7 +64,7 @@ def test_a_search_ends_when_all_fitting_candidates_were_tried(tmp_path, monkeypa
 
 
 def test_the_bayesian_oracle_proposes_what_its_model_predicts_to_be_best(tmp_path, monkeypatch):
-    """With scikit-learn's linear model, which has learnt in a few trials what is linear."""
+    """With a linear model of a linear function, which a few trials determine."""
     monkeypatch.setattr("keras_resnet.search.oracles.MAX_SAMPLES", 100)
     oracle, loop = make_oracle("bayesian", tmp_path, trials=16, max_params=100_000)
     oracle.gpr, oracle.beta = BayesianRidge(), 0
@@ -77,19 +77,18 @@ def test_the_bayesian_oracle_proposes_what_its_model_predicts_to_be_best(tmp_pat
 def test_hyperband_gives_the_best_more_epochs(tmp_path):
     oracle, loop = make_oracle("hyperband", tmp_path, trials=16)
     loop.search()
-    epochs = {
-        trial: to_recipe_changes(oracle.trials[trial].hyperparameters.values)["epochs"] for trial in oracle.start_order
-    }
+    values = {trial: oracle.trials[trial].hyperparameters.values for trial in oracle.start_order}
+    epochs = {trial: to_recipe_changes(values[trial])["epochs"] for trial in values}
     first = [trial for trial in epochs if epochs[trial] == 1]
-    longer = [oracle.trials[trial].hyperparameters.values for trial in epochs if epochs[trial] == 3]
-    rates = sorted(first, key=lambda trial: -oracle.trials[trial].score)[: len(longer)]
+    longer = [values[trial] for trial in epochs if epochs[trial] == 3]
+    best = sorted(first, key=lambda trial: -oracle.trials[trial].score)[: len(longer)]
     assert set(epochs.values()) == {1, 3, 9} and len(first) == 9
     promoted = {values["tuner/trial_id"] for values in longer if "tuner/trial_id" in values}
-    assert promoted and promoted <= set(rates)
+    assert promoted and promoted <= set(best)
 
 
 def test_a_killed_oracle_resumes(tmp_path):
-    """What is on the disk at any trial's begin is all there is after SIGKILL."""
+    """From a copy of the folder at the beginning of a trial, as SIGKILL would leave it."""
     whole, loop = make_oracle("random", tmp_path / "whole", trials=4)
     copies = iter(range(4))
     loop.evaluate, evaluate = lambda folder, values: copy(folder, values), loop.evaluate
@@ -101,18 +100,18 @@ def test_a_killed_oracle_resumes(tmp_path):
     loop.search()
     resumed, again = make_oracle("random", tmp_path / "2", trials=4)
     orphan = tmp_path / "2" / "trial_3"
-    shutil.copytree(tmp_path / "whole" / "trial_3", orphan)  # written, but the oracle was killed before it noted it
+    shutil.copytree(tmp_path / "whole" / "trial_3", orphan)  # as if killed before the oracle saved its state
     resumed.reload()
-    asked = []
-    again.evaluate = lambda folder, values: asked.append(folder.name) or evaluate(folder, values)
+    evaluated = []
+    again.evaluate = lambda folder, values: evaluated.append(folder.name) or evaluate(folder, values)
     again.search()
-    assert asked == ["trial_2", "trial_3"]
+    assert evaluated == ["trial_2", "trial_3"]
     values = [[oracle.trials[trial].hyperparameters.values for trial in "0123"] for oracle in (whole, resumed)]
     assert values[0] == values[1]
-    finished, nothing = make_oracle("random", tmp_path / "whole", trials=4)
+    finished, loop = make_oracle("random", tmp_path / "whole", trials=4)
     finished.reload()
-    nothing.evaluate = None
-    nothing.search()
+    loop.evaluate = None
+    loop.search()
     assert [trial.status for trial in finished.trials.values()] == ["COMPLETED"] * 4
 
 
@@ -122,11 +121,11 @@ def test_a_dead_workers_trial_goes_to_another(tmp_path):
     completed.status = "COMPLETED"
     oracle.update_trial(completed.trial_id, {"top1_accuracy": 0.5})
     oracle.end_trial(completed)
-    assert oracle.create_trial("alive").status == "IDLE"  # there may be work again
+    assert oracle.create_trial("alive").status == "IDLE"  # until all trials have ended
     oracle.drop_silent_workers(timeout=60)
     assert oracle.create_trial("alive").status == "IDLE"
     oracle._last_seen["dead"] -= 61
-    oracle.get_trial(lost.trial_id)  # a sign of life
+    oracle.get_trial(lost.trial_id)  # a heartbeat
     oracle.drop_silent_workers(timeout=60)
     assert oracle.create_trial("alive").status == "IDLE"
     oracle._last_seen["dead"] -= 61
@@ -180,10 +179,10 @@ def test_a_worker_keeps_its_trial_after_a_restart_of_the_chief(was_dropped, tmp_
 
 def test_only_the_first_end_of_a_trial_counts(tmp_path):
     oracle, trial = oracle_with_dropped_worker(tmp_path / "alone")
-    end(oracle, trial)  # before anybody else has got it
+    end(oracle, trial)  # before another worker got it
     assert not oracle._retry_queue and oracle.create_trial("other").trial_id != trial.trial_id
-    published = []
-    oracle, trial = oracle_with_dropped_worker(tmp_path / "both", on_trial_end=published.append)
+    ended = []
+    oracle, trial = oracle_with_dropped_worker(tmp_path / "both", on_trial_end=ended.append)
     same = oracle.create_trial("other")
     assert same.trial_id == trial.trial_id
     oracle.get_trial(trial.trial_id)
@@ -191,7 +190,7 @@ def test_only_the_first_end_of_a_trial_counts(tmp_path):
     end(oracle, trial)
     same.status = "FAILED"
     oracle.end_trial(same)
-    assert (oracle.end_order, oracle.trials[trial.trial_id].score) == ([trial.trial_id], 0.5) and len(published) == 1
+    assert (oracle.end_order, oracle.trials[trial.trial_id].score) == ([trial.trial_id], 0.5) and len(ended) == 1
     assert not oracle.ongoing_trials
 
 
@@ -243,7 +242,7 @@ def test_at_most_a_few_networks_are_measured(fast, tmp_path, monkeypatch):
     """If no network is fast enough, except perhaps the smallest."""
     measured = []
 
-    def latency(spec, input_shape, classes):
+    def latency(spec, input_shape, num_classes):
         measured.append(spec)
         return 1.0 if fast and spec == measured[0] else 10.0
 

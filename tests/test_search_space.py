@@ -19,9 +19,8 @@ from keras_resnet.search.space import SPACE, resolve_space, space_for_images, to
 @pytest.mark.parametrize("side, stages, stems", [(8, 3, {"cifar"}), (32, 3, set(SPACE["stem"][1]["values"]))])
 def test_space_for_images_of_several_sizes(side, stages, stems):
     rows = space_for_images(side)
-    assert (
-        len([name for name in rows if name.startswith("depth")]) == stages and set(rows["stem"][1]["values"]) == stems
-    )
+    assert [name for name in rows if name.startswith("depth")] == [f"depth_{i}" for i in range(stages, 0, -1)]
+    assert set(rows["stem"][1]["values"]) == stems
     for values in sample_values(rows, 100):
         spec = to_spec(values)
         assert (spec.stem, spec.block, spec.shortcut) == (values["stem"], values["block"], values["shortcut"])
@@ -37,9 +36,8 @@ def test_large_images_get_four_stages_and_a_stem_with_stride():
 
 def test_smallest_candidate_of_the_space():
     smallest = digits_cost(to_spec(digits_space().smallest)).parameters
-    assert (
-        min(digits_cost(to_spec(values)).parameters for values in sample_values(space_for_images(8), 500)) >= smallest
-    )
+    specs = [to_spec(values) for values in sample_values(space_for_images(8), 500)]
+    assert min(digits_cost(spec).parameters for spec in specs) >= smallest
     assert digits_space(max_params=smallest).smallest
     with pytest.raises(ValueError, match=f"smallest has {smallest:,} parameters.*max_params={smallest - 1}"):
         digits_space(max_params=smallest - 1)
@@ -67,7 +65,7 @@ def test_values_that_do_not_fit_together_are_invalid():
 
 
 def test_smallest_candidate_if_a_larger_value_is_cheaper():
-    """The less a network is dilated, the less it computes."""
+    """The larger the output stride, the fewer multiply-adds."""
     rows = space_for_images(64, {**SPACE, "output_stride": ("Choice", {"values": [8, 16, 32]})})
     unlimited = digits_space(rows, 64)
     narrow = [{**values, "width": 8, "depth_1": 1, "depth_2": 1, "depth_3": 1} for values in sample_values(rows, 200)]
@@ -79,9 +77,8 @@ def test_shrunk_candidates_fit_and_keep_their_recipe():
     limited = digits_space(max_params=60_000)
     for values in sample_values(limited.space, 100):
         found = limited.shrink_to_fit(values)
-        assert digits_cost(to_spec(found)).parameters <= 60_000 and to_recipe_changes(found) == to_recipe_changes(
-            values
-        )
+        assert digits_cost(to_spec(found)).parameters <= 60_000
+        assert to_recipe_changes(found) == to_recipe_changes(values)
         assert (found == values) == (digits_cost(to_spec(values)).parameters <= 60_000)
         assert all(found[name] <= values[name] for name in ("width", "depth_1", "depth_2", "depth_3"))
         wider = {**found, "width": next((width for width in SPACE["width"][1]["values"] if width > found["width"]), 0)}
