@@ -1,4 +1,4 @@
-"""Names of classes: compared with the file of keras.applications by its hash, with data sets, with Keras's decoding."""
+"""Class names, compared with keras.applications and with datasets; decode_predictions, compared with Keras."""
 
 import hashlib
 import json
@@ -12,12 +12,12 @@ from keras_resnet.data.labels import CIFAR10_CLASSES, decode_predictions, imagen
 
 
 def class_index():
-    """Our classes as keras.applications keeps them in imagenet_class_index.json."""
+    """Our classes in the form of keras.applications' imagenet_class_index.json."""
     return {str(index): list(row) for index, row in enumerate(imagenet_classes())}
 
 
 def test_imagenet_classes_are_byte_for_byte_those_of_keras_applications():
-    """The hash is the one that keras/src/applications/imagenet_utils.py verifies its download with."""
+    """The hash is that of the download in keras/src/applications/imagenet_utils.py."""
     digest = hashlib.md5(json.dumps(class_index()).encode()).hexdigest()
     assert digest == "c2c37ea517e94d9795004a39431a14cb"
 
@@ -37,25 +37,25 @@ def test_decoding_equals_that_of_keras_applications(monkeypatch, top):
     assert decode_predictions(keras.ops.convert_to_tensor(predictions), top=top) == expected
 
 
-def test_own_classes_come_with_their_names():
+def test_decoding_with_given_classes():
     predictions = np.array([[0.1, 0.6, 0.3], [0.4, 0.2, 0.4]])
     expected = [
         [("dog", "dog", 0.6), ("ant", "ant", 0.3)],
-        [("cat", "cat", 0.4), ("ant", "ant", 0.4)],  # a tie: the first class first
+        [("cat", "cat", 0.4), ("ant", "ant", 0.4)],  # of equal scores, the lowest index first
     ]
     assert decode_predictions(predictions, top=2, classes=["cat", "dog", "ant"]) == expected
     assert [len(row) for row in decode_predictions(predictions, top=9, classes=["cat", "dog", "ant"])] == [3, 3]
     assert decode_predictions(predictions[:0], classes=["cat", "dog", "ant"]) == []
 
 
-def test_half_precision_and_negative_scores_are_ranked():
+def test_half_precision_negative_and_integer_scores():
     logits = keras.ops.cast(np.array([[-3.0, -1.0, -2.0]]), "bfloat16")
     assert [name for name, *_ in decode_predictions(logits, classes="abc")[0]] == ["b", "c", "a"]
     counts = np.array([[3, 0, 200]], "uint8")
     assert [name for name, *_ in decode_predictions(counts, classes="abc")[0]] == ["c", "a", "b"]
 
 
-def test_what_cannot_be_decoded_is_refused():
+def test_invalid_predictions_raise():
     with pytest.raises(ValueError, match=r"\(samples, 1000\).*`classes`.*Received: predictions of shape \(2, 10\)"):
         decode_predictions(np.zeros((2, 10)))
     with pytest.raises(ValueError, match=r"\(samples, 3\).*Received: predictions of shape \(2, 10\)"):
@@ -66,7 +66,7 @@ def test_what_cannot_be_decoded_is_refused():
         decode_predictions(np.zeros((2, 1000)), top=0)
 
 
-def test_names_are_those_of_the_data_sets(test_data):
+def test_class_names_equal_those_of_datasets(test_data):
     cifar = test_data / "tfds" / "cifar10" / "3.0.2" / "label.labels.txt"
     assert cifar.read_text().split() == list(CIFAR10_CLASSES)
     photographs = {path.stem for path in (test_data / "imagenet_sample").iterdir()}

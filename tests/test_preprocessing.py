@@ -1,4 +1,4 @@
-"""Images as networks want them: compared with keras.applications, torchvision, timm and Pillow."""
+"""Preprocessing, compared with keras.applications, torchvision, timm and Pillow."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from keras_resnet.data.preprocessing import MODES, Normalization, Preprocessing,
 REFERENCES = np.load(Path(__file__).parent / "references" / "images.npz")
 PIXELS = [name for name in REFERENCES.files if name.startswith(("wide", "tall", "grey"))]
 TIMM = [name for name in REFERENCES.files if name.startswith("timm") and not name.endswith("cfg")]
-AS_THEY_ARE = Normalization(divisor=1.0)
+UNNORMALISED = Normalization(divisor=1.0)
 
 
 def reference_image(name="wide"):
@@ -63,7 +63,7 @@ def test_mode_inside_a_model_equals_that_on_arrays(mode):
     )
 
 
-def test_cifar_mode_gives_its_own_statistics_zero_mean_and_unit_deviation():
+def test_cifar_mode_normalises_its_statistics():
     mean, std = np.array(MODES["cifar"].mean), np.array(MODES["cifar"].std)
     images = np.stack([mean - std, mean + std])[:, None, None] * 255
     np.testing.assert_allclose(preprocess_input(images, "cifar")[:, 0, 0], [[-1] * 3, [1] * 3], atol=1e-6)
@@ -71,7 +71,7 @@ def test_cifar_mode_gives_its_own_statistics_zero_mean_and_unit_deviation():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float16", "float32", "float64"])
-def test_argument_stays_as_it_is_and_floats_keep_their_dtype(mode, dtype):
+def test_argument_is_not_modified_and_floats_keep_their_dtype(mode, dtype):
     images = random_images(4, dtype=dtype)
     before = images.copy()
     found = preprocess_input(images, mode)
@@ -90,7 +90,7 @@ def test_bfloat16_tensors_are_computed_in_float32():
     np.testing.assert_allclose(keras.ops.convert_to_numpy(keras.ops.cast(found, "float32")), exact, rtol=2**-8)
 
 
-def test_unknown_mode_names_the_nearest():
+def test_unknown_mode_raises_with_the_nearest():
     with pytest.raises(ValueError, match=r"'caffe', 'torch', 'tf', 'cifar'.*Nearest: \['caffe'.*mode='Cafe'"):
         preprocess_input(random_images(4), "Cafe")
     for mode in (None, ["tf"]):
@@ -98,7 +98,7 @@ def test_unknown_mode_names_the_nearest():
             preprocess_input(random_images(4), mode)
 
 
-def test_wrong_channels_rank_and_format_are_refused():
+def test_wrong_channels_rank_and_format_raise():
     grey = np.zeros((2, 5, 4, 1), "uint8")
     for mode in ("caffe", "torch", "cifar"):
         with pytest.raises(ValueError, match=r"3 channels.*Received: images of shape \(2, 5, 4, 1\)"):
@@ -108,11 +108,11 @@ def test_wrong_channels_rank_and_format_are_refused():
         preprocess_input(random_images(4, "channels_first"), "torch")
     with pytest.raises(ValueError, match="H, W, C"):
         preprocess_input(grey[0, ..., 0], "tf")
-    with pytest.raises(ValueError, match="Nearest: \['channels_last'"):
+    with pytest.raises(ValueError, match=r"Nearest: \['channels_last'"):
         preprocess_input(grey, "tf", data_format="channel_last")
 
 
-def test_normalization_refuses_what_cannot_be_computed():
+def test_invalid_normalization_raises():
     for values in ({"mean": (0, 0), "std": (1, 1, 1)}, {"mean": ()}, {"std": (1, 0, 1)}, {"divisor": 0}):
         with pytest.raises(ValueError, match="Received"):
             Normalization(**values)
@@ -120,7 +120,7 @@ def test_normalization_refuses_what_cannot_be_computed():
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_need_no_tensorflow(backend):
-    """In a process of its own, in which TensorFlow cannot be imported."""
+    """In a separate process, in which TensorFlow cannot be imported."""
     pytest.importorskip(backend)
     code = (
         "import sys; sys.modules['tensorflow'] = None\n"
@@ -138,11 +138,11 @@ def test_other_backends_need_no_tensorflow(backend):
 
 
 @pytest.mark.parametrize("key", PIXELS)
-def test_resize_and_crop_equal_those_of_torchvision(key):
+def test_resize_and_crop_equal_torchvision(key):
     name, interpolation, resize, size = key.split("_")
     expected = np.atleast_3d(REFERENCES[key])
     prepare = Preprocessing(
-        mode=AS_THEY_ARE,
+        mode=UNNORMALISED,
         size=int(size),
         resize=None if resize == "none" else int(resize),
         interpolation=interpolation,
@@ -151,23 +151,23 @@ def test_resize_and_crop_equal_those_of_torchvision(key):
     np.testing.assert_array_equal(prepare(reference_image(name))[0], expected)
 
 
-def test_network_input_equals_that_of_torchvision():
+def test_model_input_equals_torchvision():
     found = Preprocessing(mode="torch", resize=40, size=32)(reference_image())
     np.testing.assert_allclose(found[0], REFERENCES["torchvision_40_32"], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("key", TIMM)
-def test_network_input_equals_that_of_timm(key):
+def test_model_input_equals_timm(key):
     prepare = Preprocessing.from_timm(json.loads(str(REFERENCES[f"{key}_cfg"])))
     np.testing.assert_allclose(prepare(reference_image())[0], REFERENCES[key], rtol=1e-6, atol=1e-6)
 
 
-def test_timm_rows_that_cannot_be_followed_are_refused():
+def test_unsupported_timm_configs_raise():
     config = json.loads(str(REFERENCES["timm_0_cfg"]))
     for change in ({"crop_mode": "border"}, {"crop_mode": "squash"}, {"input_size": (3, 32, 48)}, {"mean": None}):
         with pytest.raises(ValueError, match="`pretrained_cfg` should"):
             Preprocessing.from_timm(config | change)
-    with pytest.raises(ValueError, match="Nearest: \['bicubic'"):
+    with pytest.raises(ValueError, match=r"Nearest: \['bicubic'"):
         Preprocessing.from_timm(config | {"interpolation": "cubic"})
     assert Preprocessing.from_timm(config).mode == "torch"
 
@@ -184,12 +184,12 @@ def test_config_round_trips_through_json(row):
     config = row.to_config()
     assert json.loads(json.dumps(config)) == config
     assert Preprocessing.from_config(json.loads(json.dumps(config))) == row
-    assert row.to_config() == config  # from_config leaves its argument alone
+    assert row.to_config() == config  # from_config does not modify its argument
     assert hash(row) == hash(replace(row)) and eval(repr(row)) == row
     assert replace(row, size=row.size + 1) != row
 
 
-def test_impossible_rows_are_refused():
+def test_invalid_values_raise():
     rows = (
         {"mode": "torhc"},
         {"size": 0},
@@ -205,24 +205,24 @@ def test_impossible_rows_are_refused():
             Preprocessing(**{"mode": "torch"} | values)
 
 
-def test_images_of_every_kind_make_the_same_input(tmp_path):
+def test_images_of_all_types_give_the_same_input(tmp_path):
     pixels = reference_image()
     path = tmp_path / "image.png"
     Image.fromarray(pixels).save(path)
     prepare = Preprocessing(mode="caffe", size=20, resize=30)
-    kinds = [path, str(path), Image.open(path), Image.fromarray(pixels), pixels, path.read_bytes()]
-    batch = prepare(kinds)
-    assert batch.shape == (len(kinds), 20, 20, 3) and batch.dtype == "float32"
-    for kind, row in zip(kinds, batch, strict=True):
+    images = [path, str(path), Image.open(path), Image.fromarray(pixels), pixels, path.read_bytes()]
+    batch = prepare(images)
+    assert batch.shape == (len(images), 20, 20, 3) and batch.dtype == "float32"
+    for image, row in zip(images, batch, strict=True):
         np.testing.assert_array_equal(row, batch[0])
-        np.testing.assert_array_equal(prepare(kind)[0], batch[0])
+        np.testing.assert_array_equal(prepare(image)[0], batch[0])
     np.testing.assert_array_equal(prepare(np.stack([pixels, pixels])), batch[:2])
     assert prepare([]).shape == (0, 20, 20, 3)
 
 
-def test_grey_arrays_in_both_shapes_and_both_ways():
+def test_grey_arrays_of_rank_two_and_three():
     grey = reference_image("grey")
-    prepare = Preprocessing(mode=AS_THEY_ARE, size=20, resize=None, channels=1)
+    prepare = Preprocessing(mode=UNNORMALISED, size=20, resize=None, channels=1)
     assert prepare(grey).shape == (1, 20, 20, 1)
     np.testing.assert_array_equal(prepare(grey), prepare(grey[..., None]))
     as_rgb = replace(prepare, channels=3)(grey)
@@ -230,21 +230,21 @@ def test_grey_arrays_in_both_shapes_and_both_ways():
 
 
 @pytest.mark.parametrize("size", [(1, 20_000_000), (20_000_000, 1)])
-def test_longest_thinnest_images_show_their_middle(size):
-    """Resized whole, this would have 256 x 5,120,000,000 pixels: more than Pillow can count."""
+def test_center_of_extremely_long_images(size):
+    """Resized whole, this would have 256 x 5,120,000,000 pixels, more than Pillow supports."""
     pixels = np.zeros(size, "uint8")
     pixels.ravel()[9_999_999:10_000_001] = 255
-    found = Preprocessing(mode=AS_THEY_ARE, channels=1, interpolation="nearest")(pixels)
+    found = Preprocessing(mode=UNNORMALISED, channels=1, interpolation="nearest")(pixels)
     assert found.min() == 255
 
 
 @pytest.mark.parametrize("size", [(5, 190), (191, 5), (3, 200)])
 @pytest.mark.parametrize("resize", [9, 5])
 @pytest.mark.parametrize("interpolation", ["bilinear", "lanczos"])
-def test_long_thin_images_are_cropped_as_if_resized_whole(size, resize, interpolation):
-    """Which for these sizes is cheap. Of little contrast, so that nothing is clipped between Pillow's two passes."""
+def test_crop_of_long_images_equals_resizing_the_whole_image(size, resize, interpolation):
+    """With little contrast, so that Pillow does not clip between its two passes."""
     image = Image.fromarray(np.random.default_rng(0).integers(100, 156, (*size, 3), "uint8"))
-    found = Preprocessing(mode=AS_THEY_ARE, size=8, resize=resize, interpolation=interpolation)(image)[0]
+    found = Preprocessing(mode=UNNORMALISED, size=8, resize=resize, interpolation=interpolation)(image)[0]
     sides = [int(resize * side / min(size)) for side in image.size]
     whole = image.resize(sides, Image.Resampling[interpolation.upper()])
     left, top = (round((side - 8) / 2) if side > 8 else -((8 - side) // 2) for side in whole.size)
@@ -261,7 +261,7 @@ def test_long_thin_images_are_cropped_as_if_resized_whole(size, resize, interpol
         ("cifar", 255, (0.4914 + 0.4822 + 0.4465) / 3, (0.2470 + 0.2435 + 0.2616) / 3),
     ],
 )
-def test_grey_images_get_the_means_of_the_three_channels_values(mode, divisor, mean, std):
+def test_grey_images_are_normalised_by_the_mean_of_the_channels(mode, divisor, mean, std):
     colour = Preprocessing(mode, size=16, resize=None)
     grey = colour.for_channels(1)
     pixels = np.arange(256, dtype="uint8").reshape(16, 16)
@@ -271,8 +271,8 @@ def test_grey_images_get_the_means_of_the_three_channels_values(mode, divisor, m
     assert colour.for_channels(4) is None and grey.for_channels(3) is None
 
 
-def test_prepared_imagenet_photographs_have_the_statistics_of_imagenet(test_data):
+def test_imagenet_photographs_have_zero_mean_and_unit_deviation(test_data):
     batch = Preprocessing(mode="torch")(find_images(test_data / "imagenet_sample"))
     assert batch.shape == (50, 224, 224, 3) and batch.dtype == "float32"
-    # as ImageNet's statistics were taken from such crops, theirs are near 0 and 1
+    # approximately, as ImageNet's statistics were computed from such crops
     assert np.abs(batch.mean((0, 1, 2))).max() < 0.3 and np.abs(batch.std((0, 1, 2)) - 1).max() < 0.3

@@ -182,7 +182,7 @@ def test_the_page_shows_the_part_that_the_network_sees(resize, size):
     ramp = np.broadcast_to(np.arange(size[0]) * 2, size[::-1]).astype("uint8")  # tells where a column was
     image = Image.merge("RGB", [Image.fromarray(ramp)] * 3)
     ours = input_crop(prepare, image).resize((20, 20), Image.Resampling.BILINEAR)
-    assert np.abs(np.subtract(ours, prepare.square(image), dtype="int16")).max() <= 6
+    assert np.abs(np.subtract(ours, prepare.resize_and_crop(image), dtype="int16")).max() <= 6
 
 
 @pytest.fixture(scope="module", params=[".keras", ".onnx"])

@@ -1,4 +1,4 @@
-"""Sources of labelled images: built-ins, arrays, and tensorflow-datasets. Folders are in test_folders.py."""
+"""Datasets by name, from arrays, and from tensorflow-datasets. Folders are tested in test_image_folders.py."""
 
 import io
 import os
@@ -17,7 +17,7 @@ tfds = pytest.importorskip("tensorflow_datasets")
 
 @pytest.fixture(scope="module")
 def prepared(test_data):
-    """The folder of sets prepared for tensorflow-datasets."""
+    """The folder of datasets prepared by tensorflow-datasets."""
     if not (test_data / "tfds" / "cifar10").is_dir():
         pytest.skip("KERAS_RESNET_TEST_DATA has no tfds/cifar10")
     return test_data / "tfds"
@@ -28,10 +28,12 @@ def cifar10(prepared):
     return load_dataset("cifar10:3.0.2", prepared, download=False)
 
 
-def test_cifar10_is_what_tensorflow_datasets_reads(cifar10, prepared):
-    theirs = tfds.load("cifar10", split="test", data_dir=prepared, download=False, batch_size=-1, as_supervised=True)
-    np.testing.assert_array_equal(cifar10.test.images, theirs[0])
-    np.testing.assert_array_equal(cifar10.test.labels, theirs[1])
+def test_cifar10_equals_tensorflow_datasets(cifar10, prepared):
+    images, labels = tfds.load(
+        "cifar10", split="test", data_dir=prepared, download=False, batch_size=-1, as_supervised=True
+    )
+    np.testing.assert_array_equal(cifar10.test.images, images)
+    np.testing.assert_array_equal(cifar10.test.labels, labels)
     assert cifar10.class_names[0] == "airplane" and len(cifar10.class_names) == 10
     assert cifar10.input_shape == (32, 32, 3)
     assert cifar10.preprocessing.mode == "cifar" and cifar10.preprocessing.resize is None
@@ -40,12 +42,12 @@ def test_cifar10_is_what_tensorflow_datasets_reads(cifar10, prepared):
     np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=1e-4)  # as published for the training set
 
 
-def test_the_papers_45k_5k_split_is_stratified_and_leaves_the_test_images(cifar10, prepared):
+def test_validation_split_of_cifar10_is_stratified_and_from_the_training_images(cifar10, prepared):
     data = load_dataset("cifar10", prepared, validation_split=5000)
     assert (len(data.train), len(data.test)) == (45000, 5000)
     np.testing.assert_array_equal(np.bincount(data.test.labels), [500] * 10)
-    together = np.concatenate([data.train.images, data.test.images])
-    assert sorted(map(bytes, together)) == sorted(map(bytes, cifar10.train.images))
+    combined = np.concatenate([data.train.images, data.test.images])
+    assert sorted(map(bytes, combined)) == sorted(map(bytes, cifar10.train.images))
 
 
 def examples(stream, seed, count=-1):
@@ -54,7 +56,7 @@ def examples(stream, seed, count=-1):
     return [example for batch in batches for example in zip(*batch, strict=True)]
 
 
-def test_a_stream_gives_every_image_once_in_the_order_of_its_seed(cifar10, prepared, monkeypatch):
+def test_a_stream_has_every_image_once_in_the_order_of_its_seed(cifar10, prepared, monkeypatch):
     import tensorflow as tf
 
     monkeypatch.setattr(datasets, "MEMORY_FRACTION", 0)
@@ -62,15 +64,15 @@ def test_a_stream_gives_every_image_once_in_the_order_of_its_seed(cifar10, prepa
     assert len(stream) == 50000 and not stream.is_decoded
     whole, in_order = examples(stream, 7), examples(stream, None)
     assert [label for _, label in in_order] == cifar10.train.labels.tolist()
-    for number in range(0, 50000, 997):
-        np.testing.assert_array_equal(tf.io.decode_png(in_order[number][0]), cifar10.train.images[number])
+    for index in range(0, 50000, 997):
+        np.testing.assert_array_equal(tf.io.decode_png(in_order[index][0]), cifar10.train.images[index])
     assert sorted(whole) == sorted(in_order) and whole != in_order
     assert examples(stream, 7, 2000) == whole[:2000]
     assert examples(stream, 8, 2000) != whole[:2000]
     assert np.bincount([label for _, label in whole[:5000]]).min() > 400
 
 
-def test_a_stream_sets_aside_the_tail(prepared, monkeypatch):
+def test_validation_split_of_a_stream_is_its_end(prepared, monkeypatch):
     monkeypatch.setattr(datasets, "MEMORY_FRACTION", 0)
     data = load_dataset("cifar10", prepared, validation_split=0.98)
     assert (len(data.train), len(data.test)) == (1000, 49000)
@@ -78,14 +80,14 @@ def test_a_stream_sets_aside_the_tail(prepared, monkeypatch):
     assert not trains & tests and len(trains) == 1000
 
 
-def png(*shape, value=0):
+def encode_png(*shape, value=0):
     file = io.BytesIO()
     Image.fromarray(np.full(shape, value, "uint8")).save(file, "PNG")
     return file.getvalue()
 
 
-def prepare(folder, name="odd", image=None, label=None, **splits):
-    """A small set, written by tensorflow-datasets itself: {split: [(image file, label)]}."""
+def prepare_tfds(folder, name="odd", image=None, label=None, **splits):
+    """Builder of a small dataset that tensorflow-datasets has written; `splits` are lists of (image file, label)."""
     features = tfds.features.FeaturesDict(
         {
             "image": image or tfds.features.Image(shape=(None, None, 3)),
@@ -112,68 +114,68 @@ def prepare(folder, name="odd", image=None, label=None, **splits):
     return builder
 
 
-def test_images_of_many_sizes_are_held_as_files(tmp_path):
-    rows = [(png(4 + i, 5, 3, value=i), i % 2) for i in range(10)]
-    prepare(tmp_path, train=rows, validation=rows[:3])
-    data = load_dataset("odd", tmp_path, download=False)  # only its files know this set
+def test_images_of_many_sizes_are_kept_as_files(tmp_path):
+    rows = [(encode_png(4 + i, 5, 3, value=i), i % 2) for i in range(10)]
+    prepare_tfds(tmp_path, train=rows, validation=rows[:3])
+    data = load_dataset("odd", tmp_path, download=False)  # not registered
     assert data.train.images.dtype == object and not data.train.is_decoded and not data.train.has_paths
     assert sorted(data.train.images.tolist()) == sorted(file for file, _ in rows)
     assert len(data.test) == 3 and data.class_names == ("cat", "dog")
     assert (data.preprocessing.size, data.preprocessing.resize, data.preprocessing.mode) == (224, 256, "torch")
-    aside = load_dataset("odd", tmp_path, validation_split=4)
-    assert np.bincount(aside.test.labels).tolist() == [2, 2] and len(aside.train) == 6
+    held_out = load_dataset("odd", tmp_path, validation_split=4)
+    assert np.bincount(held_out.test.labels).tolist() == [2, 2] and len(held_out.train) == 6
 
 
-def test_grey_images_of_one_size_are_held_as_pixels(tmp_path):
-    rows = [(png(6, 6, value=i), i % 2) for i in range(10)]
-    prepare(tmp_path, image=tfds.features.Image(shape=(6, 6, 1)), train=rows, test=rows)
+def test_grey_images_of_one_size_are_decoded(tmp_path):
+    rows = [(encode_png(6, 6, value=i), i % 2) for i in range(10)]
+    prepare_tfds(tmp_path, image=tfds.features.Image(shape=(6, 6, 1)), train=rows, test=rows)
     data = load_dataset("odd", tmp_path)
     assert data.train.images.shape == (10, 6, 6, 1) and data.input_shape == (6, 6, 1)
     assert data.preprocessing.mode == "tf" and data.preprocessing.resize is None
     assert sorted(data.train.images[:, 0, 0, 0]) == list(range(10))
 
 
-def test_a_test_split_without_labels_does_not_test(tmp_path):
-    """As ImageNet's: its labels are -1."""
-    rows = [(png(6, 6, 3, value=i), i % 2) for i in range(8)]
+def test_a_test_split_without_labels_is_not_used(tmp_path):
+    """As in ImageNet: its labels are -1."""
+    rows = [(encode_png(6, 6, 3, value=i), i % 2) for i in range(8)]
     withheld = [(file, -1) for file, _ in rows[:4]]
-    builder = prepare(tmp_path, train=rows, test=withheld, validation=rows[:2])
+    builder = prepare_tfds(tmp_path, train=rows, test=withheld, validation=rows[:2])
     assert load_tfds(builder).test.labels.tolist() == [0, 1]
     with pytest.raises(ValueError, match=r"should have the split train.*splits \['train', 'test'\]"):
-        load_tfds(prepare(tmp_path / "other", train=rows, test=withheld))
-    assert len(load_tfds(prepare(tmp_path / "other", train=rows), validation_split=2).test) == 2
+        load_tfds(prepare_tfds(tmp_path / "other", train=rows, test=withheld))
+    assert len(load_tfds(prepare_tfds(tmp_path / "other", train=rows), validation_split=2).test) == 2
 
 
-def test_labels_without_a_class_are_refused(tmp_path, monkeypatch):
+def test_labels_without_a_class_raise(tmp_path, monkeypatch):
     import tensorflow as tf
 
-    rows = [(png(6, 6, 3), label) for label in (0, 1, -1)]
-    builder = prepare(tmp_path, train=rows, test=rows[:2])
-    with pytest.raises(ValueError, match="from 0 to 1, one for each class. Received: -1, and 1 outside"):
+    rows = [(encode_png(6, 6, 3), label) for label in (0, 1, -1)]
+    builder = prepare_tfds(tmp_path, train=rows, test=rows[:2])
+    with pytest.raises(ValueError, match="from 0 to 1, one for each class. Received: -1, and 1 invalid"):
         load_tfds(builder)
     monkeypatch.setattr(datasets, "MEMORY_FRACTION", 0)
     with pytest.raises(tf.errors.InvalidArgumentError, match="labels should be from 0"):
         list(load_tfds(builder).train.examples(None))
 
 
-def test_a_damaged_set_says_so(tmp_path):
-    rows = [(png(6, 6, 3, value=i), i % 2) for i in range(8)]
-    builder = prepare(tmp_path, train=rows, test=rows)
+def test_damaged_files_raise(tmp_path):
+    rows = [(encode_png(6, 6, 3, value=i), i % 2) for i in range(8)]
+    builder = prepare_tfds(tmp_path, train=rows, test=rows)
     (shard,) = builder.data_path.glob("*train.tfrecord*")
     os.truncate(shard, os.path.getsize(shard) - 20)
-    with pytest.raises(OSError, match="Expected a whole set in .*odd"):
+    with pytest.raises(OSError, match="Expected a complete dataset in .*odd"):
         load_tfds(builder)
 
 
-@pytest.mark.parametrize("image", [tfds.features.Text(), tfds.features.Image(shape=(None, None, 4))])
-def test_a_set_without_images_is_not_for_classification(tmp_path, image):
-    image = "a text" if isinstance(image, tfds.features.Text) else png(4, 4, 4)
+@pytest.mark.parametrize("feature", [tfds.features.Text(), tfds.features.Image(shape=(None, None, 4))])
+def test_a_dataset_without_images_raises(tmp_path, feature):
+    image = "a text" if isinstance(feature, tfds.features.Text) else encode_png(4, 4, 4)
     with pytest.raises(ValueError, match=r"for image classification.*'odd', whose features are \['image', 'label'\]"):
-        load_tfds(prepare(tmp_path, image=image, train=[(image, 0)]))
+        load_tfds(prepare_tfds(tmp_path, image=feature, train=[(image, 0)]))
 
 
 @pytest.mark.parametrize("name", ["imdb_reviews", "coco", "voc"])
-def test_other_sets_are_refused_before_a_download(name, tmp_path):
+def test_datasets_for_other_tasks_raise_before_a_download(name, tmp_path):
     with pytest.raises(ValueError, match=f"for image classification.*Received: dataset='{name}'"):
         load_dataset(name, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -187,7 +189,7 @@ def test_other_sets_are_refused_before_a_download(name, tmp_path):
         ("emnis/letters", ValueError, "Nearest: .'emnist'"),
         ("cifar10:9.9.9", ValueError, "3.0.2"),
         ("emnist/leters", ValueError, "leters"),
-        ("huggingface:mnist", ValueError, "tensorflow-datasets"),  # would ask the network
+        ("huggingface:mnist", ValueError, "tensorflow-datasets"),  # would access the network
         ("", ValueError, "tensorflow-datasets"),
         (3, ValueError, "Received: dataset=3"),
         (["cifar10"], ValueError, "Received: dataset="),
@@ -195,29 +197,29 @@ def test_other_sets_are_refused_before_a_download(name, tmp_path):
         ("some/missing/folder", FileNotFoundError, "Expected a folder"),
     ],
 )
-def test_unknown_names_bring_the_nearest(name, error, message, tmp_path):
+def test_unknown_names_raise_with_the_nearest(name, error, message, tmp_path):
     with pytest.raises(error, match=message):
         load_dataset(name, tmp_path)
 
 
-def test_every_set_of_tensorflow_datasets_is_known_by_name():
+def test_list_tfds():
     assert {"cifar10", "mnist", "imagenet2012", "oxford_flowers102"} <= set(list_tfds())
 
 
-def test_a_download_that_is_refused_says_where_was_looked(tmp_path):
+def test_download_false_raises_with_the_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"download=False, and nothing in {tmp_path}.mnist"):
         load_dataset("mnist", tmp_path, download=False)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_must_be_fetched_by_hand_says_how(tmp_path):
+def test_manual_downloads_raise_with_instructions(tmp_path):
     with pytest.raises(OSError, match="register on https://image-net.org"):
         load_dataset("imagenet2012", tmp_path / "new")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_download_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    """The proxy refuses every connection, whether or not there is a network."""
+def test_failed_downloads_leave_no_files(tmp_path, monkeypatch):
+    """The proxy refuses every connection, with and without a network."""
     from tensorflow_datasets.core.download import downloader
 
     for variable in ("https_proxy", "http_proxy", "HTTPS_PROXY", "HTTP_PROXY"):
@@ -234,27 +236,27 @@ def test_a_download_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert downloader.MAX_RETRIES == 10
 
 
-def test_a_data_dir_that_is_a_file(tmp_path):
+def test_data_dir_that_is_a_file_raises(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"`data_dir`.*Not a directory"):
         load_dataset("mnist", tmp_path / "file")
 
 
-def test_digits_are_whole_and_the_split_is_always_the_same():
+def test_digits_have_all_images_and_always_the_same_split():
     from sklearn.datasets import load_digits
 
     data, again = digits(), load_dataset("digits")
     assert (len(data.train), len(data.test)) == (1437, 360) and data.train.images.max() == 255
     np.testing.assert_array_equal(data.test.images, again.test.images)
-    together = np.concatenate([data.train.images, data.test.images])
-    assert together.sum() == np.round(load_digits().images * (255 / 16)).sum()
+    combined = np.concatenate([data.train.images, data.test.images])
+    assert combined.sum() == np.round(load_digits().images * (255 / 16)).sum()
     assert np.abs(np.bincount(data.test.labels) / 360 - np.bincount(data.train.labels) / 1437).max() < 0.005
     validated = load_dataset("digits", validation_split=0.1)
     assert (len(validated.train), len(validated.test)) == (1293, 144)
 
 
 @pytest.mark.parametrize("amount", [0, 1.0, -1, -0.1, 1437, True, "5000", float("nan"), 5000.0, 9, 1430])
-def test_amounts_that_cannot_be_set_aside(amount):
+def test_invalid_validation_splits_raise(amount):
     with pytest.raises(ValueError, match=f"`validation_split` should .*Received: validation_split={amount!r}"):
         load_dataset("digits", validation_split=amount)
 
@@ -264,7 +266,7 @@ def arrays(count=20, side=8, channels=3, classes=2):
     return np.random.default_rng(0).integers(0, 256, shape, "uint8"), np.arange(count) % classes
 
 
-def test_arrays_stay_what_they_are():
+def test_arrays_are_kept():
     images, labels = arrays()
     data = from_arrays((images, labels), test=(images[:4].astype("float32"), labels[:4, None]))
     np.testing.assert_array_equal(data.train.images, images)
@@ -295,16 +297,16 @@ IMAGES, LABELS = arrays()
         (IMAGES, LABELS.astype(float), "integers.*float64"),
         (IMAGES, LABELS > 0, "integers.*bool"),
         (IMAGES, np.eye(2, dtype=int)[LABELS], r"integers.*\(20, 2\)"),
-        (IMAGES, LABELS - 1, "from 0 to 1, one for each class. Received: -1, and 10 outside"),
-        (IMAGES, LABELS + 1, "Received: 2, and 10 outside"),
+        (IMAGES, LABELS - 1, "from 0 to 1, one for each class. Received: -1, and 10 invalid"),
+        (IMAGES, LABELS + 1, "Received: 2, and 10 invalid"),
     ],
 )
-def test_arrays_that_are_refused(images, labels, message):
+def test_invalid_arrays_raise(images, labels, message):
     with pytest.raises(ValueError, match=message):
         from_arrays((images, labels), test=(IMAGES, LABELS), class_names=["a", "b"])
 
 
-def test_arrays_that_do_not_go_together():
+def test_inconsistent_arrays_raise():
     with pytest.raises(ValueError, match="`test` should have images of"):
         from_arrays(arrays(), test=arrays(side=9))
     with pytest.raises(ValueError, match="should be for 1 channels"):
@@ -315,7 +317,7 @@ def test_arrays_that_do_not_go_together():
         from_arrays(arrays(classes=20))
 
 
-def test_a_split_is_images_with_labels():
+def test_split():
     split = Split(IMAGES, LABELS)
     assert len(split[[3, 5]]) == 2 and split[[3, 5]].labels.tolist() == [1, 1]
     for images, labels in ((IMAGES.astype("float32"), LABELS), (IMAGES[0], LABELS), (IMAGES, LABELS[:, None])):

@@ -1,4 +1,4 @@
-"""Names of classes, shipped with the package, and predictions in words."""
+"""Class names, and predictions by name."""
 
 import warnings
 from collections import Counter
@@ -11,112 +11,110 @@ import numpy as np
 from keras_resnet.errors import unknown_name_error
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-"""In index order (Krizhevsky 2009)."""
+"""Class names of CIFAR-10 in index order (Krizhevsky 2009)."""
 
 
 @cache
 def imagenet_classes():
     """ILSVRC 2012's classes in index order: 1000 pairs (WordNet id, name), such as ("n01484850", "great_white_shark").
 
-    The names are those of keras.applications; two of them belong to two classes each ("crane", "maillot"), the ids
-    are unique.
+    The names are those of keras.applications. Two names occur twice ("crane", "maillot"); the ids are unique.
     """
     text = resources.files("keras_resnet.data").joinpath("imagenet_classes.tsv").read_text("utf-8")
     return tuple(tuple(line.split("\t")) for line in text.splitlines() if not line.startswith("#"))
 
 
 def class_ids_and_names(names):
-    """Names of classes -> pairs (id, name), the same twice; but ImageNet's from its ids, its names, or None."""
+    """Pairs (id, name): (name, name) of each class name; ImageNet's pairs for its ids, its names, or None."""
     known = imagenet_classes()
     if names is None or tuple(names) in tuple(zip(*known, strict=True)):
         return known
     return tuple((name, name) for name in names)
 
 
-def placeholder_names(count):
-    """Names for classes of which only their number is known."""
-    return [f"class {number}" for number in range(count)]
+def placeholder_names(num_classes):
+    """Names of classes of which only the number is known."""
+    return [f"class {index}" for index in range(num_classes)]
 
 
-def are_placeholders(rows):
-    """Whether pairs (id, name) are of classes of which only their number is known."""
-    return [name for _, name in rows] == placeholder_names(len(rows))
+def are_placeholders(classes):
+    """Whether pairs (id, name) have the names of `placeholder_names`."""
+    return [name for _, name in classes] == placeholder_names(len(classes))
 
 
-def match_class_indices(names, rows):
-    """Where a network has the classes of a data set: by their ids or names, or by number where names are lacking.
+def match_class_indices(names, classes):
+    """The model's class index of each class of a dataset, by id or name, or by number if the model has no names.
 
     Args:
-        names: of the data set's classes, in the order of its labels; None: its labels are the network's numbers.
-        rows: pairs (id, name) of the network's classes.
+        names: class names of the dataset, in the order of its labels; None if the labels are the model's indices.
+        classes: pairs (id, name) of the model's K classes.
 
     Returns:
-        (len(names),) int32: the network's number for each class of the data set. (K,) for None.
+        (len(names),) int32; (K,) for None.
 
     Raises:
-        ValueError: if the network lacks a class.
+        ValueError: if the model lacks a class.
     """
-    count = len(rows)
+    num_classes = len(classes)
+    in_order = np.arange(num_classes, dtype="int32")
     if names is None:
-        return np.arange(count, dtype="int32")
-    ids, words = ([row[column] for row in rows] for column in (0, 1))
-    times = Counter(words)
-    once = {word: number for number, word in enumerate(words) if times[word] == 1}
-    known = once | {identity: number for number, identity in enumerate(ids)}
+        return in_order
+    model_ids, model_names = ([pair[column] for pair in classes] for column in (0, 1))
+    counts = Counter(model_names)
+    known = {name: index for index, name in enumerate(model_names) if counts[name] == 1}
+    known |= {wordnet_id: index for index, wordnet_id in enumerate(model_ids)}
     if all(name in known for name in names):
         return np.array([known[name] for name in names], "int32")
-    if all(name.isdecimal() for name in names) and (are_placeholders(rows) or count == len(names)):
-        return _by_number(names, count)
-    if count == len(names) and are_placeholders(rows):
-        return np.arange(count, dtype="int32")
-    if count == len(names) and words == [str(number) for number in range(count)]:
-        warnings.warn(f"The network's classes are numbered: class 0 is taken for {names[0]!r}, and so on", stacklevel=3)
-        return np.arange(count, dtype="int32")
+    if all(name.isdecimal() for name in names) and (are_placeholders(classes) or num_classes == len(names)):
+        indices = np.array([int(name) for name in names], "int32")
+        if indices.max() >= num_classes:
+            raise ValueError(f"Labels should be from 0 to {num_classes - 1}. Received: {indices.max()}")
+        return indices
+    if num_classes == len(names) and are_placeholders(classes):
+        return in_order
+    if num_classes == len(names) and model_names == [str(index) for index in range(num_classes)]:
+        warnings.warn(f"The model's class names are numbers: class 0 is taken as {names[0]!r}, etc.", stacklevel=3)
+        return in_order
     missing = [name for name in names if name not in known]
     raise unknown_name_error(
         "labels",
         missing[0],
-        [*words, *ids],
-        f"of the network's {count} classes; {len(missing)} of {len(names)} are not",
+        [*model_names, *model_ids],
+        f"among the model's {num_classes} classes; {len(missing)} of {len(names)} are not",
     )
 
 
-def _by_number(names, count):
-    numbers = [int(name) for name in names]
-    if max(numbers) >= count:
-        raise ValueError(f"Labels should be from 0 to {count - 1}, one for each class. Received: {max(numbers)}")
-    return np.array(numbers, "int32")
+def decode_predictions(predictions, top: int = 5, classes=None) -> list[list[tuple]]:
+    """The most probable classes of each image, like `keras.applications`' function, without a download.
 
-
-def decode_predictions(predictions, top=5, classes=None):
-    """The most probable classes of each image, as keras.applications returns them, without its download.
+    >>> probabilities = np.array([[0.125, 0.75, 0.125]])
+    >>> [[(name, float(score)) for _, name, score in image] for image in
+    ...  decode_predictions(probabilities, top=2, classes=["cat", "dog", "owl"])]
+    [[('dog', 0.75), ('cat', 0.125)]]
 
     Args:
-        predictions: (B, N) scores, usually probabilities: array or tensor of the Keras backend.
-        top: how many classes an image; all of them if there are fewer.
-        classes: names of the N classes in index order; None for ImageNet's 1000.
+        predictions: (B, K) scores, usually probabilities: array or tensor of the Keras backend.
+        top: number of classes per image.
+        classes: names of the K classes in index order; None: ImageNet's 1000.
 
     Returns:
-        For each of the B images a list of (id, name, score), the highest score first, of equal ones the first class.
-        The id is the WordNet id, or the name once more where `classes` is given.
+        For each image, a list of (id, name, score), highest score first; of equal scores, lowest index first. The id is
+        the WordNet id, or equal to the name if `classes` is given.
 
     Raises:
-        ValueError: for another rank, another number of classes, or `top` below 1.
+        ValueError: for predictions of another shape, and for `top` below 1.
     """
-    rows = class_ids_and_names(classes)
-    _check(np.shape(predictions), top, classes, len(rows))
-    predictions = keras.ops.convert_to_numpy(predictions)
-    order = np.argsort(-predictions.astype("float64"), axis=1, kind="stable")[:, :top]
-    return [[(*rows[index], scores[index]) for index in best] for scores, best in zip(predictions, order, strict=True)]
-
-
-def _check(shape, top, classes, count):
-    if len(shape) != 2 or shape[1] != count:
-        name = "ImageNet's" if classes is None else "the given"
-        hint = ", or `classes` the names of others" if classes is None else ""
+    pairs = class_ids_and_names(classes)
+    shape = np.shape(predictions)
+    if len(shape) != 2 or shape[1] != len(pairs):
+        owner = "ImageNet's" if classes is None else "the given"
+        hint = "; pass other class names as `classes`" if classes is None else ""
         raise ValueError(
-            f"`predictions` should be of shape (samples, {count}), a score for each of {name} classes{hint}. "
+            f"`predictions` should be of shape (samples, {len(pairs)}), a score for each of {owner} classes{hint}. "
             f"Received: predictions of shape {tuple(shape)}"
         )
     if top < 1:
         raise ValueError(f"`top` should be at least 1. Received: top={top}")
+    predictions = keras.ops.convert_to_numpy(predictions)
+    order = np.argsort(-predictions.astype("float64"), axis=1, kind="stable")[:, :top]
+    return [[(*pairs[index], scores[index]) for index in best] for scores, best in zip(predictions, order, strict=True)]

@@ -1,5 +1,6 @@
-"""PROTOCOLS: what a network is shown of an image when it is tested; its scores for all of that are averaged."""
+"""PROTOCOLS: the views of a test image over which a model's scores are averaged."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
@@ -11,18 +12,18 @@ from keras_resnet.errors import is_integer, unknown_name_error
 
 @dataclass(frozen=True)
 class Protocol:
-    """How an image is looked at.
+    """Crops, mirroring and scales of test images.
 
     Raises:
-        ValueError: on construction, for an unknown crop, or scales that are no numbers of pixels.
+        ValueError: on construction, for an unknown crop or invalid scales.
     """
 
     crop: str = "center"
     """A name in TEST_CROPS."""
     flip: bool = False
-    """Whether the mirrored views count as well."""
+    """Whether mirrored views are added."""
     scales: tuple[int, ...] = ()
-    """What the shorter side is resized to, in pixels, each in turn; none: as the weights want it."""
+    """Lengths in pixels to which the shorter side is resized, one after another; (): that of the preprocessing."""
 
     def __post_init__(self):
         if self.crop not in TEST_CROPS:
@@ -34,74 +35,74 @@ class Protocol:
         if self.is_uncropped and not self.scales:
             raise ValueError('`scales` should be given with the crop "whole". Received: scales=()')
 
-    def to_config(self):
-        """The values as JSON can hold them."""
+    def to_config(self) -> dict:
+        """The fields as JSON values."""
         return asdict(self) | {"scales": list(self.scales)}
 
     @property
-    def is_uncropped(self):
-        """Whether images are not cropped, so that the network has to be fully convolutional."""
+    def is_uncropped(self) -> bool:
+        """Whether images are not cropped, which needs a fully convolutional model."""
         return self.crop == "whole"
 
     @property
-    def num_views(self):
-        """How many views of an image at one scale."""
+    def num_views(self) -> int:
+        """Number of views of an image at one scale."""
         return TEST_CROPS[self.crop].count * (2 if self.flip else 1)
 
 
 @dataclass(frozen=True)
-class Crop:
-    """Which parts of a resized image are shown."""
+class ViewCrop:
+    """A row of TEST_CROPS."""
 
-    parts: object
+    crop: Callable
     """(PIL image, Preprocessing, shorter side or None) -> [PIL image]."""
     count: int
+    """Number of crops."""
 
 
-def _center(image, preprocessing, shorter):
-    return [replace(preprocessing, resize=shorter or preprocessing.resize).square(image)]
+def _center(image, preprocessing, scale):
+    return [replace(preprocessing, resize=scale or preprocessing.resize).resize_and_crop(image)]
 
 
-def _corners(image, preprocessing, shorter):
+def _corners(image, preprocessing, scale):
     """Four corners and the centre (Krizhevsky et al. 2012, sec. 4.1; torchvision's FiveCrop)."""
-    size, resized = preprocessing.size, _resized(image, preprocessing, shorter or preprocessing.resize)
+    size, resized = preprocessing.size, _resized(image, preprocessing, scale or preprocessing.resize)
     right, bottom = (side - size for side in resized.size)
-    places = [(0, 0), (right, 0), (0, bottom), (right, bottom), (round(right / 2), round(bottom / 2))]
-    return [resized.crop((left, top, left + size, top + size)) for left, top in places]
+    corners = [(0, 0), (right, 0), (0, bottom), (right, bottom), (round(right / 2), round(bottom / 2))]
+    return [resized.crop((left, top, left + size, top + size)) for left, top in corners]
 
 
-def _whole(image, preprocessing, shorter):
-    return [_resized(image, preprocessing, shorter)]
+def _whole(image, preprocessing, scale):
+    return [_resized(image, preprocessing, scale)]
 
 
-def _resized(image, preprocessing, shorter):
-    longer = shorter * max(image.size) / min(image.size)
-    if longer > MAX_SIDE:
+def _resized(image, preprocessing, scale):
+    if scale * max(image.size) / min(image.size) > MAX_SIDE:
         raise ValueError(
-            f"The longer side should be at most {MAX_SIDE} pixels when the shorter one has {shorter}. "
+            f"The longer side should be at most {MAX_SIDE} pixels when the shorter one has {scale}. "
             f"Received: an image of {image.width} x {image.height}"
         )
-    return preprocessing.resized(image, shorter)
+    return preprocessing.resize_shorter_side(image, scale)
 
 
-TEST_CROPS = {"center": Crop(_center, 1), "corners": Crop(_corners, 5), "whole": Crop(_whole, 1)}
+TEST_CROPS = {"center": ViewCrop(_center, 1), "corners": ViewCrop(_corners, 5), "whole": ViewCrop(_whole, 1)}
 
 PROTOCOLS = {
-    # The single view of He et al. 2015, sec. 4.2, and everybody's single centre crop on ImageNet
+    # The single view of He et al. 2015, sec. 4.2, and the usual single centre crop on ImageNet
     "center": Protocol(),
     "flip": Protocol(flip=True),
     # Krizhevsky et al. 2012, sec. 4.1: tables 2 and 3 of He et al. 2015
     "ten_crop": Protocol("corners", flip=True),
-    # He et al. 2015, sec. 3.4, its table 4; mirrored as in Simonyan and Zisserman 2014, sec. 3.2, whom they follow
+    # He et al. 2015, sec. 3.4 and table 4; mirrored as in Simonyan and Zisserman 2014, sec. 3.2, whom they follow
     "multi_scale": Protocol("whole", flip=True, scales=(224, 256, 384, 480, 640)),
 }
 
 
 def get_protocol(protocol, **changes):
-    """A Protocol, or the one of this name in PROTOCOLS, with some fields changed.
+    """A Protocol, or the one with a name in PROTOCOLS, with some fields changed.
 
     Raises:
-        ValueError: for an unknown name or field, and values that make no protocol.
+        ValueError: for an unknown name or field, and for invalid values.
     """
     known = [field.name for field in fields(Protocol)]
     for change in changes:
@@ -114,64 +115,49 @@ def get_protocol(protocol, **changes):
     return replace(protocol, **changes)
 
 
-def check_scales(protocol, preprocessing, minimum):
-    """Raises ValueError for scales that a network cannot take, and for crops that would all be the same.
-
-    Args:
-        protocol: Protocol.
-        preprocessing: the network's.
-        minimum: pixels of the smallest side that the network can take.
-    """
-    least = minimum if protocol.is_uncropped else preprocessing.size
-    if small := [scale for scale in protocol.scales if scale < least]:
-        raise ValueError(
-            f"`scales` should be at least {least} pixels: the network takes no less. Received: scales={small}"
-        )
+def check_scales(protocol, preprocessing, minimum_size):
+    """Raises ValueError for scales below the model's minimum size, and for crops that would all be equal."""
+    minimum = minimum_size if protocol.is_uncropped else preprocessing.size
+    if small := [scale for scale in protocol.scales if scale < minimum]:
+        raise ValueError(f"`scales` should be at least {minimum} pixels for this model. Received: scales={small}")
     largest = max(protocol.scales, default=preprocessing.resize or 0)
     if protocol.crop == "corners" and largest <= preprocessing.size:
         raise ValueError(
-            f"`scales` should be given for crops of {preprocessing.size} pixels from images that are no larger, such "
-            f"as {preprocessing.size * 8 // 7}. Received: protocol={protocol}"
+            f"`scales` should be larger than the crops of {preprocessing.size} pixels, such as "
+            f"{preprocessing.size * 8 // 7}, for images that are not. Received: protocol={protocol}"
         )
 
 
 def image_views(images, preprocessing, protocol):
-    """What a network sees of images.
+    """The views of images before normalisation.
 
     Args:
-        images: uint8 (B, H, W, C), or a sequence of what a Preprocessing takes; without a crop, of images that
-            all have the same proportions, or a single one.
+        images: (B, H, W, C) uint8, or a sequence of images as for Preprocessing; a single image, or images of the same
+            aspect ratio, if the protocol does not crop.
         preprocessing: Preprocessing.
         protocol: Protocol.
 
     Returns:
-        For each scale uint8 (B, views, h, w, channels).
+        For each scale, (B, views, h, w, channels) uint8.
 
     Raises:
-        ValueError: for what is no image, and for one too long for its width to be resized without a crop.
+        ValueError: for unreadable images, and for an uncropped image whose resized longer side exceeds MAX_SIDE.
         OSError: for a file that cannot be opened.
     """
-    show = _unchanged if _fits(images, preprocessing, protocol) else _cropped
-    shown = show(images, preprocessing, protocol)
-    return [np.concatenate([views, views[..., ::-1, :]], axis=1) for views in shown] if protocol.flip else shown
-
-
-def _fits(images, preprocessing, protocol):
-    """Whether images are pixels that stay as they are."""
-    size = preprocessing.size
-    natural = preprocessing.resize is None and (protocol.crop, protocol.scales) == ("center", ())
-    return natural and getattr(images, "shape", ())[1:] == (size, size, preprocessing.channels)
-
-
-def _unchanged(images, preprocessing, protocol):
-    return [images[:, None]]
+    size, channels = preprocessing.size, preprocessing.channels
+    unchanged = preprocessing.resize is None and (protocol.crop, protocol.scales) == ("center", ())
+    if unchanged and getattr(images, "shape", ())[1:] == (size, size, channels):
+        scales = [images[:, None]]
+    else:
+        scales = _cropped(images, preprocessing, protocol)
+    return [np.concatenate([views, views[..., ::-1, :]], axis=1) for views in scales] if protocol.flip else scales
 
 
 def _cropped(images, preprocessing, protocol):
-    channels, parts = preprocessing.channels, TEST_CROPS[protocol.crop].parts
-    opened = [as_pil_image(image, channels) for image in images]
+    channels, crop = preprocessing.channels, TEST_CROPS[protocol.crop].crop
+    images = [as_pil_image(image, channels) for image in images]
     return [
-        np.stack([[_pixels(part, channels) for part in parts(image, preprocessing, scale)] for image in opened])
+        np.stack([[_pixels(view, channels) for view in crop(image, preprocessing, scale)] for image in images])
         for scale in protocol.scales or (None,)
     ]
 

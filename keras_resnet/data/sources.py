@@ -1,4 +1,4 @@
-"""Where images with labels come from: a name, a folder or arrays -> Dataset."""
+"""Images by a name, a folder or arrays: `load_dataset`, `load_test`, `from_arrays`, `image_source`."""
 
 import os
 import reprlib
@@ -24,11 +24,11 @@ from keras_resnet.data.tfds import find_builder, list_tfds, load_tfds, load_tfds
 from keras_resnet.errors import unknown_name_error
 
 
-def digits():
-    """scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels in ten classes, no download.
+def digits() -> Dataset:
+    """scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels in ten classes, without a download.
 
-    Alpaydin and Kaynak 1998, https://archive.ics.uci.edu/dataset/80. A fifth of them tests; the split is stratified and
-    always the same, so that two runs are tested on the same images.
+    Alpaydin and Kaynak 1998, https://archive.ics.uci.edu/dataset/80. The test split is always the same fifth of the
+    images, stratified by class.
     """
     from sklearn.datasets import load_digits
 
@@ -40,7 +40,7 @@ def digits():
 
 
 DATASETS = {"digits": digits}
-"""Sets that need neither files nor a network."""
+"""Datasets that need neither files nor a download."""
 
 
 def load_dataset(
@@ -50,34 +50,41 @@ def load_dataset(
     validation_split: float | int | None = None,
     skip_bad: bool = False,
 ) -> Dataset:
-    """A Dataset by its name.
+    """Loads a dataset for training.
+
+    >>> dataset = load_dataset("digits", validation_split=0.1)
+    >>> len(dataset.train), len(dataset.test), dataset.input_shape
+    (1293, 144, (8, 8, 1))
 
     Args:
-        name: a name of DATASETS; a folder as `load_folder` takes it; or a set of tensorflow-datasets for image
+        name: "digits"; a folder of class folders, see `load_folder`; or a dataset of tensorflow-datasets for image
             classification, such as "cifar10", "cifar10:3.0.2" or "emnist/letters".
         data_dir: folder of tensorflow-datasets; None: its default folder.
-        download: whether to download data sets of tensorflow-datasets that are missing in `data_dir`.
+        download: whether to download datasets of tensorflow-datasets that are missing in `data_dir`.
         validation_split: fraction in (0, 1) or number of the training images to test on instead of the test images,
-            which stay unused. They are drawn by class (He et al. 2015, sec. 4.2: 45k/5k).
+            which stay unused. They are stratified by class (He et al. 2015, sec. 4.2: 45k/5k).
         skip_bad: whether to skip images that cannot be read.
 
     Raises:
-        ValueError: for an unknown name, a set that is not for image classification, and for what is wrong with the
-            images or labels of one.
-        OSError: for a folder that is not there, and a set that cannot or may not be downloaded.
+        ValueError: for an unknown name, a dataset that is not for image classification, and invalid images or labels.
+        OSError: for a missing folder, and a dataset that cannot or may not be downloaded.
     """
     kind, found = _find(name, data_dir)
     if kind == "folder":
         return load_folder(found, validation_split, skip_bad)
     if kind == "tfds":
         return load_tfds(found, download, validation_split)
-    return _validated(found(), validation_split)
+    dataset = found()
+    if validation_split is None:
+        return dataset
+    train, test = dataset.train.stratified_split(validation_split)
+    return replace(dataset, train=train, test=test)
 
 
-def as_dataset(given):
-    """A Dataset as it is; from the function that gives one, or by its name."""
-    given = given() if callable(given) else given
-    return given if isinstance(given, Dataset) else load_dataset(given)
+def as_dataset(dataset) -> Dataset:
+    """A Dataset, given as such, as a function that returns it, or by its name."""
+    dataset = dataset() if callable(dataset) else dataset
+    return dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
 
 
 def load_test(
@@ -88,11 +95,11 @@ def load_test(
     labels: str | os.PathLike | None = None,
     skip_bad: bool = False,
 ) -> Dataset:
-    """The images of a data set that test, and nothing to train on.
+    """Loads test images.
 
     Args:
-        name: as for `load_dataset`; or a folder of images, with `labels`. A folder of class folders tests as a whole,
-            unless it has a folder "train" and one to test on.
+        name: as for `load_dataset`; or a folder of images, with `labels`. Of a folder of class folders all images are
+            used, unless it has a folder "train" and a test folder.
         split: "train", the name of a folder, or a split of tensorflow-datasets such as "validation" or "train[:1000]";
             None: the test images.
         data_dir, download: as for `load_dataset`.
@@ -103,7 +110,7 @@ def load_test(
         A Dataset whose `train` is None.
 
     Raises:
-        ValueError, OSError: as for `load_dataset`, and for an unknown split.
+        ValueError, OSError: as `load_dataset`, and for an unknown split.
     """
     if labels is not None:
         if split is not None or not os.path.isdir(name):
@@ -124,7 +131,7 @@ def load_test(
 
 
 def _find(name, data_dir):
-    """("built-in", a function of DATASETS), ("folder", path) or ("tfds", builder)."""
+    """("built-in", function of DATASETS), ("folder", path) or ("tfds", builder)."""
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise _unknown(name)
     if name in DATASETS:
@@ -139,42 +146,48 @@ def _find(name, data_dir):
 
 
 def _unknown(name):
-    expected = f"one of {list(DATASETS)}, a folder with a folder for each class, or a set of tensorflow-datasets"
+    expected = f"one of {list(DATASETS)}, a folder with a folder for each class, or a dataset of tensorflow-datasets"
     return unknown_name_error("dataset", name, [*DATASETS, *list_tfds()], expected)
 
 
-def _validated(dataset, validation_split):
-    if validation_split is None:
-        return dataset
-    train, test = dataset.train.stratified_split(validation_split)
-    return Dataset(dataset.name, train, test, dataset.class_names, dataset.preprocessing)
+def from_arrays(
+    train: tuple,
+    test: tuple | None = None,
+    class_names: Sequence[str] | None = None,
+    name: str = "arrays",
+    preprocessing: Preprocessing | None = None,
+    validation_split: float | None = None,
+) -> Dataset:
+    """Makes a Dataset from images and labels in memory.
 
-
-def from_arrays(train, test=None, class_names=None, name="arrays", preprocessing=None, validation_split=None):
-    """A Dataset from images and labels in memory.
+    >>> images, labels = np.zeros((20, 8, 8, 3), "uint8"), np.arange(20) % 2
+    >>> dataset = from_arrays((images, labels), class_names=["cat", "dog"])
+    >>> len(dataset.train), len(dataset.test)
+    (16, 4)
 
     Args:
-        train: pair of images and labels. Images: (N, H, W) or (N, H, W, C) with H = W and 1 or 3 channels, uint8,
-            or other numbers that are whole and in 0..255. Labels: (N,) or (N, 1) integers from 0.
-        test: likewise, to test on; None: part of the training images is set aside.
-        class_names: a name for each class; None: the numbers up to the largest label.
-        name: of the set, for reports.
-        preprocessing: the Preprocessing; None: images as they are, mode "torch", or "tf" if grey.
-        validation_split: share in (0, 1) or number of the training images that is set aside and tested on instead of
-            `test`; None: a fifth if there is no `test`.
+        train: (images, labels): images are (N, H, W) or (N, H, W, C) uint8, or whole numbers from 0 to 255, square,
+            with 1 or 3 channels; labels are (N,) or (N, 1) integers.
+        test: the same, of equal shape.
+        class_names: in the order of the labels; None: the numbers up to the largest label.
+        name: of the dataset, for reports.
+        preprocessing: Preprocessing; None: neither resized nor cropped, with mode "torch", or "tf" for grey images.
+        validation_split: fraction in (0, 1) or number of the training images to hold out as `test`; None: a fifth if
+            `test` is not given.
 
     Raises:
-        ValueError: for images and labels that are not such, do not go together, or do not fit the class names.
+        ValueError: for other images or labels, and for test images, class names or a preprocessing that do not match.
     """
-    train = _split(*train, "train")
-    test = test and _split(*test, "test")
+    train = _array_split(*train, "train")
+    test = test and _array_split(*test, "test")
     shape = train.images.shape[1:]
     if test and test.images.shape[1:] != shape:
         raise ValueError(f"`test` should have images of {shape}, like `train`. Received: {test.images.shape[1:]}")
     if class_names is None:
         class_names = range(max(0, train.labels.max()) + 1)
     if validation_split is not None or not test:
-        train, test = train.stratified_split(DEFAULT_VALIDATION_SPLIT if validation_split is None else validation_split)
+        held_out = DEFAULT_VALIDATION_SPLIT if validation_split is None else validation_split
+        train, test = train.stratified_split(held_out)
     preprocessing = preprocessing or default_preprocessing(shape)
     if preprocessing.channels != shape[-1]:
         raise ValueError(
@@ -184,37 +197,28 @@ def from_arrays(train, test=None, class_names=None, name="arrays", preprocessing
     return Dataset(name, train, test, tuple(str(name) for name in class_names), preprocessing)
 
 
-def _split(images, labels, argument):
-    return Split(_pixels(np.asarray(images), argument), _labels(np.asarray(labels), argument))
-
-
-def _pixels(images, argument):
-    """(N, H, W, C) uint8."""
+def _array_split(images, labels, argument):
+    """A Split of (N, H, W, C) uint8 images and (N,) int32 labels, after validation."""
+    images, labels = np.asarray(images), np.asarray(labels)
     shape = images.shape if images.ndim != 3 else (*images.shape, 1)
     if len(shape) != 4 or shape[1] != shape[2] or shape[3] not in (1, 3) or not images.size:
         raise ValueError(
             f"Images of `{argument}` should be (N, H, W) or (N, H, W, C), square, with 1 or 3 channels; images of "
-            f"other shapes may come from a folder. Received: shape {images.shape}"
+            f"other shapes can be loaded from a folder. Received: shape {images.shape}"
         )
     if images.dtype != np.uint8:
-        numbers = images.dtype.kind in "iuf"
-        if not numbers or not ((images >= 0) & (images <= 255) & (images == np.floor(images))).all():
-            span = f" from {images.min()} to {images.max()}" if numbers else ""
+        is_number = images.dtype.kind in "iuf"
+        if not is_number or not ((images >= 0) & (images <= 255) & (images == np.floor(images))).all():
+            value_range = f" from {images.min()} to {images.max()}" if is_number else ""
             raise ValueError(
                 f"Images of `{argument}` should be uint8, or whole numbers from 0 to 255. "
-                f"Received: {images.dtype}{span}"
+                f"Received: {images.dtype}{value_range}"
             )
-    return images.astype("uint8", copy=False).reshape(shape)
-
-
-def _labels(labels, argument):
-    """(N,) int32."""
     if labels.shape[1:] not in ((), (1,)) or labels.ndim == 0 or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"Labels of `{argument}` should be (N,) or (N, 1) integers, the number of a class for each image. "
-            f"Received: shape {labels.shape}, {labels.dtype}"
+            f"Labels of `{argument}` should be (N,) or (N, 1) integers. Received: shape {labels.shape}, {labels.dtype}"
         )
-    return labels.reshape(-1).astype("int32")
+    return Split(images.astype("uint8", copy=False).reshape(shape), labels.reshape(-1).astype("int32"))
 
 
 @dataclass(frozen=True)
