@@ -4,10 +4,9 @@ import hashlib
 import json
 
 import pytest
-from typer.testing import CliRunner
+from support import run_command
 
 from keras_resnet import create, preprocessing
-from keras_resnet.cli import app
 from keras_resnet.weights.catalog import WEIGHTS
 from keras_resnet.weights.download import ASSETS
 
@@ -30,19 +29,19 @@ def evaluate_command(test_data, *names):
     words = ["evaluate", "--dataset", "cifar10", "--data-dir", test_data / "tfds", "--no-download", "--json"]
     for name in names:
         words += ["--model", name.split("-")[0], "--weights", test_data / "cifar10_weights" / f"{name}.th"]
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
+    result = run_command(*words)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
 
 
-PUBLISHED = {"resnet20-12fca82f": 8.27, "resnet32-d509ac18": 7.37}
-"""github.com/akamaster/pytorch_resnet_cifar10: top-1 error in percent."""
+PUBLISHED = {"resnet20-12fca82f": 0.0827, "resnet32-d509ac18": 0.0737}
+"""Top-1 errors in github.com/akamaster/pytorch_resnet_cifar10."""
 
 
 @pytest.mark.parametrize("name", ["resnet20-12fca82f", pytest.param("resnet32-d509ac18", marks=pytest.mark.slow)])
 def test_published_weights_have_their_published_error(name, cifar10, test_data):
     report = evaluate_command(test_data, name)
-    assert report["images"] == 10_000 and report["top1_error"] == PUBLISHED[name]
+    assert report["num_images"] == 10_000 and report["top1_error"] == PUBLISHED[name]
 
 
 @pytest.mark.slow
