@@ -17,7 +17,12 @@ from keras_resnet.models.layers import check_graph
 
 @dataclass(frozen=True)
 class LayerCost:
-    """Cost of one layer."""
+    """Cost of one layer.
+
+    >>> from keras_resnet.analysis import LayerCost
+    >>> LayerCost("conv1_conv", "Conv2D", (32, 32, 16), parameters=432, statistics=0, multiply_adds=442368).parameters
+    432
+    """
 
     name: str
     """Name of the layer; "inner/layer" inside an inner model."""

@@ -16,7 +16,12 @@ from keras_resnet.variants import get_spec
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """Cost of one network for one image of 224x224 (AlexNet: 227x227)."""
+    """Cost of one network for one image of 224x224 (AlexNet: 227x227).
+
+    >>> from keras_resnet import analysis
+    >>> analysis.network_costs()[0].name
+    'AlexNet'
+    """
 
     name: str
     depth: int

@@ -13,7 +13,12 @@ from keras_resnet.files import save_figure
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """The input pixels that one pixel of a feature map depends on."""
+    """The input pixels that one pixel of a feature map depends on.
+
+    >>> from keras_resnet.analysis import ReceptiveField
+    >>> ReceptiveField().after(3, 2).after(3, 1)  # two 3x3 layers, the first with stride 2
+    ReceptiveField(size=7, stride=2)
+    """
 
     size: int = 1
     """Side of the square of input pixels, away from the border."""
