@@ -135,6 +135,8 @@ __all__ = [
 
 
 def __getattr__(name: str):
+    if name in ("analysis", "deployment", "transfer"):
+        return import_module(f"keras_resnet.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)

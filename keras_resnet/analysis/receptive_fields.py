@@ -15,9 +15,9 @@ from keras_resnet.files import save_figure
 class ReceptiveField:
     """The input pixels that one pixel of a feature map depends on.
 
-    >>> from keras_resnet.analysis import ReceptiveField
-    >>> ReceptiveField().after(3, 2).after(3, 1)  # two 3x3 layers, the first with stride 2
-    ReceptiveField(size=7, stride=2)
+    >>> import keras_resnet
+    >>> keras_resnet.analysis.receptive_fields(keras_resnet.get_spec("resnet20"))["stem"]
+    ReceptiveField(size=3, stride=1)
     """
 
     size: int = 1
