@@ -77,8 +77,8 @@ def _columns(line):
     """The two columns of "a.png,French horn", "a.png\tx" or "a.png x"; ("tench", None) for a single column."""
     separator = next((mark for mark in ",\t" if mark in line), None)
     columns = next(csv.reader([line], delimiter=separator)) if separator else line.rsplit(None, 1)
-    first, second, *_ = (*(column.strip() for column in columns), None, None)
-    return first, second
+    padded: list[str | None] = [*(column.strip() for column in columns), None, None]
+    return padded[0], padded[1]
 
 
 def _classes_by_name(rows, names, path):

@@ -12,7 +12,7 @@ from keras_resnet.data.datasets import Split
 from keras_resnet.data.preprocessing import preprocess_input
 from keras_resnet.data.protocols import image_views
 
-THREADS = min(8, os.cpu_count())
+THREADS = min(8, os.cpu_count() or 1)
 """Threads that read; also the largest number of batches in memory."""
 
 

@@ -124,6 +124,8 @@ class ExportSpec:
     @property
     def calibration_batches(self) -> list[np.ndarray]:
         """The calibration inputs in batches of the exported size; images that do not fill a batch are dropped."""
+        if self.calibration is None:
+            return []
         size = self.batch_size or 1
         whole = len(self.calibration) // size * size
         return list(self.calibration[:whole].reshape(-1, size, *self.calibration.shape[1:]))

@@ -105,7 +105,7 @@ def tune(
     search_dataset = split_for_search(dataset, validation_split)
     trainer = CandidateTrainer(dataset, search_dataset, recipe, devices, options, progress)
     budget, shape = Budget(max_params, max_multiply_adds, max_latency), trainer.input_shape
-    candidates = BudgetedSpace(space_for_images(shape[0], space), budget, shape, len(dataset.class_names))
+    candidates = BudgetedSpace(space_for_images(shape[0], space), budget, shape, len(dataset.class_names or ()))
     settings = {
         "tuner": tuner,
         **trainer.settings(),
