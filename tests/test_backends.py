@@ -13,11 +13,11 @@ PORTABLE = (
     # test module, test, which of its parameters (an expression of pytest's -k)
     (
         "test_parity",
-        "test_narrow_networks_give_their_logits",
+        "test_narrow_networks_reproduce_the_logits",
         "64 and (resnet50d or seresnet50 or resnetv2 or resnext)",
     ),
     ("test_layers", "test_same_outputs_and_moving_averages_as_keras", "float32"),
-    ("test_layers", "test_weights_files_of_keras_load_and_the_other_way_round", ""),
+    ("test_layers", "test_weights_files_are_interchangeable_with_keras", ""),
     ("test_network", "test_channels_first_computes_the_same", "resnet20"),
     ("test_loading", "test_another_number_of_classes_keeps_the_body_and_initializes_the_head", ""),
     ("test_loading", "test_a_damaged_file_leaves_the_model_unchanged", ""),
@@ -28,7 +28,7 @@ PORTABLE = (
     ("test_features", "test_names_and_classes_of_images_in_a_folder", ""),
     ("test_folding", "test_a_narrow_network_of_every_kind_is_folded_to_the_same_logits", "resnet34d"),
     ("test_folding", "test_channels_first_networks_are_folded", "resnet20"),
-    ("test_folding", "test_kernel_and_bias_are_torchs", ""),
+    ("test_folding", "test_kernel_and_bias_equal_those_of_torch", ""),
     ("test_inference", "test_the_trained_network_keeps_outputs_and_metadata", ""),
 )
 """Tests that run on every backend."""

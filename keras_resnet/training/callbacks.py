@@ -11,7 +11,8 @@ from datetime import timedelta
 
 import keras
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from keras_resnet.training.checkpoints import TrainingState, load_best, load_checkpoint, save_best, save_checkpoint
 from keras_resnet.training.curves import draw_curves
@@ -198,22 +199,14 @@ class ProgressCallback(keras.callbacks.Callback):
         super().__init__()
         self.checkpoints, self.steps, self.batch_size = checkpoints, data.num_steps, data.recipe.batch_size
         self.console = Console(stderr=True, highlight=False)
-        columns = ("{task.description}", BarColumn(), "{task.fields[rate]:,.0f} images/s", TimeRemainingColumn())
-        columns = [TextColumn(column) if isinstance(column, str) else column for column in columns]
+        columns = (TextColumn("{task.description}"), BarColumn(), _ImagesPerSecond(), TimeRemainingColumn())
         self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        self.task = self.bar.add_task("training", total=self.steps, completed=checkpoints.state.step, rate=0.0)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.times = []
+        images = [steps * self.batch_size for steps in (self.steps, checkpoints.state.step)]
+        self.task = self.bar.add_task("training", total=images[0], completed=images[1])
 
     def on_train_batch_end(self, batch, logs=None):
-        step = self.checkpoints.state.step
-        self.times = [*self.times[-50:], (step, time.perf_counter())]
-        self.bar.update(self.task, completed=step, rate=self._rate(), description=_loss_and_error(logs))
-
-    def _rate(self):
-        (first, began), (last, now) = self.times[0], self.times[-1]
-        return (last - first) * self.batch_size / (now - began) if last > first else 0.0
+        images = self.checkpoints.state.step * self.batch_size
+        self.bar.update(self.task, completed=images, description=_loss_and_error(logs))
 
     def on_epoch_end(self, epoch, logs=None):
         row = self.checkpoints.state.history[-1]
@@ -224,6 +217,11 @@ class ProgressCallback(keras.callbacks.Callback):
             f"{row['images_per_s']:,.0f} images/s, {timedelta(seconds=round(seconds_left))} left",
             soft_wrap=True,
         )
+
+
+class _ImagesPerSecond(ProgressColumn):
+    def render(self, task):
+        return Text(f"{task.speed or 0:,.0f} images/s")
 
 
 def _loss_and_error(logs):
