@@ -129,7 +129,8 @@ class ResNetSpec:
         for name in _FRACTIONS:
             if not (is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 self._raise(name, "a number in [0, 1)")
-        if not (callable(self.kernel_initializer) or _is_initializer(self.kernel_initializer)):
+        given = self.kernel_initializer
+        if not callable(given) and not (isinstance(given, str) and _is_initializer(given)):
             self._raise("kernel_initializer", "a Keras initializer")
         if not (is_number(self.bn_epsilon) and 0 < self.bn_epsilon < math.inf):
             self._raise("bn_epsilon", "a positive number")
