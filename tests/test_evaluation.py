@@ -148,6 +148,7 @@ def test_fully_convolutional_is_dense_sliding(photographs, black):
     np.testing.assert_allclose(found, np.mean(shares, axis=0), atol=1e-5)
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize("activation", ["softmax", None])
 def test_fully_convolutional_equals_the_model_on_images_of_its_own_size(activation):
     model = network(classifier_activation=activation)
@@ -217,6 +218,7 @@ def test_an_ensemble_averages_probabilities_with_the_preprocessing_of_each_model
     np.testing.assert_allclose(together, np.mean(separately, axis=0), atol=1e-6)
 
 
+@pytest.mark.portable
 def test_errors_equal_those_of_scikit_learn(noise):
     model = balanced_network(noise)
     shares = all_probabilities(model, noise)

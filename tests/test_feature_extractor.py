@@ -48,6 +48,7 @@ def predict_endpoints(model, inputs):
     return {name: np.asarray(found) for name, found in model.predict(inputs, verbose=0).items()}
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize("changes", [{}, {"dropout": 0.5}, {"preactivation": True}])
 def test_the_classifier_applied_to_the_pre_logits_gives_the_logits(changes):
     model, inputs = cifar_network(classifier_activation=None, **changes), random_images(4, 32, 32, 3)
@@ -124,7 +125,7 @@ def test_channels_first_matches_channels_last():
         ({"endpoints": 5}, "some of .*Received: endpoints=5"),
         ({"endpoints": [["stem"]]}, r"some of .*Received: endpoints=\[\['stem'\]\]"),
         ({"pooling": "mean"}, "`pooling` should be one of"),
-        ({"weights": "imagenet"}, "`weights` should be left out"),
+        ({"weights": "imagenet"}, "`weights` should be None"),
     ],
 )
 def test_invalid_extractor_arguments(arguments, message):

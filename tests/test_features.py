@@ -63,6 +63,7 @@ def test_the_model_always_receives_full_batches_in_order(image_folder):
         np.testing.assert_array_equal(found, [[position, 4] for position in positions])
 
 
+@pytest.mark.portable
 def test_names_and_classes_of_images_in_a_folder(image_folder, tmp_path):
     model = cifar_network()
     with pytest.raises(ValueError, match=r"(?s)--skip-bad.*ants/3x.png: Expected an image"):

@@ -54,6 +54,7 @@ def test_outputs_are_the_same_except_for_rounding(name, precision):
     assert predict(fast, x).dtype == np.float32
 
 
+@pytest.mark.portable
 def test_the_trained_network_keeps_outputs_and_metadata():
     model = create("resnet20", weights="cifar10")
     fast = optimize_for_inference(model, "float32")

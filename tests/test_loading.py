@@ -133,6 +133,7 @@ def test_hub_repositories_of_other_networks_are_refused():
         create("resnet50", weights="hf://timm/resnet101.a1_in1k")
 
 
+@pytest.mark.portable
 def test_another_number_of_classes_keeps_the_body_and_initializes_the_head(trained):
     model, folder = trained
     with pytest.warns(UserWarning, match="10 classes") as caught:
@@ -182,6 +183,7 @@ def test_weights_of_another_network_are_refused_with_a_list(name, arguments, mes
         create(name, weights=trained[1] / "weights.pth", **arguments)
 
 
+@pytest.mark.portable
 def test_a_damaged_file_leaves_the_model_unchanged(trained, tmp_path):
     model = randomize_weights(create("resnet20"), seed=3)
     before = logits(model)

@@ -179,7 +179,17 @@ def test_drop_path_drops_whole_images():
     assert set(np.unique(y)) == {0.0, 2.0} and (y == y[:, :1]).all() and 60 < (y[:, 0] == 0).sum() < 140
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50d", "seresnet50", "resnet20", "resnet50v2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "resnet50",
+        "resnet50d",
+        "seresnet50",
+        "resnet50v2",
+        pytest.param("resnet20", marks=pytest.mark.portable),
+    ],
+)
 def test_channels_first_computes_the_same(name):
     spec = narrow(get_spec(name))
     last = randomize_weights(build(spec, classes=4, input_shape=(33, 40, 3)))

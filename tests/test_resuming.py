@@ -61,7 +61,9 @@ def finished(one_epoch, tmp_path):
     return shutil.copytree(one_epoch, tmp_path / "run")
 
 
-@pytest.mark.parametrize("step", [1, 11, 19])  # in the first epoch, at its end, within the second
+@pytest.mark.parametrize(
+    "step", [1, 11, pytest.param(19, marks=pytest.mark.portable)]
+)  # in the first epoch, at its end, within the second
 def test_interrupted_runs_continue_with_the_same_numbers(step, uninterrupted, tmp_path, monkeypatch):
     signal_after(monkeypatch, step, signal.SIGTERM if step == 1 else signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=f"after step {step}.*--resume"):
