@@ -14,7 +14,7 @@ from rich.console import Console
 from support import random_images, randomize_weights
 
 from keras_resnet import machine
-from keras_resnet.benchmark import contenders, other_networks, workloads
+from keras_resnet.benchmark import comparison, contenders, other_networks, workloads
 from keras_resnet.benchmark.comparison import Workers, compare
 from keras_resnet.benchmark.contenders import CONTENDERS, MEASURED_PRECISIONS, TASKS, reason_to_skip
 from keras_resnet.benchmark.keras_networks import FoldedNetwork, Job, KerasNetwork, OptimizedNetwork, StockNetwork
@@ -209,6 +209,7 @@ def test_the_table_has_the_values_of_the_report(report):
     assert "not measured: missing (float32): not installed: no_such_module" in text
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_reported_and_the_others_go_on():
     with Workers(lambda text: None) as workers:
         for job in (SMALL, SMALL, replace(SMALL, model="resnet21")):
@@ -222,6 +223,44 @@ def test_a_worker_that_dies_is_reported_and_the_others_go_on():
     assert start["task"] is None and "Received: name='resnet21'" in start["reason"]
     assert middle["task"] == "inference" and "exit status -9" in middle["reason"]
     assert all(process.poll() is not None for process in processes)
+
+
+class StubWorker:
+    """Stands for a Worker; that of stock Keras dies in its third measurement, that of "optimized" at the start."""
+
+    def __init__(self, job):
+        self.job, self.network, self.count = job, job.contender, 0
+        if job.contender == "optimized":
+            raise comparison.WorkerDied("ended at the start")
+
+    def measure(self, task, steps):
+        self.count += 1
+        if self.job.contender == "keras" and self.count == 3:
+            raise comparison.WorkerDied("ended")
+        return {"seconds": 1.0, "device": None, "peak_memory": 1, "peak_device_memory": None}
+
+    def close(self):
+        pass
+
+
+def test_other_workers_go_on_when_one_dies(monkeypatch):
+    monkeypatch.setattr(comparison, "Worker", StubWorker)
+    with Workers(lambda text: None) as workers:
+        for contender in ("keras_resnet", "keras", "optimized"):
+            workers.start(replace(SMALL, contender=contender))
+        (row,) = workers.measure("inference", rounds=4, steps=3)
+    assert row["values"] == [6.0] * 4 and row["contender"] == "keras_resnet" and row["steps"] == 3
+    reasons = [(row["contender"], row["task"], row["reason"]) for row in workers.not_measured]
+    assert reasons == [("optimized", None, "ended at the start"), ("keras", "inference", "ended")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("resnet8_cifar", 16), ("resnet18", 32)])
+def test_workloads_run(name, size, resnet8, tmp_path):
+    network = KerasNetwork(Job("keras_resnet", "float32", name, 2, size), tmp_path)
+    assert network.pipeline(2) > 0 and network.whole_run(2) > 0
+    network.evaluation(2)
+    network.extraction(2)
 
 
 @pytest.mark.parametrize(

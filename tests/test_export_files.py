@@ -210,7 +210,7 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(format, ti
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == missing else original(name, *more)
     )
-    message = rf"{missing}.*pip install 'keras-residual\[{FORMATS[format].extra}\]'"
+    message = rf"{missing}.*pip install 'keras-residual\[{format}\]'"
     with pytest.raises(ImportError, match=message):
         export(tiny_classifier(), tmp_path / EXPORT_NAMES[format])
     with pytest.raises(ImportError, match=message):

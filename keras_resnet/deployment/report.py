@@ -41,7 +41,7 @@ def make_report(metadata, comparison, checks, speed, num_bytes, unfolded) -> dic
         "tolerance": PRECISIONS[metadata.precision].tolerance,
         **asdict(comparison),
         "checks": {name: {"nrmse": nrmse, "tolerance": CHECKS[name][1]} for name, nrmse in checks.items()},
-        "speed": [_speed_row(row) for row in speed],
+        "speed": speed,
         "unfolded": list(unfolded),
         "machine": machine(),
         "versions": versions(),
@@ -57,17 +57,6 @@ def failures(report) -> list[str]:
         for title, row in rows
         if not row["nrmse"] <= row["tolerance"]  # also true of NaN
     ]
-
-
-def _speed_row(row):
-    """Seconds a batch -> milliseconds a batch, images per second, and the speed relative to Keras."""
-    size, seconds = row["batch_size"], {name: row[name] for name in ("keras", "exported")}
-    return {
-        "batch_size": size,
-        "milliseconds": {name: 1e3 * value for name, value in seconds.items()},
-        "images_per_second": {name: size / value for name, value in seconds.items()},
-        "ratio": seconds["keras"] / seconds["exported"],
-    }
 
 
 def to_json(report) -> str:

@@ -172,14 +172,11 @@ def flatten_outputs(outputs) -> np.ndarray:
 
 
 def run_checks(model, exported, float32_export, preprocessing, source) -> dict[str, float]:
-    """Compares what the outputs of the export as a whole would not show, on a few images.
+    """Compares on a few images what the outputs of the export as a whole would not show.
 
-    A small mistake in a network of reduced precision passes for rounding: the same export in float32 is compared too.
-    Encoded files, where the export decodes them itself, are resized by other code than Keras's images.
-
-    Args:
-        model, exported, preprocessing, source: as for `compare_outputs`.
-        float32_export: ExportedModel, the same export in float32; None if `exported` is in float32.
+    A small mistake in a network of reduced precision passes for rounding: the same export in float32, unless it is the
+    export itself (None), is compared too. Encoded files, where the export decodes them itself, are resized by other
+    code than Keras's images.
 
     Returns:
         {name in CHECKS of `report.py`: root mean square of the differences, divided by the standard deviation of the
@@ -207,34 +204,40 @@ def _root_mean_square(array):
 
 
 def compare_speed(model, exported, preprocessing, pixels) -> list[dict]:
-    """Measures the time of a batch in Keras and exported, in turns.
-
-    Args:
-        model, exported, preprocessing: as for `compare_outputs`.
-        pixels: (B, size, size, channels) uint8, any number of images.
+    """Measures the time of a batch in Keras and exported, in turns, and summarises it by the medians.
 
     Returns:
-        A row {"batch_size", "keras", "exported"} with median seconds, for each of SPEED_BATCH_SIZES or for the fixed
-        batch size of the export.
+        A row {"batch_size", "milliseconds", "images_per_second", "ratio"} for each of SPEED_BATCH_SIZES, or for the
+        fixed batch size of the export; `ratio` is the speed relative to Keras.
     """
-    fixed = exported.session.batch_size
-    sizes = (fixed,) if fixed else SPEED_BATCH_SIZES
-    return [_measure_batch(model, exported, preprocessing, np.resize(pixels, (n, *pixels.shape[1:]))) for n in sizes]
+    sizes = (exported.session.batch_size,) if exported.session.batch_size else SPEED_BATCH_SIZES
+    rows = []
+    for size in sizes:
+        batch = np.resize(pixels, (size, *pixels.shape[1:]))
+        seconds = _seconds_per_batch(model, exported, preprocessing, batch)
+        rows.append(
+            {
+                "batch_size": size,
+                "milliseconds": {name: 1e3 * value for name, value in seconds.items()},
+                "images_per_second": {name: size / value for name, value in seconds.items()},
+                "ratio": seconds["keras"] / seconds["exported"],
+            }
+        )
+    return rows
 
 
-def _measure_batch(model, exported, preprocessing, pixels):
+def _seconds_per_batch(model, exported, preprocessing, pixels):
+    """{"keras", "exported"}: median seconds."""
     model_inputs = _model_inputs(model, preprocessing, pixels)
     exported_inputs = exported.metadata.to_inputs(preprocessing, pixels)
     calls = {"keras": lambda: model.predict_on_batch(model_inputs), "exported": lambda: exported(exported_inputs)}
     seconds = {name: [] for name in calls}
-    for call in calls.values():
-        call()
     start = time.perf_counter()
-    for number in range(MAX_SPEED_ROUNDS):
+    for number in range(-1, MAX_SPEED_ROUNDS):  # the first round warms up
         if number >= 3 and time.perf_counter() - start > MAX_SPEED_SECONDS:
             break
         for name, call in calls.items():
             call_start = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - call_start)
-    return {"batch_size": len(pixels)} | {name: statistics.median(times) for name, times in seconds.items()}
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}

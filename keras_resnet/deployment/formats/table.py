@@ -26,8 +26,6 @@ class Format:
     """Modules that run it."""
     companions: tuple[str, ...] = ()
     """Suffixes of the files that stand beside it."""
-    extra: str = ""
-    """The extra of this package that installs those modules."""
 
 
 FORMATS = {
@@ -37,30 +35,28 @@ FORMATS = {
         ".onnx",
         onnx_format,
         ("float32", "float16", "int8"),
-        ("onnx", "tf2onnx", "onnxruntime"),
-        ("onnxruntime",),
-        extra="onnx",
+        writes=("onnx", "tf2onnx", "onnxruntime"),
+        reads=("onnxruntime",),
     ),
     "openvino": Format(
         "OpenVINO",
         ".xml",
         openvino_format,
         ("float32", "bfloat16", "float16", "int8"),
-        ("openvino", "nncf"),
-        ("openvino",),
-        (".bin",),
-        "openvino",
+        writes=("openvino", "nncf"),
+        reads=("openvino",),
+        companions=(".bin",),
     ),
     "litert": Format(
         "LiteRT",
         ".tflite",
         litert_format,
         ("float32", "float16", "int8"),
-        ("ai_edge_litert",),
-        ("ai_edge_litert",),
-        extra="litert",
+        writes=("ai_edge_litert",),
+        reads=("ai_edge_litert",),
     ),
 }
+"""The rows. Each but the first has an extra of this package, of its name, that installs its modules."""
 SUFFIXES = [row.suffix for row in FORMATS.values() if row.suffix]
 
 
@@ -96,8 +92,7 @@ def check_precision(format, precision):
 def check_installed(format, modules):
     """Raises ImportError, with the command that installs them, if modules are missing."""
     if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
-        row = FORMATS[format]
         raise ImportError(
-            f"{row.title} needs {', '.join(missing)}, not installed here. Install with "
-            f"`pip install 'keras-residual[{row.extra}]'`."
+            f"{FORMATS[format].title} needs {', '.join(missing)}, not installed here. Install with "
+            f"`pip install 'keras-residual[{format}]'`."
         )
