@@ -16,10 +16,7 @@ UNTYPED = {
     "decode_predictions",
     "export",
     "from_arrays",
-    "plot_feature_map",
     "preprocess_input",
-    "read_features",
-    "write_features",
 }
 """Functions that have no types yet."""
 

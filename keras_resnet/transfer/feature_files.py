@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import zipfile
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def check_suffix(path):
         raise unknown_name_error("out", str(path), [SUFFIX], f"a file that ends in {SUFFIX}")
 
 
-def save_features(path, features: Features, settings: dict):
+def save_features(path, features, settings):
     """Writes Features and their settings; vectors in a memory-mapped file are copied in chunks."""
     np.savez(
         path,
@@ -38,7 +39,7 @@ def save_features(path, features: Features, settings: dict):
     )
 
 
-def read_features(path) -> Features:
+def read_features(path: str | os.PathLike) -> Features:
     """Reads a feature file.
 
     >>> import numpy as np
@@ -70,7 +71,7 @@ def read_features(path) -> Features:
     )
 
 
-def read_settings(path) -> dict:
+def read_settings(path):
     """The settings of a feature file. Raises as `read_features`."""
     return _read(path, ["settings"])["settings"]
 

@@ -1,5 +1,7 @@
 """Uses of features without training a network: linear probe, nearest neighbours, similar images, a map in 2D."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +40,7 @@ def linear_probe(
     train_labels: ArrayLike,
     test_vectors: ArrayLike,
     test_labels: ArrayLike,
-    strengths: tuple[float, ...] = INVERSE_REGULARIZATIONS,
+    strengths: Sequence[float] = INVERSE_REGULARIZATIONS,
 ) -> Probe:
     """Logistic regression on standardized features, which measures how linearly separable the classes are.
 
@@ -80,7 +82,7 @@ def linear_probe(
 def nearest_neighbours(
     train_vectors: ArrayLike, train_labels: ArrayLike, test_vectors: ArrayLike, test_labels: ArrayLike, k: int = 20
 ) -> Probe:
-    """k-nearest-neighbour classification by cosine similarity, with equal votes.
+    """Classification by the k nearest neighbours in cosine similarity, with equal votes.
 
     >>> from keras_resnet import transfer
     >>> transfer.nearest_neighbours([[1.0, 0.0], [0.0, 1.0]], [0, 1], [[0.9, 0.1]], [0], k=1).predictions
@@ -110,7 +112,7 @@ def _test(classifier, vectors, labels):
 
 
 def nearest_images(
-    query_vectors: ArrayLike, vectors: ArrayLike, names: tuple[str, ...] | list[str], k: int = 5
+    query_vectors: ArrayLike, vectors: ArrayLike, names: Sequence[str], k: int = 5
 ) -> list[list[tuple[str, float]]]:
     """The k most similar images for each query, by the cosine similarity of their features.
 
@@ -178,7 +180,9 @@ def feature_map(vectors: ArrayLike, seed: int = 0) -> np.ndarray:
     return TSNE(perplexity=min(30, (len(vectors) - 1) / 3), random_state=seed).fit_transform(components)
 
 
-def plot_feature_map(points: ArrayLike, labels: ArrayLike, class_names, path, title: str = ""):
+def plot_feature_map(
+    points: ArrayLike, labels: ArrayLike, class_names: Sequence[str], path: str | os.PathLike, title: str = ""
+) -> None:
     """Plots a feature map as a scatter plot with one colour per class.
 
     >>> from keras_resnet import transfer
@@ -187,7 +191,7 @@ def plot_feature_map(points: ArrayLike, labels: ArrayLike, class_names, path, ti
     Args:
         points: (N, 2) numbers, as `feature_map` returns.
         labels: (N,) integers; images without a class (negative labels) are grey.
-        class_names: sequence of names; up to 20 classes get a legend.
+        class_names: names of the classes; up to 20 classes get a legend.
         path: PNG file to write.
         title: text above the plot.
 

@@ -4,9 +4,12 @@ import glob
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 
 from keras_resnet.architecture.metadata import model_info, model_spec
@@ -32,8 +35,15 @@ _REPLACE = OVERWRITE_HINT.format("file")
 
 
 def write_features(
-    model, folder, out, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, overwrite=False, progress=None
-) -> dict:
+    model: keras.Model,
+    folder: str | os.PathLike,
+    out: str | os.PathLike,
+    endpoint: str = PRE_LOGITS,
+    pooling: str = "avg",
+    batch_size: int = 100,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
     """Writes the features of every image in a folder to a file for `read_features`.
 
     Finished batches are kept in OUT.partial/. After an interruption of any kind, SIGKILL included, the same call
