@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_resnet.data.datasets import (
     DEFAULT_VALIDATION_SPLIT,
@@ -151,8 +152,8 @@ def _unknown(name):
 
 
 def from_arrays(
-    train: tuple,
-    test: tuple | None = None,
+    train: tuple[ArrayLike, ArrayLike],
+    test: tuple[ArrayLike, ArrayLike] | None = None,
     class_names: Sequence[str] | None = None,
     name: str = "arrays",
     preprocessing: Preprocessing | None = None,
@@ -179,7 +180,7 @@ def from_arrays(
         ValueError: for other images or labels, and for test images, class names or a preprocessing that do not match.
     """
     train = _array_split(*train, "train")
-    test = test and _array_split(*test, "test")
+    test = _array_split(*test, "test") if test else None
     shape = train.images.shape[1:]
     if test and test.images.shape[1:] != shape:
         raise ValueError(f"`test` should have images of {shape}, like `train`. Received: {test.images.shape[1:]}")
