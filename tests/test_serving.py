@@ -1,4 +1,4 @@
-"""The examples that serve a network, as real processes on this machine: a page in a real browser, and plain HTTP."""
+"""The examples that serve a network, in processes of their own: a web page in a real browser, and an HTTP server."""
 
 import base64
 import io
@@ -47,8 +47,8 @@ def photos(test_data):
 
 
 @contextmanager
-def started(folder, name, *arguments):
-    """An example in a process of its own: its URL, once it answers, and the file with what it prints."""
+def running_example(folder, name, *arguments):
+    """An example in a process of its own -> (URL, file with its output), as soon as it responds."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -58,7 +58,7 @@ def started(folder, name, *arguments):
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
     try:
-        while not answers(url):
+        while not responds(url):
             assert process.poll() is None, log.read_text()
             time.sleep(0.2)
         yield url, log
@@ -67,31 +67,31 @@ def started(folder, name, *arguments):
         process.wait()
 
 
-def answers(url):
+def responds(url):
     try:
         return urllib.request.urlopen(url, timeout=30).status == 200
     except OSError:
         return False
 
 
-def table(path):
-    """[(class, percentage)], as `keras-resnet predict` prints them."""
-    shown = CliRunner().invoke(app, ["predict", str(path), "--model", "resnet20", "--weights", "cifar10"])
-    return re.findall(r"(\w+) +([\d.]+%) *$", shown.output, re.MULTILINE)
+def predicted_rows(path):
+    """[(class, percentage)] as `keras-resnet predict` prints them."""
+    result = CliRunner().invoke(app, ["predict", str(path), "--model", "resnet20", "--weights", "cifar10"])
+    return re.findall(r"(\w+) +([\d.]+%) *$", result.output, re.MULTILINE)
 
 
 @pytest.fixture
 def browser():
-    """Debian's Chromium, without a screen."""
+    """Debian's Chromium, headless."""
     playwright = pytest.importorskip("playwright.sync_api")
     if not (chromium := shutil.which("chromium")):
         pytest.skip("there is no Chromium")
-    with playwright.sync_playwright() as started:
-        yield started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with playwright.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
 
 
-def drop(page, path):
-    """Lets a file fall on the page, as a mouse would; waits for what the page makes of it."""
+def drop_file(page, path):
+    """Drops a file on the page, as a mouse would, and waits for the answer."""
     script = """([name, data]) => {
         const content = Uint8Array.from(atob(data), letter => letter.charCodeAt(0)), transfer = new DataTransfer()
         transfer.items.add(new File([content], name, {type: "image/jpeg"}))
@@ -104,16 +104,18 @@ def drop(page, path):
 
 @needs_gradio
 @pytest.mark.slow
-def test_the_page_shows_what_predict_and_grad_cam_say(browser, network, photos, tmp_path):
-    (photo, *_), asked = photos, []
-    with started(tmp_path, "browser_page.py") as (url, log):
+def test_the_page_shows_the_results_of_predict_and_grad_cam(browser, network, photos, tmp_path):
+    (photo, *_), requests = photos, []
+    with running_example(tmp_path, "browser_page.py") as (url, log):
         page = browser.new_page()
         page.set_default_timeout(120_000)
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(url)
-        drop(page, photo)
+        drop_file(page, photo)
         rows = [tuple(row.split("\t")[::2]) for row in page.locator("#answer tr").all_inner_texts()]
-        assert len(rows) == 5 and [(name.strip(), share.strip()) for name, share in rows] == table(photo)
+        assert len(rows) == 5 and [(name.strip(), percentage.strip()) for name, percentage in rows] == predicted_rows(
+            photo
+        )
 
         source = page.get_by_alt_text(f"Grad-CAM of {rows[0][0].strip()}").get_attribute("src")
         heat = analysis.grad_cam(network, keras_resnet.preprocessing(network)(photo))
@@ -125,9 +127,9 @@ def test_the_page_shows_what_predict_and_grad_cam_say(browser, network, photos, 
         (tmp_path / "broken.jpg").write_bytes(photo.read_bytes()[:300])
         page.get_by_role("button", name="Clear").click()
         page.locator("#answer tr").first.wait_for(state="detached")
-        drop(page, tmp_path / "broken.jpg")
+        drop_file(page, tmp_path / "broken.jpg")
         assert "Expected an image" in page.locator("#answer").inner_text()
-    assert all(address.startswith((url, "data:", "blob:")) for address in asked), asked
+    assert all(address.startswith((url, "data:", "blob:")) for address in requests), requests
     assert "Traceback" not in log.read_text()
 
 
@@ -138,7 +140,7 @@ def rotated(folder):
 
 
 def chequered(height, width):
-    """Squares, darker to the right, on a blue that grows downwards: no side is like another."""
+    """Squares, darker to the right, on a blue that grows downwards, so that all sides differ."""
     row, column = np.indices((height, width))
     squares = (row + column) // 8 % 2 * (200 - 150 * column // width)
     return Image.fromarray(np.stack([squares, squares, 255 * row // height], -1).astype("uint8"))
@@ -156,16 +158,16 @@ KINDS = {
 
 @needs_gradio
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_page_sees_all_kinds_of_images_as_predict_does(kind, network, tmp_path):
+def test_the_page_predicts_the_same_for_all_kinds_of_images(kind, network, tmp_path):
     KINDS[kind](tmp_path)
     (path,) = tmp_path.iterdir()
     answer_html = runpy.run_path(str(EXAMPLES / "browser_page.py"))["answer_html"]
     found = re.findall(r"<tr><td>(\w+)</td>.*?<td>([\d.]+%)</td></tr>", answer_html(network, path.read_bytes()))
-    assert len(found) == 5 and found == table(path)
+    assert len(found) == 5 and found == predicted_rows(path)
 
 
 @needs_gradio
-def test_a_class_name_is_no_html(network, monkeypatch):
+def test_class_names_are_escaped(network, monkeypatch):
     monkeypatch.setitem(network.info, "class_names", [f"<script>{number}</script>" for number in range(10)])
     example = runpy.run_path(str(EXAMPLES / "browser_page.py"))
     shown = example["answer_html"](network, example["png"](chequered(8, 8)))
@@ -175,11 +177,11 @@ def test_a_class_name_is_no_html(network, monkeypatch):
 @needs_gradio
 @pytest.mark.parametrize("resize", [None, 32, 40, 20])
 @pytest.mark.parametrize("size", [(50, 90), (90, 50), (33, 33)])
-def test_the_page_shows_the_part_that_the_network_sees(resize, size):
-    """Reduced to the network's size it is what the network gets, but for the rounding of the crop."""
+def test_the_page_shows_the_part_that_the_network_receives(resize, size):
+    """Reduced to the network's size it equals the network's input, except for the rounding of the crop."""
     input_crop = runpy.run_path(str(EXAMPLES / "browser_page.py"))["input_crop"]
     prepare = keras_resnet.Preprocessing("cifar", size=20, resize=resize)
-    ramp = np.broadcast_to(np.arange(size[0]) * 2, size[::-1]).astype("uint8")  # tells where a column was
+    ramp = np.broadcast_to(np.arange(size[0]) * 2, size[::-1]).astype("uint8")  # the value gives the column
     image = Image.merge("RGB", [Image.fromarray(ramp)] * 3)
     ours = input_crop(prepare, image).resize((20, 20), Image.Resampling.BILINEAR)
     assert np.abs(np.subtract(ours, prepare.resize_and_crop(image), dtype="int16")).max() <= 6
@@ -191,8 +193,8 @@ def server(request, network, tmp_path_factory):
     for needed in ("tf2onnx", "onnxruntime") if request.param == ".onnx" else ():
         pytest.importorskip(needed)
     path = tmp_path_factory.mktemp("served") / f"mine{request.param}"
-    network.save(path) if request.param == ".keras" else keras_resnet.export(network, path, "onnx")
-    with started(path.parent, "http_server.py", str(path)) as found:
+    network.save(path) if request.param == ".keras" else keras_resnet.export(network, path, "onnx", measure_speed=False)
+    with running_example(path.parent, "http_server.py", str(path)) as found:
         yield found
 
 
@@ -206,24 +208,24 @@ def post(url, content):
 
 
 @needs_fastapi
-def test_the_server_says_what_predict_says_to_many_at_once(server, network, photos):
+def test_the_server_predicts_the_same_for_many_clients_at_once(server, network, photos):
     url, _ = server
     assert json.load(urllib.request.urlopen(url)) == {
         "network": "mine",
         "classes": network.info["class_names"],
         "preprocessing": keras_resnet.preprocessing(network).to_config(),
     }
-    with ThreadPoolExecutor(8) as people:
-        said = list(people.map(lambda photo: post(url, photo.read_bytes()), photos * 3))
-    for (status, answer), expected in zip(said, list(keras_resnet.predict(network, photos)) * 3, strict=True):
-        names, shares = zip(*((row["name"], row["probability"]) for row in answer["classes"]), strict=True)
+    with ThreadPoolExecutor(8) as clients:
+        responses = list(clients.map(lambda photo: post(url, photo.read_bytes()), photos * 3))
+    for (status, answer), expected in zip(responses, list(keras_resnet.predict(network, photos)) * 3, strict=True):
+        names, probabilities = zip(*((row["name"], row["probability"]) for row in answer["classes"]), strict=True)
         assert status == 200 and names == tuple(name for _, name, _ in expected.classes)
-        np.testing.assert_allclose(shares, [share for *_, share in expected.classes], atol=1e-4)
+        np.testing.assert_allclose(probabilities, [probability for *_, probability in expected.classes], atol=1e-4)
 
 
 @needs_fastapi
 @pytest.mark.parametrize("server", [".keras"], indirect=True)
-def test_the_server_survives_what_is_no_image(server, photos):
+def test_the_server_survives_bad_requests(server, photos):
     url, log = server
     address = ("127.0.0.1", int(url.rstrip("/").rpartition(":")[2]))
     head = b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\nhalf"

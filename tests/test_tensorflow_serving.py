@@ -1,4 +1,4 @@
-"""The example for TensorFlow Serving, against a stand-in that speaks its REST format and runs the real SavedModel."""
+"""The example for TensorFlow Serving, with a stand-in server that has its REST format and runs the real SavedModel."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def example(monkeypatch, capsys):
-    """Runs it with arguments; returns what it prints."""
+    """A function that runs the example with arguments and returns its output."""
 
     def run(*arguments):
         monkeypatch.setattr("sys.argv", [EXAMPLE.name, *map(str, arguments)])
@@ -36,18 +36,18 @@ def example(monkeypatch, capsys):
 
 
 @pytest.fixture
-def written(folder, example):
-    """FOLDER/resnet20/1, and the line that serves it; written once."""
-    target, line = folder / "resnet20" / "1", folder / "line.txt"
+def exported(folder, example):
+    """(FOLDER/resnet20/1, the command that serves it), written once."""
+    target, command = folder / "resnet20" / "1", folder / "command.txt"
     if not target.exists():
-        line.write_text(example("--folder", folder))
-    return target, line.read_text()
+        command.write_text(example("--folder", folder))
+    return target, command.read_text()
 
 
 @pytest.fixture
-def server(written):
-    """Answers as https://www.tensorflow.org/tfx/serving/api_rest has it, row format; yields its URL."""
-    target, _ = written
+def server(exported):
+    """URL of a server with the REST format of https://www.tensorflow.org/tfx/serving/api_rest, by rows."""
+    target, _ = exported
     signatures = tf.saved_model.load(str(target)).signatures
 
     class Handler(BaseHTTPRequestHandler):
@@ -73,9 +73,9 @@ def server(written):
         served.shutdown()
 
 
-def test_a_server_finds_the_network_where_the_line_says(written):
-    target, line = written
-    assert f"-v {target.parent}:/models/resnet20 " in line and "MODEL_NAME=resnet20 " in line
+def test_a_server_finds_the_network_and_its_signature(exported):
+    target, command = exported
+    assert f"-v {target.parent}:/models/resnet20 " in command and "MODEL_NAME=resnet20 " in command
     tool = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "show", "--dir", target]
     options = ["--tag_set", "serve", "--signature_def", "serve_bytes"]
     shown = subprocess.run([*tool, *options], capture_output=True, text=True).stdout
@@ -83,17 +83,17 @@ def test_a_server_finds_the_network_where_the_line_says(written):
     assert re.search(r"outputs\['probabilities'\] tensor_info:\s+dtype: DT_FLOAT\s+shape: \(-1, 10\)", shown), shown
 
 
-def test_a_server_says_of_a_image_file_what_predict_says(server, example, test_data):
+def test_the_server_predicts_the_same_for_an_image_file(server, example, test_data):
     photo = min((test_data / "hymenoptera" / "val" / "bees").glob("*.jpg"))
-    said = re.findall(r"^(\w+) +([\d.]+)%$", example("--ask", server, photo), re.MULTILINE)
+    rows = re.findall(r"^(\w+) +([\d.]+)%$", example("--ask", server, photo), re.MULTILINE)
     (expected,) = keras_resnet.predict(keras_resnet.create("resnet20", weights="cifar10"), photo, top=10)
-    shares = {name: 100 * share for _, name, share in expected.classes}
-    assert len(said) == 5 and said[0][0] == next(iter(shares))
-    for name, share in said:  # TensorFlow's resizing rounds in other places than Pillow's
-        assert float(share) == pytest.approx(shares[name], abs=2)
+    percentages = {name: 100 * probability for _, name, probability in expected.classes}
+    assert len(rows) == 5 and rows[0][0] == next(iter(percentages))
+    for name, percentage in rows:  # TensorFlow's resizing rounds differently from Pillow's
+        assert float(percentage) == pytest.approx(percentages[name], abs=2)
 
 
-def test_a_server_that_refuses_is_quoted(server, example, tmp_path):
+def test_the_error_of_a_server_is_shown(server, example, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(SystemExit, match="error"):
         example("--ask", server, tmp_path / "broken.jpg")
