@@ -1,4 +1,4 @@
-"""The command line as a person uses it: real processes for what matters, the runner for the rest."""
+"""The command line: options, errors and interrupts; models, summary, predict, convert and train."""
 
 import json
 import os
@@ -8,26 +8,30 @@ import subprocess
 import sys
 import time
 from types import ModuleType
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 from support import REFERENCES, randomize_weights, run_command
+from typer.main import get_command
 
 import keras_resnet_command
 from keras_resnet import create, load_weights, save_weights
+from keras_resnet.cli import app
+from keras_resnet.cli.options import option
 from keras_resnet.data.sources import digits
 
 
 def command(*words, **kwargs):
-    """keras-resnet in a process of its own."""
+    """Runs `keras-resnet WORDS` in a new process."""
     start = "from keras_resnet_command import main; main()"
     return subprocess.run([sys.executable, "-c", start, *map(str, words)], capture_output=True, text=True, **kwargs)
 
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
-    """A small untrained network that knows its preprocessing and classes, as a .keras file."""
+    """A .keras file: a small untrained network with its preprocessing and class names."""
     path = tmp_path_factory.mktemp("model") / "my.keras"
     model = create("resnet20", depths=(1, 1, 1), classes=3)
     model.info = {
@@ -40,7 +44,7 @@ def model_file(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with two images, one of them in a folder."""
+    """A folder with two images, one of them in a subfolder."""
     (tmp_path / "images" / "more").mkdir(parents=True)
     generator = np.random.default_rng(0)
     for name, size in (("a.png", (50, 40)), ("more/b.jpg", (33, 64))):
@@ -49,33 +53,33 @@ def folder(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_quickstart(tmp_path):
-    """The README's main command: about a minute to at least 98 %."""
+def test_quickstart_reaches_98_percent(tmp_path):
+    """The README's main command, which takes about a minute."""
     done = command("train", "--recipe", "quickstart", "--workdir", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "report.json").read_text())["top1_accuracy"] >= 0.98
     assert "epoch 40, step 880 of 880" in done.stderr and "top-1 accuracy" in done.stdout
 
 
-def test_train_and_predict_end_to_end(tmp_path, ended, monkeypatch):
-    settings = ("--set", "epochs=6", "--workdir", "run")
-    done = command("train", *settings, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "port.cc" not in done.stderr  # TensorFlow's chatter
-    images, labels = digits().test.images, digits().test.labels
-    for i in range(3):
-        Image.fromarray(images[i, ..., 0]).save(tmp_path / f"{i}.png")
-    names = [tmp_path / f"{i}.png" for i in range(3)]
-    done = command("predict", *names, "--model", "run/model.keras", "--json", "--top", "2", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    answers = json.loads(done.stdout)
-    assert [answer["classes"][0]["name"] for answer in answers] == [str(label) for label in labels[:3]]
+def test_train_then_predict(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, _, said = ended("train", *settings)
-    assert status == 1 and "overwrite" in said and "Traceback" not in said
+    settings = ("--set", "epochs=6", "--workdir", "run")
+    done = run_command("train", *settings)
+    assert done.exit_code == 0, done.output
+    assert "top-1 accuracy" in done.stdout and "everything in run/" in done.stdout
+    images, labels = digits().test.images, digits().test.labels
+    for index in range(3):
+        Image.fromarray(images[index, ..., 0]).save(f"{index}.png")
+    files = [f"{index}.png" for index in range(3)]
+    done = run_command("predict", *files, "--model", "run/model.keras", "--json", "--top", "2")
+    assert done.exit_code == 0, done.output
+    predictions = json.loads(done.stdout)
+    assert [prediction["classes"][0]["name"] for prediction in predictions] == [str(label) for label in labels[:3]]
+    done = run_command("train", *settings)
+    assert done.exit_code == 1 and "overwrite" in done.stderr
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path):
+def test_ctrl_c_saves_a_checkpoint_and_prints_how_to_continue(tmp_path):
     """A real SIGINT, as soon as the run has finished an epoch."""
     start = "from keras_resnet_command import main; main()"
     words = [sys.executable, "-c", start, "train", "--set", "epochs=500", "--workdir", str(tmp_path / "run")]
@@ -83,27 +87,27 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     while process.poll() is None and not (tmp_path / "run" / "history.csv").exists():
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in said
-    assert re.search(r"stopped: Stopped after step \d+\. To continue, repeat the command with --resume", said)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in stderr
+    assert re.search(r"stopped: Stopped after step \d+\. To continue, repeat the command with --resume", stderr)
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()
 
 
-def test_ctrl_c_is_no_error_of_the_library_that_it_meets(ended, monkeypatch):
-    """Those in C++ make an exception of their own of it."""
+def test_an_error_that_a_library_raises_after_ctrl_c_ends_with_status_130(ended, monkeypatch):
+    """Libraries in C++ turn KeyboardInterrupt into exceptions of their own."""
 
-    def library(*_, **__):
+    def interrupted_library(*_, **__):
         try:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(10)
         except KeyboardInterrupt:
             raise RuntimeError("Loading input model") from None
 
-    monkeypatch.setattr("keras_resnet.create", library)
+    monkeypatch.setattr("keras_resnet.create", interrupted_library)
     assert ended("summary", "resnet20") == (130, "", "stopped: Loading input model\n")
 
 
-def test_ctrl_c_while_the_libraries_are_loaded(monkeypatch, capsys):
+def test_ctrl_c_during_the_imports(monkeypatch, capsys):
     class Loading(ModuleType):
         def __getattr__(self, name):
             raise KeyboardInterrupt
@@ -114,7 +118,7 @@ def test_ctrl_c_while_the_libraries_are_loaded(monkeypatch, capsys):
     assert stopped.value.code == 130 and capsys.readouterr() == ("", "stopped\n")
 
 
-def test_models_lists_every_network_with_numbers():
+def test_models_lists_every_network_with_its_costs_and_weights():
     rows = json.loads(run_command("models", "--json").stdout)
     resnet50 = next(row for row in rows if row["name"] == "resnet50")
     assert (resnet50["depth"], resnet50["parameters"]) == (50, 25_583_592)
@@ -126,9 +130,9 @@ def test_models_lists_every_network_with_numbers():
     assert "hf://timm/resnet50d.a1_in1k" in re.sub(r"\s", "", run_command("models", "resnet50d").stdout)
 
 
-def test_summary_shows_layers():
-    shown = run_command("summary", "resnet20").stdout
-    assert "conv4_block3_out" in shown and "269,722" in shown
+def test_summary_prints_the_layers():
+    output = run_command("summary", "resnet20").stdout
+    assert "conv4_block3_out" in output and "269,722" in output
 
 
 def test_predict_prints_a_table(folder, model_file):
@@ -138,15 +142,15 @@ def test_predict_prints_a_table(folder, model_file):
     assert "a.png" in re.sub(r"\s|ant|bee|wasp|[\d.]+ %", "", done.stdout)
 
 
-def test_bad_images_are_listed_the_good_ones_predicted(folder, model_file, ended):
+def test_unreadable_images_are_listed_and_the_others_predicted(folder, model_file):
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.jpg").write_text("this is no image")
-    status, answered, said = ended("predict", folder, "--model", model_file, "--json")
-    assert status == 1 and "Traceback" not in said
-    answers = {answer["path"].rsplit("/", 1)[-1]: answer for answer in json.loads(answered)}
-    assert len(answers["a.png"]["classes"]) == len(answers["b.jpg"]["classes"]) == 3
+    done = run_command("predict", folder, "--model", model_file, "--json")
+    assert done.exit_code == 1
+    predictions = {row["path"].rsplit("/", 1)[-1]: row for row in json.loads(done.stdout)}
+    assert len(predictions["a.png"]["classes"]) == len(predictions["b.jpg"]["classes"]) == 3
     for name in ("empty.png", "text.jpg"):
-        assert not answers[name]["classes"] and name in answers[name]["error"] and name in said
+        assert not predictions[name]["classes"] and name in predictions[name]["error"] and name in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -171,20 +175,21 @@ def test_bad_images_are_listed_the_good_ones_predicted(folder, model_file, ended
         (("convert", REFERENCES / "torch_malicious.pth", "out.h5", "--model", "resnet20"), "system"),
     ],
 )
-def test_bad_input_is_one_message_and_status_1(words, message, tmp_path, ended, monkeypatch):
+def test_invalid_input_is_one_message_and_status_1(words, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, _, said = ended(*words)
-    assert status == 1 and said.startswith("error:") and message in said
+    done = run_command(*words)
+    assert done.exit_code == 1 and done.stderr.startswith("error:") and message in done.stderr
     assert not any(tmp_path.iterdir())
 
 
-def test_an_empty_folder_in_a_process_of_its_own(tmp_path, model_file):
+def test_a_real_process_prints_nothing_but_the_error(tmp_path, model_file):
+    """Also none of the messages that TensorFlow writes while it is imported."""
     done = command("predict", tmp_path, "--model", model_file)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: Expected a folder with images") and done.stderr.count("\n") == 1
 
 
-def test_convert_there_and_back(tmp_path):
+def test_convert_between_layouts_keeps_the_weights(tmp_path):
     model = randomize_weights(create("resnet20"))
     save_weights(model, tmp_path / "a.weights.h5")
     for source, target, layout in (("a.weights.h5", "b.pth", "torchvision"), ("b.pth", "c.safetensors", "keras")):
@@ -196,6 +201,39 @@ def test_convert_there_and_back(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+COMMANDS = "models summary predict convert train evaluate features probe nearest finetune tune study export benchmark"
+
+
 def test_help_names_every_command():
-    shown = re.findall(r"^\W*(\w+)", run_command("--help").stdout, re.MULTILINE)
-    assert {"models", "summary", "predict", "convert", "evaluate", "study", "train", "benchmark"} <= set(shown)
+    words = re.findall(r"^\W*(\w+)", run_command("--help").stdout, re.MULTILINE)
+    assert set(COMMANDS.split()) <= set(words)
+
+
+def test_every_option_is_described():
+    commands = get_command(app).commands
+    for command in [*commands.values(), *commands["study"].commands.values()]:
+        undescribed = [parameter.name for parameter in command.params if not parameter.help]
+        assert command.help and not undescribed, (command.name, undescribed)
+
+
+def test_options_are_made_of_parameters():
+    """Type, default and description come from the function that the command calls."""
+
+    def count(trials: int = 3, limit: float | int | None = None):
+        """Counts.
+
+        Args:
+            trials: number of times to count. It may take long.
+            limit: largest number; None: no limit.
+        """
+
+    trials, limit = (option(count, name) for name in ("trials", "limit"))
+    (kind, info), default = get_args(trials.annotation), trials.default
+    assert (kind, info.help, default) == (int, "Number of times to count.", 3)
+    info = get_args(limit.annotation)[1]
+    assert (info.help, info.show_default, info.parser("0.5"), info.parser("5")) == (
+        "Largest number.",
+        "no limit",
+        0.5,
+        5,
+    )

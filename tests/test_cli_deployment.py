@@ -1,4 +1,4 @@
-"""keras-resnet export, and predict with what it wrote."""
+"""`keras-resnet export`, and `predict` with an exported network."""
 
 import json
 
@@ -13,7 +13,7 @@ pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A folder of photographs of several sizes: parts of those that scikit-learn has."""
+    """A folder of photographs of several sizes: scikit-learn's two, and parts of them."""
     from sklearn.datasets import load_sample_images
 
     folder = tmp_path_factory.mktemp("images")
@@ -23,7 +23,7 @@ def images(tmp_path_factory):
     return folder
 
 
-def test_export_reports_and_predict_gives_the_same_table(ended, images, tmp_path):
+def test_export_writes_a_report_and_predict_gives_the_same_classes(ended, images, tmp_path):
     path = tmp_path / "resnet20.xml"
     words = ("export", "resnet20", path, "--weights", "cifar10", "--no-measure-speed", "--json", "--images", images)
     status, answer, _ = ended(*words)
@@ -42,11 +42,11 @@ def test_export_reports_and_predict_gives_the_same_table(ended, images, tmp_path
         np.testing.assert_allclose(*([row["probability"] for row in t["classes"]] for t in (ours, keras)), atol=1e-5)
 
 
-def test_eight_bits_from_a_folder(ended, images, tmp_path):
+def test_int8_is_calibrated_on_a_folder(ended, images, tmp_path):
     path = tmp_path / "small.xml"
     words = ("export", "resnet20", path, "--weights", "cifar10", "--precision", "int8", "--no-measure-speed", "--json")
     status, answer, said = ended(*words, "--calibration", images, "--images", images, "--mode", "torch")
-    assert status == 0 and "mode='torch' is left aside: resnet20 knows its own, 'cifar'" in said, said
+    assert status == 0 and "mode='torch' is ignored: the weights of resnet20 define 'cifar'" in said, said
     assert json.loads(answer)["precision"] == "int8"
 
 
@@ -63,7 +63,7 @@ def test_eight_bits_from_a_folder(ended, images, tmp_path):
         (("missing.keras", "net.onnx"), "missing.keras"),
     ],
 )
-def test_bad_input_is_one_message_and_nothing_is_written(ended, words, expected, tmp_path, monkeypatch):
+def test_invalid_input_is_one_message_and_nothing_is_written(ended, words, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken.onnx").write_text("mine")
     (tmp_path / "empty").mkdir()
@@ -74,7 +74,7 @@ def test_bad_input_is_one_message_and_nothing_is_written(ended, words, expected,
     assert (tmp_path / "taken.onnx").read_text() == "mine"
 
 
-def test_a_network_without_known_preprocessing_says_what_to_do(ended, tmp_path):
+def test_a_network_without_preprocessing_needs_mode_or_raw(ended, tmp_path):
     network = keras_resnet.create("resnet20", depths=(1, 1, 1), classes=3)
     network.save(tmp_path / "net.keras")
     status, _, said = ended("export", tmp_path / "net.keras", tmp_path / "net.xml")
@@ -85,7 +85,7 @@ def test_a_network_without_known_preprocessing_says_what_to_do(ended, tmp_path):
 
 
 @pytest.mark.parametrize("words", [("--weights", "cifar10"), ()])
-def test_predict_refuses_what_is_no_exported_network(ended, words, images, tmp_path):
+def test_predict_rejects_a_damaged_export_and_weights_for_it(ended, words, images, tmp_path):
     path = tmp_path / "net.xml"
     path.write_text("<net/>")
     status, _, said = ended("predict", images, "--model", path, *words)

@@ -1,4 +1,4 @@
-"""`keras-resnet tune`, and `train --spec`, as a person uses them."""
+"""`keras-resnet tune` and `keras-resnet train --spec`."""
 
 import json
 import shlex
@@ -8,13 +8,12 @@ from PIL import Image
 from support import run_command
 
 from keras_resnet import ResNetSpec, complexity
-from keras_resnet.cli import main
 from keras_resnet.cli.training import number_with_unit
 
 QUICK = ("--dataset", "digits", "--max-params", "25k", "--set", "epochs=1", "--set", "batch_size=128")
 
 
-def test_a_search_and_its_winner_trained_again(tmp_path):
+def test_the_printed_command_trains_the_winner_again(tmp_path):
     chosen = ("--seed", 3, "--precision", "float32", "--data-dir", tmp_path / "my data", "--set", "weight_decay=0.01")
     words = ("tune", *QUICK, *chosen, "--trials", 1, "--workdir", tmp_path / "a search")
     done = run_command(*words)
@@ -36,17 +35,17 @@ def test_a_search_and_its_winner_trained_again(tmp_path):
     assert command[0] == "keras-resnet" and command[command.index("--data-dir") + 1] == str(tmp_path / "my data")
     trained = run_command(*command[1:], "--workdir", tmp_path / "run")
     assert trained.exit_code == 0, trained.output
-    final, again = (json.loads((folder / "settings.json").read_text()) for folder in _runs(tmp_path, found))
+    final, again = (json.loads((folder / "settings.json").read_text()) for folder in final_runs(tmp_path, found))
     assert again == final and again["seed"] == 3
 
 
-def _runs(folder, found):
+def final_runs(folder, found):
     """The folders of the winner's training in the end of the search, and of the one by the printed command."""
     return folder / "a search" / f"final_{found['winner']}", folder / "run"
 
 
 @pytest.mark.parametrize(("text", "number"), [("100k", 100_000), ("1.5M", 1_500_000), ("40G", 4e10), ("12", 12)])
-def test_amounts(text, number):
+def test_numbers_with_units(text, number):
     assert number_with_unit("max-params", text) == number
 
 
@@ -64,16 +63,13 @@ def test_amounts(text, number):
         (("train", "--spec", "{folder}/spec.json", "--model", "resnet20"), "should not be given both"),
     ],
 )
-def test_bad_input_is_one_message_before_the_first_trial(words, message, tmp_path, monkeypatch, capsys):
+def test_invalid_input_is_one_message_before_the_first_trial(words, message, tmp_path):
     (tmp_path / "spec.json").write_text('{"depth": [1, 1]}')
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "oracle.json").write_text("{}")
     words = [word.format(folder=tmp_path) for word in words]
     words += [] if "--workdir" in words else ["--workdir", str(tmp_path / "run")]
-    monkeypatch.setattr("sys.argv", ["keras-resnet", *words])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    said = capsys.readouterr().err
-    assert stopped.value.code == 1 and "Traceback" not in said and message in " ".join(said.split())
+    done = run_command(*words)
+    assert done.exit_code == 1 and message in " ".join(done.stderr.split())
     assert not list(tmp_path.glob("**/trial_*"))

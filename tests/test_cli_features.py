@@ -1,4 +1,4 @@
-"""`keras-resnet features`, `probe`, `nearest`, `finetune`, as a person uses them."""
+"""`keras-resnet features`, `probe`, `nearest` and `finetune`."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,12 @@ from sklearn.metrics.pairwise import cosine_similarity
 from support import digits_network, run_command
 
 from keras_resnet import load_dataset
-from keras_resnet.cli import main
 from keras_resnet.transfer import extract, read_features
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A network, and digits in class folders: 10 of each of three to train on, 4 to test; one file is none."""
+    """A network, class folders with 10 training and 4 test images of three digits, and the feature files of both."""
     folder = tmp_path_factory.mktemp("transfer")
     digits_network().save(folder / "small.keras")
     data = load_dataset("digits")
@@ -33,35 +32,27 @@ def home(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def refused(monkeypatch, capsys):
-    """The error message of a command, which ends with exit status 1 and without a traceback."""
-
-    def message(*words):
-        monkeypatch.setattr("sys.argv", ["keras-resnet", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        said = capsys.readouterr().err
-        assert stopped.value.code == 1 and "Traceback" not in said
-        return " ".join(said.split())
-
-    return message
+def error_of(*words):
+    """The message, on one line, of a command that ends with exit status 1."""
+    done = run_command(*words)
+    assert done.exit_code == 1, done.output
+    return " ".join(done.stderr.split())
 
 
-def test_features_are_those_of_python(home):
+def test_features_equal_those_of_extract(home):
     found = read_features(home / "train.npz")
     expected = extract(digits_network(), home / "digits" / "train")
     np.testing.assert_array_equal(found.vectors, expected.vectors)
     assert found.class_names == ("one", "two", "zero") and found.names[0] == "one/0.png"
 
 
-def test_bad_files_are_listed_and_make_the_exit_status_1(home, refused, tmp_path):
+def test_unreadable_files_are_listed_and_make_the_exit_status_1(home, tmp_path):
     for name in ("a.png", "b.png"):
         Image.fromarray(np.zeros((8, 8), "uint8")).save(tmp_path / name)
     (tmp_path / "c.png").write_bytes(b"no image")
     words = ("features", tmp_path, tmp_path / "out.npz", "--model", home / "small.keras", "--json")
-    assert "`vectors` should be at least four" in refused(*words, "--map", tmp_path / "map.png")
-    assert "c.png: " in refused(*words)
+    assert "`vectors` should be at least four" in error_of(*words, "--map", tmp_path / "map.png")
+    assert "c.png: " in error_of(*words)
     assert read_features(tmp_path / "out.npz").names == ("a.png", "b.png")
 
 
@@ -80,7 +71,7 @@ def test_probe_and_nearest(home):
     assert "two/3.png" not in [answer["name"] for answer in answers]
 
 
-def test_finetune_and_predict_with_the_names_of_the_classes(home, refused):
+def test_finetune_then_predict_with_class_names(home):
     words = ("--model", home / "small.keras", "--dataset", home / "digits", "--workdir", home / "run", "--stages", 1)
     done = run_command("finetune", *words, "--set", "epochs=2", "--set", "crop=none", "--set", "flip=false")
     assert "head" in done.stdout and "stage3" in done.stdout and "(kept)" in done.stdout
@@ -90,7 +81,7 @@ def test_finetune_and_predict_with_the_names_of_the_classes(home, refused):
     answer = json.loads(run_command("predict", image, "--model", home / "run" / "model.keras", "--json").stdout)
     assert {row["name"] for row in answer[0]["classes"]} == {"zero", "one", "two"}
     assert Image.open(home / "run" / "grad_cam.png").size[0] > 100
-    assert "overwrite" in refused("finetune", *words)
+    assert "overwrite" in error_of("finetune", *words)
 
 
 @pytest.mark.parametrize(
@@ -107,34 +98,34 @@ def test_finetune_and_predict_with_the_names_of_the_classes(home, refused):
         (["finetune", "--dataset", "{home}/digits", "--weights", "imagenet_"], "`weights` should be left out"),
     ],
 )
-def test_bad_input_is_one_message(home, words, message, refused, tmp_path):
+def test_invalid_input_is_one_message(home, words, message, tmp_path):
     words = [word.format(home=home).replace("out.", f"{tmp_path}/out.") for word in words]
     workdir = ["--workdir", tmp_path / "run"] if words[0] == "finetune" else []
-    assert message in refused(*words, *workdir, "--model", home / "small.keras")
+    assert message in error_of(*words, *workdir, "--model", home / "small.keras")
     assert not list(tmp_path.iterdir())
 
 
-def test_features_that_cannot_be_compared(home, refused, tmp_path):
+def test_features_with_other_settings_are_not_compared(home, tmp_path):
     digits_network(1).save(tmp_path / "other.keras")
     run_command("features", home / "digits" / "val", tmp_path / "other.npz", "--model", tmp_path / "other.keras")
-    assert "the same network" in refused("probe", home / "train.npz", tmp_path / "other.npz")
+    assert "the same network" in error_of("probe", home / "train.npz", tmp_path / "other.npz")
     with np.load(home / "val.npz") as file:
         arrays = dict(file)
     for name in ("preprocessing", "precision"):
         settings = json.loads(str(arrays["settings"])) | {name: "another one"}
         np.savez(tmp_path / "other.npz", **arrays | {"settings": np.array(json.dumps(settings))})
-        assert f"Received: {{'{name}': [" in refused("probe", home / "train.npz", tmp_path / "other.npz")
-    assert "one image" in refused("nearest", home / "train.npz", "3.png")
+        assert f"Received: {{'{name}': [" in error_of("probe", home / "train.npz", tmp_path / "other.npz")
+    assert "one image" in error_of("nearest", home / "train.npz", "3.png")
 
 
-def test_class_folders_that_differ(home, refused, tmp_path):
+def test_class_folders_of_train_and_val_must_agree(home, tmp_path):
     for name in ("train/a", "train/b", "val/a", "val/c"):
         (tmp_path / "set" / name).mkdir(parents=True)
         for number in range(3):
             Image.fromarray(np.zeros((8, 8), "uint8")).save(tmp_path / "set" / name / f"{number}.png")
     words = ("finetune", "--dataset", tmp_path / "set", "--model", home / "small.keras", "--workdir", tmp_path / "run")
-    assert "classes" in refused(*words)
+    assert "classes" in error_of(*words)
     (tmp_path / "one" / "a").mkdir(parents=True)
     Path(tmp_path / "set" / "train" / "a" / "0.png").rename(tmp_path / "one" / "a" / "0.png")
     words = (*words[:2], tmp_path / "one", *words[3:])
-    assert "class" in refused(*words) and not (tmp_path / "run").exists()
+    assert "class" in error_of(*words) and not (tmp_path / "run").exists()

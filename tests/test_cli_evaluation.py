@@ -1,4 +1,4 @@
-"""`keras-resnet evaluate` and `keras-resnet study`, as a person uses them."""
+"""`keras-resnet evaluate` and `keras-resnet study`."""
 
 import json
 
@@ -9,13 +9,12 @@ from PIL import Image
 from support import digits_network, run_command
 
 from keras_resnet import evaluate
-from keras_resnet.cli import main
 from keras_resnet.data.sources import load_test
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Two networks for the digits, and one for eleven classes, as .keras files."""
+    """A folder of .keras files: two networks for the digits, and one with nine classes."""
     folder = tmp_path_factory.mktemp("models")
     for name, network in (("a", digits_network(0)), ("b", digits_network(1)), ("nine", digits_network(0, 9))):
         network.save(folder / f"{name}.keras")
@@ -24,7 +23,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Ten images without class folders, of which one is none."""
+    """A folder with ten image files without class folders, one of them damaged, and their label file."""
     path = tmp_path / "flat"
     path.mkdir()
     for number in range(10):
@@ -34,7 +33,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_one_object_of_json(models):
+def test_evaluate_as_json(models):
     done = run_command("evaluate", "--model", models / "a.keras", "--dataset", "digits", "--json")
     said, expected = json.loads(done.stdout), evaluate(digits_network(), "digits")
     assert said["top1_error"] == expected.top1_error and said["top5_error"] == expected.top5_error
@@ -43,7 +42,7 @@ def test_one_object_of_json(models):
     assert sum(row["num_images"] for row in said["by_class"]) == 360
 
 
-def test_an_ensemble_with_mirrors_as_a_table(models, tmp_path):
+def test_an_ensemble_with_mirrored_views_as_a_table(models, tmp_path):
     words = ["evaluate", "--model", models / "a.keras", "--model", models / "b.keras", "--dataset", "digits"]
     done = run_command(*words, "--protocol", "flip", "--by-class", "--confusion", tmp_path / "confusion.png")
     expected = evaluate([digits_network(0), digits_network(1)], load_test("digits"), "flip")
@@ -51,7 +50,7 @@ def test_an_ensemble_with_mirrors_as_a_table(models, tmp_path):
     assert Image.open(tmp_path / "confusion.png").format == "PNG"
 
 
-def test_a_network_of_somebody_else_is_told_how_images_are_prepared(models, tmp_path):
+def test_mode_sets_the_preprocessing_of_a_network_without_one(models, tmp_path):
     network = digits_network()
     expected = evaluate(network, "digits").top1_error
     keras.Model(network.inputs, network.outputs).save(tmp_path / "own.keras")
@@ -60,7 +59,7 @@ def test_a_network_of_somebody_else_is_told_how_images_are_prepared(models, tmp_
     assert json.loads(run_command(*words, "--mode", "tf").stdout)["top1_error"] == expected
 
 
-def test_a_flat_folder_with_its_label_file(models, folder):
+def test_evaluate_a_folder_with_a_label_file(models, folder):
     words = ["evaluate", "--model", models / "a.keras", "--dataset", folder / "flat", "--labels", folder / "labels.txt"]
     said = json.loads(run_command(*words, "--skip-bad", "--json").stdout)
     assert (said["num_images"], said["num_skipped"]) == (9, 1)
@@ -68,7 +67,7 @@ def test_a_flat_folder_with_its_label_file(models, folder):
     assert "1 images that could not be read" in shown.stderr and "flat/7.png (" in shown.stderr
 
 
-def test_names_are_no_markup(tmp_path):
+def test_square_brackets_in_names_are_printed(tmp_path):
     for name in ("[red]", "x[b]"):
         (tmp_path / "[bold]" / name).mkdir(parents=True)
         Image.new("RGB", (9, 9)).save(tmp_path / "[bold]" / name / "1.png")
@@ -94,7 +93,7 @@ def test_names_are_no_markup(tmp_path):
         (("--dataset", "digits", "--model", "{models}/nine.keras"), "from 0 to 8"),
         (("--dataset", "digits", "--model", "{models}/a.keras", "--model", "{models}/nine.keras"), "same 10 classes"),
         (("--dataset", "digits", "--model", "{models}/a.keras", "--weights", "x.h5"), "`--weights` should be"),
-        (("--dataset", "digits", "--model", "{models}/none.keras"), "there is none"),
+        (("--dataset", "digits", "--model", "{models}/none.keras"), "an existing .keras file"),
         (("--dataset", "digits", "--model", "resnet20", "--model", "resnet32", "--weights", "x"), "in their order"),
         (("--dataset", "{folder}/flat", "--model", "{models}/a.keras"), "--labels"),
         (("--dataset", "{folder}/flat", "--labels", "none.txt", "--model", "{models}/a.keras"), "not found"),
@@ -113,16 +112,13 @@ def test_names_are_no_markup(tmp_path):
         (("--dataset", "digits", "--model", "resnet18", "--weights", "x.h5"), "x.h5"),
     ],
 )
-def test_bad_input_is_one_message_and_status_1(words, message, models, folder, monkeypatch, capsys):
+def test_invalid_input_is_one_message_and_status_1(words, message, models, folder):
     words = [word.format(models=models, folder=folder) for word in words]
-    monkeypatch.setattr("sys.argv", ["keras-resnet", "evaluate", *words])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    said = capsys.readouterr().err
-    assert stopped.value.code == 1 and said.startswith("error:") and message in said
+    done = run_command("evaluate", *words)
+    assert done.exit_code == 1 and done.stderr.startswith("error:") and message in done.stderr
 
 
-def test_complexity_is_the_papers_comparison():
+def test_complexity_agrees_with_the_paper():
     """He et al. 2015, sec. 3.3 and table 1."""
     rows = {row["name"]: row for row in json.loads(run_command("study", "complexity", "--json").stdout)}
     billions = {name: round(row["multiply_adds"] / 1e9, 1) for name, row in rows.items()}
@@ -131,7 +127,7 @@ def test_complexity_is_the_papers_comparison():
     assert rows["ResNet-50"]["multiply_adds"] // 10**8 == 38  # the paper's 3.8, not rounded
 
 
-def test_a_network_layer_by_layer(tmp_path):
+def test_complexity_layer_by_layer(tmp_path):
     shown = run_command("study", "complexity", "--model", "resnet20", "--plot", tmp_path / "costs.png").stdout
     assert "40,551,040" in shown and "stage3 81 px" in shown
     assert Image.open(tmp_path / "costs.png").format == "PNG"
@@ -146,7 +142,7 @@ def test_responses_of_several_networks(models, tmp_path):
     assert Image.open(tmp_path / "r" / "responses.png").format == "PNG"
 
 
-def test_signals_at_both_ends(models, tmp_path):
+def test_signals_of_trained_and_untrained_networks(models, tmp_path):
     words = ["study", "signals", "--dataset", "digits", "--workdir", tmp_path, "--batch-size", "16"]
     shown = run_command(*words, "--model", models / "a.keras").stdout
     assert "norm of gradients" in shown and "variance of responses" in shown
@@ -171,8 +167,6 @@ def test_signals_at_both_ends(models, tmp_path):
         (("--size", "digit"), "digits"),
     ],
 )
-def test_a_degradation_study_that_cannot_be(words, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["keras-resnet", "study", "degradation", "--workdir", str(tmp_path), *words])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code == 1 and message in capsys.readouterr().err
+def test_invalid_options_of_a_degradation_study(words, message, tmp_path):
+    done = run_command("study", "degradation", "--workdir", tmp_path, *words)
+    assert done.exit_code == 1 and message in done.stderr
