@@ -84,7 +84,7 @@ def test_square_brackets_in_names_are_printed(tmp_path):
     ("words", "message"),
     [
         (("--dataset", "digits", "--model", "{models}/a.keras", "--protocol", "ten_crops"), "ten_crop"),
-        (("--dataset", "digits", "--model", "{models}/a.keras", "--protocol", "ten_crop"), "no larger"),
+        (("--dataset", "digits", "--model", "{models}/a.keras", "--protocol", "ten_crop"), "larger than the crops"),
         (
             ("--dataset", "digits", "--model", "{models}/a.keras", "--protocol", "multi_scale", "--scales", "4"),
             "at least 8",
