@@ -1,4 +1,4 @@
-"""Operations on one image against Pillow's, and the laws of the policies."""
+"""Operations of RandAugment and TrivialAugment against Pillow, and the distributions of the policies."""
 
 from collections import Counter
 
@@ -13,15 +13,15 @@ from keras_resnet.data.auto_augment import RAND_AUGMENT, TRIVIAL_AUGMENT, Streng
 
 @pytest.fixture(scope="module", params=["RGB", "L"])
 def photograph(request):
-    """Something smooth, with levels that do not fill 0..255, and all-black corners."""
+    """A smooth image whose levels do not fill 0..255, with one dark corner."""
     noise = np.random.default_rng(0).integers(20, 230, (7, 9, 3), "uint8")
     image = Image.fromarray(noise).resize((90, 70), Image.Resampling.BICUBIC)
     image.paste((20, 25, 30), (0, 0, 12, 9))
     return image.convert(request.param)
 
 
-def changed(operation, image, *arguments):
-    """The operation on a PIL image, as int (H, W, C)."""
+def apply(operation, image, *arguments):
+    """Result of an operation on a PIL image, as int (H, W, C)."""
     pixels = np.asarray(image).reshape(image.height, image.width, -1)
     result = operation(tf.constant(pixels), *arguments)
     assert result.dtype == tf.uint8 and result.shape == pixels.shape
@@ -66,46 +66,46 @@ AFFINE = {
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_levels_are_pillows(photograph, name):
+def test_operations_on_levels_equal_pillow(photograph, name):
     reference, strengths = EXACT[name]
     for strength in strengths:
-        ours = changed(RAND_AUGMENT[name][0], photograph, tf.constant(strength, "float32"))
+        ours = apply(RAND_AUGMENT[name][0], photograph, tf.constant(strength, "float32"))
         assert abs(ours - levels(reference(photograph, strength))).max() == 0
 
 
 @pytest.mark.parametrize("name", AFFINE)
-def test_geometry_is_pillows(photograph, name):
+def test_affine_operations_equal_pillow(photograph, name):
     reference, strengths = AFFINE[name]
     for strength in strengths:
-        ours = changed(RAND_AUGMENT[name][0], photograph, tf.constant(strength, "float32"))
+        ours = apply(RAND_AUGMENT[name][0], photograph, tf.constant(strength, "float32"))
         differences = abs(ours - levels(reference(photograph, strength)))
         assert differences.mean() < 0.5
-        assert (differences > 1).mean() < 0.02  # along the edges, which are blended with the grey here
+        assert (differences > 1).mean() < 0.02  # at the edges, which are blended with grey here
 
 
-def test_what_has_one_level_stays():
+def test_images_of_one_level_are_unchanged():
     for level in (0, 77, 255):
         for name in ("auto_contrast", "equalize"):
             image = Image.new("RGB", (5, 4), (level,) * 3)
-            assert (changed(RAND_AUGMENT[name][0], image, 0) == level).all()
+            assert (apply(RAND_AUGMENT[name][0], image, 0) == level).all()
 
 
-def test_strengths_are_those_of_timm_and_torchvision():
-    """timm's LEVEL_TO_ARG at magnitude 7, before it rounds; the ends of torchvision's _augmentation_space."""
+def test_strengths_equal_timm_and_torchvision():
+    """timm's LEVEL_TO_ARG at magnitude 7, before rounding; the extremes of torchvision's _augmentation_space."""
     expected = {"rotate": 21, "posterize": 1.2, "solarize": 76.8, "solarize_add": 77, "shear_x": 0.21, "color": 1.63}
     for name, strength in expected.items():
         assert float(RAND_AUGMENT[name][1](tf.constant(0.7), 0.9)) == pytest.approx(strength)
     assert float(RAND_AUGMENT["color"][1](tf.constant(0.7), 0.1)) == pytest.approx(0.37)
     assert float(RAND_AUGMENT["translate_y"][1](tf.constant(0.7), 0.1)) == pytest.approx(-0.315)
-    for name, most in {"shear_y": 0.99, "shift_x": 32, "rotate": 135, "sharpness": 1.99, "solarize": 0}.items():
-        assert float(TRIVIAL_AUGMENT[name][1](tf.constant(1.0), 0.9)) == pytest.approx(most)
+    for name, high in {"shear_y": 0.99, "shift_x": 32, "rotate": 135, "sharpness": 1.99, "solarize": 0}.items():
+        assert float(TRIVIAL_AUGMENT[name][1](tf.constant(1.0), 0.9)) == pytest.approx(high)
     # 8 - (torch.arange(31) / 5).round()
     bits = [int(np.ceil(TRIVIAL_AUGMENT["posterize"][1](tf.constant(i / 30), 0))) for i in range(31)]
     assert bits == [8] * 3 + [7] * 5 + [6] * 5 + [5] * 5 + [4] * 5 + [3] * 5 + [2] * 3
 
 
-def drawn(policy, image, count):
-    """What a policy makes of an image with `count` seeds, in tf.data, as bytes."""
+def apply_policy(policy, image, count):
+    """Results of a policy for an image with `count` seeds, in tf.data, as bytes."""
     seeds = tf.data.Dataset.range(count).map(lambda i: policy(image, tf.stack([i, i * i])), tf.data.AUTOTUNE)
     return [result.tobytes() for result in seeds.as_numpy_iterator()]
 
@@ -115,9 +115,9 @@ def pixels():
     return tf.constant(np.random.default_rng(1).integers(0, 256, (12, 12, 3)).repeat(3, 0).repeat(3, 1), "uint8")
 
 
-def test_rand_augment_leaves_half_and_does_everything_else_equally_often(pixels):
-    """Of the strongest, where little is random: the operations in both directions, and nothing besides."""
-    results = Counter(drawn(lambda image, seed: auto_augment.rand_augment(image, 1, 10, 0, seed), pixels, 1500))
+def test_rand_augment_applies_operations_with_equal_probability(pixels):
+    """At the highest magnitude: half of the images are unchanged; the others have one operation in one direction."""
+    results = Counter(apply_policy(lambda image, seed: auto_augment.rand_augment(image, 1, 10, 0, seed), pixels, 1500))
     assert results.pop(pixels.numpy().tobytes()) == pytest.approx(750, abs=80)
     rows = [
         operation(pixels, strength(tf.constant(1.0), u)).numpy().tobytes()
@@ -125,16 +125,16 @@ def test_rand_augment_leaves_half_and_does_everything_else_equally_often(pixels)
         for u in (0.1, 0.9)
     ]
     assert set(results) == set(rows)
-    expected = Counter(rows)  # in 30ths: what has no direction is twice there
+    expected = Counter(rows)  # in 30ths: operations without a direction occur twice
     for result, count in results.items():
         assert count == pytest.approx(25 * expected[result], abs=30 * expected[result] ** 0.5)
 
 
-def test_magnitudes_vary_around_their_mean(pixels, monkeypatch):
-    """Brightness tells its strength: 1 +- 0.09 times a normal variable of mean 5 and deviation 1."""
+def test_magnitudes_have_the_given_mean_and_deviation(pixels, monkeypatch):
+    """The factor of brightness is 1 +- 0.09 times a normal variable of mean 5 and standard deviation 1."""
     monkeypatch.setattr(auto_augment, "RAND_AUGMENT", {"brightness": RAND_AUGMENT["brightness"]})
     grey = tf.fill(pixels.shape, tf.constant(100, "uint8"))
-    results = drawn(lambda image, seed: auto_augment.rand_augment(image, 1, 5, 1.0, seed), grey, 1500)
+    results = apply_policy(lambda image, seed: auto_augment.rand_augment(image, 1, 5, 1.0, seed), grey, 1500)
     brightness = np.array([result[0] for result in results]) + 0.5
     for side in (brightness[brightness > 101], 200 - brightness[brightness < 100]):
         strengths = (side - 100) / 9
@@ -144,28 +144,28 @@ def test_magnitudes_vary_around_their_mean(pixels, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["rand_augment", "trivial_augment"])
-def test_a_seed_always_gives_the_same(pixels, name):
+def test_equal_seeds_give_equal_images(pixels, name):
     policies = {
         "rand_augment": lambda image, seed: auto_augment.rand_augment(image, 2, 7.0, 0.5, seed),
         "trivial_augment": auto_augment.trivial_augment,
     }
-    results = drawn(policies[name], pixels, 60)
-    assert results == drawn(policies[name], pixels, 60)
+    results = apply_policy(policies[name], pixels, 60)
+    assert results == apply_policy(policies[name], pixels, 60)
     assert len(set(results)) > 30
 
 
-def test_two_layers_leave_a_quarter_alone(pixels):
-    results = Counter(drawn(lambda image, seed: auto_augment.rand_augment(image, 2, 10, 0, seed), pixels, 800))
-    # and an image inverted twice is as it was: by either of two rows of 15
+def test_two_layers_leave_a_quarter_of_the_images_unchanged(pixels):
+    results = Counter(apply_policy(lambda image, seed: auto_augment.rand_augment(image, 2, 10, 0, seed), pixels, 800))
+    # and an image that is inverted twice, by either of two operations of 15
     expected = 800 * (1 / 4 + 1 / 4 * (2 / 15) ** 2)
     assert results[pixels.numpy().tobytes()] == pytest.approx(expected, abs=60)
 
 
-def test_trivial_augment_keeps_some_images(pixels):
-    """One in 14 by its rows, and some of what has little strength."""
-    results = Counter(drawn(auto_augment.trivial_augment, pixels, 1500))
+def test_trivial_augment_leaves_some_images_unchanged(pixels):
+    """One in 14 by its operations, and some operations at low magnitudes."""
+    results = Counter(apply_policy(auto_augment.trivial_augment, pixels, 1500))
     assert 1 / 14 < results[pixels.numpy().tobytes()] / 1500 < 3 / 14
 
 
-def test_strength_has_no_direction_unless_asked():
+def test_strength_is_not_symmetric_by_default():
     assert float(Strength(4, 0)(tf.constant(0.5), 0.1)) == float(Strength(4, 0)(tf.constant(0.5), 0.9)) == 2

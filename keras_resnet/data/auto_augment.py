@@ -1,9 +1,9 @@
-"""Policies that change one image at random, inside tf.data: RandAugment as timm has it, and TrivialAugment.
+"""RandAugment as in timm, and TrivialAugment, of one image inside tf.data.
 
-Keras's RandAugment layer does not serve here: it computes all its operations for every image, twice, to keep two;
-chooses once for a whole batch; rotates by up to half a turn; and its random state cannot be resumed.
+Keras's RandAugment layer computes all its operations for every image, twice; chooses once for a whole batch; rotates by
+up to half a turn; and its random state cannot be resumed.
 
-Every operation is Pillow's, from a uint8 image (H, W, C), C = 1 or 3, and a strength to one of the same kind.
+All operations are those of Pillow, from (H, W, C) uint8, C = 1 or 3, and a strength to the same shape and dtype.
 """
 
 import math
@@ -13,69 +13,57 @@ from typing import NamedTuple
 import tensorflow as tf
 
 GREY = 128
-"""Level of what an affine operation brings in from beyond the image."""
+"""Level outside the image in affine operations."""
 
 
 class Strength(NamedTuple):
-    """Magnitude in 0..1 -> what an operation takes, from `least` to `most`."""
+    """Range of an operation's strength for magnitudes in 0..1."""
 
-    least: float = 0.0
-    most: float = 0.0
-    either_way: bool = False
-    """Whether half of the images get the opposite, seen from `least`."""
+    low: float = 0.0
+    high: float = 0.0
+    symmetric: bool = False
+    """Whether half of the images get the opposite strength, relative to `low`."""
 
     def __call__(self, magnitude, u):
-        sign = tf.where(u < 0.5, -1.0, 1.0) if self.either_way else 1.0
-        return self.least + sign * magnitude * (self.most - self.least)
+        sign = tf.where(u < 0.5, -1.0, 1.0) if self.symmetric else 1.0
+        return self.low + sign * magnitude * (self.high - self.low)
 
 
 def rand_augment(image, layers, magnitude, magnitude_std, seed):
     """RandAugment (arXiv:1909.13719) as in timm's "rand-m<magnitude>-n<layers>-mstd<magnitude_std>-inc1".
 
-    That is what "ResNet strikes back" (arXiv:2110.00476) trained with. Each layer is one of RAND_AUGMENT, and is left
-    out half of the time. Other than there, what comes in from beyond the image is grey whatever the normalisation,
-    and interpolation is always bilinear.
+    The policy of "ResNet strikes back" (arXiv:2110.00476): each layer applies one of RAND_AUGMENT with probability 1/2.
+    In contrast to timm, pixels outside the image are always grey, and interpolation is always bilinear.
 
     Args:
-        image: uint8 (H, W, C), C = 1 or 3.
+        image: (H, W, C) uint8, C = 1 or 3.
         layers: number of operations, one after the other.
-        magnitude: mean strength, from 0 to 10.
-        magnitude_std: its standard deviation; it is drawn for each operation, and kept within 0 to 10.
+        magnitude: mean strength of the operations, from 0 to 10.
+        magnitude_std: its standard deviation; strengths are clipped to 0..10.
         seed: tensor of two integers.
-
-    Returns:
-        uint8 (H, W, C).
     """
-    u = tf.random.stateless_uniform((layers, 4), seed, 1e-7)  # not 0, for which no normal variable is finite
-    strengths = tf.clip_by_value((magnitude + magnitude_std * tf.math.ndtri(u[:, 0])) / 10, 0, 1)
+    u = tf.random.stateless_uniform((layers, 4), seed, 1e-7)  # the normal variable of 0 would be infinite
+    magnitudes = tf.clip_by_value((magnitude + magnitude_std * tf.math.ndtri(u[:, 0])) / 10, 0, 1)
     for layer in range(layers):
-        image = _one_of(RAND_AUGMENT, image, strengths[layer], 2 * u[layer, 1], u[layer, 2])
+        image = _apply_one(RAND_AUGMENT, image, magnitudes[layer], 2 * u[layer, 1], u[layer, 2])
     return image
 
 
 def trivial_augment(image, seed):
-    """TrivialAugment (arXiv:2103.10158), "wide", as in torchvision: one of TRIVIAL_AUGMENT in one of 31 strengths.
-
-    Args:
-        image: uint8 (H, W, C), C = 1 or 3.
-        seed: tensor of two integers.
-
-    Returns:
-        uint8 (H, W, C).
-    """
+    """TrivialAugment "wide" (arXiv:2103.10158) as in torchvision: one of TRIVIAL_AUGMENT, with one of 31 magnitudes."""
     u = tf.random.stateless_uniform((3,), seed)
-    return _one_of(TRIVIAL_AUGMENT, image, tf.floor(31 * u[1]) / 30, u[0], u[2])
+    return _apply_one(TRIVIAL_AUGMENT, image, tf.floor(31 * u[1]) / 30, u[0], u[2])
 
 
-def _one_of(rows, image, magnitude, which, direction):
-    """The image after the row at `which` in [0, 1), the only one that is computed; as it was from 1 on."""
+def _apply_one(operations, image, magnitude, which, direction):
+    """Computes only the operation at `which` in [0, 1); from 1 on, the image is unchanged."""
 
     def branch(operation, strength):
         return lambda: operation(image, strength(magnitude, direction))
 
-    branches = [branch(*row) for row in rows.values()]
-    chosen = tf.switch_case(tf.cast(which * len(rows), "int32"), [*branches, lambda: image])
-    return tf.ensure_shape(chosen, image.shape)
+    branches = [branch(*row) for row in operations.values()]
+    result = tf.switch_case(tf.cast(which * len(operations), "int32"), [*branches, lambda: image])
+    return tf.ensure_shape(result, image.shape)
 
 
 def identity(image, _):
@@ -83,7 +71,7 @@ def identity(image, _):
 
 
 def auto_contrast(image, _):
-    """Each channel's darkest level becomes 0 and its brightest 255."""
+    """Scales each channel to 0..255."""
     low, high = (tf.cast(f(image, axis=(0, 1)), "float64")[:, None] for f in (tf.reduce_min, tf.reduce_max))
     levels = tf.range(256, dtype="float64")
     scale = 255 / tf.maximum(high - low, 1)
@@ -91,10 +79,10 @@ def auto_contrast(image, _):
 
 
 def equalize(image, _):
-    """Each channel's levels become about equally frequent, in the integers of Pillow's ImageOps.equalize."""
+    """Equalises the histogram of each channel, in the integer arithmetic of Pillow's ImageOps.equalize."""
     channels = image.shape[-1]
-    places = tf.cast(image, "int32") + 256 * tf.range(channels)
-    counts = tf.reshape(tf.math.bincount(tf.reshape(places, [-1]), minlength=256 * channels), (channels, 256))
+    bins = tf.cast(image, "int32") + 256 * tf.range(channels)
+    counts = tf.reshape(tf.math.bincount(tf.reshape(bins, [-1]), minlength=256 * channels), (channels, 256))
     brightest = tf.gather(counts, tf.cast(tf.reduce_max(image, axis=(0, 1)), "int32"), batch_dims=1)
     step = (tf.size(image) // channels - brightest)[:, None] // 255
     table = (step // 2 + tf.cumsum(counts, axis=1, exclusive=True)) // tf.maximum(step, 1)
@@ -106,23 +94,23 @@ def invert(image, _):
 
 
 def posterize(image, bits):
-    """Keeps the highest bits of each level, their number rounded up."""
+    """Keeps the highest bits of each level; their number is rounded up."""
     dropped = 8 - tf.cast(tf.math.ceil(bits), "int32")
     return tf.bitwise.bitwise_and(image, tf.cast(256 - tf.bitwise.left_shift(1, dropped), "uint8"))
 
 
 def solarize(image, threshold):
-    """Inverts the levels from a threshold on."""
+    """Inverts the levels at and above a threshold."""
     return tf.where(tf.cast(image, "float32") < threshold, image, 255 - image)
 
 
 def solarize_add(image, added):
-    """Brightens the darker half of the levels."""
+    """Adds to the levels below 128."""
     return tf.where(image < 128, image + tf.cast(added, "uint8"), image)
 
 
 def color(image, factor):
-    """From grey at 0 over unchanged at 1 to more saturated."""
+    """Changes the saturation: 0 is grey, 1 unchanged."""
     return _blend(_luma(image), image, factor)
 
 
@@ -136,7 +124,7 @@ def brightness(image, factor):
 
 
 def sharpness(image, factor):
-    """From smoothed at 0 over unchanged at 1 to sharpened; the outermost pixels stay."""
+    """Changes the sharpness: 0 is smoothed, 1 unchanged. The outermost pixels are unchanged."""
     levels = tf.cast(image, "float32")
     inner = levels[1:-1, 1:-1]
     rows = levels[:-2] + levels[1:-1] + levels[2:]
@@ -146,7 +134,7 @@ def sharpness(image, factor):
 
 
 def rotate(image, degrees, fill=GREY):
-    """Counterclockwise around the middle."""
+    """Rotates counterclockwise around the centre."""
     radians = degrees * (math.pi / 180)
     cosine, sine = tf.cos(radians), tf.sin(radians)
     height, width = (tf.cast(side, "float32") / 2 for side in tf.unstack(tf.shape(image)[:2]))
@@ -163,29 +151,29 @@ def shear_y(image, factor, fill=GREY):
     return _affine(image, (1, 0, 0), (factor, 1, 0), fill)
 
 
-def translate_x(image, share, fill=GREY):
-    """By a share of the width."""
-    return _affine(image, (1, 0, share * tf.cast(tf.shape(image)[1], "float32")), (0, 1, 0), fill)
-
-
-def translate_y(image, share, fill=GREY):
-    """By a share of the height."""
-    return _affine(image, (1, 0, 0), (0, 1, share * tf.cast(tf.shape(image)[0], "float32")), fill)
-
-
 def shift_x(image, pixels, fill=GREY):
-    """By whole pixels; fractions are cut off."""
+    """Shifts by whole pixels, towards zero."""
     return _affine(image, (1, 0, tf.cast(pixels, "int32")), (0, 1, 0), fill)
 
 
 def shift_y(image, pixels, fill=GREY):
-    """By whole pixels; fractions are cut off."""
+    """Shifts by whole pixels, towards zero."""
     return _affine(image, (1, 0, 0), (0, 1, tf.cast(pixels, "int32")), fill)
 
 
+def translate_x(image, fraction, fill=GREY):
+    """Shifts by a fraction of the width."""
+    return _affine(image, (1, 0, fraction * tf.cast(tf.shape(image)[1], "float32")), (0, 1, 0), fill)
+
+
+def translate_y(image, fraction, fill=GREY):
+    """Shifts by a fraction of the height."""
+    return _affine(image, (1, 0, 0), (0, 1, fraction * tf.cast(tf.shape(image)[0], "float32")), fill)
+
+
 def _affine(image, across, down, fill):
-    """Each pixel comes from x' = a x + b y + c with `across` = (a, b, c), and y' likewise, as in Pillow; bilinear."""
-    # There a pixel's middle is at 0.5, in TensorFlow's operation at 0
+    """Samples each pixel at x' = a x + b y + c, `across` = (a, b, c), and y' likewise, as in Pillow; bilinear."""
+    # The centre of a pixel is at 0.5 in Pillow, at 0 in TensorFlow
     (a, b, c), (d, e, f) = ([tf.cast(value, "float32") for value in row] for row in (across, down))
     matrix = [a, b, c + (a + b - 1) / 2, d, e, f + (d + e - 1) / 2, 0.0, 0.0]
     moved = tf.raw_ops.ImageProjectiveTransformV3(
@@ -200,13 +188,13 @@ def _affine(image, across, down, fill):
 
 
 def _blend(degenerate, image, factor):
-    """Between or beyond two images, fractions cut off as in Pillow."""
+    """Interpolates or extrapolates between two images, rounded towards zero as in Pillow."""
     start, end = tf.cast(degenerate, "float32"), tf.cast(image, "float32")
     return tf.saturate_cast(start + factor * (end - start), "uint8")
 
 
 def _luma(image):
-    """Grey as Pillow computes it: (H, W, C) -> (H, W, 1)."""
+    """Grey levels (H, W, 1) as in Pillow."""
     if image.shape[-1] == 1:
         return image
     red, green, blue = tf.unstack(tf.cast(image, "int32"), axis=-1)
@@ -214,9 +202,9 @@ def _luma(image):
 
 
 def _through_table(image, table):
-    """Replaces the levels of each channel by those in a table (C, 256), their fractions cut off."""
-    places = tf.cast(image, "int32") + 256 * tf.range(image.shape[-1])
-    return tf.gather(tf.reshape(tf.saturate_cast(table, "uint8"), [-1]), places)
+    """Replaces the levels of each channel by those in a table (C, 256), rounded towards zero."""
+    indices = tf.cast(image, "int32") + 256 * tf.range(image.shape[-1])
+    return tf.gather(tf.reshape(tf.saturate_cast(table, "uint8"), [-1]), indices)
 
 
 # timm/data/auto_augment.py: _RAND_INCREASING_TRANSFORMS
@@ -224,33 +212,33 @@ RAND_AUGMENT = {
     "auto_contrast": (auto_contrast, Strength()),
     "equalize": (equalize, Strength()),
     "invert": (invert, Strength()),
-    "rotate": (rotate, Strength(0, 30, either_way=True)),
+    "rotate": (rotate, Strength(0, 30, symmetric=True)),
     "posterize": (posterize, Strength(4, 0)),
     "solarize": (solarize, Strength(256, 0)),
     "solarize_add": (solarize_add, Strength(0, 110)),
-    "color": (color, Strength(1, 1.9, either_way=True)),
-    "contrast": (contrast, Strength(1, 1.9, either_way=True)),
-    "brightness": (brightness, Strength(1, 1.9, either_way=True)),
-    "sharpness": (sharpness, Strength(1, 1.9, either_way=True)),
-    "shear_x": (shear_x, Strength(0, 0.3, either_way=True)),
-    "shear_y": (shear_y, Strength(0, 0.3, either_way=True)),
-    "translate_x": (translate_x, Strength(0, 0.45, either_way=True)),
-    "translate_y": (translate_y, Strength(0, 0.45, either_way=True)),
+    "color": (color, Strength(1, 1.9, symmetric=True)),
+    "contrast": (contrast, Strength(1, 1.9, symmetric=True)),
+    "brightness": (brightness, Strength(1, 1.9, symmetric=True)),
+    "sharpness": (sharpness, Strength(1, 1.9, symmetric=True)),
+    "shear_x": (shear_x, Strength(0, 0.3, symmetric=True)),
+    "shear_y": (shear_y, Strength(0, 0.3, symmetric=True)),
+    "translate_x": (translate_x, Strength(0, 0.45, symmetric=True)),
+    "translate_y": (translate_y, Strength(0, 0.45, symmetric=True)),
 }
 
-# torchvision/transforms/autoaugment.py: TrivialAugmentWide, which brings in black
+# torchvision/transforms/autoaugment.py: TrivialAugmentWide, which is black outside the image
 TRIVIAL_AUGMENT = {
     "identity": (identity, Strength()),
-    "shear_x": (partial(shear_x, fill=0), Strength(0, 0.99, either_way=True)),
-    "shear_y": (partial(shear_y, fill=0), Strength(0, 0.99, either_way=True)),
-    "shift_x": (partial(shift_x, fill=0), Strength(0, 32, either_way=True)),
-    "shift_y": (partial(shift_y, fill=0), Strength(0, 32, either_way=True)),
-    "rotate": (partial(rotate, fill=0), Strength(0, 135, either_way=True)),
-    "brightness": (brightness, Strength(1, 1.99, either_way=True)),
-    "color": (color, Strength(1, 1.99, either_way=True)),
-    "contrast": (contrast, Strength(1, 1.99, either_way=True)),
-    "sharpness": (sharpness, Strength(1, 1.99, either_way=True)),
-    "posterize": (posterize, Strength(7.5, 1.5)),  # rounded up: from 8 to 2
+    "shear_x": (partial(shear_x, fill=0), Strength(0, 0.99, symmetric=True)),
+    "shear_y": (partial(shear_y, fill=0), Strength(0, 0.99, symmetric=True)),
+    "shift_x": (partial(shift_x, fill=0), Strength(0, 32, symmetric=True)),
+    "shift_y": (partial(shift_y, fill=0), Strength(0, 32, symmetric=True)),
+    "rotate": (partial(rotate, fill=0), Strength(0, 135, symmetric=True)),
+    "brightness": (brightness, Strength(1, 1.99, symmetric=True)),
+    "color": (color, Strength(1, 1.99, symmetric=True)),
+    "contrast": (contrast, Strength(1, 1.99, symmetric=True)),
+    "sharpness": (sharpness, Strength(1, 1.99, symmetric=True)),
+    "posterize": (posterize, Strength(7.5, 1.5)),  # rounded up: 8 to 2 bits
     "solarize": (solarize, Strength(255, 0)),
     "auto_contrast": (auto_contrast, Strength()),
     "equalize": (equalize, Strength()),
