@@ -10,13 +10,10 @@ PACKAGES = ("keras_resnet", "keras_resnet.analysis", "keras_resnet.transfer", "k
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 SLOW = set()
 """Names whose example takes more than about 20 seconds."""
-MISSING = {"Preprocessing", "decode_predictions", "from_arrays", "load_dataset", "preprocess_input"}
+MISSING: set[str] = set()
 """Names that have no example yet."""
 UNTYPED = {
-    "decode_predictions",
     "export",
-    "from_arrays",
-    "preprocess_input",
 }
 """Functions that have no types yet."""
 

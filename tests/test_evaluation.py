@@ -335,18 +335,18 @@ def test_numbered_folders_are_matched_by_index_where_the_model_has_no_class_name
     test = Split(np.zeros((4, 64, 64, 3), "uint8"), np.arange(4))
     dataset = Dataset("x", None, test, ("0", "1", "10", "2"), IMAGENET)
     assert evaluate(network(classes=12), dataset).labels.tolist() == [0, 1, 10, 2]
-    with pytest.raises(ValueError, match="network's 1000 classes; 4 of 4 are not"):
+    with pytest.raises(ValueError, match="model's 1000 classes; 4 of 4 are not"):
         evaluate(network(classes=1000, widths=(4, 4, 4, 4)), dataset)
 
 
 @pytest.mark.parametrize(
     ("classes", "names", "message"),
     [
-        (10, tuple("abcde"), "network's 10 classes; 5 of 5 are not"),
-        (10, ("3", "10"), "from 0 to 9, one for each class. Received: 10"),
+        (10, tuple("abcde"), "model's 10 classes; 5 of 5 are not"),
+        (10, ("3", "10"), "from 0 to 9. Received: 10"),
         (1000, ("tench", "goldfishes"), r"Nearest: \['goldfish'.*Received: labels='goldfishes'"),
         (10, None, "Labels should be from 0 to 9.*Received: 12"),
-        (1000, ("crane", "tench"), "Received: labels='crane'"),  # two classes are called so
+        (1000, ("crane", "tench"), "Received: labels='crane'"),  # the name of two classes
     ],
 )
 def test_labels_that_are_not_classes_of_the_model(classes, names, message):
@@ -360,7 +360,7 @@ def test_matching_names_to_numbered_classes_by_order_warns(noise):
     model = network()
     model.info["class_names"] = [str(number) for number in range(10)]
     words = replace(noise, class_names=tuple("abcdefghij"))
-    with pytest.warns(UserWarning, match="class 0 is taken for 'a'"):
+    with pytest.warns(UserWarning, match="class 0 is taken as 'a'"):
         assert evaluate(model, words).num_images == 60
     few = replace(noise, train=None, test=replace(noise.test[:2], labels=np.array([0, 1])), class_names=("7", "3"))
     assert evaluate(model, few).labels.tolist() == [7, 3]

@@ -2,8 +2,10 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import keras
 import numpy as np
@@ -84,7 +86,9 @@ def match_class_indices(names, classes):
     )
 
 
-def decode_predictions(predictions, top: int = 5, classes=None) -> list[list[tuple]]:
+def decode_predictions(
+    predictions: Any, top: int = 5, classes: Sequence[str] | None = None
+) -> list[list[tuple[str, str, Any]]]:
     """The most probable classes of each image, like `keras.applications`' function, without a download.
 
     >>> probabilities = np.array([[0.125, 0.75, 0.125]])

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -59,7 +60,7 @@ MODES = {
 }
 
 
-def preprocess_input(images, mode: str | Normalization, data_format: str | None = None):
+def preprocess_input(images: Any, mode: str | Normalization, data_format: str | None = None) -> Any:
     """Normalises the pixels of images for a model, without modifying the argument, unlike keras.applications.
 
     >>> images = np.array([[[[0, 127.5, 255]]]])
