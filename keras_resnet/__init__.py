@@ -10,35 +10,8 @@ from keras_resnet.data.labels import decode_predictions
 from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
 from keras_resnet.data.sources import from_arrays, load_dataset
 from keras_resnet.evaluation import evaluate
-from keras_resnet.models.constructors import (
-    PlainNet18,
-    PlainNet20,
-    PlainNet32,
-    PlainNet34,
-    PlainNet44,
-    PlainNet56,
-    ResNet18,
-    ResNet20,
-    ResNet32,
-    ResNet34,
-    ResNet44,
-    ResNet50,
-    ResNet50D,
-    ResNet50V2,
-    ResNet56,
-    ResNet101,
-    ResNet101V2,
-    ResNet110,
-    ResNet152,
-    ResNet152V2,
-    ResNet1202,
-    ResNeXt50,
-    ResNeXt101,
-    SEResNet50,
-    SEResNet101,
-    WideResNet50,
-    WideResNet101,
-)
+from keras_resnet.models import constructors
+from keras_resnet.models.constructors import *  # noqa: F403
 from keras_resnet.models.create import create, load_model
 from keras_resnet.models.feature_extractor import feature_extractor
 from keras_resnet.models.preprocessing import preprocessing
@@ -104,34 +77,8 @@ __all__ = [
     "save_weights",
     "train",
     "tune",
-    "ResNet18",
-    "ResNet34",
-    "ResNet50",
-    "ResNet101",
-    "ResNet152",
-    "ResNet50V2",
-    "ResNet101V2",
-    "ResNet152V2",
-    "ResNet50D",
-    "ResNeXt50",
-    "ResNeXt101",
-    "WideResNet50",
-    "WideResNet101",
-    "SEResNet50",
-    "SEResNet101",
-    "PlainNet18",
-    "PlainNet34",
-    "ResNet20",
-    "ResNet32",
-    "ResNet44",
-    "ResNet56",
-    "ResNet110",
-    "ResNet1202",
-    "PlainNet20",
-    "PlainNet32",
-    "PlainNet44",
-    "PlainNet56",
 ]
+__all__ += constructors.__all__
 
 
 def __getattr__(name: str):

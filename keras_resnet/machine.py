@@ -7,21 +7,21 @@ import re
 import sys
 from pathlib import Path
 
-_LIBRARIES = (
+_LIBRARIES = [
     "keras-residual",
     "keras",
     "tensorflow",
     "jax",
     "torch",
     "torchvision",
+    "numpy",
     "onnx",
     "tf2onnx",
     "onnxruntime",
     "openvino",
     "nncf",
     "ai-edge-litert",
-    "numpy",
-)
+]
 
 
 def machine() -> dict:
@@ -58,34 +58,25 @@ def peak_memory() -> int | None:
 
 def accelerator(framework: str) -> tuple[str | None, int | None]:
     """(name, peak memory in bytes) of the GPU that "tensorflow", "jax" or "torch" uses; (None, None) on the CPU."""
-    return {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}.get(framework, lambda: (None, None))()
+    if framework == "tensorflow":
+        import tensorflow as tf
 
+        if gpus := tf.config.list_physical_devices("GPU"):
+            details = tf.config.experimental.get_device_details(gpus[0])
+            memory = tf.config.experimental.get_memory_info("GPU:0")
+            return details.get("device_name", gpus[0].name), memory["peak"]
+    elif framework == "jax":
+        import jax
 
-def _tensorflow():
-    import tensorflow as tf
+        device = jax.devices()[0]
+        if device.platform != "cpu":
+            return device.device_kind, (device.memory_stats() or {}).get("peak_bytes_in_use")
+    elif framework == "torch":
+        import torch
 
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return None, None
-    name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name)
-    return name, tf.config.experimental.get_memory_info("GPU:0")["peak"]
-
-
-def _jax():
-    import jax
-
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        return None, None
-    return device.device_kind, (device.memory_stats() or {}).get("peak_bytes_in_use")
-
-
-def _torch():
-    import torch
-
-    if not torch.cuda.is_available():
-        return None, None
-    return torch.cuda.get_device_name(), torch.cuda.max_memory_allocated()
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_name(), torch.cuda.max_memory_allocated()
+    return None, None
 
 
 def _processor():

@@ -9,6 +9,36 @@ from keras_resnet.models.create import create
 from keras_resnet.variants import canonical_name, get_spec
 from keras_resnet.weights.catalog import WEIGHTS
 
+__all__ = [
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "ResNet101",
+    "ResNet152",
+    "PlainNet18",
+    "PlainNet34",
+    "ResNet50V2",
+    "ResNet101V2",
+    "ResNet152V2",
+    "ResNet50D",
+    "ResNeXt50",
+    "ResNeXt101",
+    "WideResNet50",
+    "WideResNet101",
+    "SEResNet50",
+    "SEResNet101",
+    "ResNet20",
+    "ResNet32",
+    "ResNet44",
+    "ResNet56",
+    "ResNet110",
+    "ResNet1202",
+    "PlainNet20",
+    "PlainNet32",
+    "PlainNet44",
+    "PlainNet56",
+]
+
 
 class Constructor(Protocol):
     """Creates a network with the signature, defaults and errors of keras.applications; see `create`."""
