@@ -8,14 +8,6 @@ import pytest
 
 PACKAGES = ("keras_resnet", "keras_resnet.analysis", "keras_resnet.transfer", "keras_resnet.deployment")
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-SLOW = set()
-"""Names whose example takes more than about 20 seconds."""
-MISSING: set[str] = set()
-"""Names that have no example yet."""
-UNTYPED = {
-    "export",
-}
-"""Functions that have no types yet."""
 
 
 def is_constructor(member):
@@ -39,14 +31,10 @@ MEMBERS = public_members()
 DOCUMENTED = {name: member for name, member in MEMBERS.items() if not is_constructor(member)}
 
 
-def slow_marks(name):
-    return pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
-
-
-@pytest.mark.parametrize("name", [slow_marks(name) for name in DOCUMENTED if name not in MISSING])
+@pytest.mark.parametrize("name", DOCUMENTED)
 def test_the_example_runs(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    found = doctest.DocTestFinder(recurse=False).find(DOCUMENTED[name], name)
+    found = doctest.DocTestFinder(recurse=False).find(DOCUMENTED[name], name, globs={})  # complete with its imports
     assert found and found[0].examples, f"the docstring of `{name}` should have an example"
     printed = []
     doctest.DocTestRunner(optionflags=FLAGS).run(found[0], out=printed.append)
@@ -59,9 +47,7 @@ def test_the_first_line_is_a_sentence(name):
     assert line.endswith((".", ":")), line
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in DOCUMENTED if inspect.isroutine(DOCUMENTED[name]) and name not in UNTYPED]
-)
+@pytest.mark.parametrize("name", [name for name in DOCUMENTED if inspect.isroutine(DOCUMENTED[name])])
 def test_arguments_and_results_have_types(name):
     signature = inspect.signature(DOCUMENTED[name])
     arguments = [row.name for row in signature.parameters.values() if row.annotation is row.empty]

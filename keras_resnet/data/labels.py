@@ -91,10 +91,12 @@ def decode_predictions(
 ) -> list[list[tuple[str, str, Any]]]:
     """The most probable classes of each image, like `keras.applications`' function, without a download.
 
+    >>> import numpy as np
+    >>> import keras_resnet
     >>> probabilities = np.array([[0.125, 0.75, 0.125]])
-    >>> [[(name, float(score)) for _, name, score in image] for image in
-    ...  decode_predictions(probabilities, top=2, classes=["cat", "dog", "owl"])]
-    [[('dog', 0.75), ('cat', 0.125)]]
+    >>> images = keras_resnet.decode_predictions(probabilities, top=2, classes=["cat", "dog", "owl"])
+    >>> [(name, float(probability)) for _, name, probability in images[0]]
+    [('dog', 0.75), ('cat', 0.125)]
 
     Args:
         predictions: (B, K) scores, usually probabilities: array or tensor of the Keras backend.

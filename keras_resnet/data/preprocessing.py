@@ -63,8 +63,10 @@ MODES = {
 def preprocess_input(images: Any, mode: str | Normalization, data_format: str | None = None) -> Any:
     """Normalises the pixels of images for a model, without modifying the argument, unlike keras.applications.
 
+    >>> import numpy as np
+    >>> import keras_resnet
     >>> images = np.array([[[[0, 127.5, 255]]]])
-    >>> preprocess_input(images, mode="tf", data_format="channels_last")
+    >>> keras_resnet.preprocess_input(images, mode="tf", data_format="channels_last")
     array([[[[-1.,  0.,  1.]]]])
 
     Args:
@@ -132,7 +134,9 @@ def _channel_axis(shape, normalization, mode, data_format):
 class Preprocessing:
     """How images are resized, cropped and normalised for a model. Calling it does so.
 
-    >>> preprocessing = Preprocessing("torch", size=8, resize=10)
+    >>> import numpy as np
+    >>> import keras_resnet
+    >>> preprocessing = keras_resnet.Preprocessing("torch", size=8, resize=10)
     >>> preprocessing(np.zeros((30, 20, 3), "uint8")).shape
     (1, 8, 8, 3)
 

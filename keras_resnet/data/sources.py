@@ -53,7 +53,8 @@ def load_dataset(
 ) -> Dataset:
     """Loads a dataset for training.
 
-    >>> dataset = load_dataset("digits", validation_split=0.1)
+    >>> import keras_resnet
+    >>> dataset = keras_resnet.load_dataset("digits", validation_split=0.1)
     >>> len(dataset.train), len(dataset.test), dataset.input_shape
     (1293, 144, (8, 8, 1))
 
@@ -161,8 +162,10 @@ def from_arrays(
 ) -> Dataset:
     """Makes a Dataset from images and labels in memory.
 
+    >>> import numpy as np
+    >>> import keras_resnet
     >>> images, labels = np.zeros((20, 8, 8, 3), "uint8"), np.arange(20) % 2
-    >>> dataset = from_arrays((images, labels), class_names=["cat", "dog"])
+    >>> dataset = keras_resnet.from_arrays((images, labels), class_names=["cat", "dog"])
     >>> len(dataset.train), len(dataset.test)
     (16, 4)
 

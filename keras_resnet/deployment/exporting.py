@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -50,8 +51,8 @@ def export(
     precision: str = "float32",
     raw: bool = False,
     batch_size: int | None = None,
-    calibration=None,
-    images=None,
+    calibration: Any = None,
+    images: Any = None,
     calibration_size: int = 300,
     measure_speed: bool = True,
     overwrite: bool = False,
