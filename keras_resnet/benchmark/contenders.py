@@ -7,7 +7,6 @@ from functools import partial
 
 from keras_resnet.benchmark.keras_networks import FoldedNetwork, KerasNetwork, Network, OptimizedNetwork, StockNetwork
 from keras_resnet.benchmark.other_networks import (
-    CompiledTorchNetwork,
     ExportedNetwork,
     OpenVinoTorchNetwork,
     TorchNetwork,
@@ -74,7 +73,7 @@ CONTENDERS = {
     "folded": Contender(FoldedNetwork, tasks=("inference",)),
     "optimized": Contender(OptimizedNetwork, tasks=("inference",)),
     "torch": Contender(TorchNetwork, needs=("torch", "torchvision"), **_TORCH),
-    "torch_compiled": Contender(CompiledTorchNetwork, needs=("torch", "torchvision"), **_TORCH),
+    "torch_compiled": Contender(partial(TorchNetwork, compiled=True), needs=("torch", "torchvision"), **_TORCH),
     "onnxruntime": _exported("onnx", ("float32", "int8")),
     "openvino": _exported("openvino", ("float32", "bfloat16", "int8")),
     "openvino_torch": Contender(

@@ -27,24 +27,19 @@ def torchvision_name(model):
 class TorchNetwork(Network):
     """torchvision's network, channels last; bfloat16 by autocast."""
 
-    compiled = False
-
-    def __init__(self, job, folder):
+    def __init__(self, job, folder, compiled=False):
         super().__init__(job, folder)
         import torch
 
         torch.manual_seed(0)
+        self.name = f"torchvision {torchvision_name(job.model)}{', compiled' if compiled else ''}"
         self.torch, self.device = torch, torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = self.create().to(self.device, memory_format=torch.channels_last)
-        self.step = torch.compile(self.model) if self.compiled else self.model
+        self.step = torch.compile(self.model) if compiled else self.model
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
         images = torch.randn(job.batch_size, 3, job.image_size, job.image_size)
         self.images = images.to(self.device, memory_format=torch.channels_last)
         self.labels = torch.from_numpy(job.labels).to(self.device)
-
-    @property
-    def name(self):
-        return f"torchvision {torchvision_name(self.job.model)}{', compiled' if self.compiled else ''}"
 
     def create(self):
         import torchvision
@@ -90,12 +85,6 @@ class TorchNetwork(Network):
         return self.torch.autocast(self.device.type, self.torch.bfloat16, enabled=mixed)
 
 
-class CompiledTorchNetwork(TorchNetwork):
-    """torchvision's network compiled by torch.compile."""
-
-    compiled = True
-
-
 class OpenVinoTorchNetwork(Network):
     """torchvision's network, exported to ONNX by torch, in OpenVINO."""
 
@@ -107,14 +96,11 @@ class OpenVinoTorchNetwork(Network):
         import torchvision
 
         torch.manual_seed(0)
+        self.name = f"OpenVINO torchvision {torchvision_name(job.model)}"
         model = torchvision.models.get_model(torchvision_name(job.model), weights=None).eval()
         self.images = np.moveaxis(job.images, -1, 1).copy()
         torch.onnx.export(model, torch.from_numpy(self.images), self.folder / "network.onnx")
         self.network = compile_model(self.folder / "network.onnx", job.precision)
-
-    @property
-    def name(self):
-        return f"OpenVINO torchvision {torchvision_name(self.job.model)}"
 
     def inference(self, steps):
         for _ in range(steps):

@@ -116,23 +116,20 @@ class ExportedModel:
         return self._run_in_batches(self.session.run, inputs)
 
     def _run_in_batches(self, run, inputs):
-        size = self.session.batch_size or len(inputs)
-        starts = range(0, len(inputs), size)
-        batches = [self._run_padded(run, inputs[start : start + size], size) for start in starts]
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-    def _run_padded(self, run, inputs, size):
-        """Outputs for a batch of at most `size` inputs, which is padded with copies of its last input."""
-        count = len(inputs)
-        inputs = np.concatenate([inputs, np.repeat(inputs[-1:], size - count, axis=0)])
-        try:
-            outputs = run(inputs)
-        except Exception as error:  # runtimes raise errors of any kind
-            raise ValueError(
-                f"`inputs` should have the shape and dtype that {self.path} takes ({error_summary(error)}). "
-                f"Received: {inputs.dtype} {inputs.shape}"
-            ) from error
-        return {name: array[:count] for name, array in outputs.items()}
+        """Outputs of all inputs; the last batch is padded with copies of its last input."""
+        size, outputs = self.session.batch_size or len(inputs), []
+        for start in range(0, len(inputs), size):
+            batch = inputs[start : start + size]
+            padding = np.repeat(batch[-1:], size - len(batch), axis=0)
+            try:
+                results = run(np.concatenate([batch, padding]))
+            except Exception as error:  # runtimes raise errors of any kind
+                raise ValueError(
+                    f"`inputs` should have the shape and dtype that {self.path} takes ({error_summary(error)}). "
+                    f"Received: {inputs.dtype} {inputs.shape}"
+                ) from error
+            outputs.append({name: array[: len(batch)] for name, array in results.items()})
+        return {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
 
     @property
     def takes_encoded_files(self) -> bool:

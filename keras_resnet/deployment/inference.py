@@ -79,7 +79,7 @@ def _frozen_predict_function(model):
     def predict(data):
         images, _, _ = keras.utils.unpack_x_y_sample_weight(data[0])
         (images,) = keras.tree.flatten(images) if nested else (images,)
-        # with other shapes oneDNN ends the process
+        # with other shapes oneDNN (TensorFlow 2.21) ends the process
         images = tf.ensure_shape(tf.cast(images, model_input.dtype), model_input.shape)
         return tf.nest.pack_sequence_as(traced.structured_outputs, graph(images))
 
