@@ -39,7 +39,7 @@ def print_progress(text):
     err.print(Text(text), soft_wrap=True)
 
 
-def print_problem(kind, text, color="red"):
+def print_note(kind, text, color="red"):
     """Prints "kind: text" on standard error, or "kind" alone."""
     err.print(f"[{color}]{kind}{':' if text else ''}[/]", Text(text), sep=" " if text else "", soft_wrap=True)
 
@@ -85,7 +85,7 @@ def error_messages():
         stopped = interrupts or isinstance(error, KeyboardInterrupt)  # libraries in C++ raise errors of their own
         if isinstance(error, typer.Exit) or not (stopped or isinstance(error, ERRORS)):
             raise
-        print_problem("stopped" if stopped else "error", str(error))
+        print_note("stopped" if stopped else "error", str(error))
         raise typer.Exit(130 if stopped else 1) from None
     finally:
         signal.signal(signal.SIGINT, handler)
@@ -101,4 +101,4 @@ def main():
 def _print_warning(message, category, *_):
     """Prints a warning for users as one line; warnings for developers are not shown."""
     if issubclass(category, UserWarning):
-        print_problem("note", str(message), "yellow")
+        print_note("note", str(message), "yellow")

@@ -14,16 +14,7 @@ import keras_resnet
 from keras_resnet.benchmark.comparison import compare
 from keras_resnet.benchmark.contenders import CONTENDERS, MEASURED_PRECISIONS, TASKS
 from keras_resnet.benchmark.report import notes, table
-from keras_resnet.cli.app import (
-    err,
-    out,
-    print_json,
-    print_line,
-    print_problem,
-    print_progress,
-    print_table,
-    progress_bar,
-)
+from keras_resnet.cli.app import err, out, print_json, print_line, print_note, print_progress, print_table, progress_bar
 from keras_resnet.cli.options import AsJson, Mode, Precision, TestSet, command, model_from, names, numbers
 from keras_resnet.data.image_files import format_errors
 from keras_resnet.data.protocols import PROTOCOLS, get_protocol
@@ -103,7 +94,7 @@ def _print_evaluation(result, title, by_class):
         print_table(map(_class_row, result.by_class))
     if result.skipped:
         text = f"{len(result.skipped)} images that could not be read:\n  {format_errors(result.skipped)}"
-        print_problem("skipped", text, "yellow")
+        print_note("skipped", text, "yellow")
 
 
 def _error_row(result, k):

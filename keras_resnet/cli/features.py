@@ -7,7 +7,7 @@ import typer
 from typer import Argument, Option
 
 from keras_resnet import transfer
-from keras_resnet.cli.app import print_json, print_line, print_problem, print_table, progress_bar
+from keras_resnet.cli.app import print_json, print_line, print_note, print_table, progress_bar
 from keras_resnet.cli.options import AsJson, Mode, Model, Precision, Weights, command, model_from
 from keras_resnet.data.image_files import format_errors
 from keras_resnet.data.preprocessing import Preprocessing
@@ -51,7 +51,7 @@ def features(
         classes = f" of {len(written['class_names'])} classes" if written["class_names"] else ""
         print_line(f"{target}: {count:,} vectors of {width:,} numbers, {model.name}'s {options['endpoint']}{classes}")
     if written["skipped"]:
-        print_problem("skipped", format_errors(written["skipped"]))
+        print_note("skipped", format_errors(written["skipped"]))
         raise typer.Exit(1)
 
 
@@ -101,11 +101,7 @@ def nearest(
 
 
 def _comparable(*paths):
-    """The features in the files.
-
-    Raises:
-        ValueError: if they differ in one of the COMPARABLE settings.
-    """
+    """The features in the files, or a ValueError if they differ in one of the COMPARABLE settings."""
     found = [transfer.read_features(path) for path in paths]
     settings = [one.settings | {"class_names": one.class_names} for one in found]
     values = {name: [one.get(name) for one in settings] for name in COMPARABLE}

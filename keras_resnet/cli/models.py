@@ -10,7 +10,7 @@ from rich.progress import track
 from typer import Argument, Option
 
 import keras_resnet
-from keras_resnet.cli.app import err, out, print_json, print_line, print_problem, print_table
+from keras_resnet.cli.app import err, out, print_json, print_line, print_note, print_table
 from keras_resnet.cli.options import AsJson, Mode, Weights, command, model_from, raise_if_given
 from keras_resnet.data.image_files import find_images
 from keras_resnet.data.preprocessing import Preprocessing
@@ -108,7 +108,7 @@ def predict(
         print_table((row for prediction in predictions for row in _table_rows(prediction)), left=["class"])
     failed = [prediction for prediction in predictions if prediction.error]
     for prediction in failed:
-        print_problem("not read", f"{prediction.path}: {prediction.error}")
+        print_note("not read", f"{prediction.path}: {prediction.error}")
     if failed:
         raise typer.Exit(1)
 

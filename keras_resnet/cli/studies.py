@@ -124,13 +124,7 @@ def signals(
 
 
 def _publish(measured, workdir, as_json):
-    """Writes measurements as plots and JSON, and prints them.
-
-    Args:
-        measured: {name: (what is measured, {network: {layer: number}}, function of the numbers and a PNG's path)}.
-        workdir: folder for the files.
-        as_json: whether JSON is printed instead of tables.
-    """
+    """Plots, saves and prints {name: (what is measured, {network: {layer: number}}, function that plots to a path)}."""
     for name, (_, values, plot) in measured.items():
         plot(values, workdir / f"{name}.png")
         write_json(values, workdir / f"{name}.json")
