@@ -15,7 +15,7 @@ from keras_resnet.data.labels import are_placeholders, class_ids_and_names, matc
 from keras_resnet.data.prefetch import ImageBatch, describe_errors, prefetch_batches
 from keras_resnet.data.protocols import Protocol, check_scales, get_protocol
 from keras_resnet.data.sources import load_test
-from keras_resnet.files import check_writable, save_figure
+from keras_resnet.files import check_writable, figure_file
 from keras_resnet.models.preprocessing import class_names, preprocessing
 from keras_resnet.models.transforms import fully_convolutional
 from keras_resnet.prediction import predict_probabilities
@@ -312,18 +312,16 @@ def plot_confusion(evaluation: Evaluation, path) -> None:
         ValueError: for more classes.
         OSError: as `atomic_write`.
     """
-    from matplotlib.figure import Figure
     from sklearn.metrics import ConfusionMatrixDisplay
 
     names = [name for _, name in evaluation.classes]
     _check_num_classes(len(names))
     side = 3 + 0.4 * len(names)
-    figure = Figure(figsize=(side, side))
-    axes = figure.add_subplot()
-    ConfusionMatrixDisplay(evaluation.confusion, display_labels=names).plot(
-        ax=axes, cmap="Blues", colorbar=False, xticks_rotation="vertical", values_format="d"
-    )
-    title = f"top-1 error {evaluation.top1_error:.2%} of {evaluation.num_images} images"
-    axes.set(title=title, xlabel="predicted class", ylabel="true class")
-    figure.tight_layout()
-    save_figure(figure, path)
+    with figure_file(path, figsize=(side, side)) as figure:
+        axes = figure.add_subplot()
+        ConfusionMatrixDisplay(evaluation.confusion, display_labels=names).plot(
+            ax=axes, cmap="Blues", colorbar=False, xticks_rotation="vertical", values_format="d"
+        )
+        title = f"top-1 error {evaluation.top1_error:.2%} of {evaluation.num_images} images"
+        axes.set(title=title, xlabel="predicted class", ylabel="true class")
+        figure.tight_layout()

@@ -78,11 +78,16 @@ def write_json(values: Any, path: str | os.PathLike) -> None:
         temporary.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
-def save_figure(figure: Any, path: str | os.PathLike) -> None:
-    """Writes a matplotlib Figure as a PNG file, atomically.
+@contextmanager
+def figure_file(path: str | os.PathLike, **arguments: Any) -> Iterator[Any]:
+    """Yields a matplotlib Figure with these arguments; writes it as a PNG file afterwards, atomically.
 
     Raises:
         OSError: as `atomic_write`.
     """
+    from matplotlib.figure import Figure
+
+    figure = Figure(**arguments)
+    yield figure
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100, bbox_inches="tight")

@@ -7,6 +7,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 import keras_resnet
@@ -207,8 +208,8 @@ def test_models_that_do_not_fit_are_refused_before_anything_is_written(model, ch
 
 
 def test_curves_share_axes_and_colours(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr("keras_resnet.training.curves.save_figure", lambda figure, path: figures.append(figure))
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: figures.append(figure) or save(figure, *a, **k))
     long = [{"step": step, "accuracy": 0.6, "val_accuracy": 0.7} for step in (1, 2, 3)]
     short = [{"step": 1, "accuracy": 0.9}]
     draw_curves({"plain": {"56": long, "20": short}, "residual": {"20": long}, "none": {}}, tmp_path / "p.png", "all")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_resnet.architecture.metadata import to_channels_last
-from keras_resnet.files import save_figure
+from keras_resnet.files import figure_file
 from keras_resnet.models.layers import check_inputs, convolutions, find_layer
 
 
@@ -109,13 +109,10 @@ def plot_feature_maps(maps: np.ndarray, path: str | os.PathLike, title: str = ""
 
 
 def _plot_mosaic(tiles, path, title):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 7))
-    axes = figure.add_subplot(title=title)
-    axes.imshow(mosaic(tiles), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.axis("off")
-    save_figure(figure, path)
+    with figure_file(path, figsize=(7, 7)) as figure:
+        axes = figure.add_subplot(title=title)
+        axes.imshow(mosaic(tiles), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.axis("off")
 
 
 def mosaic(tiles: ArrayLike) -> np.ndarray:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from keras_resnet.analysis.gradients import gradients
 from keras_resnet.architecture.metadata import to_channels_last
-from keras_resnet.files import save_figure
+from keras_resnet.files import figure_file
 from keras_resnet.models.layers import check_inputs, find_layer, last_feature_map, logits_of
 
 
@@ -104,8 +104,6 @@ def plot_grad_cam(
     Raises:
         ValueError: if the numbers of images, maps and titles differ, or are zero.
     """
-    from matplotlib.figure import Figure
-
     titles = [""] * len(maps) if titles is None else titles
     if not len(images) == len(maps) == len(titles) or not len(maps):
         raise ValueError(
@@ -114,12 +112,11 @@ def plot_grad_cam(
         )
     columns = math.ceil(math.sqrt(len(maps)))
     rows = math.ceil(len(maps) / columns)
-    figure = Figure(figsize=(3 * columns, 3.3 * rows), layout="constrained")
-    for i, (image, heat, title) in enumerate(zip(images, maps, titles, strict=True), 1):
-        height, width = image.shape[:2]
-        axes = figure.add_subplot(rows, columns, i, title=title)
-        extent = (0, width, height, 0)
-        axes.imshow(image, cmap="gray", extent=extent)
-        axes.imshow(heat, "jet", alpha=0.45, vmin=0, vmax=1, extent=extent, interpolation="bilinear")
-        axes.axis("off")
-    save_figure(figure, path)
+    with figure_file(path, figsize=(3 * columns, 3.3 * rows), layout="constrained") as figure:
+        for i, (image, heat, title) in enumerate(zip(images, maps, titles, strict=True), 1):
+            height, width = image.shape[:2]
+            axes = figure.add_subplot(rows, columns, i, title=title)
+            extent = (0, width, height, 0)
+            axes.imshow(image, cmap="gray", extent=extent)
+            axes.imshow(heat, "jet", alpha=0.45, vmin=0, vmax=1, extent=extent, interpolation="bilinear")
+            axes.axis("off")

@@ -11,7 +11,7 @@ from keras import layers
 from keras_resnet.architecture.complexity import Complexity
 from keras_resnet.architecture.metadata import layer_channel_axis
 from keras_resnet.errors import is_integer
-from keras_resnet.files import save_figure
+from keras_resnet.files import figure_file
 from keras_resnet.models.layers import check_graph
 
 
@@ -162,16 +162,13 @@ def plot_layer_costs(costs: Sequence[LayerCost], path: str | os.PathLike, title:
     Raises:
         ValueError: if no layer has multiply-adds.
     """
-    from matplotlib.figure import Figure
-
     weighted = [cost for cost in costs if cost.multiply_adds]
     if not weighted:
         raise ValueError(f"`costs` should contain a LayerCost with multiply-adds. Received: {len(costs)} without")
-    figure = Figure(figsize=(max(7, 0.14 * len(weighted)), 5))
-    for axes, field in zip(figure.subplots(2, sharex=True), ("multiply_adds", "parameters"), strict=True):
-        axes.bar(range(len(weighted)), [getattr(cost, field) / 1e6 for cost in weighted], color="tab:blue")
-        axes.set(ylabel=f"{field.replace('_', '-')} (M)")
-        axes.grid(axis="y", alpha=0.3)
-    axes.set_xticks(range(len(weighted)), [cost.name for cost in weighted], rotation=90, fontsize=6)
-    figure.suptitle(title)
-    save_figure(figure, path)
+    with figure_file(path, figsize=(max(7, 0.14 * len(weighted)), 5)) as figure:
+        for axes, field in zip(figure.subplots(2, sharex=True), ("multiply_adds", "parameters"), strict=True):
+            axes.bar(range(len(weighted)), [getattr(cost, field) / 1e6 for cost in weighted], color="tab:blue")
+            axes.set(ylabel=f"{field.replace('_', '-')} (M)")
+            axes.grid(axis="y", alpha=0.3)
+        axes.set_xticks(range(len(weighted)), [cost.name for cost in weighted], rotation=90, fontsize=6)
+        figure.suptitle(title)

@@ -10,7 +10,7 @@ from keras import layers
 from keras_resnet.analysis.alexnet import alexnet
 from keras_resnet.analysis.layer_costs import layer_costs, total_cost
 from keras_resnet.architecture.complexity import complexity
-from keras_resnet.files import save_figure
+from keras_resnet.files import figure_file
 from keras_resnet.variants import get_spec
 
 
@@ -101,13 +101,11 @@ def plot_network_costs(
         path: PNG file to write.
         title: title of the figure.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4))
-    axes = figure.add_subplot(title=title, xlabel="multiply-adds (G)")
-    names = [f"{cost.name} ({cost.parameters / 1e6:.1f} M parameters)" for cost in costs]
-    bars = axes.barh(names, [cost.multiply_adds / 1e9 for cost in costs], color="tab:blue")
-    axes.bar_label(bars, [f"{cost.multiply_adds / 1e9:.1f}, {cost.fraction_of_vgg19:.0%}" for cost in costs], padding=3)
-    axes.margins(x=0.2)
-    axes.invert_yaxis()
-    save_figure(figure, path)
+    with figure_file(path, figsize=(7, 4)) as figure:
+        axes = figure.add_subplot(title=title, xlabel="multiply-adds (G)")
+        names = [f"{cost.name} ({cost.parameters / 1e6:.1f} M parameters)" for cost in costs]
+        bars = axes.barh(names, [cost.multiply_adds / 1e9 for cost in costs], color="tab:blue")
+        labels = [f"{cost.multiply_adds / 1e9:.1f}, {cost.fraction_of_vgg19:.0%}" for cost in costs]
+        axes.bar_label(bars, labels, padding=3)
+        axes.margins(x=0.2)
+        axes.invert_yaxis()

@@ -8,7 +8,7 @@ from keras_resnet.architecture.blocks import TRANSFORMS
 from keras_resnet.architecture.layers import Convolution
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import MAX_POOLS, STEMS
-from keras_resnet.files import save_figure
+from keras_resnet.files import figure_file
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,17 @@ def plot_receptive_fields(
     Raises:
         ValueError: if `fields` is empty.
     """
-    from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
     if not fields:
         raise ValueError("`fields` should be {endpoint: ReceptiveField}, not empty. Received: {}")
     largest = max(side, *(field.size for field in fields.values()))
-    figure = Figure(figsize=(6, 6))
-    axes = figure.add_subplot(title=title, aspect="equal", xlabel="pixels")
-    axes.add_patch(Rectangle((-side / 2, -side / 2), side, side, color="0.85", label=f"image: {side}"))
-    for i, (name, field) in enumerate(fields.items()):
-        corner, label = (-field.size / 2,) * 2, f"{name}: {field.size} (stride {field.stride})"
-        axes.add_patch(Rectangle(corner, field.size, field.size, fill=False, linewidth=2, color=f"C{i}", label=label))
-    axes.set(xlim=(-0.55 * largest, 0.55 * largest), ylim=(-0.55 * largest, 0.55 * largest))
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
-    save_figure(figure, path)
+    with figure_file(path, figsize=(6, 6)) as figure:
+        axes = figure.add_subplot(title=title, aspect="equal", xlabel="pixels")
+        axes.add_patch(Rectangle((-side / 2, -side / 2), side, side, color="0.85", label=f"image: {side}"))
+        for i, (name, field) in enumerate(fields.items()):
+            box = Rectangle((-field.size / 2,) * 2, field.size, field.size, fill=False, linewidth=2, color=f"C{i}")
+            box.set_label(f"{name}: {field.size} (stride {field.stride})")
+            axes.add_patch(box)
+        axes.set(xlim=(-0.55 * largest, 0.55 * largest), ylim=(-0.55 * largest, 0.55 * largest))
+        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1))

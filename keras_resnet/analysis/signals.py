@@ -13,7 +13,7 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from keras_resnet.analysis.gradients import gradients
-from keras_resnet.files import save_figure
+from keras_resnet.files import figure_file
 from keras_resnet.models.layers import check_inputs, convolutions, logits_of, responses
 
 BATCH_SIZE = 100
@@ -167,16 +167,13 @@ def plot_responses(values: Mapping[str, Mapping[str, float]], path: str | os.Pat
     Raises:
         ValueError: if there are no values.
     """
-    from matplotlib.figure import Figure
-
     _check_values(values)
-    figure = Figure(figsize=(8, 7), layout="constrained")
-    top, bottom = figure.subplots(2)
-    _plot_lines(top, {network: list(layers.values()) for network, layers in values.items()})
-    _plot_lines(bottom, {network: sorted(layers.values(), reverse=True) for network, layers in values.items()})
-    top.set(title=title, ylabel="std", xlabel="layer index (original)", ylim=(0, None))
-    bottom.set(ylabel="std", xlabel="layer index (sorted by magnitude)", ylim=(0, None))
-    save_figure(figure, path)
+    with figure_file(path, figsize=(8, 7), layout="constrained") as figure:
+        top, bottom = figure.subplots(2)
+        _plot_lines(top, {network: list(layers.values()) for network, layers in values.items()})
+        _plot_lines(bottom, {network: sorted(layers.values(), reverse=True) for network, layers in values.items()})
+        top.set(title=title, ylabel="std", xlabel="layer index (original)", ylim=(0, None))
+        bottom.set(ylabel="std", xlabel="layer index (sorted by magnitude)", ylim=(0, None))
 
 
 def plot_signals(
@@ -200,13 +197,10 @@ def plot_signals(
     Raises:
         ValueError: if there are no values.
     """
-    from matplotlib.figure import Figure
-
     _check_values(values)
-    figure = Figure(figsize=(8, 4.5))
-    axes = figure.add_subplot(title=title, xlabel="convolution", ylabel=label, yscale="log")
-    _plot_lines(axes, {network: list(layers.values()) for network, layers in values.items()})
-    save_figure(figure, path)
+    with figure_file(path, figsize=(8, 4.5)) as figure:
+        axes = figure.add_subplot(title=title, xlabel="convolution", ylabel=label, yscale="log")
+        _plot_lines(axes, {network: list(layers.values()) for network, layers in values.items()})
 
 
 def _check_values(values):

@@ -5,7 +5,7 @@ from typing import Any
 
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import is_number
-from keras_resnet.files import save_figure
+from keras_resnet.files import figure_file
 
 COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds per image"}
 
@@ -126,21 +126,18 @@ def describe(spec: ResNetSpec) -> str:
 
 def plot_results(result, path):
     """Plots validation accuracy against each cost: all candidates, the Pareto front and the best one."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5 * len(COSTS), 4.5), layout="constrained")
-    figure.suptitle(f"{result.settings['tuner']} search on {result.settings['dataset']}", fontsize="medium")
-    red = {"color": "tab:red"}
-    for axes, (cost, label) in zip(figure.subplots(1, len(COSTS), sharey=True), COSTS.items(), strict=True):
-        for candidates, style, options in (
-            (result.completed, "o", {"color": "tab:gray", "label": "candidates"}),
-            (result.pareto_front(cost), ".-", red | {"label": "Pareto front", "drawstyle": "steps-post"}),
-            (result.completed[:1], "*", red | {"label": "best", "markersize": 14}),
-        ):
-            costs = [getattr(candidate, cost) for candidate in candidates]
-            axes.plot(costs, [100 * candidate.top1_accuracy for candidate in candidates], style, **options)
-        axes.set(xscale="log", xlabel=label)
-        axes.grid(alpha=0.3)
-    figure.axes[0].set(ylabel="validation accuracy (%)")
-    figure.axes[0].legend()
-    save_figure(figure, path)
+    with figure_file(path, figsize=(5 * len(COSTS), 4.5), layout="constrained") as figure:
+        figure.suptitle(f"{result.settings['tuner']} search on {result.settings['dataset']}", fontsize="medium")
+        red = {"color": "tab:red"}
+        for axes, (cost, label) in zip(figure.subplots(1, len(COSTS), sharey=True), COSTS.items(), strict=True):
+            for candidates, style, options in (
+                (result.completed, "o", {"color": "tab:gray", "label": "candidates"}),
+                (result.pareto_front(cost), ".-", red | {"label": "Pareto front", "drawstyle": "steps-post"}),
+                (result.completed[:1], "*", red | {"label": "best", "markersize": 14}),
+            ):
+                costs = [getattr(candidate, cost) for candidate in candidates]
+                axes.plot(costs, [100 * candidate.top1_accuracy for candidate in candidates], style, **options)
+            axes.set(xscale="log", xlabel=label)
+            axes.grid(alpha=0.3)
+        figure.axes[0].set(ylabel="validation accuracy (%)")
+        figure.axes[0].legend()

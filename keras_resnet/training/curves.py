@@ -2,7 +2,7 @@
 
 from itertools import chain
 
-from keras_resnet.files import save_figure
+from keras_resnet.files import figure_file
 
 LINE_STYLES = {"accuracy": "--", "val_accuracy": "-"}
 
@@ -16,21 +16,18 @@ def draw_curves(panels, path, title=""):
         path: the PNG to write.
         title: title of the figure.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2 + 5 * len(panels), 4.5), layout="constrained")
-    figure.suptitle(f"{title}\ntraining error dashed, test error solid", fontsize="medium")
-    grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-    labels = dict.fromkeys(chain.from_iterable(panels.values()))
-    colours = {label: f"C{index}" for index, label in enumerate(labels)}
-    for axes, (name, runs) in zip(grid, panels.items(), strict=True):
-        axes.set(xlabel="iterations", title=name)
-        axes.grid(alpha=0.3)
-        for label, history in runs.items():
-            _draw(axes, history, colours[label], label)
-        axes.legend(handles=[line for line in axes.lines if line.get_label() in runs])
-    grid[0].set(ylabel="error (%)", ylim=(0, _highest_error(panels)))
-    save_figure(figure, path)
+    with figure_file(path, figsize=(2 + 5 * len(panels), 4.5), layout="constrained") as figure:
+        figure.suptitle(f"{title}\ntraining error dashed, test error solid", fontsize="medium")
+        grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+        labels = dict.fromkeys(chain.from_iterable(panels.values()))
+        colours = {label: f"C{index}" for index, label in enumerate(labels)}
+        for axes, (name, runs) in zip(grid, panels.items(), strict=True):
+            axes.set(xlabel="iterations", title=name)
+            axes.grid(alpha=0.3)
+            for label, history in runs.items():
+                _draw(axes, history, colours[label], label)
+            axes.legend(handles=[line for line in axes.lines if line.get_label() in runs])
+        grid[0].set(ylabel="error (%)", ylim=(0, _highest_error(panels)))
 
 
 def _highest_error(panels):

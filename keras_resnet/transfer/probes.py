@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_resnet.errors import is_integer
-from keras_resnet.files import save_figure
+from keras_resnet.files import figure_file
 
 INVERSE_REGULARIZATIONS = tuple(10.0**power for power in range(-5, 2))
 """Candidates for the linear probe's inverse regularization (scikit-learn's C)."""
@@ -200,7 +200,6 @@ def plot_feature_map(
         OSError: if `path` cannot be written.
     """
     import matplotlib
-    from matplotlib.figure import Figure
 
     points, labels = np.asarray(points), np.asarray(labels)
     if points.shape != (len(labels), 2) or labels.max(initial=-1) >= max(1, len(class_names)):
@@ -208,19 +207,18 @@ def plot_feature_map(
             "`points` should be (N, 2), and each label should have a class name. Received: points of shape "
             f"{points.shape}, {len(labels)} labels up to {labels.max(initial=-1)}, {len(class_names)} names"
         )
-    figure = Figure(figsize=(8, 7))
-    axes = figure.add_subplot(title=title)
-    colours = matplotlib.colormaps["tab20" if len(class_names) > 10 else "tab10"]
-    for label in np.unique(labels):
-        named = 0 <= label < len(class_names)
-        colour = colours(label % colours.N) if named else "lightgrey"
-        name = class_names[label] if named else "no class"
-        x, y = points[labels == label].T
-        axes.scatter(x, y, s=8, color=[colour], label=name, linewidths=0)
-    axes.set(xticks=[], yticks=[])
-    if len(np.unique(labels)) <= MAX_LEGEND_CLASSES:
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2, frameon=False)
-    save_figure(figure, path)
+    with figure_file(path, figsize=(8, 7)) as figure:
+        axes = figure.add_subplot(title=title)
+        colours = matplotlib.colormaps["tab20" if len(class_names) > 10 else "tab10"]
+        for label in np.unique(labels):
+            named = 0 <= label < len(class_names)
+            colour = colours(label % colours.N) if named else "lightgrey"
+            name = class_names[label] if named else "no class"
+            x, y = points[labels == label].T
+            axes.scatter(x, y, s=8, color=[colour], label=name, linewidths=0)
+        axes.set(xticks=[], yticks=[])
+        if len(np.unique(labels)) <= MAX_LEGEND_CLASSES:
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2, frameon=False)
 
 
 def _check_probe_data(train_vectors, train_labels, test_vectors, test_labels):
