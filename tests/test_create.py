@@ -52,8 +52,14 @@ def test_same_layers_in_the_same_order(name):
     assert [layer.output.shape for layer in ours.layers] == [layer.output.shape for layer in theirs.layers]
 
 
-@pytest.mark.parametrize("suffix", [".weights.h5", ".h5", ".keras"])
-@pytest.mark.parametrize("name", ["ResNet50", "ResNet50V2"])
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        *(("ResNet50", suffix) for suffix in (".weights.h5", ".h5", ".keras")),
+        ("ResNet50V2", ".weights.h5"),
+        *(pytest.param("ResNet50V2", suffix, marks=pytest.mark.slow) for suffix in (".h5", ".keras")),
+    ],
+)
 def test_a_file_that_keras_applications_saved_gives_its_outputs(name, suffix, tmp_path):
     make, theirs = constructors(name)
     theirs = randomize_weights(theirs(weights=None, input_shape=(64, 64, 3), classes=11))
@@ -107,8 +113,14 @@ def test_errors_where_keras_applications_has_them(arguments):
             make(**arguments)
 
 
-@pytest.mark.parametrize("pooling", [None, "avg", "max"])
-@pytest.mark.parametrize("include_top", [True, False])
+@pytest.mark.parametrize(
+    ("include_top", "pooling"),
+    [
+        (True, None),
+        *((False, pooling) for pooling in (None, "avg", "max")),
+        *(pytest.param(True, pooling, marks=pytest.mark.slow) for pooling in ("avg", "max")),
+    ],
+)
 def test_shapes_with_and_without_top_and_pooling_equal_those_of_keras_applications(include_top, pooling):
     ours, theirs = both("ResNet50", include_top=include_top, pooling=pooling)
     assert ours.output_shape == theirs.output_shape
