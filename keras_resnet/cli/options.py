@@ -4,7 +4,7 @@ import inspect
 import json
 import re
 from dataclasses import fields
-from functools import wraps
+from functools import cache, wraps
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -74,8 +74,7 @@ def option(callee, name):
     default.
     """
     parameter = inspect.signature(callee).parameters[name]
-    documented = {it.arg_name: it.description for it in docstring_parser.parse_from_object(callee).params}
-    text, default = _help(documented[name])
+    text, default = _help(_descriptions(callee)[name])
     hint = parameter.annotation
     words = re.findall(r"\w+", str(type(parameter.default) if hint is parameter.empty else hint))
     if {"int", "float"} <= set(words):
@@ -85,6 +84,12 @@ def option(callee, name):
     settings |= {"show_default": default if parameter.default is None else bool(parameter.default)}
     option = Option(help=text, **settings)
     return parameter.replace(annotation=Annotated[kind | None if parameter.default is None else kind, option])
+
+
+@cache
+def _descriptions(callee):
+    """{name: description} of the parameters in a docstring, or of the documented fields of a dataclass."""
+    return {it.arg_name: it.description for it in docstring_parser.parse_from_object(callee).params}
 
 
 def _help(description):
