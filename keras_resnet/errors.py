@@ -4,6 +4,11 @@ import difflib
 from collections.abc import Iterable
 
 
+def value_error(argument: str, value: object, expected: str, hint: str = "") -> ValueError:
+    """ValueError("`argument` should be EXPECTED. HINT Received: argument=value"), with `hint` a sentence or empty."""
+    return ValueError(f"`{argument}` should be {expected}.{hint and ' ' + hint} Received: {argument}={value!r}")
+
+
 def unknown_name_error(argument: str, value: object, known: Iterable, expected: str | None = None) -> ValueError:
     """The ValueError for a name that is not one of the known ones.
 
@@ -17,10 +22,7 @@ def unknown_name_error(argument: str, value: object, known: Iterable, expected: 
     given = str(value)
     longer = [name for name in names if given and name.lower().startswith(given.lower())]
     near = list(dict.fromkeys(longer + difflib.get_close_matches(given.lower(), names, n=3, cutoff=0.4)))[:3]
-    nearest = f" Nearest: {near}." if near else ""
-    return ValueError(
-        f"`{argument}` should be {expected or f'one of {names}'}.{nearest} Received: {argument}={value!r}"
-    )
+    return value_error(argument, value, expected or f"one of {names}", f"Nearest: {near}." if near else "")
 
 
 def is_number(value: object) -> bool:
@@ -37,7 +39,7 @@ def check_integers(minimum: int = 1, **arguments: object) -> None:
     """Raises ValueError for an argument that is not an integer of at least `minimum`."""
     for argument, value in arguments.items():
         if not is_integer(value, minimum):
-            raise ValueError(f"`{argument}` should be an integer, {minimum} or more. Received: {argument}={value!r}")
+            raise value_error(argument, value, f"an integer, {minimum} or more")
 
 
 def error_summary(error: BaseException) -> str:

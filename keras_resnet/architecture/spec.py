@@ -11,7 +11,7 @@ import keras
 from keras_resnet.architecture.blocks import TRANSFORMS, Block
 from keras_resnet.architecture.shortcuts import SHORTCUTS
 from keras_resnet.architecture.stems import STEMS
-from keras_resnet.errors import is_integer, is_number, unknown_name_error
+from keras_resnet.errors import is_integer, is_number, unknown_name_error, value_error
 from keras_resnet.files import read_json, write_json
 
 _CHOICES = {
@@ -106,9 +106,7 @@ class ResNetSpec:
         for name in ("depths", "widths"):
             value = getattr(self, name)
             if not isinstance(value, (tuple, list)):
-                raise ValueError(
-                    f"`{name}` should be a tuple of integers, one for each stage. Received: {name}={value!r}"
-                )
+                raise value_error(name, value, "a tuple of integers, one for each stage")
             object.__setattr__(self, name, tuple(value))
         self._check_values()
         self._check_together()
@@ -156,7 +154,7 @@ class ResNetSpec:
             )
 
     def _raise(self, name, expected):
-        raise ValueError(f"`{name}` should be {expected}. Received: {name}={getattr(self, name)!r}")
+        raise value_error(name, getattr(self, name), expected)
 
     @cached_property
     def stages(self) -> tuple[tuple[Block, ...], ...]:
