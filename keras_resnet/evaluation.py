@@ -78,7 +78,7 @@ class Evaluation:
         return self.num_wrong(k) / self.num_images
 
     def interval(self, k: int) -> tuple[float, float]:
-        """(low, high): the 95 % confidence interval of the top-k error (Wilson's score interval)."""
+        """(low, high): the 95% confidence interval of the top-k error (Wilson's score interval)."""
         from scipy.stats import binomtest
 
         low, high = binomtest(self.num_wrong(k), self.num_images).proportion_ci(CONFIDENCE, method="wilson")

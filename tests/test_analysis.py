@@ -120,7 +120,7 @@ def test_network_costs_are_those_of_the_paper():
     assert (vgg19.parameters, vgg19.multiply_adds) == (143_667_240, 19_632_062_464)
     for name, (depth, giga) in PAPER.items():
         assert rows[name].depth == depth and rows[name].multiply_adds / 1e9 == pytest.approx(giga, abs=0.06)
-    assert rows["ResNet-34"].fraction_of_vgg19 == pytest.approx(0.18, abs=0.01)  # sec. 3.3: "only 18 % of VGG-19"
+    assert rows["ResNet-34"].fraction_of_vgg19 == pytest.approx(0.18, abs=0.01)  # sec. 3.3: "only 18% of VGG-19"
 
 
 def test_models_without_a_graph_are_refused():

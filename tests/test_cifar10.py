@@ -50,7 +50,7 @@ def test_an_ensemble_has_a_lower_error_than_its_members(cifar10, test_data):
 
 
 def test_the_included_weights_have_the_accuracy_in_the_catalog(cifar10):
-    """And at most the paper's error, 8.75 % (He et al. 2015, table 6)."""
+    """And at most the paper's error, 8.75% (He et al. 2015, table 6)."""
     images, labels = cifar10
     model = create("resnet20", weights="cifar10")
     scores = model.predict(preprocessing(model)(images), batch_size=500, verbose=0)

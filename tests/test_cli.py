@@ -139,7 +139,7 @@ def test_predict_prints_a_table(folder, model_file):
     done = run_command("predict", folder, "--model", model_file)
     assert done.exit_code == 0
     assert all(name in done.stdout for name in ("ant", "bee", "wasp", "%"))
-    assert "a.png" in re.sub(r"\s|ant|bee|wasp|[\d.]+ %", "", done.stdout)
+    assert "a.png" in re.sub(r"\s|ant|bee|wasp|[\d.]+%", "", done.stdout)
 
 
 def test_unreadable_images_are_listed_and_the_others_predicted(folder, model_file):

@@ -125,7 +125,7 @@ def resnet20(test_data):
 
 @pytest.mark.slow
 def test_a_linear_probe_is_as_accurate_as_the_network(cifar10, resnet20):
-    """Weights of github.com/akamaster/pytorch_resnet_cifar10, with 8.27 % error on all 10,000 test images."""
+    """Weights of github.com/akamaster/pytorch_resnet_cifar10, with 8.27% error on all 10,000 test images."""
     train, test = (extract(resnet20, part) for part in cifar10)
     scores = resnet20.predict(preprocessing(resnet20)(cifar10[1].test.images), batch_size=100, verbose=0)
     accuracy = (scores.argmax(axis=1) == test.labels).mean()

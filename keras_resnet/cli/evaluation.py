@@ -103,7 +103,7 @@ def _error_row(result, k):
     return {
         "": f"top-{k}",
         "error": f"{result.error(k):.2%}",
-        "95 % confidence": f"{low:.2%} to {high:.2%}",
+        "95% confidence": f"{low:.2%} to {high:.2%}",
         "wrong": wrong,
     }
 

@@ -205,7 +205,7 @@ def _weights_outside_box(images, weight, u):
 def erase(images, u, probability):
     """Sets a rectangle of images to 0, the mean colour of normalised images, with a probability (arXiv:1708.04896).
 
-    Areas are 2 to 33 % of the image and aspect ratios 0.3 to 3.3, uniform in their logarithm, as in torchvision's
+    Areas are 2 to 33% of the image and aspect ratios 0.3 to 3.3, uniform in their logarithm, as in torchvision's
     RandomErasing; but a side that is too long is shortened instead of sampled again. `u` is (B, 5).
     """
     height, width = ops.shape(images)[1:3]

@@ -97,9 +97,9 @@ def _outputs(report):
     titles = {"top1_agreement": "same most probable class", "top5_agreement": "same five most probable classes"}
     for name, title in titles.items():
         if report[name] is not None:
-            yield f"| {title} | {100 * report[name]:.2f} % |"
+            yield f"| {title} | {report[name]:.2%} |"
     for name, accuracy in (report["top1_accuracy"] or {}).items():
-        yield f"| top-1 accuracy, {name} | {100 * accuracy:.2f} % |"
+        yield f"| top-1 accuracy, {name} | {accuracy:.2%} |"
     for name, row in report["checks"].items():
         yield f"| {CHECKS[name][0]}: differences | {_relative(row)} |"
 

@@ -106,7 +106,7 @@ def to_markdown(result):
     if result.final:
         lines.append(
             f"Trial {result.winner.trial}, trained on all {result.final['training_images']:,} training images: "
-            f"{100 * result.final['top1_accuracy']:.2f} % of {result.final['test_images']:,} test images."
+            f"{result.final['top1_accuracy']:.2%} of {result.final['test_images']:,} test images."
         )
     return "\n".join(lines) + "\n"
 

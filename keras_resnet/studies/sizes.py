@@ -35,7 +35,7 @@ SIZES = {
     "cifar10_subset": Size("cifar10", (20, 56), "he2015_cifar", {**_CIFAR, "epochs": 20}, images=(10_000, 2_000)),
     # Two hours on two cores in bfloat16: 15 epochs instead of 164
     "cifar10": Size("cifar10", (20, 56), "he2015_cifar", _CIFAR),
-    # He et al. 2015, sec. 4.2 and fig. 6, for a GPU; the paper draws no plain-110: its error stays above 60 %
+    # He et al. 2015, sec. 4.2 and fig. 6, for a GPU; the paper draws no plain-110: its error stays above 60%
     "paper": Size("cifar10", (20, 32, 44, 56, 110), "he2015_cifar", own_recipes={"resnet110": "he2015_cifar_110"}),
 }
 

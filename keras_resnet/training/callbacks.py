@@ -211,7 +211,7 @@ class ProgressCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         row = self.checkpoints.state.history[-1]
         seconds_left = (self.steps - row["step"]) * self.batch_size / row["images_per_s"]
-        test_error = f", test error {100 * (1 - row['val_accuracy']):.2f} %" if "val_accuracy" in row else ""
+        test_error = f", test error {1 - row['val_accuracy']:.2%}" if "val_accuracy" in row else ""
         self.console.print(
             f"epoch {row['epoch']}, step {row['step']:,} of {self.steps:,}: {_loss_and_error(row)}{test_error}, "
             f"{row['images_per_s']:,.0f} images/s, {timedelta(seconds=round(seconds_left))} left",
@@ -225,7 +225,7 @@ class _ImagesPerSecond(ProgressColumn):
 
 
 def _loss_and_error(logs):
-    return f"loss {logs['loss']:.4f}, training error {100 * (1 - logs['accuracy']):.2f} %"
+    return f"loss {logs['loss']:.4f}, training error {1 - logs['accuracy']:.2%}"
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def draw_curves(panels, path, title=""):
 
 
 def _highest_error(panels):
-    """Upper limit of the axis in percent; the first quarter, which falls from 90 %, would flatten the rest."""
+    """Upper limit of the axis in percent; the first quarter, which falls from 90%, would flatten the rest."""
     histories = [history for runs in panels.values() for history in runs.values()]
     late = [row for history in histories for row in history[len(history) // 4 :]]
     errors = [100 * (1 - row[key]) for row in late for key in LINE_STYLES if key in row]
