@@ -16,8 +16,7 @@ from support import cifar_network, png_bytes, random_pixels
 from keras_resnet.models.feature_extractor import feature_extractor
 from keras_resnet.precision import precision_scope
 from keras_resnet.transfer.extraction import extract
-from keras_resnet.transfer.feature_files import read_features
-from keras_resnet.transfer.writing import write_features
+from keras_resnet.transfer.feature_files import read_features, write_features
 
 
 def test_written_features_are_those_of_extract(image_folder, tmp_path):

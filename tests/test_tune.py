@@ -21,8 +21,7 @@ from keras_resnet.data.datasets import Stream
 from keras_resnet.search.hypermodel import ResNetHyperModel
 from keras_resnet.search.results import SearchResult, to_markdown
 from keras_resnet.search.space import SPACE, to_spec
-from keras_resnet.search.trainer import split_for_search
-from keras_resnet.search.tune import tune
+from keras_resnet.search.tune import split_for_search, tune
 
 SMALL_SPACE = {
     **SPACE,
@@ -123,7 +122,7 @@ def test_a_finished_search_continues_only_with_more_trials(search, tmp_path, bui
     options = {"workdir": folder, "progress": messages.append, **TINY}
     assert tune(trials=2, **options) == search[1] and not built_specs and not messages
     with monkeypatch.context() as patch:
-        patch.setattr("keras_resnet.search.trainer.train", interrupted)
+        patch.setattr("keras_resnet.search.tune.train", interrupted)
         with pytest.raises(KeyboardInterrupt):
             tune(trials=3, final=False, **options)
     assert json.loads((folder / "results.json").read_text())["candidates"] == search[1].to_config()["candidates"]
@@ -150,7 +149,7 @@ def test_a_folder_with_another_search_is_refused(search, tmp_path, built_specs, 
     foreign = {"notes.txt", "trial_7", "trial_of_mine", "final_report"}
     for name in foreign:
         (folder / name).mkdir() if "_of_" in name else (folder / name).write_text("mine")
-    monkeypatch.setattr("keras_resnet.search.trainer.train", interrupted)
+    monkeypatch.setattr("keras_resnet.search.tune.train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tune(trials=2, workdir=folder, overwrite=True, **{**TINY, "seed": 1})
     assert {path.name for path in folder.iterdir()} == foreign | {"search.json", "oracle.json", "trial_0"}
@@ -160,14 +159,14 @@ def test_overwrite_keeps_files_that_are_not_of_a_search(tmp_path, monkeypatch):
     for name in ("trial_5", "final_0"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "notes.txt").write_text("mine")
-    monkeypatch.setattr("keras_resnet.search.trainer.train", interrupted)
+    monkeypatch.setattr("keras_resnet.search.tune.train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tune(trials=2, workdir=tmp_path, overwrite=True, **TINY)
     assert len(list(tmp_path.glob("*/notes.txt"))) == 2
 
 
 def test_an_error_of_every_candidate_ends_the_search(tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_resnet.search.trainer.train", refused)
+    monkeypatch.setattr("keras_resnet.search.tune.train", refused)
     with pytest.raises(ValueError, match="^no such images$"):
         tune(trials=2, workdir=tmp_path, **TINY)
     assert [path.name for path in tmp_path.glob("trial_*")] == ["trial_0"]

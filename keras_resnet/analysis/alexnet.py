@@ -1,31 +1,19 @@
 """AlexNet, to which residual networks are compared (Krizhevsky, Sutskever and Hinton, NIPS 2012)."""
 
-from dataclasses import dataclass
-
 import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_resnet.architecture.layers import Convolution, chain
+from keras_resnet.architecture.layers import chain
 
-
-@dataclass(frozen=True)
-class _Row:
-    """A convolution of AlexNet and the layers after its ReLU."""
-
-    convolution: Convolution
-    bias: int
-    """Initial value of the biases; 1 gives the ReLUs positive inputs at first (sec. 5)."""
-    normalized: bool = False
-    pooled: bool = False
-
-
-_CONVOLUTIONS = (  # sec. 3.5; the two groups were trained on a GPU each
-    _Row(Convolution(96, 11, stride=4), bias=0, normalized=True, pooled=True),
-    _Row(Convolution(256, 5, groups=2), bias=1, normalized=True, pooled=True),
-    _Row(Convolution(384, 3), bias=0),
-    _Row(Convolution(384, 3, groups=2), bias=1),
-    _Row(Convolution(256, 3, groups=2), bias=1, pooled=True),
+_ONES = {"bias_initializer": "ones"}  # gives the ReLUs positive inputs at first (sec. 5)
+_CONVOLUTIONS = (
+    # arguments of Conv2D, and what follows its ReLU (sec. 3.5); the two groups were trained on a GPU each
+    ({"filters": 96, "kernel_size": 11, "strides": 4, "padding": "valid"}, ("normalization", "pool")),
+    ({"filters": 256, "kernel_size": 5, "groups": 2, **_ONES}, ("normalization", "pool")),
+    ({"filters": 384, "kernel_size": 3}, ()),
+    ({"filters": 384, "kernel_size": 3, "groups": 2, **_ONES}, ()),
+    ({"filters": 256, "kernel_size": 3, "groups": 2, **_ONES}, ("pool",)),
 )
 
 
@@ -63,35 +51,19 @@ def alexnet(
         )
     kernels = keras.initializers.RandomNormal(stddev=0.01) if initialize else "zeros"  # sec. 5
     inputs = layers.Input(sides)
-    x = chain(*_features(kernels), layers.Flatten(name="flatten", data_format="channels_last"))(inputs)
-    x = chain(*_classifier(classes, kernels))(x)
-    return keras.Model(inputs, x, name=name)
+    return keras.Model(inputs, chain(*_layers(classes, kernels))(inputs), name=name)
 
 
-def _features(kernels):
-    """Layers conv1 to pool5."""
-    for number, row in enumerate(_CONVOLUTIONS, 1):
-        convolution = row.convolution
-        yield layers.Conv2D(
-            convolution.filters,
-            convolution.kernel_size,
-            strides=convolution.stride,
-            padding="same" if convolution.stride == 1 else "valid",
-            groups=convolution.groups,
-            activation="relu",
-            kernel_initializer=kernels,
-            bias_initializer="ones" if row.bias else "zeros",
-            data_format="channels_last",
-            name=f"conv{number}",
-        )
-        if row.normalized:
+def _layers(classes, kernels):
+    """All layers from conv1 to predictions."""
+    usual = {"padding": "same", "activation": "relu", "kernel_initializer": kernels, "data_format": "channels_last"}
+    for number, (arguments, following) in enumerate(_CONVOLUTIONS, 1):
+        yield layers.Conv2D(**{**usual, **arguments}, name=f"conv{number}")
+        if "normalization" in following:
             yield LocalResponseNormalization(name=f"norm{number}")
-        if row.pooled:
+        if "pool" in following:
             yield layers.MaxPooling2D(3, strides=2, data_format="channels_last", name=f"pool{number}")
-
-
-def _classifier(classes, kernels):
-    """Layers fc6 to predictions."""
+    yield layers.Flatten(name="flatten", data_format="channels_last")
     for number in (6, 7):
         yield layers.Dense(4096, "relu", kernel_initializer=kernels, bias_initializer="ones", name=f"fc{number}")
         yield layers.Dropout(0.5, name=f"drop{number}")

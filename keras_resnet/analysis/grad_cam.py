@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-from keras_resnet.analysis.gradients import gradients
+from keras_resnet.analysis.signals import gradients
 from keras_resnet.architecture.metadata import to_channels_last
 from keras_resnet.files import figure_file
 from keras_resnet.models.layers import check_inputs, find_layer, last_feature_map, logits_of
@@ -33,8 +33,8 @@ def grad_cam(
         model: Keras classifier, on the backends TensorFlow, JAX or torch.
         inputs: preprocessed images (B, H, W, C) in the model's data format.
         class_indices: index of a class, or one per image; None for the predicted classes.
-        layer: name of a layer or endpoint that the output depends on only through, such as "stage3" or the output of a
-            block; None for the last feature map.
+        layer: layer or endpoint through which all paths to the output pass, such as "stage3" or the output of a block;
+            None for the last feature map.
 
     Returns:
         (B, h, w) float32 in 0..1, with the height and width of the layer's feature maps.
@@ -45,7 +45,13 @@ def grad_cam(
     """
     inputs, logits = check_inputs(model, inputs), logits_of(model)
     found = find_layer(model, layer) if layer else last_feature_map(model)
-    head = _model_between(found, logits)
+    try:
+        head = keras.Model(found.output, logits)
+    except ValueError as error:  # Keras: not connected to the inputs
+        raise ValueError(
+            "`layer` should be a layer through which all paths to the output pass, such as an endpoint or the output "
+            f"of a block. Received: layer={found.name!r}"
+        ) from error
     features, values = keras.Model(model.inputs[0], [found.output, logits]).predict_on_batch(inputs)
     selected = ops.one_hot(_check_classes(class_indices, ops.convert_to_numpy(values)), values.shape[-1])
 
@@ -57,17 +63,6 @@ def grad_cam(
     maps, slopes = (to_channels_last(model, array) for array in (features, slopes))
     heat = np.maximum(np.einsum("bhwc,bc->bhw", maps, slopes.mean(axis=(1, 2))), 0)
     return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), np.finfo("float32").tiny)
-
-
-def _model_between(layer, logits):
-    """Model from the output of a layer to the logits."""
-    try:
-        return keras.Model(layer.output, logits)
-    except ValueError as error:  # Keras: not connected to the inputs
-        raise ValueError(
-            "`layer` should be a layer through which all paths to the output pass, such as an endpoint or the output "
-            f"of a block. Received: layer={layer.name!r}"
-        ) from error
 
 
 def _check_classes(class_indices, logits):

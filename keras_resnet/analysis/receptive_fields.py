@@ -34,9 +34,6 @@ class ReceptiveField:
         return field
 
 
-_MAX_POOL = Convolution(1, 3, 2)  # a pool has the same receptive field as a convolution
-
-
 def receptive_fields(spec: ResNetSpec) -> dict[str, ReceptiveField]:
     """The receptive field of every endpoint of a network.
 
@@ -58,7 +55,8 @@ def receptive_fields(spec: ResNetSpec) -> dict[str, ReceptiveField]:
         raise ValueError(f"`spec` should be a ResNetSpec, such as `get_spec('resnet50')`. Received: spec={spec!r}")
     stem = STEMS[spec.stem]
     field = ReceptiveField().after(row for _, row in stem.rows(spec))
-    field = field.after([_MAX_POOL] if stem.pool in MAX_POOLS else [])
+    if stem.pool in MAX_POOLS:
+        field = field.after([Convolution(1, 3, 2)])  # a pool has the same receptive field as a convolution
     fields = {"stem": field}
     for number, blocks in enumerate(spec.stages, 1):
         for block in blocks:

@@ -5,14 +5,14 @@ because of vanishing gradients: batch norm keeps the forward variances from zero
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-from keras_resnet.analysis.gradients import gradients
+from keras_resnet.errors import unknown_name_error
 from keras_resnet.files import figure_file
 from keras_resnet.models.layers import check_inputs, convolutions, logits_of, responses
 
@@ -140,6 +140,39 @@ def gradient_norms(model: keras.Model, inputs: ArrayLike, labels: ArrayLike) -> 
 
     found = gradients(loss, [ops.convert_to_numpy(kernel) for kernel in kernels])
     return {layer.name: float(np.linalg.norm(values)) for layer, values in zip(layers, found, strict=True)}
+
+
+def gradients(function: Callable, values: Sequence) -> list[np.ndarray]:
+    """Gradients of a scalar with respect to arrays.
+
+    Args:
+        function: function of a list of tensors that returns a scalar tensor.
+        values: floating-point arrays.
+
+    Returns:
+        float32 arrays with the shapes of `values`; zeros for values that the scalar does not depend on.
+    """
+    tensors, backend = [ops.convert_to_tensor(value) for value in values], keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(tensors)
+            result = function(tensors)
+        found = tape.gradient(result, tensors, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    elif backend == "jax":
+        import jax
+
+        found = jax.jit(jax.grad(function))(tensors)
+    elif backend == "torch":
+        import torch
+
+        tensors = [tensor.detach().clone().requires_grad_() for tensor in tensors]
+        found = torch.autograd.grad(function(tensors), tensors, materialize_grads=True)
+    else:
+        known = ("tensorflow", "jax", "torch")
+        raise unknown_name_error("backend", backend, known, "a Keras backend that computes gradients")
+    return [np.asarray(ops.convert_to_numpy(ops.cast(tensor, "float32"))) for tensor in found]
 
 
 def _check_labels(labels, num_images, num_classes):

@@ -12,15 +12,7 @@ from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.network import build
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import is_number
-from keras_resnet.search.space import (
-    Space,
-    Values,
-    corner_values,
-    declare_space,
-    to_recipe_changes,
-    to_spec,
-    values_between,
-)
+from keras_resnet.search.space import Space, Values, corner_values, to_recipe_changes, to_spec, values_between
 
 UNITS = {"max_params": "parameters", "max_multiply_adds": "multiply-adds", "max_latency": "ms per image"}
 MAX_BUILT = 8
@@ -29,11 +21,7 @@ MAX_BUILT = 8
 
 @dataclass(frozen=True)
 class Budget:
-    """Upper limits of a network's cost; None for no limit.
-
-    Raises:
-        ValueError: on construction, for a limit that is not a positive number.
-    """
+    """Upper limits of a network's cost; None for no limit. Raises ValueError unless they are positive numbers."""
 
     max_params: int | None = None
     """Trainable parameters."""
@@ -53,8 +41,7 @@ class Budget:
     ) -> tuple[str, float] | None:
         """(name of the first limit that a network exceeds, its cost); None if it fits the budget.
 
-        Builds nothing for a network with too many parameters or multiply-adds, or without `measure`, which skips
-        the latency.
+        A network is built only if it fits the other limits, to measure its latency, unless `measure` is False.
         """
         cost = complexity(spec, classes=num_classes, input_shape=input_shape)
         costs = {"max_params": lambda: cost.parameters, "max_multiply_adds": lambda: cost.multiply_adds}
@@ -81,11 +68,7 @@ def latency(spec, input_shape, num_classes, repeats=20):
 
 @dataclass(frozen=True)
 class BudgetedSpace:
-    """The candidates of a space that fit a budget.
-
-    Raises:
-        ValueError: on construction, if there is none.
-    """
+    """The candidates of a space that fit a budget. Raises ValueError on construction if there is none."""
 
     space: Space
     """As `space_for_images` returns it."""
@@ -112,11 +95,7 @@ class BudgetedSpace:
         object.__setattr__(self, "smallest", smallest)
 
     def cost(self, values: Values):
-        """Complexity of a candidate.
-
-        Raises:
-            ValueError: if its values do not fit together.
-        """
+        """Complexity of a candidate; raises ValueError if its values do not fit together."""
         return complexity(to_spec(values), classes=self.num_classes, input_shape=self.input_shape)
 
     def first_exceeded(self, values: Values, measure: bool = True):
@@ -162,5 +141,13 @@ class BudgetedSpace:
                 yield values
 
     def declare(self, hp) -> Values:
-        """Declares the space to a keras_tuner.HyperParameters, the smallest candidate as its defaults."""
-        return declare_space(self.space, hp, self.smallest)
+        """Declares the space to a keras_tuner.HyperParameters, the smallest candidate as its defaults.
+
+        Returns:
+            Its current value of each row.
+        """
+        values = {}
+        for name, (method, arguments) in self.space.items():
+            default = {} if method == "Fixed" else {"default": self.smallest[name]}
+            values[name] = getattr(hp, method)(name, **default, **arguments)
+        return values

@@ -83,17 +83,13 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         return model
 
     def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, data: Any, *args, seed: int = 0, **arguments):
-        """Trains a candidate.
+        """Trains the model that `build` returned; "val_accuracy" is the accuracy on the test images, 0 to 1.
 
         Args:
-            hp: hyperparameters of the candidate.
-            model: what `build` returned.
+            hp, model: hyperparameters and model of the candidate.
             data: a Dataset, to train as the recipe says, for its number of epochs, and to validate on its test images.
                 Anything else is passed to `model.fit` with the arguments.
             seed: of the order and the augmentation, with a Dataset.
-
-        Returns:
-            The result of `model.fit`; "val_accuracy" is the accuracy on the test images, 0 to 1.
         """
         if not isinstance(data, Dataset):
             return super().fit(hp, model, data, *args, **arguments)

@@ -48,7 +48,7 @@ class BudgetedOracle:
         space: BudgetedSpace.
         trials: maximum number of trials.
         seed: integer.
-        on_trial_end: function of the oracle, called after each trial.
+        on_trial_end: called with the oracle after each trial.
         **arguments: of KerasTuner's oracle.
     """
 
@@ -174,16 +174,11 @@ class BayesianOracle(BudgetedOracle, keras_tuner.oracles.BayesianOptimizationOra
         fitting = [values for values in samples if values and self.budgeted_space.fits(values, measure=False)]
         if not fitting:
             return self._random_populate_space()
-        ranked = (fitting[index] for index in np.argsort(self._lower_confidence_bounds(fitting)))
-        return {"status": "RUNNING", "values": self.budgeted_space.first_fitting(ranked)}
-
-    def _lower_confidence_bounds(self, candidates):
-        """Lower confidence bound of each candidate's loss, as in KerasTuner's `populate_space`."""
         self.gpr.fit(*self._vectorize_trials())
-        rows = self._nonfixed_space()
-        vectors = [[row.value_to_prob(values[row.name]) for row in rows] for values in candidates]
+        vectors = [[row.value_to_prob(values[row.name]) for row in self._nonfixed_space()] for values in fitting]
         mean, deviation = self.gpr.predict(np.array(vectors), return_std=True)
-        return mean - self.beta * deviation
+        ranked = (fitting[index] for index in np.argsort(mean - self.beta * deviation))  # bounds of the loss
+        return {"status": "RUNNING", "values": self.budgeted_space.first_fitting(ranked)}
 
 
 class HyperbandOracle(BudgetedOracle, keras_tuner.oracles.HyperbandOracle):
@@ -231,11 +226,7 @@ class TrialLoop(BaseTuner):
         """Does nothing: the oracle saves its own state."""
 
     def search(self):
-        """Runs trials until the oracle has no more; the chief instead serves the workers.
-
-        Raises:
-            ValueError, OSError: as the evaluation of a candidate.
-        """
+        """Runs trials until the oracle has no more; the chief instead serves the workers. Raises as `evaluate`."""
         try:
             with run_every(HEARTBEAT_S, self.oracle.drop_silent_workers) if is_chief_oracle() else nullcontext():
                 super().search()

@@ -29,11 +29,6 @@ class Candidate:
     message: str | None = None
     """Why it failed."""
 
-    @property
-    def final_recipe(self) -> dict[str, Any]:
-        """Changes to the recipe for the final training: all but the epochs, which Hyperband uses to select."""
-        return {name: value for name, value in self.recipe.items() if name != "epochs"}
-
     def to_config(self) -> dict[str, Any]:
         """All fields as JSON values."""
         return vars(self) | {"spec": self.spec.to_config()}

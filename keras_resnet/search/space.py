@@ -46,18 +46,10 @@ _DEPTH = "depth_"
 
 
 def resolve_space(recipe: str | Recipe, space: Space, changes: Mapping[str, Any]) -> tuple[Recipe, Space]:
-    """The recipe and the space of a search, in which fields given in `changes` are fixed.
+    """The recipe and the space of a search, in which the fields of the recipe in `changes` are fixed.
 
-    Args:
-        recipe: name of a recipe, or a Recipe.
-        space: rows as in SPACE.
-        changes: {field of the recipe: value}.
-
-    Returns:
-        (Recipe, rows). Drop path is always in the space: the recipe's value is 0, since it would override the spec's.
-
-    Raises:
-        ValueError: for an unknown recipe or field, or an invalid value.
+    Drop path is always in the space: the recipe's value is 0, since it would override the spec's. Raises ValueError for
+    an unknown recipe or field, or an invalid value.
     """
     recipe = get_recipe(recipe, **changes)
     names = [name for name in (*space, "drop_path") if name in changes or name not in space]
@@ -66,14 +58,10 @@ def resolve_space(recipe: str | Recipe, space: Space, changes: Mapping[str, Any]
 
 
 def space_for_images(side: int, space: Space = SPACE) -> Space:
-    """The space for images of one size: a depth for each stage, and only stems that suit the size.
+    """The space for images with sides of `side` pixels: a depth for each stage, and only stems that suit the size.
 
-    Args:
-        side: height and width of the images.
-        space: rows as in SPACE: "depth", "width", fields of ResNetSpec and of Recipe, except the training length.
-
-    Raises:
-        ValueError: for an unknown name or method.
+    Its rows are "depth", "width", fields of ResNetSpec and of Recipe except the training length; raises ValueError for
+    another name or method.
     """
     num_stages, rows = 3 if side <= SMALL_SIDE else 4, dict[str, Any]()
     depths = [f"{_DEPTH}{stage}" for stage in range(num_stages, 0, -1)]  # the last stage costs most, and shrinks first
@@ -84,22 +72,13 @@ def space_for_images(side: int, space: Space = SPACE) -> Space:
         if name not in known:
             raise unknown_name_error("space", name, sorted(known), "fields of ResNetSpec or Recipe")
         if name == "stem" and method == "Choice":
-            stems = [stem for stem in arguments["values"] if _suits_size(stem, side)]
-            arguments = {**arguments, "values": stems}
+            arguments = {**arguments, "values": [stem for stem in arguments["values"] if _suits_size(stem, side)]}
         rows |= dict.fromkeys(depths if name == "depth" else [name], (method, arguments))
     return rows
 
 
 def _suits_size(stem, side):
     return STEMS[stem].minimum_size <= side <= (SMALL_SIDE if STEMS[stem].stride == 1 else math.inf)
-
-
-def declare_space(space: Space, hp, defaults: Values) -> Values:
-    """Declares the space to a keras_tuner.HyperParameters; returns its current value of each row."""
-    return {
-        name: getattr(hp, method)(name, **({} if method == "Fixed" else {"default": defaults[name]}), **arguments)
-        for name, (method, arguments) in space.items()
-    }
 
 
 def corner_values(space: Space) -> list[Values]:
@@ -121,11 +100,7 @@ def values_between(row, first, last) -> list:
 
 
 def to_spec(values: Values) -> ResNetSpec:
-    """The network of a candidate.
-
-    Raises:
-        ValueError: if the values do not fit together.
-    """
+    """The network of a candidate; raises ValueError if the values do not fit together."""
     depths = tuple(values[name] for name in sorted(values) if name.startswith(_DEPTH))
     width = values.get("width", 16)
     widths = tuple(width * 2**stage for stage in range(len(depths)))

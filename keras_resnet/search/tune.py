@@ -1,28 +1,31 @@
-"""`tune`: searches for the most accurate network within a budget, and for the way to train it."""
+"""`tune`: searches for the most accurate network within a budget, and for the recipe to train it."""
 
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from keras_resnet.architecture.spec import write_spec
-from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT, Dataset
+from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT, Dataset, Split
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, unknown_name_error
 from keras_resnet.files import atomic_write, read_json, write_json
+from keras_resnet.precision import precision_of
 from keras_resnet.search.budget import Budget, BudgetedSpace
-from keras_resnet.search.results import Candidate, SearchResult, plot_results, to_markdown
+from keras_resnet.search.results import Candidate, SearchResult, describe, plot_results, to_markdown
 from keras_resnet.search.space import SPACE, Space, resolve_space, space_for_images, to_recipe_changes, to_spec
-from keras_resnet.search.trainer import CandidateTrainer, split_for_search
+from keras_resnet.training.callbacks import run_in_series
 from keras_resnet.training.checkpoints import OVERWRITE_HINT, check_settings
 from keras_resnet.training.distribution import Devices
 from keras_resnet.training.options import RunOptions, split_options
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.training.train import check_run, train
 from keras_resnet.training.workdir import REPORT, writable_folder
 
 SETTINGS, ORACLE = "search.json", "oracle.json"
@@ -104,18 +107,21 @@ def tune(
     dataset = as_dataset(dataset)
     search_dataset = split_for_search(dataset, validation_split)
     trainer = CandidateTrainer(dataset, search_dataset, recipe, devices, options, progress)
-    budget, shape = Budget(max_params, max_multiply_adds, max_latency), trainer.input_shape
-    candidates = BudgetedSpace(space_for_images(shape[0], space), budget, shape, len(dataset.class_names or ()))
+    budget, side = Budget(max_params, max_multiply_adds, max_latency), recipe.test_size or dataset.input_shape[0]
+    shape = (side, side, dataset.input_shape[-1])
+    candidates = BudgetedSpace(space_for_images(side, space), budget, shape, len(dataset.class_names or ()))
     settings = {
         "tuner": tuner,
         **trainer.settings(),
         "budget": asdict(budget),
         "space": {name: list(row) for name, row in candidates.space.items()},
     }
-    with _open_folder(workdir) as path:
-        folder = SearchFolder(path, settings, candidates)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary if workdir is None else workdir)
+        with writable_folder(path):  # creates it
+            folder = SearchFolder(path, settings, candidates)
         oracle_class, arguments = ORACLES[tuner]
-        arguments = arguments(trials, trainer.num_epochs)
+        arguments = arguments(trials, recipe.num_epochs(len(search_dataset.train)))
         oracle = oracle_class(candidates, trials, options.seed, folder.write_results, **arguments)
         loop = TrialLoop(oracle, trainer.evaluate_candidate, path)
         if loop.is_worker:
@@ -134,16 +140,74 @@ def tune(
         return result
 
 
-@contextmanager
-def _open_folder(workdir):
-    """The folder of a search as a Path, created if necessary; a temporary folder if `workdir` is None."""
-    if workdir is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            yield Path(temporary)
-        return
-    with writable_folder(workdir):
-        pass
-    yield Path(workdir)
+@dataclass(frozen=True)
+class CandidateTrainer:
+    """Trains the candidates of a search, all on the same images and from the same recipe.
+
+    Raises ValueError on construction for arguments that `train` would refuse, and for several machines.
+    """
+
+    dataset: Dataset
+    """All training images, and the test images."""
+    search_dataset: Dataset
+    """The training images only, as `split_for_search` returns them: some train candidates, the others validate them."""
+    recipe: Recipe
+    """For everything that a candidate does not change."""
+    devices: Devices
+    options: RunOptions
+    progress: Callable[[str], None]
+    """Called with a description of each training before it starts."""
+
+    def __post_init__(self):
+        check_run(self.search_dataset, self.recipe, self.devices, self.options)
+        if self.devices.num_machines > 1:
+            raise ValueError(
+                "A search distributes its candidates by KERASTUNER_ORACLE_IP, and trains each on one machine. "
+                f"Received: {self.devices.num_machines} machines in TF_CONFIG"
+            )
+
+    def settings(self):
+        """What determines the results of all candidates, as JSON values."""
+        return {
+            "dataset": self.dataset.name,
+            "training_images": len(self.search_dataset.train),
+            "validation_images": len(self.search_dataset.test),
+            "class_names": list(self.dataset.class_names),
+            "recipe": self.recipe.to_config(),
+            "seed": self.options.seed,
+            "backend": keras.backend.backend(),
+            "precision": self.options.precision or precision_of(keras.config.dtype_policy()),
+        }
+
+    def evaluate_candidate(self, folder, values):
+        """Trains a candidate in its folder; returns its validation accuracy and the time that it took."""
+        report = self._train(self.search_dataset, to_spec(values), to_recipe_changes(values), folder)
+        return {name: report[name] for name in ("top1_accuracy", "wall_time_s")}
+
+    def train_winner(self, winner, folder):
+        """Trains the best candidate on all training images and tests it, unless the folder holds that run."""
+        if not (folder / REPORT).exists():
+            changes = {
+                name: value for name, value in winner.recipe.items() if name != "epochs"
+            }  # Hyperband selects by short trainings
+            on_all = f", on all {len(self.dataset.train):,} training images"
+            self._train(self.dataset, winner.spec, changes, folder, on_all)
+
+    def _train(self, dataset, spec, changes, folder, suffix=""):
+        self.progress(f"{folder.name}: {describe(spec)}{suffix}")
+        recipe = get_recipe(self.recipe, **changes)
+        validation_freq = 1 if recipe.schedule == "plateau" else recipe.num_epochs(len(dataset.train))
+        options = replace(self.options, resume=True, overwrite=False)
+        with run_in_series(folder.name):
+            return train(spec, dataset, recipe, folder, options=options, validation_freq=validation_freq).report
+
+
+def split_for_search(dataset, validation_split):
+    """A Dataset of the training images alone: `validation_split` of them, a fraction or a number, are its `test`."""
+    if not isinstance(dataset.train, Split):
+        raise ValueError(f"`dataset` should fit in memory for a search. Received: dataset={dataset.name!r}")
+    train_split, validation = dataset.train.stratified_split(validation_split)
+    return replace(dataset, train=train_split, test=validation)
 
 
 @dataclass(frozen=True)
@@ -166,11 +230,7 @@ class SearchFolder:
             check_settings(read_json(settings), self.settings, settings, hint)
 
     def begin_or_resume(self, oracle, overwrite):
-        """Continues the search in the folder, or begins a new one.
-
-        Raises:
-            ValueError: as `check`.
-        """
+        """Resumes the search in the folder, or begins a new one; raises ValueError as `check`."""
         if overwrite:
             self._clear()
         self.check()

@@ -2,7 +2,7 @@
 
 from keras_resnet.models.feature_extractor import feature_extractor
 from keras_resnet.transfer.extraction import Features, extract
-from keras_resnet.transfer.feature_files import read_features
+from keras_resnet.transfer.feature_files import read_features, write_features
 from keras_resnet.transfer.probes import (
     Probe,
     feature_map,
@@ -11,7 +11,6 @@ from keras_resnet.transfer.probes import (
     nearest_neighbours,
     plot_feature_map,
 )
-from keras_resnet.transfer.writing import write_features
 
 __all__ = [
     "Features",

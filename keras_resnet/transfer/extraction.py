@@ -108,20 +108,11 @@ def check_any_read(count, source):
 def extract_batches(
     model, split, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, start=0
 ) -> Iterator[tuple[ImageBatch, np.ndarray]]:
-    """Computes the features of a split's images batch by batch, in order.
-
-    Args:
-        model, endpoint, pooling, batch_size: as for `extract`.
-        split: Split or Stream.
-        start: index of the first image; to continue an earlier run, a multiple of `batch_size`.
-
-    Yields:
-        (ImageBatch, features (B, D) float32).
-    """
+    """Yields (ImageBatch, features (B, D) float32) of a split from image `start` on, a multiple of `batch_size`."""
     extractor = vector_extractor(model, endpoint, pooling)
     preprocessings, protocol = [preprocessing(model)], get_protocol("center")
     for batch in prefetch_batches(split, preprocessings, protocol, batch_size, start):
-        vectors = np.empty((0, vector_size(extractor)), "float32")
+        vectors = np.empty((0, extractor.outputs[0].shape[-1]), "float32")
         if len(batch):
             vectors = _compute_vectors(extractor, batch.views[0][0], batch.indices - batch.start, batch_size)
         yield batch, vectors
@@ -137,11 +128,6 @@ def vector_extractor(model, endpoint=PRE_LOGITS, pooling="avg"):
     if isinstance(model.output, dict) and [*model.output] == [endpoint] and len(model.output[endpoint].shape) == 2:
         return model
     return feature_extractor(model, endpoints=endpoint, pooling=pooling)
-
-
-def vector_size(extractor):
-    """Length D of the extractor's vectors."""
-    return extractor.outputs[0].shape[-1]
 
 
 def _compute_vectors(extractor, inputs, positions, batch_size):

@@ -33,7 +33,7 @@ from keras_resnet.precision import precision_scope
 from keras_resnet.training.distribution import Devices
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipes import Recipe, get_recipe
-from keras_resnet.training.train import Run, train
+from keras_resnet.training.train import train
 from keras_resnet.training.workdir import prepare_workdir, write_run
 
 BATCH_NORM = ("frozen", "trained")
@@ -63,21 +63,6 @@ class FineTuning:
     def best(self) -> str:
         """Name of the first phase with the highest accuracy."""
         return max(self.phases, key=lambda name: self.phases[name]["top1_accuracy"])
-
-    def with_phase(self, name: str, run: Run) -> "FineTuning":
-        """The result after one more phase: the new model if the phase is the best one, else the earlier model."""
-        result = FineTuning(run.model, {**self.phases, name: run.report})
-        return result if result.best == name else replace(result, model=self.model)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One phase of fine-tuning."""
-
-    name: str
-    lowest_stage: int
-    """Trainable together with everything above it: see `set_trainable_stages`."""
-    recipe: Recipe
 
 
 def finetune(
@@ -130,7 +115,12 @@ def finetune(
     options, changes = split_options(options, changes)
     keep_batch_size = not isinstance(recipe, str) or "batch_size" in changes
     recipe = get_recipe(recipe, **changes)
-    _check_run(recipe, Devices(options.devices))  # before images are read, which initializes TensorFlow's devices
+    devices = Devices(options.devices)  # before images are read, which initializes TensorFlow's devices
+    if recipe.ema_decay or devices.num_machines > 1:
+        raise ValueError(
+            "`recipe` should have `ema_decay` 0, and the run one machine: the weights of the best epoch are kept. "
+            f"Received: ema_decay={recipe.ema_decay}, {devices.num_machines} machines"
+        )
     keras.utils.set_random_seed(options.seed)
     dataset = as_dataset(dataset)
     if dataset.train is not None and not keep_batch_size:
@@ -141,46 +131,40 @@ def finetune(
     folder = workdir and Path(workdir)
     if folder:
         settings = {"stages": stages, "batch_norm": batch_norm, "seed": options.seed}
-        settings |= {"weights_sha256": weights_digest(current)} | {it.name: it.recipe.to_config() for it in phases}
+        settings |= {"weights_sha256": weights_digest(current)}
+        settings |= {name: phase_recipe.to_config() for name, (_, phase_recipe) in phases.items()}
         _prepare_folder(folder, settings, options)
     result = FineTuning(current, {})
-    for index, phase in enumerate(phases):
+    for index, (name, (lowest_stage, phase_recipe)) in enumerate(phases.items()):
         run = train(
-            partial(_trainable_copy, current, phase.lowest_stage, batch_norm),
+            partial(_trainable_copy, current, lowest_stage, batch_norm),
             dataset,
-            phase.recipe,
-            folder and folder / f"{index}_{phase.name}",
+            phase_recipe,
+            folder and folder / f"{index}_{name}",
             options=replace(options, precision=None),  # the model has its own
             keep="best",
         )
-        result, current = result.with_phase(phase.name, run), run.model
+        latest, current = FineTuning(run.model, {**result.phases, name: run.report}), run.model
+        result = latest if latest.best == name else replace(latest, model=result.model)
     if folder:
         write_run(result.model, {"best": result.best, "phases": result.phases}, folder)
         plot_grad_cam_examples(result.model, dataset, folder / GRAD_CAM_PLOT)
     return result
 
 
-def _check_run(recipe, devices):
-    """Raises ValueError for runs that cannot keep the weights of the best epoch."""
-    if recipe.ema_decay or devices.num_machines > 1:
-        raise ValueError(
-            "`recipe` should have `ema_decay` 0, and the run one machine: the weights of the best epoch are kept. "
-            f"Received: ema_decay={recipe.ema_decay}, {devices.num_machines} machines"
-        )
-
-
 def _phases(model, stages, recipe, head_epochs):
-    """The phases in order; the first one, which starts from a random classifier, has a larger learning rate."""
+    """{name of the phase: (lowest trainable stage, Recipe)} in order.
+
+    The first phase, which starts from a random classifier, has a larger learning rate.
+    """
     top = num_stages(model)
     if not is_integer(stages, 0) or stages > top + 1:
         raise ValueError(f"`stages` should be an integer from 0 to {top + 1}. Received: stages={stages!r}")
     epochs = recipe.epochs if head_epochs is None else head_epochs
     head_recipe = get_recipe(recipe, epochs=epochs, learning_rate=HEAD_LEARNING_RATE * recipe.learning_rate)
-    lowest_stages = range(top, top - stages, -1)
-    return [
-        Phase("head", top + 1, head_recipe),
-        *(Phase(f"stage{lowest}" if lowest else "stem", lowest, recipe) for lowest in lowest_stages),
-    ]
+    return {"head": (top + 1, head_recipe)} | {
+        f"stage{lowest}" if lowest else "stem": (lowest, recipe) for lowest in range(top, top - stages, -1)
+    }
 
 
 def _prepare_folder(folder, settings, options):
@@ -193,20 +177,19 @@ def _prepare_folder(folder, settings, options):
 
 
 def plot_grad_cam_examples(model, dataset, path, max_images=8):
-    """Plots Grad-CAM heat maps of test images: some that the model classifies correctly, some that it does not.
+    """Plots Grad-CAM heat maps of at most `max_images` test images that the model classifies correctly, and of others.
 
-    Args:
-        model: Keras model for the data set's classes.
-        dataset: Dataset.
-        path: PNG file to write.
-        max_images: largest number of images of either kind.
+    Raises:
+        ValueError: if a test image cannot be read.
     """
     result = evaluate(model, dataset)
     if result.skipped:
         raise ValueError(f"`dataset` should have test images that can be read. Received: {result.skipped[0]}")
     correct = result.predicted == result.labels
-    indices = [_evenly_spaced(np.flatnonzero(mask), max_images) for mask in (correct, ~correct)]
-    indices = np.concatenate(indices)
+    # evenly spaced, since test images are often sorted by class
+    groups = [np.flatnonzero(mask) for mask in (correct, ~correct)]
+    positions = [np.linspace(0, len(group) - 1, min(max_images, len(group))).astype(int) for group in groups]
+    indices = np.concatenate([group[evenly] for group, evenly in zip(groups, positions, strict=True)])
     (views,) = image_views(images_at(dataset.test, indices), preprocessing(model), get_protocol("center"))
     inputs = preprocess_input(views[:, 0], preprocessing(model).mode, "channels_last")
     predicted, labels = result.predicted[indices], result.labels[indices]
@@ -219,31 +202,16 @@ def plot_grad_cam_examples(model, dataset, path, max_images=8):
     plot_grad_cam(views[:, 0], maps, path, titles)
 
 
-def _evenly_spaced(indices, count):
-    """At most `count` of the indices, evenly spaced: test images are often sorted by class."""
-    positions = np.linspace(0, len(indices) - 1, min(count, len(indices)))
-    return indices[positions.astype(int)]
-
-
 def _trainable_copy(model, lowest_stage, batch_norm):
-    """A copy of the model with its own trainable stages."""
-    copy = clone(model)
-    set_trainable_stages(copy, lowest_stage, batch_norm)
-    return copy
+    """A copy of the model in which the layers from one stage upwards are trainable, and all others frozen.
 
-
-def set_trainable_stages(model, lowest_stage, batch_norm="frozen"):
-    """Makes the layers from one stage upwards trainable, and freezes all others.
-
-    Args:
-        model: Keras model with the layer names of keras.applications.
-        lowest_stage: 0 for the stem, 1 for the first stage, the number of stages + 1 for the classifier alone.
-        batch_norm: "frozen": no batch norm is trained or updates its statistics; "trained": those of the stages are.
+    Batch norm that is "frozen" neither is trained nor updates its statistics, in all stages.
     """
-    stages = num_stages(model)
-    for layer in model.layers:
+    copy, stages = clone(model), num_stages(model)
+    for layer in copy.layers:
         frozen = batch_norm == "frozen" and isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = stage_index(layer.name, stages) >= lowest_stage and not frozen
+    return copy
 
 
 def _model_for_classes(model, weights, dataset, precision, mode):
@@ -257,7 +225,12 @@ def _model_for_classes(model, weights, dataset, precision, mode):
                 )
         body = model if isinstance(model, keras.Model) else load_model(model)
     else:
-        body = _create_model(model, weights, dataset, precision, mode)
+        with precision_scope(precision):
+            if weights is not None:
+                body = create(model, weights=weights)
+            else:  # for images as the data set has them
+                body = create(model, input_shape=dataset.input_shape, classes=len(dataset.class_names))
+                set_preprocessing(body, dataset.preprocessing, mode or dataset.preprocessing.mode)
     if not num_stages(body):
         raise ValueError(
             "`model` should be a residual network with the layer names of keras.applications, which identify its "
@@ -266,13 +239,3 @@ def _model_for_classes(model, weights, dataset, precision, mode):
     network = with_new_head(body, len(dataset.class_names))
     set_preprocessing(network, dataset.preprocessing, mode)
     return network
-
-
-def _create_model(name, weights, dataset, precision, mode):
-    """A network by name; with random weights, for images as the data set has them."""
-    with precision_scope(precision):
-        if weights is not None:
-            return create(name, weights=weights)
-        network = create(name, input_shape=dataset.input_shape, classes=len(dataset.class_names))
-        set_preprocessing(network, dataset.preprocessing, mode or dataset.preprocessing.mode)
-        return network

@@ -212,8 +212,7 @@ def plot_feature_map(
         colours = matplotlib.colormaps["tab20" if len(class_names) > 10 else "tab10"]
         for label in np.unique(labels):
             named = 0 <= label < len(class_names)
-            colour = colours(label % colours.N) if named else "lightgrey"
-            name = class_names[label] if named else "no class"
+            name, colour = (class_names[label], colours(label % colours.N)) if named else ("no class", "lightgrey")
             x, y = points[labels == label].T
             axes.scatter(x, y, s=8, color=[colour], label=name, linewidths=0)
         axes.set(xticks=[], yticks=[])
@@ -224,8 +223,7 @@ def plot_feature_map(
 def _check_probe_data(train_vectors, train_labels, test_vectors, test_labels):
     """Checks a classifier's training and test data; returns the number of training vectors of each class."""
     _check_vectors(train_vectors=train_vectors, test_vectors=test_vectors)
-    pairs = {"train": (train_vectors, train_labels), "test": (test_vectors, test_labels)}
-    for name, (vectors, labels) in pairs.items():
+    for name, vectors, labels in (("train", train_vectors, train_labels), ("test", test_vectors, test_labels)):
         labels, count = np.asarray(labels), len(np.asarray(vectors))
         if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0:
             raise ValueError(

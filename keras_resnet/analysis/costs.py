@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of any Keras model, layer by layer."""
+"""Parameters and multiply-adds: of any Keras model, layer by layer, and of the networks that the paper compares."""
 
 import math
 import os
@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 import keras
 from keras import layers
 
-from keras_resnet.architecture.complexity import Complexity
+from keras_resnet.analysis.alexnet import alexnet
+from keras_resnet.architecture.complexity import Complexity, complexity
 from keras_resnet.architecture.metadata import layer_channel_axis
 from keras_resnet.errors import is_integer
 from keras_resnet.files import figure_file
 from keras_resnet.models.layers import check_graph
+from keras_resnet.variants import get_spec
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,6 @@ class LayerCost:
 
 
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
-_WEIGHTED = (
-    *_TRANSPOSED,
-    layers.Conv1D,
-    layers.Conv2D,
-    layers.Conv3D,
-    layers.DepthwiseConv1D,
-    layers.DepthwiseConv2D,
-    layers.SeparableConv1D,
-    layers.SeparableConv2D,
-    layers.Dense,
-)
 
 
 def layer_costs(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> list[LayerCost]:
@@ -77,7 +68,10 @@ def layer_costs(model: keras.Model, input_shape: tuple[int, ...] | None = None) 
     shapes = keras.Model(model.inputs, tensors).compute_output_spec(_one_image(model, input_shape))
     costs: list[LayerCost] = []
     for layer in counted:
-        costs += [_cost(layer, *shapes[layer.name])] if layer.name in shapes else _inner_costs(layer)
+        if layer.name in shapes:
+            costs.append(_cost(layer, *shapes[layer.name]))
+        else:
+            costs += [replace(cost, name=f"{layer.name}/{cost.name}") for cost in layer_costs(layer)]
     return costs
 
 
@@ -85,10 +79,6 @@ def _tensors(layer):
     """First output of a layer, and the tensor at whose positions the kernel is applied: a transposed layer's input."""
     output = keras.tree.flatten(layer.output)[0]
     return output, layer.input if isinstance(layer, _TRANSPOSED) else output
-
-
-def _inner_costs(model):
-    return [replace(cost, name=f"{model.name}/{cost.name}") for cost in layer_costs(model)]
 
 
 def _one_image(model, input_shape):
@@ -113,13 +103,14 @@ def _fits(shape, expected):
 def _cost(layer, output, positions):
     sides = positions.shape[2:] if layer_channel_axis(layer) == 1 else positions.shape[1:-1]
     statistics = _num_weights(layer, ("moving_mean", "moving_variance"))
+    multiplies = isinstance(layer, layers.Dense) or hasattr(layer, "kernel_size")
     return LayerCost(
         name=layer.name,
         class_name=type(layer).__name__,
         output_shape=tuple(output.shape[1:]),
         parameters=_num_weights(layer, "") - statistics,
         statistics=statistics,
-        multiply_adds=_num_weights(layer, "kernel") * math.prod(sides) if isinstance(layer, _WEIGHTED) else 0,
+        multiply_adds=_num_weights(layer, "kernel") * math.prod(sides) if multiplies else 0,
     )
 
 
@@ -172,3 +163,98 @@ def plot_layer_costs(costs: Sequence[LayerCost], path: str | os.PathLike, title:
             axes.grid(axis="y", alpha=0.3)
         axes.set_xticks(range(len(weighted)), [cost.name for cost in weighted], rotation=90, fontsize=6)
         figure.suptitle(title)
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """Cost of one network for one image of 224x224 (AlexNet: 227x227).
+
+    >>> from keras_resnet import analysis
+    >>> analysis.network_costs()[0].name
+    'AlexNet'
+    """
+
+    name: str
+    depth: int
+    """Number of weighted layers on the longest path."""
+    parameters: int
+    multiply_adds: int
+    fraction_of_vgg19: float
+    """Multiply-adds divided by those of VGG-19."""
+
+
+_VARIANTS = {  # in figure 3, the shortcuts have no parameters (option A)
+    "plain-18": "plain18",
+    "plain-34": "plain34",
+    "ResNet-18": "resnet18_a",
+    "ResNet-34": "resnet34_a",
+    "ResNet-50": "resnet50",
+    "ResNet-101": "resnet101",
+    "ResNet-152": "resnet152",
+}
+"""Name in the paper -> name in VARIANTS."""
+
+
+def network_costs() -> list[NetworkCost]:
+    """Costs of the networks that He et al. 2015 compare (sec. 3.3, table 1, figure 3).
+
+    >>> from keras_resnet import analysis
+    >>> [round(cost.fraction_of_vgg19, 2) for cost in analysis.network_costs() if cost.name == "ResNet-34"]
+    [0.19]
+
+    Returns:
+        A NetworkCost for each of AlexNet, VGG-16, VGG-19 and the plain and residual networks, including the
+        classifiers. (The paper's 15.3 G for VGG-16 are its convolutions only, its 19.6 G for VGG-19 all layers.)
+    """
+    rows = []
+    for name, build in _OTHER_NETWORKS.items():
+        costs = layer_costs(build())
+        rows.append((name, sum(cost.multiply_adds > 0 for cost in costs), total_cost(costs)))
+    for name, variant in _VARIANTS.items():
+        spec = get_spec(variant)
+        rows.append((name, spec.depth, complexity(spec)))
+    vgg19 = next(cost.multiply_adds for name, _, cost in rows if name == "VGG-19")
+    return [
+        NetworkCost(name, depth, cost.parameters, cost.multiply_adds, cost.multiply_adds / vgg19)
+        for name, depth, cost in rows
+    ]
+
+
+def _vgg(application):
+    """VGG of keras.applications with a classifier of zeros: Keras would draw 120 million random numbers for its own."""
+    shape = (3, 224, 224) if keras.config.image_data_format() == "channels_first" else (224, 224, 3)
+    features = application(weights=None, include_top=False, input_shape=shape)
+    x = layers.Flatten()(features.output)
+    for units in (4096, 4096, 1000):
+        x = layers.Dense(units, kernel_initializer="zeros")(x)
+    return keras.Model(features.input, x)
+
+
+_OTHER_NETWORKS = {
+    "AlexNet": lambda: alexnet(initialize=False),
+    "VGG-16": lambda: _vgg(keras.applications.VGG16),
+    "VGG-19": lambda: _vgg(keras.applications.VGG19),
+}
+
+
+def plot_network_costs(
+    costs: Sequence[NetworkCost], path: str | os.PathLike, title: str = "multiply-adds for one image"
+) -> None:
+    """Plot the multiply-adds of networks as bars, each with its fraction of VGG-19's.
+
+    >>> from keras_resnet import analysis
+    >>> analysis.plot_network_costs([analysis.NetworkCost("VGG-19", 19, 143667240, 19632062464, 1.0)], "costs.png")
+
+    Args:
+        costs: list of NetworkCost.
+        path: PNG file to write.
+        title: title of the figure.
+    """
+    with figure_file(path, figsize=(7, 4)) as figure:
+        axes = figure.add_subplot(title=title, xlabel="multiply-adds (G)")
+        names = [f"{cost.name} ({cost.parameters / 1e6:.1f} M parameters)" for cost in costs]
+        bars = axes.barh(names, [cost.multiply_adds / 1e9 for cost in costs], color="tab:blue")
+        labels = [f"{cost.multiply_adds / 1e9:.1f}, {cost.fraction_of_vgg19:.0%}" for cost in costs]
+        axes.bar_label(bars, labels, padding=3)
+        axes.margins(x=0.2)
+        axes.invert_yaxis()
