@@ -17,7 +17,7 @@ from support import REFERENCES, randomize_weights, run_command
 from typer.main import get_command
 
 import keras_resnet_command
-from keras_resnet import create, load_weights, save_weights
+from keras_resnet import ResNetSpec, create, load_weights, save_weights
 from keras_resnet.cli import app
 from keras_resnet.cli.options import option
 from keras_resnet.data.sources import digits
@@ -52,6 +52,15 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
+@pytest.fixture
+def small_spec(tmp_path):
+    """A JSON file with the ResNetSpec of a small network, which compiles fast."""
+    path = tmp_path / "spec.json"
+    spec = ResNetSpec("basic", depths=(1, 1), widths=(16, 32), stem="cifar", stem_width=16)
+    path.write_text(json.dumps(spec.to_config()))
+    return path
+
+
 @pytest.mark.slow
 def test_quickstart_reaches_98_percent(tmp_path):
     """The README's main command, which takes about a minute."""
@@ -61,9 +70,9 @@ def test_quickstart_reaches_98_percent(tmp_path):
     assert "epoch 40, step 880 of 880" in done.stderr and "top-1 accuracy" in done.stdout
 
 
-def test_train_then_predict(tmp_path, monkeypatch):
+def test_train_then_predict(small_spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = ("--set", "epochs=6", "--workdir", "run")
+    settings = ("--spec", small_spec, "--set", "epochs=6", "--workdir", "run")
     done = run_command("train", *settings)
     assert done.exit_code == 0, done.output
     assert "top-1 accuracy" in done.stdout and "everything in run/" in done.stdout
@@ -79,11 +88,11 @@ def test_train_then_predict(tmp_path, monkeypatch):
     assert done.exit_code == 1 and "overwrite" in done.stderr
 
 
-def test_ctrl_c_saves_a_checkpoint_and_prints_how_to_continue(tmp_path):
+def test_ctrl_c_saves_a_checkpoint_and_prints_how_to_continue(small_spec, tmp_path):
     """A real SIGINT, as soon as the run has finished an epoch."""
     start = "from keras_resnet_command import main; main()"
-    words = [sys.executable, "-c", start, "train", "--set", "epochs=500", "--workdir", str(tmp_path / "run")]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    words = ["train", "--spec", small_spec, "--set", "epochs=5000", "--workdir", tmp_path / "run"]
+    process = subprocess.Popen([sys.executable, "-c", start, *words], stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "run" / "history.csv").exists():
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from support import tiny_classifier
 
 import keras_resnet
 
@@ -43,10 +44,10 @@ def test_export_writes_a_report_and_predict_gives_the_same_classes(ended, images
 
 
 def test_int8_is_calibrated_on_a_folder(ended, images, tmp_path):
-    path = tmp_path / "small.xml"
-    words = ("export", "resnet20", path, "--weights", "cifar10", "--precision", "int8", "--no-measure-speed", "--json")
-    status, answer, said = ended(*words, "--calibration", images, "--images", images, "--mode", "torch")
-    assert status == 0 and "mode='torch' is ignored: the weights of resnet20 define 'cifar'" in said, said
+    tiny_classifier(name="tiny").save(tmp_path / "tiny.keras")
+    words = ("export", tmp_path / "tiny.keras", tmp_path / "tiny.xml", "--precision", "int8", "--no-measure-speed")
+    status, answer, said = ended(*words, "--json", "--calibration", images, "--images", images, "--mode", "cifar")
+    assert status == 0 and "mode='cifar' is ignored: the weights of tiny define 'torch'" in said, said
     assert json.loads(answer)["precision"] == "int8"
 
 

@@ -73,7 +73,7 @@ def test_probe_and_nearest(home):
 
 def test_finetune_then_predict_with_class_names(home):
     words = ("--model", home / "small.keras", "--dataset", home / "digits", "--workdir", home / "run", "--stages", 1)
-    done = run_command("finetune", *words, "--set", "epochs=2", "--set", "crop=none", "--set", "flip=false")
+    done = run_command("finetune", *words, "--set", "epochs=1", "--set", "crop=none", "--set", "flip=false")
     assert "head" in done.stdout and "stage3" in done.stdout and "(kept)" in done.stdout
     report = json.loads((home / "run" / "report.json").read_text())
     assert report["phases"]["head"]["recipe"]["batch_size"] == 30, "no larger than there are images"

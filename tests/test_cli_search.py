@@ -10,9 +10,10 @@ from support import run_command
 from keras_resnet import ResNetSpec, complexity
 from keras_resnet.cli.training import number_with_unit
 
-QUICK = ("--dataset", "digits", "--max-params", "25k", "--set", "epochs=1", "--set", "batch_size=128")
+QUICK = ("--dataset", "digits", "--max-params", "25k", "--set", "iterations=2", "--set", "batch_size=128")
 
 
+@pytest.mark.usefixtures("few_batches")
 def test_the_printed_command_trains_the_winner_again(tmp_path):
     chosen = ("--seed", 3, "--precision", "float32", "--data-dir", tmp_path / "my data", "--set", "weight_decay=0.01")
     words = ("tune", *QUICK, *chosen, "--trials", 1, "--workdir", tmp_path / "a search")

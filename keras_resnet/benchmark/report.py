@@ -2,27 +2,26 @@
 
 from itertools import groupby
 
-from rich.table import Table
-from rich.text import Text
 
-
-def table(report):
-    """A rich Table with a line for each task, contender and precision."""
-    baseline = report["baseline"]
-    out = Table(box=None, header_style="bold")
-    out.add_column("task", no_wrap=True)
-    out.add_column("network", overflow="fold")
-    out.add_column("precision", overflow="fold")
-    for header in ("median", f"vs {baseline['contender']} {baseline['precision']}", "vs same precision", "peak memory"):
-        out.add_column(header, justify="right")
+def table_rows(report):
+    """Yields {column: text} for each task, contender and precision."""
+    baseline = "vs {contender} {precision}".format(**report["baseline"])
     for task, rows in groupby(report["results"], key=lambda row: row["task"]):
         for number, row in enumerate(rows):
-            out.add_row("" if number else task, *_cells(row))
-    return out
+            memory = row["peak_device_memory"] or row["peak_memory"]
+            yield {
+                "task": "" if number else task,
+                "network": row["network"],
+                "precision": row["precision"],
+                "median": _quantity(row["median"], row["unit"]),
+                baseline: _ratio(row["ratio"]),
+                "vs same precision": _ratio(row["ratio_same_precision"]),
+                "peak memory": f"{memory / 2**30:.2f} GiB" if memory else "",
+            }
 
 
 def notes(report):
-    """Lines of Text about the settings and the machine, and what was not measured."""
+    """Lines about the settings and the machine, and what was not measured."""
     settings, machine = report["settings"], report["machine"]
     devices = dict.fromkeys(row["device"] for row in report["results"] if row["device"])
     lines = [
@@ -37,19 +36,7 @@ def notes(report):
         skipped.setdefault((row["contender"], row["task"], row["reason"]), []).append(row["precision"])
     for (contender, task, reason), precisions in skipped.items():
         lines.append(f"not measured: {' '.join(filter(None, (contender, task)))} ({', '.join(precisions)}): {reason}")
-    return [Text(line) for line in lines]
-
-
-def _cells(row):
-    memory = row["peak_device_memory"] or row["peak_memory"]
-    return (
-        row["network"],
-        row["precision"],
-        _quantity(row["median"], row["unit"]),
-        _ratio(row["ratio"]),
-        _ratio(row["ratio_same_precision"]),
-        f"{memory / 2**30:.2f} GiB" if memory else "",
-    )
+    return lines
 
 
 def _quantity(value, unit):

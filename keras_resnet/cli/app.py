@@ -19,9 +19,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+study = typer.Typer(help="The paper's own experiments.", no_args_is_help=True)
+app.add_typer(study, name="study")
 ERRORS = (ValueError, OSError, ImportError, ArithmeticError, RuntimeError)
 """Exceptions caused by the input or the machine, printed as one message. Others are bugs and keep their traceback."""
-out, err = Console(markup=False), Console(stderr=True)  # class and file names may contain square brackets
+out, err = Console(markup=False, emoji=False), Console(stderr=True)  # class and file names may contain [ ] and : :
 
 
 def print_json(value):

@@ -1,26 +1,37 @@
-"""Commands that measure networks, and what they share with the studies: evaluate, benchmark."""
+"""Commands that measure networks: evaluate, benchmark, study responses, study signals, study complexity."""
 
-import json
 import shlex
 import sys
-from contextlib import nullcontext
 from pathlib import Path
+from statistics import mean, median
 from typing import Annotated
 
 import typer
 from typer import Option
 
 import keras_resnet
+from keras_resnet import analysis
+from keras_resnet.architecture.metadata import model_info, model_spec
 from keras_resnet.benchmark.comparison import compare
 from keras_resnet.benchmark.contenders import CONTENDERS, MEASURED_PRECISIONS, TASKS
-from keras_resnet.benchmark.report import notes, table
-from keras_resnet.cli.app import err, out, print_json, print_line, print_note, print_progress, print_table, progress_bar
-from keras_resnet.cli.options import AsJson, Mode, Precision, TestSet, command, model_from, names, numbers
+from keras_resnet.benchmark.report import notes, table_rows
+from keras_resnet.cli.app import (
+    err,
+    print_json,
+    print_line,
+    print_note,
+    print_progress,
+    print_table,
+    progress_bar,
+    study,
+)
+from keras_resnet.cli.options import AsJson, Mode, Precision, TestSet, command, model_from, numbers
 from keras_resnet.data.image_files import format_errors
 from keras_resnet.data.protocols import PROTOCOLS, get_protocol
 from keras_resnet.data.sources import load_dataset, load_test
-from keras_resnet.evaluation import check_confusion, plot_confusion
-from keras_resnet.files import atomic_write
+from keras_resnet.errors import value_error
+from keras_resnet.evaluation import check_confusion, evenly_spaced_subset, labelled_inputs, plot_confusion
+from keras_resnet.files import check_writable, write_json
 from keras_resnet.models.preprocessing import set_preprocessing
 
 MODELS = "A network of `keras-resnet models`, or a .keras file; several are an ensemble."
@@ -70,17 +81,15 @@ def evaluate(
 def models_from(names, weights, default_weights="imagenet", precision=None):
     """{title: model} of networks given by name, with `weights` in their order, and of .keras files.
 
-    A single network may have several weights: it is built with each of them.
+    A single network may have several weights: there is a model with each of them.
     """
     by_name = [name for name in names if not name.endswith(".keras")]
     if len(names) == len(by_name) == 1 and weights:
         names = by_name = by_name * len(weights)
     if weights and len(weights) != len(by_name):
-        raise ValueError(
-            f"`--weights` should be given for each of {by_name}, in their order. Received: {len(weights)} ({weights})"
-        )
-    tags = iter(weights or [None] * len(by_name))
-    pairs = [(name, None if name.endswith(".keras") else next(tags)) for name in names]
+        raise value_error("--weights", weights, f"given for each of {by_name}, in their order")
+    tags = iter(weights or ())
+    pairs = [(name, None if name.endswith(".keras") else next(tags, None)) for name in names]
     models = [model_from(name, tag, default_weights, precision) for name, tag in pairs]
     titles = [model.name for model in models]
     if len(set(titles)) < len(titles):
@@ -89,56 +98,158 @@ def models_from(names, weights, default_weights="imagenet", precision=None):
 
 
 def _print_evaluation(result, title, by_class):
-    print_table((_error_row(result, k) for k in (1, 5)), title)
+    intervals = {k: "{:.2%} to {:.2%}".format(*result.interval(k)) for k in (1, 5)}
+    rows = [
+        {
+            "": f"top-{k}",
+            "error": f"{result.error(k):.2%}",
+            "95% confidence": interval,
+            "wrong": f"{result.num_wrong(k)} of {result.num_images}",
+        }
+        for k, interval in intervals.items()
+    ]
+    print_table(rows, title)
     if by_class:
-        print_table(map(_class_row, result.by_class))
+        print_table(
+            {"class": row["name"], "images": row["num_images"]}
+            | {f"top-{k} error": f"{row[f'top{k}_error']:.2%}" for k in (1, 5)}
+            for row in result.by_class
+        )
     if result.skipped:
         text = f"{len(result.skipped)} images that could not be read:\n  {format_errors(result.skipped)}"
         print_note("skipped", text, "yellow")
-
-
-def _error_row(result, k):
-    low, high = result.interval(k)
-    wrong = f"{result.num_wrong(k)} of {result.num_images}"
-    return {
-        "": f"top-{k}",
-        "error": f"{result.error(k):.2%}",
-        "95% confidence": f"{low:.2%} to {high:.2%}",
-        "wrong": wrong,
-    }
-
-
-def _class_row(row):
-    errors = {f"top-{k} error": f"{row[f'top{k}_error']:.2%}" for k in (1, 5)}
-    return {"class": row["name"], "images": row["num_images"], **errors}
 
 
 @command(options={compare: "model batch_size image_size rounds steps xla"})
 def benchmark(
     options,
     precision: Annotated[list[str], Option(help=f"Of {', '.join(MEASURED_PRECISIONS)}.")] = ("float32",),
-    contenders: Annotated[list[str], Option(help=f"Of {', '.join(CONTENDERS)}.", show_default="all")] = tuple(
-        CONTENDERS
-    ),
-    tasks: Annotated[list[str], Option(help=f"Of {', '.join(TASKS)}.", show_default="all")] = tuple(TASKS),
+    contenders: Annotated[list[str], Option(help=f"Of {', '.join(CONTENDERS)}.", show_default="all")] = (*CONTENDERS,),
+    tasks: Annotated[list[str], Option(help=f"Of {', '.join(TASKS)}.", show_default="all")] = (*TASKS,),
     json_file: Annotated[Path | None, Option("--json", help="File for the report; - prints it.")] = None,
 ):
     """Measure a network side by side with keras.applications, torch, ONNX Runtime and OpenVINO, where installed.
 
     Lists are separated by commas, or their option is repeated. Run nothing else on the machine meanwhile.
     """
-    as_json = json_file == Path("-")
-    options |= {"precisions": names(precision), "contenders": names(contenders), "tasks": names(tasks)}
-    file = nullcontext() if json_file is None or as_json else atomic_write(json_file)
-    with file as partial, err.status("") as status:
+    target = None if json_file == Path("-") else json_file
+    if target:
+        check_writable(target)
+    lists = {"precisions": precision, "contenders": contenders, "tasks": tasks}
+    options |= {name: tuple(it.strip() for it in ",".join(given).split(",")) for name, given in lists.items()}
+    with err.status("") as status:
         report = compare(progress=status.update if err.is_terminal else print_progress, **options)
-        report = {"command": shlex.join(["keras-resnet", *sys.argv[1:]]), **report}
-        if partial:
-            partial.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    if as_json:
+    report = {"command": shlex.join(["keras-resnet", *sys.argv[1:]]), **report}
+    if target:
+        write_json(report, target)
+    elif json_file:
         return print_json(report)
-    out.print(table(report))
-    for note in notes(report):
-        print_line(note)
+    print_table(table_rows(report), left=["network", "precision"])
+    print_line("\n".join(notes(report)))
     if not report["results"]:
         raise typer.Exit(1)
+
+
+@command(study, data=DATA)
+def responses(
+    data,
+    dataset: TestSet,
+    model: Models = ("resnet50",),
+    weights: AllWeights = None,
+    mode: Mode = None,
+    workdir: Annotated[Path, Option(help="Folder for responses.png and .json.")] = Path("runs/responses"),
+    as_json: AsJson = False,
+):
+    """Measure how strongly the 3x3 layers of networks respond (fig. 7)."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    models = models_from(model, weights)
+    images = load_test(dataset, **data)
+    values = {}
+    for name, one in models.items():
+        set_preprocessing(one, images.preprocessing, mode)
+        values[name] = analysis.layer_responses(one, labelled_inputs(one, images, skip_bad=data["skip_bad"]))
+    label = f"standard deviation of layer responses on {images.name}"
+    _publish({"responses": (label, values)}, analysis.plot_responses, workdir, as_json)
+
+
+@command(study, data=DATA)
+def signals(
+    data,
+    dataset: TestSet,
+    model: Models = ("resnet50",),
+    weights: AllWeights = None,
+    mode: Mode = None,
+    batch_size: Annotated[int, Option(help="Number of images, evenly spaced in the set.", min=1)] = 128,
+    workdir: Annotated[Path, Option(help="Folder for two plots and their JSON.")] = Path("runs/signals"),
+    as_json: AsJson = False,
+):
+    """Check that signals do not vanish in a training step: variances and gradients by depth (sec. 4.1).
+
+    Networks without weights are measured with their initial weights.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    models = models_from(model, weights, default_weights=None)
+    images = evenly_spaced_subset(load_test(dataset, **data), batch_size)
+    variances, norms = {}, {}
+    for name, one in models.items():
+        known = model_info(one).get("preprocessing")
+        set_preprocessing(one, images.preprocessing, mode if known else mode or images.preprocessing.mode)
+        inputs, targets = next(labelled_inputs(one, images, batch_size, data["skip_bad"]))
+        variances[name] = analysis.forward_variances(one, inputs)
+        norms[name] = analysis.gradient_norms(one, inputs, targets)
+    rows = {"forward_variances": ("variance of responses", variances), "gradient_norms": ("norm of gradients", norms)}
+    _publish(rows, analysis.plot_signals, workdir, as_json)
+
+
+def _publish(measured, plot, workdir, as_json):
+    """Plots, saves and prints {name: (label, {network: {layer: number}})}; `plot` gets numbers, PNG file and label."""
+    for name, (label, values) in measured.items():
+        plot(values, workdir / f"{name}.png", label)
+        write_json(values, workdir / f"{name}.json")
+    if as_json:
+        return print_json({name: values for name, (_, values) in measured.items()})
+    statistics = {"mean": mean, "median": median, "smallest": min, "largest": max}
+    for label, values in measured.values():
+        rows = [
+            {"network": name, "layers": len(layers)}
+            | {title: f"{statistic(layers.values()):.3g}" for title, statistic in statistics.items()}
+            for name, layers in values.items()
+        ]
+        print_table(rows, label)
+    print_line(f"everything in {workdir}/")
+
+
+@command(study)
+def complexity(
+    model: Annotated[str | None, Option(help="Show one network, or a .keras file, layer by layer.")] = None,
+    plot: Annotated[Path | None, Option(help="PNG file for a plot.")] = None,
+    as_json: AsJson = False,
+):
+    """Count parameters and multiply-adds: the paper's networks beside AlexNet and VGG, or one layer by layer."""
+    network = model and model_from(model, None)
+    rows = analysis.layer_costs(network) if network else analysis.network_costs()
+    if plot:
+        analysis.plot_layer_costs(rows, plot, model) if network else analysis.plot_network_costs(rows, plot)
+    if as_json:
+        return print_json([vars(row) for row in rows])
+    print_table(_layer_rows(rows) if network else map(_network_row, rows), left=["class", "output"])
+    if network and model_spec(network):
+        fields = analysis.receptive_fields(network.spec).items()
+        print_line("receptive fields:", ", ".join(f"{name} {field.size} px" for name, field in fields))
+
+
+def _network_row(row):
+    return {
+        "network": row.name,
+        "depth": row.depth,
+        "parameters": f"{row.parameters / 1e6:.2f} M",
+        "multiply-adds": f"{row.multiply_adds / 1e9:.2f} G",
+        "of VGG-19's": f"{row.fraction_of_vgg19:.0%}",
+    }
+
+
+def _layer_rows(rows):
+    cells = [(row, row.name, row.class_name, " x ".join(map(str, row.output_shape))) for row in rows if row.parameters]
+    for row, name, class_name, shape in (*cells, (analysis.total_cost(rows), "all", "", "")):
+        costs = {"parameters": f"{row.parameters:,}", "multiply-adds": f"{row.multiply_adds:,}"}
+        yield {"layer": name, "class": class_name, "output": shape, **costs}

@@ -28,9 +28,7 @@ def features(
     weights: Weights = None,
     mode: Mode = None,
     precision: Precision = None,
-    map_file: Annotated[
-        Path | None, Option("--map", help="PNG file for a plot of the features in two dimensions (t-SNE).")
-    ] = None,
+    map_file: Annotated[Path | None, Option("--map", help="PNG file for a t-SNE plot of the features.")] = None,
     overwrite: Annotated[bool, Option(help="Replace a file with other settings.")] = False,
     as_json: AsJson = False,
 ):
@@ -43,7 +41,10 @@ def features(
     with progress_bar() as progress:
         written = transfer.write_features(model, folder, target, overwrite=overwrite, progress=progress, **options)
     if map_file:
-        _plot_map(target, map_file)
+        found = transfer.read_features(target)
+        points = transfer.feature_map(found.vectors)
+        title = f"{len(points):,} images, {found.settings['model']}'s {found.settings['endpoint']}"
+        transfer.plot_feature_map(points, found.labels, found.class_names, map_file, title)
     if as_json:
         print_json(written)
     else:
@@ -55,13 +56,6 @@ def features(
         raise typer.Exit(1)
 
 
-def _plot_map(path, plot):
-    found = transfer.read_features(path)
-    title = f"{len(found.vectors):,} images, {found.settings['model']}'s {found.settings['endpoint']}"
-    points = transfer.feature_map(found.vectors)
-    transfer.plot_feature_map(points, found.labels, found.class_names, plot, title)
-
-
 @command()
 def probe(
     train: Features,
@@ -70,7 +64,15 @@ def probe(
     as_json: AsJson = False,
 ):
     """Train a linear classifier and a nearest-neighbour classifier on features, and print their test accuracies."""
-    train, test = _comparable(train, test)
+    paths = (train, test)
+    train, test = map(transfer.read_features, paths)
+    settings = [found.settings | {"class_names": found.class_names} for found in (train, test)]
+    values = {name: [row.get(name) for row in settings] for name in COMPARABLE}
+    if differences := {name: pair for name, pair in values.items() if pair[0] != pair[1]}:
+        raise ValueError(
+            f"Both files should have features of the same network, alike in {', '.join(COMPARABLE)}. "
+            f"Received: {differences} in {paths[0]} and {paths[1]}"
+        )
     arrays = (train.vectors, train.labels, test.vectors, test.labels)
     probes = {
         "linear probe": transfer.linear_probe(*arrays),
@@ -98,20 +100,6 @@ def nearest(
     if as_json:
         return print_json([{"name": name, "cosine": cosine} for name, cosine in images])
     print_table({"image": name, "cosine": f"{cosine:.3f}"} for name, cosine in images)
-
-
-def _comparable(*paths):
-    """The features in the files, or a ValueError if they differ in one of the COMPARABLE settings."""
-    found = [transfer.read_features(path) for path in paths]
-    settings = [one.settings | {"class_names": one.class_names} for one in found]
-    values = {name: [one.get(name) for one in settings] for name in COMPARABLE}
-    differences = {name: pair for name, pair in values.items() if pair[0] != pair[1]}
-    if differences:
-        raise ValueError(
-            f"Both files should have features of the same network, alike in {', '.join(COMPARABLE)}. "
-            f"Received: {differences} in {paths[0]} and {paths[1]}"
-        )
-    return found
 
 
 def _index(names, end):

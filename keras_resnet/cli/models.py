@@ -17,6 +17,7 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_dataset, load_test
 from keras_resnet.deployment.exported import is_exported
 from keras_resnet.deployment.report import to_markdown
+from keras_resnet.errors import value_error
 from keras_resnet.models.preprocessing import set_preprocessing
 from keras_resnet.weights.catalog import WEIGHTS
 
@@ -29,7 +30,7 @@ def models(
     """List the networks: depth, parameters, multiply-adds, weights (all tags if only one network matches)."""
     names = keras_resnet.list_models(pattern)
     if not names:
-        raise ValueError(f"`pattern` should match a name of `keras-resnet models`. Received: pattern={pattern!r}")
+        raise value_error("pattern", pattern, "a name of `keras-resnet models`, or match some")
     rows = [_model_row(name) for name in names]
     if as_json:
         return print_json(rows)
@@ -50,15 +51,14 @@ def _model_row(name):
 
 
 def _table_row(row, all_tags):
+    name, tags = row["name"], row["weights"]
     return {
-        "network": row["name"],
+        "network": name,
         "depth": row["depth"],
         "parameters": f"{row['parameters'] / 1e6:.2f} M",
         "multiply-adds": f"{row['multiply_adds'] / 1e9:.2f} G",
         "at": f"{row['input_size']} px",
-        "weights": "\n".join(_tag(row["name"], tag) for tag in row["weights"])
-        if all_tags
-        else _tag_groups(row["weights"]),
+        "weights": "\n".join(_tag(name, tag) for tag in tags) if all_tags else _tag_groups(tags),
     }
 
 
@@ -99,28 +99,27 @@ def predict(
         classifier = keras_resnet.load_exported(model)
     else:
         classifier = model_from(model, weights, default_weights="imagenet")
-    predictions = keras_resnet.predict(classifier, paths, top=top)
     bar = {"console": err, "transient": True, "disable": not err.is_terminal}
-    predictions = list(track(predictions, "images", len(paths), **bar))
+    predictions = list(track(keras_resnet.predict(classifier, paths, top=top), "images", len(paths), **bar))
     if as_json:
         print_json([_prediction_json(prediction) for prediction in predictions])
     else:
-        print_table((row for prediction in predictions for row in _table_rows(prediction)), left=["class"])
-    failed = [prediction for prediction in predictions if prediction.error]
-    for prediction in failed:
-        print_note("not read", f"{prediction.path}: {prediction.error}")
-    if failed:
+        rows = (
+            {"image": "" if rank else prediction.path, "class": name, "probability": f"{probability:.1%}"}
+            for prediction in predictions
+            for rank, (_, name, probability) in enumerate(prediction.classes)
+        )
+        print_table(rows, left=["class"])
+    errors = {prediction.path: prediction.error for prediction in predictions if prediction.error}
+    for path, error in errors.items():
+        print_note("not read", f"{path}: {error}")
+    if errors:
         raise typer.Exit(1)
 
 
 def _prediction_json(prediction):
-    classes = [{"id": i, "name": name, "probability": float(share)} for i, name, share in prediction.classes]
+    classes = [{"id": i, "name": name, "probability": float(it)} for i, name, it in prediction.classes]
     return {"path": str(prediction.path), "error": prediction.error, "classes": classes}
-
-
-def _table_rows(prediction):
-    for rank, (_, name, probability) in enumerate(prediction.classes):
-        yield {"image": "" if rank else prediction.path, "class": name, "probability": f"{probability:.1%}"}
 
 
 @command()

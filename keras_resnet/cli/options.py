@@ -15,7 +15,7 @@ from typer import Option
 import keras_resnet
 from keras_resnet.cli.app import app, error_messages
 from keras_resnet.data.preprocessing import MODES
-from keras_resnet.errors import unknown_name_error
+from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.precision import COMPUTED, precision_scope
 from keras_resnet.training.recipes import Recipe
 
@@ -24,14 +24,11 @@ Model = Annotated[str, Option("--model", help="A network of `keras-resnet models
 Weights = Annotated[str | None, Option(help="A tag (see `keras-resnet models`) or the path of a weights file.")]
 Mode = Annotated[str | None, Option(help=f"Preprocessing, unless the weights define one: {', '.join(MODES)}.")]
 Precision = Annotated[str | None, Option(help=f"What the network computes in: {', '.join(COMPUTED)}.")]
-TrainingSet = Annotated[
-    str, Option("--dataset", help="digits, a name of tensorflow-datasets, or a folder of class folders.")
-]
+CLASS_FOLDERS = "digits, a name of tensorflow-datasets, or a folder of class folders."
+TrainingSet = Annotated[str, Option("--dataset", help=CLASS_FOLDERS)]
 TestSet = Annotated[str, Option("--dataset", help="digits, a name of tensorflow-datasets, or a folder of images.")]
-Changes = Annotated[
-    list[str] | None,
-    Option("--set", help="Change a field of the recipe: --set epochs=2.", metavar="FIELD=VALUE"),
-]
+CHANGES = Option("--set", help="Change a field of the recipe: --set epochs=2.", metavar="FIELD=VALUE")
+Changes = Annotated[list[str] | None, CHANGES]
 TYPES = (bool, int, float, Path, str)
 """Types of options. A parameter with several types has the first of them."""
 
@@ -70,20 +67,23 @@ def command(application=app, **groups):
 def option(callee, name):
     """The inspect.Parameter of a command for a parameter of a function, or for a field of a dataclass.
 
-    The option's help is the first sentence of the parameter's description. "None: all of them" in it is shown as the
-    default.
+    Its help is the first sentence of the parameter's description. "None: all of them" is shown as the default.
     """
     parameter = inspect.signature(callee).parameters[name]
-    text, default = _help(_descriptions(callee)[name])
-    hint = parameter.annotation
-    words = re.findall(r"\w+", str(type(parameter.default) if hint is parameter.empty else hint))
+    text = " ".join(_descriptions(callee)[name].split())
+    default = re.search(r"(?:^|[;.,]\s)None:? ([^.;]+)", text)
+    text = re.split(r"[;.,]\sNone\b|\.\s|\.$", text)[0]
+    text = re.sub(r"^[Ww]hether to ", "", text)
+    words = re.findall(r"\w+", str(parameter.annotation))
     if {"int", "float"} <= set(words):
         kind, settings = str, {"parser": value, "metavar": "NUMBER"}
     else:
         kind, settings = next((it for it in TYPES if it.__name__ in words), str), {}
-    settings |= {"show_default": default if parameter.default is None else bool(parameter.default)}
-    option = Option(help=text, **settings)
-    return parameter.replace(annotation=Annotated[kind | None if parameter.default is None else kind, option])
+    shown = bool(parameter.default)
+    if parameter.default is None:
+        kind, shown = kind | None, default[1] if default else False
+    option = Option(help=f"{text[:1].upper()}{text[1:]}.", show_default=shown, **settings)
+    return parameter.replace(annotation=Annotated[kind, option])
 
 
 @cache
@@ -92,21 +92,8 @@ def _descriptions(callee):
     return {it.arg_name: it.description for it in docstring_parser.parse_from_object(callee).params}
 
 
-def _help(description):
-    """ "steps between checkpoints; None: one an epoch" -> ("Steps between checkpoints.", "one an epoch")."""
-    text = " ".join(description.split())
-    default = re.search(r"(?:^|[;.,]\s)None:? ([^.;]+)", text)
-    text = re.split(r"[;.,]\sNone\b|\.\s|\.$", text)[0]
-    text = re.sub(r"^[Ww]hether to ", "", text)
-    return f"{text[:1].upper()}{text[1:]}.", default[1] if default else False
-
-
 def model_from(name, weights, default_weights=None, precision=None):
-    """A model by the name of its network, or the one in a .keras file.
-
-    Raises:
-        ValueError: for `weights` or `precision` with a .keras file, which has its own.
-    """
+    """A model by the name of its network, or the one in a .keras file, which has its own weights and precision."""
     if name.endswith(".keras"):
         raise_if_given("a .keras file", weights=weights, precision=precision)
         return keras_resnet.load_model(name)
@@ -118,7 +105,7 @@ def raise_if_given(what, **options):
     """Raises ValueError for each option that is given although what a file contains decides it."""
     for name, given in options.items():
         if given is not None:
-            raise ValueError(f"`--{name}` should be left out: {what} has its own. Received: --{name} {given}")
+            raise value_error(f"--{name}", given, f"left out: {what} has its own")
 
 
 def numbers(option, text, count=None):
@@ -127,14 +114,8 @@ def numbers(option, text, count=None):
         return None
     found = text.split(",")
     if not all(number.strip().isdecimal() for number in found) or len(found) != (count or len(found)):
-        amount = f"{count} numbers" if count else "numbers"
-        raise ValueError(f"`--{option}` should be {amount} with commas between them. Received: --{option} {text!r}")
-    return tuple(int(number) for number in found)
-
-
-def names(texts):
-    """["a,b", "c"] -> ("a", "b", "c")."""
-    return tuple(name.strip() for text in texts or () for name in text.split(","))
+        raise value_error(f"--{option}", text, f"{count or ''} numbers with commas between them".strip())
+    return tuple(map(int, found))
 
 
 def value(text):
@@ -150,7 +131,7 @@ def recipe_changes(texts):
     changes, known = {}, [field.name for field in fields(Recipe)]
     for field, equals, text in (text.partition("=") for text in texts or ()):
         if not equals:
-            raise ValueError(f"`--set` should be FIELD=VALUE, such as epochs=2. Received: --set {field}")
+            raise value_error("--set", field, "FIELD=VALUE, such as epochs=2")
         if field not in known:
             raise unknown_name_error("--set", field, known, f"one of the fields of a recipe: {known}")
         changes[field] = value(text)

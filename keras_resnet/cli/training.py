@@ -1,25 +1,32 @@
-"""Commands that train networks: train, finetune, tune."""
+"""Commands that train networks: train, finetune, tune, study degradation."""
 
 import json
 import shlex
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
+from rich.markdown import Markdown
 from typer import Option
 
 import keras_resnet
 from keras_resnet.architecture.spec import read_spec
-from keras_resnet.cli.app import print_json, print_line, print_progress, print_table
-from keras_resnet.cli.options import AsJson, Changes, Mode, Model, TrainingSet, command, recipe_changes
+from keras_resnet.cli.app import out, print_json, print_line, print_progress, print_table, study
+from keras_resnet.cli.options import AsJson, Changes, Mode, Model, TrainingSet, command, numbers, recipe_changes
 from keras_resnet.data.sources import load_dataset
+from keras_resnet.errors import value_error
 from keras_resnet.search.results import describe
 from keras_resnet.search.tune import WINNER
+from keras_resnet.studies.degradation import degradation as run_degradation
+from keras_resnet.studies.results import to_markdown
+from keras_resnet.studies.sizes import SIZES
 from keras_resnet.training.options import RunOptions
 
 DATA = {load_dataset: "data_dir download validation_split skip_bad"}
 RUN = "devices precision seed deterministic checkpoint_every resume overwrite"
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
+OF_SIZE = "the size's"
 RecipeName = Annotated[str, Option("--recipe", help="A name in RECIPES.")]
 
 
@@ -56,33 +63,20 @@ def finetune(
     options,
     dataset: TrainingSet,
     model: Model = "resnet50",
-    weights: Annotated[str | None, Option(help="A tag, a file, or none.", show_default="imagenet")] = None,
+    weights: Annotated[str, Option(help="A tag, a file, or none.")] = "imagenet",
     workdir: Annotated[Path, Option(help="Folder for all files.")] = Path("runs/finetune"),
     recipe: RecipeName = "finetune",
     changes: Changes = None,
     mode: Mode = None,
 ):
     """Train a pretrained network on classes of your own: first a new classifier, then the upper stages with it."""
-    if weights is None and not model.endswith(".keras"):
-        weights = "imagenet"
-    result = keras_resnet.finetune(
-        model,
-        partial(load_dataset, dataset, **data),
-        workdir,
-        weights=None if weights == "none" else weights,
-        recipe=recipe,
-        mode=mode,
-        **options,
-        **recipe_changes(changes),
-    )
-    print_table(_phase(result, *item) for item in result.phases.items())
+    data = partial(load_dataset, dataset, **data)
+    options |= {"weights": None if weights == "none" else weights, "recipe": recipe, "mode": mode}
+    result = keras_resnet.finetune(model, data, workdir, **options, **recipe_changes(changes))
+    accuracies = {name: f"{it['top1_accuracy']:.2%} of {it['test_images']:,}" for name, it in result.phases.items()}
+    accuracies[result.best] += " (kept)"
+    print_table({"phase": name, "best epoch's accuracy": accuracy} for name, accuracy in accuracies.items())
     print_line(f"everything in {workdir}/")
-
-
-def _phase(result, name, report):
-    kept = " (kept)" if name == result.best else ""
-    accuracy = f"{report['top1_accuracy']:.2%} of {report['test_images']:,}{kept}"
-    return {"phase": name, "best epoch's accuracy": accuracy}
 
 
 @command(
@@ -109,22 +103,17 @@ def tune(
     which is "chief" in one of them.
     """
     workdir = workdir or Path("runs") / f"tune_{Path(dataset).name}"
-    result = keras_resnet.tune(
-        partial(load_dataset, dataset, **data),
-        max_params=number_with_unit("max-params", max_params),
-        max_multiply_adds=number_with_unit("max-multiply-adds", max_multiply_adds),
-        recipe=recipe,
-        workdir=workdir,
-        progress=print_progress,
-        **options,
-        **recipe_changes(changes),
-    )
+    limits = {"max_params": max_params, "max_multiply_adds": max_multiply_adds}
+    limits = {name: number_with_unit(name.replace("_", "-"), text) for name, text in limits.items()}
+    options |= {"recipe": recipe, "workdir": workdir, "progress": print_progress}
+    source = partial(load_dataset, dataset, **data)
+    result = keras_resnet.tune(source, **limits, **options, **recipe_changes(changes))
     if as_json:
         return print_json(result.to_config())
     if result.winner:  # a worker may end before the chief has written anything
         _print_search(result)
-        given = {"recipe": recipe, "dataset": dataset, "data-dir": data["data_dir"]}
-        given |= {name: options[name] for name in ("precision", "devices")}
+        given = {"dataset": dataset, "data-dir": data["data_dir"]}
+        given |= {name: options[name] for name in ("recipe", "precision", "devices")}
         print_line(f"again: {_training_command(result, workdir, given)}")
     print_line(f"everything in {workdir}/")
 
@@ -133,45 +122,72 @@ def number_with_unit(option, text):
     """ "100k" -> 100000; None stays None."""
     if text is None:
         return None
-    unit = UNITS.get(text[-1:], 1)
+    number, unit = (text[:-1], UNITS[text[-1]]) if text[-1:] in UNITS else (text, 1)
     try:
-        return round(float(text.removesuffix(text[-1]) if unit > 1 else text) * unit)
+        return round(float(number) * unit)
     except (ValueError, OverflowError):
-        raise ValueError(
-            f"`--{option}` should be a number, such as 100000, 100k or 1.5M. Received: --{option} {text!r}"
-        ) from None
+        raise value_error(f"--{option}", text, "a number, such as 100000, 100k or 1.5M") from None
 
 
 def _print_search(result):
     front = result.pareto_front()
-    print_table((_candidate(one, one in front) for one in result.completed), left=["network"])
+    rows = [
+        {
+            "trial": candidate.trial,
+            "network": describe(candidate.spec),
+            "parameters": f"{candidate.parameters:,}",
+            "multiply-adds": f"{candidate.multiply_adds:,}",
+            "accuracy": f"{candidate.top1_accuracy:.2%}{' *' if candidate in front else '  '}",
+        }
+        for candidate in result.completed
+    ]
+    print_table(rows, left=["network"])
     print_line("* no candidate with fewer parameters is as accurate on the validation images")
-    if result.final:
-        print_line(
-            f"trial {result.winner.trial}, trained on all training images: {result.final['top1_accuracy']:.2%} "
-            f"of {result.final['test_images']:,} test images"
-        )
-
-
-def _candidate(candidate, on_front):
-    return {
-        "trial": candidate.trial,
-        "network": describe(candidate.spec),
-        "parameters": f"{candidate.parameters:,}",
-        "multiply-adds": f"{candidate.multiply_adds:,}",
-        "accuracy": f"{candidate.top1_accuracy:.2%}{' *' if on_front else '  '}",
-    }
+    if final := result.final:
+        tested = f"{final['top1_accuracy']:.2%} of {final['test_images']:,} test images"
+        print_line(f"trial {result.winner.trial}, trained on all training images: {tested}")
 
 
 def _training_command(result, workdir, options):
     """The command that trains the best network as the search did at its end."""
     named = keras_resnet.get_recipe(options["recipe"]).to_config()
-    trained = result.settings["recipe"] | result.winner.final_recipe
+    searched = result.settings["recipe"]
+    trained = searched | result.winner.recipe | {"epochs": searched["epochs"]}  # Hyperband's epochs only select
     changes = {name: given for name, given in trained.items() if given != named[name]}
     options = {"spec": workdir / WINNER, **options, "seed": result.settings["seed"]}
-    words = ["keras-resnet", "train"]
-    for option, given in options.items():
-        words += () if given is None else (f"--{option}", str(given))
-    for name, given in changes.items():
-        words += ("--set", f"{name}={given if isinstance(given, str) else json.dumps(given)}")
-    return shlex.join(words)
+    words = [(f"--{option}", str(given)) for option, given in options.items() if given is not None]
+    words += [("--set", f"{name}={it if isinstance(it, str) else json.dumps(it)}") for name, it in changes.items()]
+    return shlex.join(["keras-resnet", "train", *chain(*words)])
+
+
+@command(
+    study,
+    data={load_dataset: "data_dir download"},
+    options={RunOptions: "devices precision xla seed deterministic checkpoint_every overwrite"},
+)
+def degradation(
+    data,
+    options,
+    size: Annotated[str, Option(help=f"Networks, data and epochs: {', '.join(SIZES)}.")] = "digits",
+    workdir: Annotated[Path | None, Option(help="Folder for all files.", show_default="runs/degradation_SIZE")] = None,
+    depths: Annotated[str | None, Option(help="Numbers of layers: 20,56.", show_default=OF_SIZE)] = None,
+    dataset: Annotated[str | None, Option(help="Another data set.", show_default=OF_SIZE)] = None,
+    images: Annotated[str | None, Option(help="Training and test images: 10000,2000.", show_default=OF_SIZE)] = None,
+    recipe: Annotated[str | None, Option(help="A name in RECIPES.", show_default=OF_SIZE)] = None,
+    changes: Changes = None,
+    as_json: AsJson = False,
+):
+    """Train plain and residual networks of several depths: do the deeper ones get worse? (fig. 6)
+
+    Repeat the command to continue an interrupted study.
+    """
+    workdir = workdir or Path("runs") / f"degradation_{size}"
+    name = SIZES[size].dataset if dataset is None and size in SIZES else dataset
+    source = name and partial(load_dataset, name, **data)
+    options |= {"depths": numbers("depths", depths), "images": numbers("images", images, count=2), "recipe": recipe}
+    options |= recipe_changes(changes)
+    result = run_degradation(workdir, size, source, progress=print_progress, **options)
+    if as_json:
+        return print_json(result.to_config())
+    out.print(Markdown(to_markdown(result)))
+    print_line(f"everything in {workdir}/")
