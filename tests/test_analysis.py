@@ -68,7 +68,7 @@ LINEAR = {  # without padding, so that every kernel element is multiplied by an 
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_multiply_adds_are_the_nonzero_elements_of_the_matrix_of_a_layer(name):
-    """A linear layer is a product with a matrix, of which each nonzero element is multiplied and added once."""
+    """A linear layer is a product with a matrix: each nonzero element of the matrix is multiplied and added once."""
     layer, shape = LINEAR[name]
     model = keras.Sequential([keras.layers.Input(shape), layer])
     for weight in layer.weights:

@@ -5,6 +5,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_resnet.architecture.layers import chain
+from keras_resnet.errors import value_error
 
 _ONES = {"bias_initializer": "ones"}  # gives the ReLUs positive inputs at first (sec. 5)
 _CONVOLUTIONS = (
@@ -45,10 +46,7 @@ def alexnet(
     """
     sides = tuple(input_shape)
     if len(sides) != 3 or not all(isinstance(side, int) for side in sides) or min(sides[:2]) < 67 or sides[2] < 1:
-        raise ValueError(
-            "`input_shape` should be (height, width, channels), height and width at least 67. "
-            f"Received: input_shape={input_shape}"
-        )
+        raise value_error("input_shape", input_shape, "(height, width, channels), height and width at least 67")
     kernels = keras.initializers.RandomNormal(stddev=0.01) if initialize else "zeros"  # sec. 5
     inputs = layers.Input(sides)
     return keras.Model(inputs, chain(*_layers(classes, kernels))(inputs), name=name)

@@ -11,7 +11,7 @@ from keras import layers
 from keras_resnet.analysis.alexnet import alexnet
 from keras_resnet.architecture.complexity import Complexity, complexity
 from keras_resnet.architecture.metadata import layer_channel_axis
-from keras_resnet.errors import is_integer
+from keras_resnet.errors import is_integer, value_error
 from keras_resnet.files import figure_file
 from keras_resnet.models.layers import check_graph
 from keras_resnet.variants import get_spec
@@ -86,10 +86,8 @@ def _one_image(model, input_shape):
     expected = [tuple(tensor.shape[1:]) for tensor in model.inputs]
     shapes = expected if input_shape is None else [input_shape]
     if len(shapes) != len(expected) or not all(map(_fits, shapes, expected)):
-        raise ValueError(
-            f"`input_shape` should be the shape of one image without unknown sides for {model.name!r}, whose inputs "
-            f"have the shape {', '.join(map(str, expected))}. Received: input_shape={input_shape}"
-        )
+        known = f"{model.name!r} has inputs of {', '.join(map(str, expected))}"
+        raise value_error("input_shape", input_shape, f"the shape of one image without unknown sides; {known}")
     return [keras.KerasTensor((1, *shape), tensor.dtype) for shape, tensor in zip(shapes, model.inputs, strict=True)]
 
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from keras_resnet.analysis.signals import gradients
 from keras_resnet.architecture.metadata import to_channels_last
+from keras_resnet.errors import value_error
 from keras_resnet.files import figure_file
 from keras_resnet.models.layers import check_inputs, find_layer, last_feature_map, logits_of
 
@@ -48,10 +49,8 @@ def grad_cam(
     try:
         head = keras.Model(found.output, logits)
     except ValueError as error:  # Keras: not connected to the inputs
-        raise ValueError(
-            "`layer` should be a layer through which all paths to the output pass, such as an endpoint or the output "
-            f"of a block. Received: layer={found.name!r}"
-        ) from error
+        expected = "a layer through which all paths to the output pass, such as an endpoint or the output of a block"
+        raise value_error("layer", found.name, expected) from error
     features, values = keras.Model(model.inputs[0], [found.output, logits]).predict_on_batch(inputs)
     selected = ops.one_hot(_check_classes(class_indices, ops.convert_to_numpy(values)), values.shape[-1])
 
@@ -71,10 +70,8 @@ def _check_classes(class_indices, logits):
     indices = logits.argmax(axis=-1) if class_indices is None else np.asarray(class_indices)
     integers = indices.shape in ((), (num_images,)) and indices.dtype.kind in "iu"
     if not integers or indices.min() < 0 or indices.max() >= num_classes:
-        raise ValueError(
-            f"`class_indices` should be an integer from 0 to {num_classes - 1}, or {num_images} such integers. "
-            f"Received: class_indices={class_indices!r}"
-        )
+        expected = f"an integer from 0 to {num_classes - 1}, or {num_images} such integers"
+        raise value_error("class_indices", class_indices, expected)
     return np.broadcast_to(indices, num_images).astype("int32")
 
 

@@ -8,6 +8,7 @@ from keras_resnet.architecture.blocks import TRANSFORMS
 from keras_resnet.architecture.layers import Convolution
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import MAX_POOLS, STEMS
+from keras_resnet.errors import value_error
 from keras_resnet.files import figure_file
 
 
@@ -52,7 +53,7 @@ def receptive_fields(spec: ResNetSpec) -> dict[str, ReceptiveField]:
         ValueError: if `spec` is not a ResNetSpec.
     """
     if not isinstance(spec, ResNetSpec):
-        raise ValueError(f"`spec` should be a ResNetSpec, such as `get_spec('resnet50')`. Received: spec={spec!r}")
+        raise value_error("spec", spec, "a ResNetSpec, such as `get_spec('resnet50')`")
     stem = STEMS[spec.stem]
     field = ReceptiveField().after(row for _, row in stem.rows(spec))
     if stem.pool in MAX_POOLS:
@@ -87,7 +88,7 @@ def plot_receptive_fields(
     from matplotlib.patches import Rectangle
 
     if not fields:
-        raise ValueError("`fields` should be {endpoint: ReceptiveField}, not empty. Received: {}")
+        raise value_error("fields", fields, "{endpoint: ReceptiveField}, not empty")
     largest = max(side, *(field.size for field in fields.values()))
     with figure_file(path, figsize=(6, 6)) as figure:
         axes = figure.add_subplot(title=title, aspect="equal", xlabel="pixels")

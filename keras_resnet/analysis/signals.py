@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
-from keras_resnet.errors import unknown_name_error
+from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.files import figure_file
 from keras_resnet.models.layers import check_inputs, convolutions, logits_of, responses
 
@@ -35,7 +35,7 @@ def layer_responses(model: keras.Model, batches: ArrayLike | Iterable) -> dict[s
     Args:
         model: Keras model with 3x3 convolutions.
         batches: preprocessed images (N, H, W, C) in the model's data format, or an iterable of such arrays or of
-            (inputs, labels), of which one batch at a time is in memory.
+            (inputs, labels); only one batch at a time is in memory.
 
     Returns:
         {name of the convolution: standard deviation over images, positions and channels}, in the order of the layers.
@@ -238,7 +238,7 @@ def plot_signals(
 
 def _check_values(values):
     if not isinstance(values, dict) or not values or not all(isinstance(v, dict) and v for v in values.values()):
-        raise ValueError(f"`values` should be {{network: {{layer: value}}}}, not empty. Received: {values!r}")
+        raise value_error("values", values, "{network: {layer: value}}, not empty")
 
 
 def _plot_lines(axes, lines):

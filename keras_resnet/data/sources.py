@@ -236,7 +236,7 @@ class ImageSource:
     class_names: tuple[str, ...] = ()
     """Names of the labels; empty if there are none."""
     skipped: tuple[str, ...] = ()
-    """UnreadableImageError images that were left out, with the reason."""
+    """Images that could not be read, as "name: error"."""
 
 
 def image_source(images):

@@ -11,12 +11,12 @@ import numpy as np
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.network import build
 from keras_resnet.architecture.spec import ResNetSpec
-from keras_resnet.errors import is_number
+from keras_resnet.errors import is_number, value_error
 from keras_resnet.search.space import Space, Values, corner_values, to_recipe_changes, to_spec, values_between
 
 UNITS = {"max_params": "parameters", "max_multiply_adds": "multiply-adds", "max_latency": "ms per image"}
 MAX_BUILT = 8
-"""Networks built to measure their latency, which takes seconds each, before the search for one that fits ends."""
+"""Number of networks whose latency is measured, which takes seconds each, before the smallest one is taken."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Budget:
         for name in UNITS:
             limit = getattr(self, name)
             if limit is not None and not (is_number(limit) and limit > 0):
-                raise ValueError(f"`{name}` should be a positive number, or None. Received: {name}={limit!r}")
+                raise value_error(name, limit, "a positive number, or None")
 
     def first_exceeded(
         self, spec: ResNetSpec, input_shape: tuple[int, int, int], num_classes: int, measure: bool = True
@@ -88,10 +88,8 @@ class BudgetedSpace:
         smallest = next(filter(self.fits, unmeasured[:MAX_BUILT]), None)
         if smallest is None:
             limit, found = self.first_exceeded((unmeasured or corners)[0])
-            raise ValueError(
-                f"`{limit}` should allow at least one candidate of the space; the smallest has {found:,.6g} "
-                f"{UNITS[limit]}. Received: {limit}={getattr(self.budget, limit)}"
-            )
+            expected = f"enough for a candidate of the space; the smallest has {found:,.6g} {UNITS[limit]}"
+            raise value_error(limit, getattr(self.budget, limit), expected)
         object.__setattr__(self, "smallest", smallest)
 
     def cost(self, values: Values):

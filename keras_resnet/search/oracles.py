@@ -42,14 +42,9 @@ def oracle_lock(oracle):
 
 
 class BudgetedOracle:
-    """Mixin for KerasTuner's oracles: candidates fit the budget, and the oracle survives killed processes.
+    """Mixin for KerasTuner's oracles: candidates fit a BudgetedSpace, and the oracle survives killed processes.
 
-    Args:
-        space: BudgetedSpace.
-        trials: maximum number of trials.
-        seed: integer.
-        on_trial_end: called with the oracle after each trial.
-        **arguments: of KerasTuner's oracle.
+    `on_trial_end` is called with the oracle after each trial; `arguments` are those of KerasTuner's oracle.
     """
 
     def __init__(self, space, trials, seed, on_trial_end, **arguments):
@@ -197,10 +192,7 @@ ORACLES = {
 class TrialLoop(BaseTuner):
     """KerasTuner's loop over the trials, in one process, or as chief or worker; only the oracle keeps state.
 
-    Args:
-        oracle: an instance of a class in ORACLES.
-        evaluate: function (folder of the trial, {name: value}) -> {metric: value}.
-        workdir: folder for the oracle's state and the trials.
+    `evaluate` is a function (folder of the trial, {name: value}) -> {metric: value}.
     """
 
     def __init__(self, oracle, evaluate, workdir):

@@ -41,7 +41,7 @@ SMALL_SIDE = 64
 _SPEC_FIELDS = {field.name for field in fields(ResNetSpec)}
 _RECIPE_FIELDS = {field.name for field in fields(Recipe)} - _SPEC_FIELDS - {"epochs", "iterations"}
 _COST_UNKNOWN = _SPEC_FIELDS - {field.name for field in fields(Recipe)}
-"""Fields whose larger values may cost more or less. Larger depths and widths cost more; fields of Recipe are free."""
+"""Fields whose larger values may cost more or less. Larger depths and widths cost more, fields of Recipe nothing."""
 _DEPTH = "depth_"
 
 

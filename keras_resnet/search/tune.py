@@ -187,9 +187,8 @@ class CandidateTrainer:
     def train_winner(self, winner, folder):
         """Trains the best candidate on all training images and tests it, unless the folder holds that run."""
         if not (folder / REPORT).exists():
-            changes = {
-                name: value for name, value in winner.recipe.items() if name != "epochs"
-            }  # Hyperband selects by short trainings
+            # Hyperband selects by short trainings; the final one is as long as the recipe says
+            changes = {name: value for name, value in winner.recipe.items() if name != "epochs"}
             on_all = f", on all {len(self.dataset.train):,} training images"
             self._train(self.dataset, winner.spec, changes, folder, on_all)
 

@@ -12,7 +12,7 @@ from keras_resnet.data.image_files import raise_if_unreadable
 from keras_resnet.data.prefetch import ImageBatch, describe_errors, prefetch_batches
 from keras_resnet.data.protocols import get_protocol
 from keras_resnet.data.sources import image_source
-from keras_resnet.errors import check_integers, unknown_name_error
+from keras_resnet.errors import check_integers, unknown_name_error, value_error
 from keras_resnet.models.feature_extractor import POOLINGS, PRE_LOGITS, feature_extractor
 from keras_resnet.models.layers import check_network
 from keras_resnet.models.preprocessing import preprocessing
@@ -69,7 +69,7 @@ def extract(
     Args:
         model: Keras model whose preprocessing is known, or a `feature_extractor`.
         images: a folder, searched recursively, in which the folder of an image names its class; a file or a list of
-            files; a name for `load_test`; a Dataset, of which the test images are used; a Split or Stream; or an array
+            files; a name for `load_test`; a Dataset, whose test images are used; a Split or Stream; or an array
             (N, H, W, C) uint8.
         endpoint: "stem", "stage1" to "stage4" (or "C2" to "C5"), or "pre_logits". See `feature_extractor`.
         pooling: "avg" or "max", how feature maps become vectors.
@@ -123,7 +123,7 @@ def vector_extractor(model, endpoint=PRE_LOGITS, pooling="avg"):
     if pooling not in POOLINGS:
         raise unknown_name_error("pooling", pooling, POOLINGS)
     if not isinstance(endpoint, str):
-        raise ValueError(f"`endpoint` should be the name of one endpoint. Received: endpoint={endpoint!r}")
+        raise value_error("endpoint", endpoint, "the name of one endpoint")
     check_network(model)
     if isinstance(model.output, dict) and [*model.output] == [endpoint] and len(model.output[endpoint].shape) == 2:
         return model

@@ -1,4 +1,4 @@
-"""Feature files (.npz): written by runs that can be killed and resumed, read without pickle and without trust."""
+"""Feature files (.npz): written by runs that can be killed and resumed; read without pickle, and checked first."""
 
 import glob
 import hashlib
@@ -18,7 +18,7 @@ from keras_resnet.architecture.metadata import model_info, model_spec
 from keras_resnet.data.datasets import UNLABELLED
 from keras_resnet.data.prefetch import describe_errors
 from keras_resnet.data.sources import image_source
-from keras_resnet.errors import check_integers, error_summary, unknown_name_error
+from keras_resnet.errors import check_integers, error_summary, unknown_name_error, value_error
 from keras_resnet.files import atomic_write, check_writable, read_json, remove_leftovers, write_json
 from keras_resnet.models.feature_extractor import PRE_LOGITS
 from keras_resnet.models.preprocessing import preprocessing, weights_digest
@@ -289,9 +289,8 @@ def _read(path, names):
             _check_arrays(arrays)
             return arrays | {"settings": _parse_settings(str(arrays["settings"]))}
         except Exception as error:  # on damaged files zipfile and NumPy raise exceptions of almost any type
-            raise ValueError(
-                f"`path` should be a file written by `keras-resnet features` ({error_summary(error)}). Received: {path}"
-            ) from error
+            expected = f"a file written by `keras-resnet features` ({error_summary(error)})"
+            raise value_error("path", str(path), expected) from error
 
 
 def _read_array(archive, info):

@@ -24,7 +24,7 @@ from keras_resnet.data.prefetch import images_at
 from keras_resnet.data.preprocessing import preprocess_input
 from keras_resnet.data.protocols import get_protocol, image_views
 from keras_resnet.data.sources import as_dataset
-from keras_resnet.errors import is_integer, unknown_name_error
+from keras_resnet.errors import is_integer, unknown_name_error, value_error
 from keras_resnet.evaluation import evaluate
 from keras_resnet.models.create import create, load_model
 from keras_resnet.models.preprocessing import preprocessing, set_preprocessing, weights_digest
@@ -79,7 +79,7 @@ def finetune(
     options: RunOptions | None = None,
     **changes: Any,
 ) -> FineTuning:
-    """Trains a pretrained network on other classes, with as few as some hundred images.
+    """Trains a pretrained network on other classes; a few hundred images are enough.
 
     >>> import keras_resnet
     >>> model = keras_resnet.create("resnet20", depths=(1, 1, 1), input_shape=(8, 8, 1), classes=5)
@@ -159,7 +159,7 @@ def _phases(model, stages, recipe, head_epochs):
     """
     top = num_stages(model)
     if not is_integer(stages, 0) or stages > top + 1:
-        raise ValueError(f"`stages` should be an integer from 0 to {top + 1}. Received: stages={stages!r}")
+        raise value_error("stages", stages, f"an integer from 0 to {top + 1}")
     epochs = recipe.epochs if head_epochs is None else head_epochs
     head_recipe = get_recipe(recipe, epochs=epochs, learning_rate=HEAD_LEARNING_RATE * recipe.learning_rate)
     return {"head": (top + 1, head_recipe)} | {
@@ -177,7 +177,7 @@ def _prepare_folder(folder, settings, options):
 
 
 def plot_grad_cam_examples(model, dataset, path, max_images=8):
-    """Plots Grad-CAM heat maps of at most `max_images` test images that the model classifies correctly, and of others.
+    """Plots Grad-CAM heat maps of test images, at most `max_images` classified correctly and as many others.
 
     Raises:
         ValueError: if a test image cannot be read.
@@ -219,10 +219,7 @@ def _model_for_classes(model, weights, dataset, precision, mode):
     if isinstance(model, keras.Model) or str(model).endswith(".keras"):
         for option, given, default in (("weights", weights, DEFAULT_WEIGHTS), ("precision", precision, None)):
             if given not in (None, default):
-                raise ValueError(
-                    f"`{option}` should be left out with a Keras model or a .keras file, which has its own. "
-                    f"Received: {option}={given!r}"
-                )
+                raise value_error(option, given, "left out with a Keras model or a .keras file, which has its own")
         body = model if isinstance(model, keras.Model) else load_model(model)
     else:
         with precision_scope(precision):
@@ -232,10 +229,8 @@ def _model_for_classes(model, weights, dataset, precision, mode):
                 body = create(model, input_shape=dataset.input_shape, classes=len(dataset.class_names))
                 set_preprocessing(body, dataset.preprocessing, mode or dataset.preprocessing.mode)
     if not num_stages(body):
-        raise ValueError(
-            "`model` should be a residual network with the layer names of keras.applications, which identify its "
-            f"stages. Received: {body.name}"
-        )
+        expected = "a residual network with the layer names of keras.applications, which identify its stages"
+        raise value_error("model", body.name, expected)
     network = with_new_head(body, len(dataset.class_names))
     set_preprocessing(network, dataset.preprocessing, mode)
     return network

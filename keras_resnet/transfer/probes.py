@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from keras_resnet.errors import is_integer
+from keras_resnet.errors import is_integer, value_error
 from keras_resnet.files import figure_file
 
 INVERSE_REGULARIZATIONS = tuple(10.0**power for power in range(-5, 2))
@@ -255,4 +255,4 @@ def _check_vectors(**arrays):
 def _check_k(k, vectors):
     count = len(np.asarray(vectors))
     if not is_integer(k, 1) or k > count:
-        raise ValueError(f"`k` should be an integer from 1 to {count}, the number of vectors. Received: k={k!r}")
+        raise value_error("k", k, f"an integer from 1 to {count}, the number of vectors")
