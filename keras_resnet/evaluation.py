@@ -1,5 +1,6 @@
 """Top-1 and top-5 errors under the paper's test protocols, of one model or an ensemble."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from keras_resnet.data.labels import are_placeholders, class_ids_and_names, matc
 from keras_resnet.data.prefetch import ImageBatch, describe_errors, prefetch_batches
 from keras_resnet.data.protocols import Protocol, check_scales, get_protocol
 from keras_resnet.data.sources import load_test
+from keras_resnet.errors import value_error
 from keras_resnet.files import check_writable, figure_file
 from keras_resnet.models.preprocessing import class_names, preprocessing
 from keras_resnet.models.transforms import fully_convolutional
@@ -56,7 +58,7 @@ class Evaluation:
 
     @property
     def num_images(self) -> int:
-        """Number of images that were evaluated."""
+        """Number of evaluated images."""
         return len(self.labels)
 
     @property
@@ -160,16 +162,13 @@ def evaluate(
     dataset = dataset if isinstance(dataset, Dataset) else load_test(dataset, skip_bad=skip_bad)
     classes, skipped, results, done = _common_classes(models), list(dataset.skipped), [], 0
     class_indices = match_class_indices(dataset.class_names, classes)
-    for batch, probabilities in batch_probabilities(models, dataset, protocol, batch_size, **changes):
-        errors = describe_errors(batch.read_errors)
-        raise_if_unreadable(errors, skip_bad)
-        skipped += errors
-        results.append(_ranked(_to_model_labels(batch.labels, class_indices), probabilities))
+    for batch, probabilities in batch_probabilities(models, dataset, protocol, batch_size, skip_bad, **changes):
+        skipped += describe_errors(batch.read_errors)
+        labels = _to_model_labels(batch.labels, class_indices)
+        results.append((labels, probabilities.argmax(axis=1), _ranks(labels, probabilities)))
         done += len(batch)
         if progress:
             progress(done)
-    if not done:
-        raise _no_images_error(dataset)
     labels, predicted, ranks = (np.concatenate(column).astype("int32") for column in zip(*results, strict=True))
     return Evaluation(classes, labels, predicted, ranks, tuple(skipped))
 
@@ -179,17 +178,14 @@ def batch_probabilities(
     dataset: Dataset,
     protocol: Protocol | str = "center",
     batch_size: int = 100,
+    skip_bad: bool = False,
     **changes: Any,
 ) -> Iterator[tuple[ImageBatch, np.ndarray]]:
-    """Yields each batch of a dataset's test images, in order, with its (B, K) float32 probabilities.
-
-    Args:
-        models, dataset, protocol, batch_size, changes: as for `evaluate`.
-    """
+    """Yields each batch of a dataset's test images, in order, with its (B, K) float32 probabilities, as `evaluate`."""
     protocol = get_protocol(protocol, **changes)
     predictors = [_ProtocolPredictor(model, protocol) for model in models]
     preprocessings = list(dict.fromkeys(predictor.preprocessing for predictor in predictors))
-    for batch in prefetch_batches(dataset.test, preprocessings, protocol, batch_size):
+    for batch in _readable_batches(dataset, preprocessings, protocol, batch_size, skip_bad):
         probabilities = np.empty((0, models[0].output_shape[-1]), "float32")
         if len(batch):
             views = (batch.views[preprocessings.index(predictor.preprocessing)] for predictor in predictors)
@@ -197,6 +193,17 @@ def batch_probabilities(
                 [predict(scales) for predict, scales in zip(predictors, views, strict=True)], axis=0
             )
         yield batch, probabilities
+
+
+def _readable_batches(dataset, preprocessings, protocol, batch_size, skip_bad):
+    """`prefetch_batches` of the test images; raises for unreadable ones unless `skip_bad`, and if none is readable."""
+    done = 0
+    for batch in prefetch_batches(dataset.test, preprocessings, protocol, batch_size):
+        raise_if_unreadable(describe_errors(batch.read_errors), skip_bad)
+        done += len(batch)
+        yield batch
+    if not done:
+        raise ValueError(f"Expected images that can be read. Received: none of {len(dataset.test)} in {dataset.name}")
 
 
 class _ProtocolPredictor:
@@ -236,14 +243,10 @@ def labelled_inputs(
         ValueError: for labels that are not classes of the model, and for images that cannot be read without `skip_bad`.
     """
     class_indices = match_class_indices(dataset.class_names, _common_classes([model]))
-    done = 0
-    for batch in prefetch_batches(dataset.test, [preprocessing(model)], get_protocol("center"), batch_size):
-        raise_if_unreadable(describe_errors(batch.read_errors), skip_bad)
+    for batch in _readable_batches(dataset, [preprocessing(model)], get_protocol("center"), batch_size, skip_bad):
         if len(batch):
-            ((images,),), done = batch.views, done + len(batch)
+            ((images,),) = batch.views
             yield to_data_format(model, images), _to_model_labels(batch.labels, class_indices)
-    if not done:
-        raise _no_images_error(dataset)
 
 
 def _to_model_labels(labels, class_indices):
@@ -253,10 +256,6 @@ def _to_model_labels(labels, class_indices):
         last = len(class_indices) - 1
         raise ValueError(f"Labels should be from 0 to {last}, one for each class. Received: {outside[0]}")
     return class_indices[labels]
-
-
-def _no_images_error(dataset):
-    return ValueError(f"Expected images that can be read. Received: none of {len(dataset.test)} in {dataset.name}")
 
 
 def evenly_spaced_subset(dataset: Dataset, count: int) -> Dataset:
@@ -282,40 +281,30 @@ def _common_classes(models):
     return expected
 
 
-def _ranked(labels, probabilities):
-    """(labels, the most probable classes, ranks of the true classes): three (B,) arrays."""
+def _ranks(labels, probabilities):
+    """(B,) numbers of classes that are more probable than the true one; see `Evaluation.ranks`."""
     true = np.take_along_axis(probabilities, labels[:, None], axis=1)
     before = np.arange(probabilities.shape[1]) < labels[:, None]
-    ranks = ((probabilities > true) | ((probabilities == true) & before)).sum(axis=1)
-    return labels, probabilities.argmax(axis=1), ranks
+    return ((probabilities > true) | ((probabilities == true) & before)).sum(axis=1)
 
 
-def check_confusion(model: keras.Model, path) -> None:
-    """Raises ValueError or OSError if `plot_confusion` could not plot the confusion matrix of the model's classes."""
-    _check_num_classes(model.output_shape[-1])
+def check_confusion(num_classes: int, path: str | os.PathLike) -> None:
+    """Raises ValueError or OSError if `plot_confusion` could not plot a matrix of `num_classes` classes."""
+    if num_classes > CONFUSION_CLASSES:
+        raise value_error("num_classes", num_classes, f"at most {CONFUSION_CLASSES} to plot a confusion matrix")
     check_writable(path)
 
 
-def _check_num_classes(count):
-    if count > CONFUSION_CLASSES:
-        raise ValueError(f"A confusion matrix is plotted for at most {CONFUSION_CLASSES} classes. Received: {count}")
-
-
-def plot_confusion(evaluation: Evaluation, path) -> None:
-    """Plots the confusion matrix.
-
-    Args:
-        evaluation: Evaluation with at most CONFUSION_CLASSES classes.
-        path: the PNG file to write.
+def plot_confusion(evaluation: Evaluation, path: str | os.PathLike) -> None:
+    """Plots the confusion matrix of at most CONFUSION_CLASSES classes to a PNG file.
 
     Raises:
-        ValueError: for more classes.
-        OSError: as `atomic_write`.
+        ValueError: for more classes. OSError: as `atomic_write`.
     """
     from sklearn.metrics import ConfusionMatrixDisplay
 
     names = [name for _, name in evaluation.classes]
-    _check_num_classes(len(names))
+    check_confusion(len(names), path)
     side = 3 + 0.4 * len(names)
     with figure_file(path, figsize=(side, side)) as figure:
         axes = figure.add_subplot()

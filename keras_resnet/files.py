@@ -41,11 +41,7 @@ def remove_leftovers(folder: Path, *patterns: str) -> None:
 
 
 def check_writable(path: str | os.PathLike) -> Path:
-    """The resolved path that `atomic_write` would write.
-
-    Raises:
-        OSError: as `atomic_write`.
-    """
+    """The resolved path that `atomic_write` would write; raises OSError as `atomic_write`."""
     target = Path(path).resolve()
     if target.is_dir():
         raise IsADirectoryError(f"`path` should be a file, not a folder. Received: path={str(path)!r}")
@@ -57,11 +53,7 @@ def check_writable(path: str | os.PathLike) -> Path:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """The values in a JSON file.
-
-    Raises:
-        ValueError: if the file is not JSON. OSError: if it cannot be read.
-    """
+    """The values in a JSON file; raises ValueError if it is not JSON."""
     try:
         return json.loads(Path(path).read_text("utf-8"))
     except ValueError as error:
@@ -69,22 +61,14 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def write_json(values: Any, path: str | os.PathLike) -> None:
-    """Writes values as a JSON file, atomically.
-
-    Raises:
-        OSError: as `atomic_write`.
-    """
+    """Writes values as a JSON file, by `atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
 @contextmanager
 def figure_file(path: str | os.PathLike, **arguments: Any) -> Iterator[Any]:
-    """Yields a matplotlib Figure with these arguments; writes it as a PNG file afterwards, atomically.
-
-    Raises:
-        OSError: as `atomic_write`.
-    """
+    """Yields a matplotlib Figure with these arguments; writes it as a PNG file afterwards, by `atomic_write`."""
     from matplotlib.figure import Figure
 
     figure = Figure(**arguments)

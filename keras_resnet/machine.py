@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _LIBRARIES = [
@@ -27,17 +28,18 @@ _LIBRARIES = [
 def machine() -> dict:
     """{"cpu": processor name, "cores": number this process may use, "system": operating system}."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": _processor(), "cores": usable, "system": platform.platform()}
+    info = Path("/proc/cpuinfo")  # Linux; elsewhere Python has a shorter name
+    name = re.search(r"model name\s*: (.+)", info.read_text("utf-8")) if info.exists() else None
+    processor = name[1] if name else platform.processor() or platform.machine()
+    return {"cpu": processor, "cores": usable, "system": platform.platform()}
 
 
 def versions() -> dict[str, str]:
     """{library: version} of Python and the installed libraries."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -77,10 +79,3 @@ def accelerator(framework: str) -> tuple[str | None, int | None]:
         if torch.cuda.is_available():
             return torch.cuda.get_device_name(), torch.cuda.max_memory_allocated()
     return None, None
-
-
-def _processor():
-    """The processor's full name on Linux, a shorter one from Python elsewhere."""
-    info = Path("/proc/cpuinfo")
-    name = re.search(r"model name\s*: (.+)", info.read_text("utf-8")) if info.exists() else None
-    return name[1] if name else platform.processor() or platform.machine()

@@ -28,7 +28,7 @@ def test_depth_is_counted_as_in_the_papers(name, depth):
         ({"depths": ()}, "depths"),
         ({"depths": (3, 4)}, "as long as `widths`"),
         ({"depths": (3, 4, 6, 0)}, "positive integers"),
-        ({"depths": 16}, "tuple of integers"),
+        ({"depths": 16}, "tuple of positive integers"),
         ({"widths": (64, 128, 256, -1)}, "positive integers"),
         ({"widths": (64.0, 128, 256, 512)}, "positive integers"),
         ({"groups": 0}, "positive integer"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from keras import layers
 
-from keras_resnet.architecture.layers import Convolution, bn_relu, chain, conv, conv_bn, drop_path, squeeze_excite
+from keras_resnet.architecture.layers import Convolution, bn_relu, chain, conv, conv_bn, squeeze_excite
 from keras_resnet.architecture.shortcuts import shortcut
 
 
@@ -67,31 +67,23 @@ class Transform:
     """Its output channels divided by the width of the stage."""
 
 
-TRANSFORMS = {
-    "basic": Transform(basic, expansion=1),
-    "bottleneck": Transform(bottleneck, expansion=4),
-}
+TRANSFORMS = {"basic": Transform(basic, expansion=1), "bottleneck": Transform(bottleneck, expansion=4)}
 
 
-def residual_block(block, *, spec):
-    """(B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), filters), or C + filters if paths are concatenated."""
-    return (_preactivation if spec.preactivation else _postactivation)(block, spec)
+def stage(blocks, *, spec):
+    """One stage: a chain of (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), block.out_channels) blocks."""
+    residual_block = _preactivation if spec.preactivation else _postactivation
+    return chain(*(residual_block(block, spec) for block in blocks))
 
 
 def _postactivation(block, spec):
     """x -> relu(x + F(x)) (He et al. 2015, eq. 1)."""
     *rows, last = TRANSFORMS[spec.block].convolutions(block, spec)
-    name, number = block.name, len(rows) + 1
+    name, gamma = block.name, "zeros" if spec.zero_init_residual else "ones"
     transform = chain(
         *(conv_bn(row, spec=spec, name=f"{name}_{i}") for i, row in enumerate(rows, 1)),
         _dropout(block, spec),
-        conv_bn(
-            last,
-            spec=spec,
-            name=f"{name}_{number}",
-            activation=False,
-            gamma_initializer="zeros" if spec.zero_init_residual else "ones",
-        ),
+        conv_bn(last, spec=spec, name=f"{name}_{len(rows) + 1}", activation=False, gamma_initializer=gamma),
         *_extras(block, spec),
     )
     merge = _merge(block, spec, name=f"{name}_{spec.merge}")
@@ -103,6 +95,7 @@ def _preactivation(block, spec):
     """x -> x + F(relu(bn(x))) (He et al. 2016, arXiv:1603.05027, fig. 4 e)."""
     first, *rows, last = TRANSFORMS[spec.block].convolutions(block, spec)
     name, number = block.name, len(rows) + 2
+    kernel = "zeros" if spec.zero_init_residual else spec.kernel_initializer
     preact = bn_relu(spec=spec, name=f"{name}_preact")
     transform = chain(
         conv(first, spec=spec, name=f"{name}_1"),
@@ -112,13 +105,7 @@ def _preactivation(block, spec):
         ),
         bn_relu(spec=spec, name=f"{name}_{number - 1}"),
         _dropout(block, spec),
-        conv(
-            last,
-            spec=spec,
-            name=f"{name}_{number}",
-            bn_follows=False,
-            kernel_initializer="zeros" if spec.zero_init_residual else spec.kernel_initializer,
-        ),
+        conv(last, spec=spec, name=f"{name}_{number}", bn_follows=False, kernel_initializer=kernel),
         *_extras(block, spec),
     )
     merge = _merge(block, spec, name=f"{name}_out")
@@ -139,8 +126,8 @@ def _extras(block, spec):
     """Yields the optional layers after F's last convolution."""
     if spec.se_ratio:
         yield squeeze_excite(block.filters, spec=spec, name=block.name)
-    if block.drop_path:
-        yield drop_path(block.drop_path, name=block.name)
+    if block.drop_path:  # stochastic depth, arXiv:1603.09382: F is 0 for a fraction of the images
+        yield layers.Dropout(block.drop_path, noise_shape=(None, 1, 1, 1), name=f"{block.name}_drop_path")
 
 
 def _merge(block, spec, *, name):
@@ -151,8 +138,3 @@ def _merge(block, spec, *, name):
     concat = spec.merge == "concat"
     join = layers.Concatenate(axis=spec.channel_axis, name=name) if concat else layers.Add(name=name)
     return lambda x, preact, y: join([bypass(x, preact), y])
-
-
-def stage(blocks, *, spec):
-    """One residual stage: its blocks in sequence."""
-    return chain(*(residual_block(block, spec=spec) for block in blocks))

@@ -7,7 +7,7 @@ from keras_resnet.architecture.layers import Convolution, squeeze_excite_width, 
 from keras_resnet.architecture.shortcuts import projection
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import MAX_POOLS, STEMS
-from keras_resnet.errors import is_integer
+from keras_resnet.errors import is_integer, value_error
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ def complexity(
     """
     shape = (spec.default_size, spec.default_size, 3) if input_shape is None else tuple(input_shape)
     if len(shape) != 3 or not all(is_integer(side, 1) for side in shape):
-        raise ValueError(
-            f"`input_shape` should be (height, width, channels), all known. Received: input_shape={input_shape}"
-        )
-    total = _Sum()
-    channels, size = _stem(spec, shape[2], shape[:2], total)
+        raise value_error("input_shape", input_shape, "(height, width, channels), all known")
+    total, stem = _Total(spec), STEMS[spec.stem]
+    channels, size = total.chain([row for _, row in stem.rows(spec)], shape[2], shape[:2])
+    if stem.pool in MAX_POOLS:
+        size = _strided(size, 2)
     for stage in spec.stages:
         for block in stage:
-            size = _block(block, spec, size, total)
+            size = total.block(block, size)
             channels = block.out_channels
     if spec.preactivation:
         total.batch_norm(channels)
@@ -62,15 +62,19 @@ def complexity(
     return Complexity(total.parameters, total.statistics, total.multiply_adds)
 
 
-class _Sum:
-    """Running sums for a Complexity."""
+def _strided(size, stride):
+    """(height, width) of the maps of a layer with this stride."""
+    return tuple(-(-side // stride) for side in size)
 
-    def __init__(self):
-        self.parameters = self.statistics = self.multiply_adds = 0
+
+class _Total:
+    """Sums over the layers of a network; each method adds some layers and returns what the next one receives."""
+
+    def __init__(self, spec):
+        self.spec, self.parameters, self.statistics, self.multiply_adds = spec, 0, 0, 0
 
     def convolution(self, row, channels, size, bias):
-        """Adds one convolution with `channels` input channels on maps of `size`; returns the size of its output."""
-        size = tuple(-(-side // row.stride) for side in size)
+        size = _strided(size, row.stride)
         weights = row.kernel_size**2 * channels * row.filters // row.groups
         self.parameters += weights + (row.filters if bias else 0)
         self.multiply_adds += weights * size[0] * size[1]
@@ -80,40 +84,28 @@ class _Sum:
         self.parameters += 2 * channels
         self.statistics += 2 * channels
 
+    def chain(self, rows, channels, size):
+        """Consecutive convolutions and their batch norms; in pre-activation networks the last one has none."""
+        for i, row in enumerate(rows, 1):
+            bn_follows = not (self.spec.preactivation and i == len(rows))
+            size = self.convolution(row, channels, size, uses_bias(self.spec, bn_follows))
+            if bn_follows:
+                self.batch_norm(row.filters)
+            channels = row.filters
+        return channels, size
 
-def _stem(spec, channels, size, total):
-    """Adds the stem; returns the channels and size of its output."""
-    rows = [row for _, row in STEMS[spec.stem].rows(spec)]
-    channels, size = _chain(rows, channels, size, spec, total)
-    if STEMS[spec.stem].pool in MAX_POOLS:
-        size = tuple(-(-side // 2) for side in size)
-    return channels, size
-
-
-def _block(block, spec, size, total):
-    """Adds one block; returns the size of its output."""
-    project = projection(block, spec)
-    if project:
-        pooled = tuple(-(-side // (block.stride // project.stride)) for side in size)
-        total.convolution(project, block.in_channels, pooled, uses_bias(spec, bn_follows=not spec.preactivation))
-        if not spec.preactivation:
-            total.batch_norm(block.filters)
-    if spec.preactivation:
-        total.batch_norm(block.in_channels)
-    channels, size = _chain(TRANSFORMS[spec.block].convolutions(block, spec), block.in_channels, size, spec, total)
-    if spec.se_ratio:
-        squeezed = squeeze_excite_width(channels, spec.se_ratio)
-        total.convolution(Convolution(squeezed, 1), channels, (1, 1), bias=True)
-        total.convolution(Convolution(channels, 1), squeezed, (1, 1), bias=True)
-    return size
-
-
-def _chain(rows, channels, size, spec, total):
-    """Adds consecutive convolutions and their batch norms; in pre-activation networks the last one has none."""
-    for i, row in enumerate(rows, 1):
-        bn_follows = not (spec.preactivation and i == len(rows))
-        size = total.convolution(row, channels, size, uses_bias(spec, bn_follows))
-        if bn_follows:
-            total.batch_norm(row.filters)
-        channels = row.filters
-    return channels, size
+    def block(self, block, size):
+        spec = self.spec
+        if project := projection(block, spec):
+            pooled = _strided(size, block.stride // project.stride)
+            self.convolution(project, block.in_channels, pooled, uses_bias(spec, bn_follows=not spec.preactivation))
+        if project and not spec.preactivation:
+            self.batch_norm(block.filters)
+        if spec.preactivation:
+            self.batch_norm(block.in_channels)
+        channels, size = self.chain(TRANSFORMS[spec.block].convolutions(block, spec), block.in_channels, size)
+        if spec.se_ratio:
+            squeezed = squeeze_excite_width(channels, spec.se_ratio)
+            self.convolution(Convolution(squeezed, 1), channels, (1, 1), bias=True)
+            self.convolution(Convolution(channels, 1), squeezed, (1, 1), bias=True)
+        return size

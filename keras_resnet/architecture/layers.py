@@ -72,23 +72,18 @@ def batch_norm(*, spec, name, gamma_initializer="ones"):
     )
 
 
-def relu(name):
-    """x -> max(x, 0)."""
-    return layers.Activation("relu", name=f"{name}_relu")
-
-
 def conv_bn(row, *, spec, name, activation=True, gamma_initializer="ones"):
     """x -> relu(bn(conv(x))): batch norm between convolution and activation (He et al. 2015, sec. 3.4)."""
     return chain(
         conv(row, spec=spec, name=name),
         batch_norm(spec=spec, name=name, gamma_initializer=gamma_initializer),
-        relu(name) if activation else None,
+        layers.Activation("relu", name=f"{name}_relu") if activation else None,
     )
 
 
 def bn_relu(*, spec, name):
     """x -> relu(bn(x)), which precedes each convolution of a pre-activation network (arXiv:1603.05027)."""
-    return chain(batch_norm(spec=spec, name=name), relu(name))
+    return chain(batch_norm(spec=spec, name=name), layers.Activation("relu", name=f"{name}_relu"))
 
 
 def squeeze_excite_width(channels: int, ratio: float) -> int:
@@ -98,28 +93,14 @@ def squeeze_excite_width(channels: int, ratio: float) -> int:
 
 def squeeze_excite(channels, *, spec, name):
     """x -> x * sigmoid(expand(relu(reduce(mean(x))))) (Hu et al. 2018, arXiv:1709.01507)."""
-
-    def dense(filters, activation, part):
-        return layers.Conv2D(
-            filters,
-            1,
-            activation=activation,
-            kernel_initializer=spec.kernel_initializer,
-            data_format=spec.data_format,
-            name=f"{name}_se_{part}",
-        )
-
+    shared = {"kernel_initializer": spec.kernel_initializer, "data_format": spec.data_format}
+    width = squeeze_excite_width(channels, spec.se_ratio)
     gate = chain(
         layers.GlobalAveragePooling2D(keepdims=True, data_format=spec.data_format, name=f"{name}_se_squeeze"),
-        dense(squeeze_excite_width(channels, spec.se_ratio), "relu", "reduce"),
-        dense(channels, "sigmoid", "expand"),
+        layers.Conv2D(width, 1, activation="relu", name=f"{name}_se_reduce", **shared),
+        layers.Conv2D(channels, 1, activation="sigmoid", name=f"{name}_se_expand", **shared),
     )
     return lambda x: layers.Multiply(name=f"{name}_se_scale")([x, gate(x)])
-
-
-def drop_path(rate, *, name):
-    """F -> F, or 0 for a fraction `rate` of the images: stochastic depth (Huang et al. 2016, arXiv:1603.09382)."""
-    return layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=f"{name}_drop_path")
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
@@ -156,12 +137,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
     def _fused(self, inputs, mean, variance, is_training):
+        scale, offset, mean, variance = map(tf.convert_to_tensor, (self.gamma, self.beta, mean, variance))
         return tf.raw_ops.FusedBatchNormV3(
             x=inputs,
-            scale=tf.convert_to_tensor(self.gamma),
-            offset=tf.convert_to_tensor(self.beta),
-            mean=tf.convert_to_tensor(mean),
-            variance=tf.convert_to_tensor(variance),
+            scale=scale,
+            offset=offset,
+            mean=mean,
+            variance=variance,
             epsilon=self.epsilon,
             exponential_avg_factor=1.0,
             data_format=_FUSED_FORMATS[self.axis % 4],

@@ -30,17 +30,15 @@ def channel_axis(model: keras.Model) -> int:
     """
     if spec := model_spec(model):
         return spec.channel_axis
-    found = (getattr(layer, "data_format", None) for layer in _leaf_layers(model))
-    known = (name for name in found if name in ("channels_first", "channels_last"))
-    return 1 if next(known, keras.config.image_data_format()) == "channels_first" else 3
+    return 1 if next(_data_formats(model), keras.config.image_data_format()) == "channels_first" else 3
 
 
-def _leaf_layers(model):
+def _data_formats(model):
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from _leaf_layers(layer)
-        else:
-            yield layer
+            yield from _data_formats(layer)
+        elif getattr(layer, "data_format", None) in ("channels_first", "channels_last"):
+            yield layer.data_format
 
 
 def layer_channel_axis(layer: keras.Layer) -> int:

@@ -13,7 +13,7 @@ from keras_resnet.architecture.blocks import stage
 from keras_resnet.architecture.layers import bn_relu, chain
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import stem
-from keras_resnet.errors import is_integer, unknown_name_error
+from keras_resnet.errors import is_integer, unknown_name_error, value_error
 
 POOLINGS = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 
@@ -46,8 +46,7 @@ class ResNet(keras.Model):
         spec = ResNetSpec(**metadata["spec"]) if metadata.get("spec") else None
         _allow_depth(spec)
         model = super().from_config(config, custom_objects=custom_objects)
-        model.spec = spec
-        model.info = dict(metadata.get("info") or {})
+        model.spec, model.info = spec, dict(metadata.get("info") or {})
         return model
 
 
@@ -84,11 +83,9 @@ def num_stages(model: keras.Model) -> int:
 
 
 def stage_index(layer_name: str, stages: int) -> int:
-    """Stage of a layer, from its name: 0 for the stem, 1 to `stages`, `stages` + 1 for the top.
+    """Stage of a layer by its name in keras.applications: 0 for the stem, 1 to `stages`, `stages` + 1 for the top.
 
-    Args:
-        layer_name: name as in keras.applications: "conv1_conv", "conv3_block1_2_bn", "predictions".
-        stages: number of stages of the network.
+    Such names are "conv1_conv", "conv3_block1_2_bn", "predictions".
     """
     prefix = layer_name.partition("_")[0]
     if prefix in ("conv1", "pool1"):
@@ -118,14 +115,8 @@ def build(
 
     Args:
         spec: ResNetSpec.
-        include_top: whether average pooling and the classifier follow the last stage.
-        classes: number of classes; default 1000, or 10 for the CIFAR networks.
-        input_shape: (H, W, C), or (C, H, W) for channels first; H and W may be None. Default: (224, 224, 3), or
-            (32, 32, 3) for the CIFAR networks; without the top, H and W are None.
-        input_tensor: Keras tensor to build upon, instead of `input_shape`.
-        pooling: without the top: None (feature maps), "avg" or "max" (one vector per image).
-        classifier_activation: "softmax", None for logits, or any Keras activation.
-        name: name of the model.
+        include_top, classes, input_shape, input_tensor, pooling, classifier_activation, name: as for `create` without
+            weights; with the top, H and W may also be None.
         initialize: False leaves all kernels zero, which is faster if weights are loaded next.
 
     Returns:
@@ -139,7 +130,7 @@ def build(
         raise unknown_name_error("pooling", pooling, (None, *POOLINGS))
     classes = spec.default_classes if classes is None else classes
     if include_top and not is_integer(classes, 1):
-        raise ValueError(f"`classes` should be a positive integer. Received: classes={classes!r}")
+        raise value_error("classes", classes, "a positive integer")
     spec = replace(spec, data_format=spec.data_format or keras.config.image_data_format())
     _allow_depth(spec)
     inputs = _inputs(spec, include_top, input_shape, input_tensor)
@@ -147,8 +138,7 @@ def build(
     initialized = spec if initialize else replace(spec, kernel_initializer=placeholder)
 
     *_, x = endpoints(initialized, inputs).values()
-    tail = _head(initialized, classes, classifier_activation) if include_top else (_pool(pooling, spec),)
-    x = chain(*tail)(x)
+    x = chain(*_head(initialized, include_top, pooling, classes, classifier_activation))(x)
     sources = [inputs] if input_tensor is None else keras.utils.get_source_inputs(inputs)
     model = ResNet(sources[0] if len(sources) == 1 else sources, x, name=name)
     for layer in model.layers:  # clones and loaded models are initialized as the spec says
@@ -167,14 +157,12 @@ def _allow_depth(spec):
         sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 10 * spec.depth))
 
 
-def _pool(pooling, spec):
-    """The global pooling layer, (B, H, W, C) -> (B, C), or None."""
-    return pooling and POOLINGS[pooling](data_format=spec.data_format, name=f"{pooling}_pool")
-
-
-def _head(spec, classes, activation):
-    """Yields average pooling, dropout and the classifier, which computes in float32 under mixed precision."""
-    yield _pool("avg", spec)
+def _head(spec, include_top, pooling, classes, activation):
+    """Yields global pooling, dropout and the classifier, which computes in float32 under mixed precision."""
+    if pooling := "avg" if include_top else pooling:
+        yield POOLINGS[pooling](data_format=spec.data_format, name=f"{pooling}_pool")
+    if not include_top:
+        return
     if spec.dropout:
         yield layers.Dropout(spec.dropout, name="head_drop")
     yield layers.Dense(
@@ -189,9 +177,7 @@ def _head(spec, classes, activation):
 def _inputs(spec, include_top, input_shape, input_tensor):
     if input_tensor is not None:
         _check_input_shape(spec, tuple(input_tensor.shape)[1:])
-        if keras.utils.is_keras_tensor(input_tensor):
-            return input_tensor
-        return layers.Input(tensor=input_tensor)
+        return input_tensor if keras.utils.is_keras_tensor(input_tensor) else layers.Input(tensor=input_tensor)
     if input_shape is None:
         size = spec.default_size if include_top else None
         input_shape = (3, size, size) if spec.channel_axis == 1 else (size, size, 3)
@@ -200,15 +186,17 @@ def _inputs(spec, include_top, input_shape, input_tensor):
 
 
 def _check_input_shape(spec, input_shape):
-    order = "(height, width, channels)" if spec.channel_axis == 3 else "(channels, height, width)"
-    integers = isinstance(input_shape, (tuple, list)) and all(
-        side is None or (isinstance(side, numbers.Integral) and side > 0) for side in input_shape
-    )
-    if not integers or len(input_shape) != 3:
-        raise ValueError(f"`input_shape` should be {order}, three integers. Received: input_shape={input_shape}")
-    *sides, channels = input_shape if spec.channel_axis == 3 else (*input_shape[1:], input_shape[0])
+    first = spec.channel_axis == 1
+    order = "(channels, height, width)" if first else "(height, width, channels)"
+    if not (
+        isinstance(input_shape, (tuple, list))
+        and len(input_shape) == 3
+        and all(side is None or (isinstance(side, numbers.Integral) and side > 0) for side in input_shape)
+    ):
+        raise value_error("input_shape", input_shape, f"{order}, three integers")
+    *sides, channels = (*input_shape[1:], input_shape[0]) if first else input_shape
     if channels is None:
-        raise ValueError(f"The number of channels should be known. Received: input_shape={input_shape}")
-    if any(side is not None and side < spec.minimum_size for side in sides):
-        minimum = f"{spec.minimum_size}x{spec.minimum_size}"
-        raise ValueError(f"Input size should be at least {minimum} pixels. Received: input_shape={input_shape}")
+        raise value_error("input_shape", input_shape, f"{order} with a known number of channels")
+    minimum = spec.minimum_size
+    if any(side is not None and side < minimum for side in sides):
+        raise value_error("input_shape", input_shape, f"{order}, at least {minimum}x{minimum} pixels")

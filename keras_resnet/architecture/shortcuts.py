@@ -44,7 +44,9 @@ def shortcut(block, *, spec):
     kind, row, name = SHORTCUTS[spec.shortcut], projection(block, spec), f"{block.name}_0"
     pool = _average_pool(block, spec) if kind.pool and block.downsamples else None
     if row is None:
-        identity = chain(pool or _subsample(block, spec), _pad_channels(block, spec))
+        if pool is None and block.stride > 1:  # every other pixel; without a fixed name, as in keras.applications
+            pool = layers.MaxPooling2D(1, strides=block.stride, data_format=spec.data_format)
+        identity = chain(pool, _pad_channels(block, spec))
         return lambda x, preact: identity(preact if block.first else x)
     project = conv(row, spec=spec, name=name, bn_follows=False) if spec.preactivation else None
     project = chain(pool, project or conv_bn(row, spec=spec, name=name, activation=False))
@@ -62,13 +64,6 @@ def _average_pool(block, spec):
     return layers.AveragePooling2D(2, strides=block.stride, padding="same", data_format=data_format, name=name)
 
 
-def _subsample(block, spec):
-    """Takes every `stride`-th pixel; the layer has no fixed name, as in keras.applications."""
-    if block.stride == 1:
-        return None
-    return layers.MaxPooling2D(1, strides=block.stride, data_format=spec.data_format)
-
-
 def _pad_channels(block, spec):
     """Pads the channels with zeros, half before and half after, as in the published CIFAR weights.
 
@@ -76,11 +71,8 @@ def _pad_channels(block, spec):
     """
     if not block.changes_channels:
         return None
-    missing = block.filters - block.in_channels
+    missing, name = block.filters - block.in_channels, f"{block.name}_0_pad"
     pad, none = (missing // 2, missing - missing // 2), (0, 0)
-    first = spec.channel_axis == 1
-    return layers.ZeroPadding2D(
-        (pad, none) if first else (none, pad),
-        data_format="channels_last" if first else "channels_first",
-        name=f"{block.name}_0_pad",
-    )
+    if spec.channel_axis == 1:
+        return layers.ZeroPadding2D((pad, none), data_format="channels_last", name=name)
+    return layers.ZeroPadding2D((none, pad), data_format="channels_first", name=name)

@@ -23,9 +23,22 @@ _CHOICES = {
     "merge": ("add", "concat"),
     "data_format": ("channels_last", "channels_first", None),
 }
+_BOOLEANS = ("preactivation", "conv_bias", "zero_init_residual", "explicit_padding")
 _COUNTS = ("stem_width", "groups", "group_width", "output_stride")
 _FRACTIONS = ("se_ratio", "drop_path", "dropout", "block_dropout", "bn_momentum")
-_BOOLEANS = ("preactivation", "conv_bias", "zero_init_residual", "explicit_padding")
+_CHECKS = [
+    (_BOOLEANS, lambda value: isinstance(value, bool), "True or False"),
+    (_COUNTS, lambda value: is_integer(value, 1), "a positive integer"),
+    (("depths", "widths"), lambda value: _are_counts(value), "a tuple of positive integers, one for each stage"),
+    (_FRACTIONS, lambda value: is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
+    (("bn_epsilon",), lambda value: is_number(value) and 0 < value < math.inf, "a positive number"),
+    (("kernel_initializer",), lambda value: callable(value) or _is_initializer(str(value)), "a Keras initializer"),
+]
+"""(fields, check of a value, what it should be)."""
+
+
+def _are_counts(value):
+    return isinstance(value, tuple) and value and all(is_integer(count, 1) for count in value)
 
 
 @cache
@@ -104,34 +117,16 @@ class ResNetSpec:
 
     def __post_init__(self):
         for name in ("depths", "widths"):
-            value = getattr(self, name)
-            if not isinstance(value, (tuple, list)):
-                raise value_error(name, value, "a tuple of integers, one for each stage")
-            object.__setattr__(self, name, tuple(value))
-        self._check_values()
-        self._check_together()
-
-    def _check_values(self):
+            if isinstance(getattr(self, name), list):  # from JSON
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise unknown_name_error(name, getattr(self, name), choices)
-        for name in _BOOLEANS:
-            if not isinstance(getattr(self, name), bool):
-                self._raise(name, "True or False")
-        for name in _COUNTS:
-            if not is_integer(getattr(self, name), 1):
-                self._raise(name, "a positive integer")
-        for name in ("depths", "widths"):
-            if not getattr(self, name) or not all(is_integer(count, 1) for count in getattr(self, name)):
-                self._raise(name, "a tuple of positive integers, one for each stage")
-        for name in _FRACTIONS:
-            if not (is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
-                self._raise(name, "a number in [0, 1)")
-        given = self.kernel_initializer
-        if not callable(given) and not (isinstance(given, str) and _is_initializer(given)):
-            self._raise("kernel_initializer", "a Keras initializer")
-        if not (is_number(self.bn_epsilon) and 0 < self.bn_epsilon < math.inf):
-            self._raise("bn_epsilon", "a positive number")
+        for names, is_valid, expected in _CHECKS:
+            for name in names:
+                if not is_valid(getattr(self, name)):
+                    self._raise(name, expected)
+        self._check_together()
 
     def _check_together(self):
         if len(self.depths) != len(self.widths):

@@ -62,7 +62,7 @@ def evaluate(
     protocol = get_protocol(protocol, **{name: change for name, change in changes.items() if change is not None})
     models = models_from(model, weights, precision=precision)
     if confusion:
-        check_confusion(next(iter(models.values())), confusion)
+        check_confusion(next(iter(models.values())).output_shape[-1], confusion)
     images = load_test(dataset, **data)
     for one in models.values():
         set_preprocessing(one, images.preprocessing, mode)

@@ -9,7 +9,7 @@ import keras
 
 from keras_resnet.architecture.network import ResNet, build
 from keras_resnet.architecture.spec import ResNetSpec
-from keras_resnet.errors import error_summary, unknown_name_error
+from keras_resnet.errors import error_summary, unknown_name_error, value_error
 from keras_resnet.variants import canonical_name, get_spec
 from keras_resnet.weights.catalog import WEIGHTS, unknown_weights_error
 from keras_resnet.weights.download import resolve_weights
@@ -85,7 +85,7 @@ def create(
     for field in changes:
         needed, given = getattr(model.spec, field), getattr(spec, field)
         if given not in (needed, None):  # the model's data format is no longer None
-            raise ValueError(f"`{field}` should be {needed!r} for these weights. Received: {field}={given!r}")
+            raise value_error(field, given, f"{needed!r} for these weights")
     return model
 
 
@@ -97,7 +97,7 @@ def _check_like_keras(variant, weights, include_top, input_shape, classes, class
         )
     if weights is None:
         if include_top is None:
-            raise ValueError("`include_top` should be True or False without weights. Received: include_top=None")
+            raise value_error("include_top", include_top, "True or False without weights")
         return
     if not isinstance(weights, (str, os.PathLike)) or (weights == "imagenet" and (variant, weights) not in WEIGHTS):
         raise unknown_weights_error(variant, weights)
@@ -134,6 +134,4 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras's parsers and layers raise errors of many types
-        raise ValueError(
-            f"`path` should be an intact .keras file ({error_summary(error)}). Received: path={str(path)!r}"
-        ) from error
+        raise value_error("path", str(path), f"an intact .keras file ({error_summary(error)})") from error

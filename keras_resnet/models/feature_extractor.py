@@ -8,7 +8,7 @@ from keras import layers
 
 from keras_resnet.architecture.metadata import channel_axis, copy_metadata
 from keras_resnet.architecture.network import POOLINGS, ResNet
-from keras_resnet.errors import unknown_name_error
+from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.models.create import create, load_model
 from keras_resnet.models.layers import check_network, endpoint_layers, last_feature_map
 from keras_resnet.models.transforms import clone
@@ -54,9 +54,17 @@ def feature_extractor(
     if pooling not in (None, *POOLINGS):
         raise unknown_name_error("pooling", pooling, (None, *POOLINGS))
     model = _get_model(name_or_model, weights, input_shape)
-    known = _endpoint_tensors(model)
-    names = _endpoint_names(endpoints, known)
-    outputs = {name: _pooled(_find_endpoint(known, name), pooling, model, name) for name in names}
+    if isinstance(model.output, dict):  # an extractor
+        known = dict(model.output)
+    else:
+        known = {name: layer.output for name, layer in endpoint_layers(model).items()}
+        known[PRE_LOGITS] = _pre_logits(model)
+    outputs = {}
+    for name in _endpoint_names(endpoints, known):
+        stage = name if name in known else _DETECTION_NAMES.get(name, name)
+        if stage not in known:
+            raise unknown_name_error("endpoints", name, known)
+        outputs[name] = _pooled(known[stage], pooling, model, name)
     return copy_metadata(ResNet(model.inputs[0], outputs, name=model.name), model)
 
 
@@ -65,39 +73,22 @@ def _get_model(name_or_model, weights, input_shape):
     if is_name and not str(name_or_model).endswith(".keras"):
         return create(name_or_model, include_top=False, weights=weights, input_shape=input_shape)
     if weights is not None:
-        raise ValueError(
-            f"`weights` should be None for a model or a .keras file, which has its own. Received: weights={weights!r}"
-        )
+        raise value_error("weights", weights, "None for a model or a .keras file, which has its own")
     model = load_model(name_or_model) if is_name else name_or_model
     check_network(model)
-    return model if input_shape is None else _with_input_shape(model, input_shape)
-
-
-def _with_input_shape(model, input_shape):
-    """A copy of the model for images of another size."""
-    given, axis = model.inputs[0].shape[1:], channel_axis(model) - 1
-    if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3 or input_shape[axis] != given[axis]:
-        raise ValueError(
-            f"`input_shape` should be like {given}, with other sides or None for them. Received: {input_shape!r}"
-        )
+    if input_shape is None:
+        return model
+    own, axis = model.inputs[0].shape[1:], channel_axis(model) - 1
+    if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3 or input_shape[axis] != own[axis]:
+        raise value_error("input_shape", input_shape, f"like {own}, with other sides or None for them")
     return clone(model, input_shape)
-
-
-def _endpoint_tensors(model):
-    """{endpoint: Keras tensor}, from first to last layer."""
-    if isinstance(model.output, dict):  # an extractor
-        return dict(model.output)
-    return {name: layer.output for name, layer in endpoint_layers(model).items()} | {PRE_LOGITS: _pre_logits(model)}
 
 
 def _pre_logits(model):
     """The input of the last Dense layer, or the average of the last feature map if there is none."""
-    last = last_feature_map(model)
-    after = model.layers[model.layers.index(last) + 1 :]
+    after = model.layers[model.layers.index(last_feature_map(model)) + 1 :]
     classifiers = [layer for layer in after if isinstance(layer, layers.Dense)]
-    if classifiers:
-        return classifiers[-1].input
-    return _pooled(model.outputs[0], "avg", model, PRE_LOGITS)
+    return classifiers[-1].input if classifiers else _pooled(model.outputs[0], "avg", model, PRE_LOGITS)
 
 
 def _endpoint_names(endpoints, known):
@@ -106,15 +97,8 @@ def _endpoint_names(endpoints, known):
         return [[name for name in known if name != PRE_LOGITS or len(known) == 1][-1]]
     names = [endpoints] if isinstance(endpoints, str) or not isinstance(endpoints, Iterable) else list(endpoints)
     if not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"`endpoints` should be some of {list(known)}. Received: endpoints={endpoints!r}")
+        raise value_error("endpoints", endpoints, f"some of {list(known)}")
     return names
-
-
-def _find_endpoint(known, name):
-    stage = name if name in known else _DETECTION_NAMES.get(name, name)
-    if stage not in known:
-        raise unknown_name_error("endpoints", name, known)
-    return known[stage]
 
 
 def _pooled(tensor, pooling, model, name):

@@ -7,20 +7,20 @@ import numpy as np
 from keras import layers
 
 from keras_resnet.architecture.network import num_stages, stage_index
-from keras_resnet.errors import unknown_name_error
+from keras_resnet.errors import unknown_name_error, value_error
 
 
 def check_graph(model: keras.Model) -> None:
     """Raises ValueError unless `model` is a graph of layers: Functional, or Sequential and built."""
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
-        raise ValueError(f"`model` should be a built Functional or Sequential model. Received: model={model!r}")
+        raise value_error("model", model, "a built Functional or Sequential model")
 
 
 def check_network(model: keras.Model) -> None:
     """Raises ValueError unless `model` is a graph of layers with one input."""
     check_graph(model)
     if len(model.inputs) != 1:
-        raise ValueError(f"`model` should have one input. Received: {model.name!r} with {len(model.inputs)}")
+        raise ValueError(f"`model` should have one input. Received: {model.name} with {len(model.inputs)}")
 
 
 def check_inputs(model: keras.Model, inputs: Any) -> np.ndarray:
@@ -32,10 +32,8 @@ def check_inputs(model: keras.Model, inputs: Any) -> np.ndarray:
     check_network(model)
     expected = model.inputs[0].shape[1:]
     batch = np.asarray(keras.ops.convert_to_numpy(inputs), "float32")
-    fits = batch.ndim == len(expected) + 1 and all(
-        want in (None, got) for want, got in zip(expected, batch.shape[1:], strict=True)
-    )
-    if not fits or not batch.size:
+    sides = zip(expected, batch.shape[1:], strict=False)
+    if not batch.size or batch.ndim != len(expected) + 1 or any(want not in (None, got) for want, got in sides):
         raise ValueError(
             f"`inputs` should be a batch of the shape {(None, *expected)}, not empty. Received: shape {batch.shape}"
         )
@@ -79,11 +77,7 @@ def endpoint_layers(model: keras.Model) -> dict[str, keras.Layer]:
 
 
 def find_layer(model: keras.Model, name: str) -> keras.Layer:
-    """The layer of this name, whose output is a feature map.
-
-    Args:
-        model: keras.Model.
-        name: name of a layer, or of an endpoint of a residual network ("stem", "stage1", ...).
+    """The layer with this name, or the last one of the endpoint with this name ("stem", "stage1", ...).
 
     Raises:
         ValueError: for an unknown name, with the nearest known ones, and for a layer that outputs no feature map.
@@ -92,9 +86,7 @@ def find_layer(model: keras.Model, name: str) -> keras.Layer:
     known = endpoint_layers(model) | {layer.name: layer for layer in model.layers}
     maps = {key: layer for key, layer in known.items() if _outputs_map(layer)}
     if name not in maps:
-        raise unknown_name_error(
-            "layer", name, maps, "a layer with a feature map, by its name, or an endpoint such as 'stage2'"
-        )
+        raise unknown_name_error("layer", name, maps, "a layer with a feature map, or an endpoint such as 'stage2'")
     return maps[name]
 
 
@@ -113,9 +105,7 @@ def _outputs_map(layer):
 
 
 def logits_of(model: keras.Model) -> keras.KerasTensor:
-    """(B, classes) outputs of a classifier before its softmax, as a Keras tensor.
-
-    If the last layer has a softmax activation, a copy of it without activation computes them, with the same weights.
+    """(B, classes) outputs of a classifier before its softmax, if necessary from a copy of the last layer without it.
 
     Raises:
         ValueError: if `model` does not output (B, classes).

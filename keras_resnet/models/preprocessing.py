@@ -10,7 +10,7 @@ import numpy as np
 from keras_resnet.architecture.metadata import image_shape, model_info
 from keras_resnet.data.labels import imagenet_classes, placeholder_names
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.errors import unknown_name_error
+from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.variants import canonical_name
 from keras_resnet.weights.catalog import WEIGHTS
 
@@ -34,7 +34,7 @@ def preprocessing(model_or_weights: keras.Model | str, variant: str | None = Non
         ValueError: if the preprocessing is not known; with another one, images would silently be misclassified.
     """
     if isinstance(model_or_weights, str):
-        return _preprocessing_of_tag(model_or_weights, variant)
+        return _preprocessing_of_tag(model_or_weights, variant and canonical_name(variant))
     config = model_info(model_or_weights).get("preprocessing")
     if config is None:
         raise ValueError(
@@ -47,12 +47,9 @@ def preprocessing(model_or_weights: keras.Model | str, variant: str | None = Non
 
 
 def set_preprocessing(model: keras.Model, default: Preprocessing, mode: str | None) -> None:
-    """Sets the model's preprocessing unless its weights already define one.
+    """Sets the model's preprocessing to `default` with another mode, unless its weights already define one.
 
-    Args:
-        model: Keras model.
-        default: Preprocessing whose size and channels are replaced by those of the model.
-        mode: its name in MODES; None changes nothing.
+    Its size and channels become those of the model. A mode of None changes nothing.
     """
     info = model_info(model)
     if mode is None:
@@ -79,15 +76,12 @@ def weights_digest(model: keras.Model) -> str:
 
 
 def _preprocessing_of_tag(tag, variant):
-    variant = variant and canonical_name(variant)
     found = {source.preprocessing for (name, t), source in WEIGHTS.items() if t == tag and variant in (None, name)}
     if len(found) == 1:
         return found.pop()
     if not found:
         raise unknown_name_error("model_or_weights", tag, sorted({tag for _, tag in WEIGHTS}))
-    raise ValueError(
-        f"`variant` should be the network: the weights of {tag!r} differ in their preprocessing. Received: variant=None"
-    )
+    raise value_error("variant", variant, f"the network: the weights of {tag!r} differ in their preprocessing")
 
 
 def class_names(model: keras.Model) -> list[str] | None:

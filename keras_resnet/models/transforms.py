@@ -1,6 +1,5 @@
 """Models made from models: copied, batch norms folded, cast, channels last, fully convolutional, with a new head."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,15 +10,14 @@ from keras import layers
 from keras_resnet.architecture.metadata import channel_axis, copy_metadata, layer_channel_axis, model_spec
 from keras_resnet.architecture.network import ResNet
 from keras_resnet.errors import error_summary
+from keras_resnet.models.layers import check_network
 from keras_resnet.precision import PRECISIONS, check_precision
 
 
 def clone(model: keras.Model, input_shape: tuple | None = None) -> keras.Model:
     """A copy with its own layers and weights that keeps the spec and the info, which Keras's `clone_model` drops.
 
-    Args:
-        model: Functional model with one input.
-        input_shape: another shape for its images, (H, W, C) or (C, H, W); None for a side of any length.
+    Its images have the shape `input_shape`, with None for sides of any length; by default that of the model's images.
 
     Raises:
         ValueError: for a layer that cannot be rebuilt from its configuration.
@@ -29,24 +27,19 @@ def clone(model: keras.Model, input_shape: tuple | None = None) -> keras.Model:
     return copy
 
 
-def _rebuild(
-    model: keras.Model,
-    rebuild: Callable | None = None,
-    call: Callable | None = None,
-    input_shape: tuple | None = None,
-) -> keras.Model:
+def _rebuild(model, changes=lambda layer: {}, kind=type, call=None, input_shape=None):
     """Keras's `clone_model`, with the names of the layers and inputs, the spec and the info of `model`; weights unset.
 
-    Args:
-        model: Functional model with one input.
-        rebuild: layer -> new layer; default `_rebuild_layer`.
-        call: (new layer, *arguments) -> output; default calls the layer.
-        input_shape: as for `clone`.
+    A new layer has the class `kind(layer)`, and the configuration of `layer` with `changes(layer)`;
+    `call(new layer, *arguments)` returns its output.
     """
 
     def rebuild_layer(layer):
         try:
-            copy = (rebuild or _rebuild_layer)(layer)
+            config = layer.get_config() | changes(layer)
+            if "kernel_initializer" in config:
+                config["kernel_initializer"] = "zeros"  # fast; the values are about to be set
+            copy = kind(layer).from_config(config)
         except Exception as error:  # a layer's own code may raise anything
             raise ValueError(
                 "`model` should have layers that can be rebuilt from what their `get_config` returns. "
@@ -66,17 +59,6 @@ def _rebuild(
         if hasattr(layer, "kernel_initializer"):
             layer.kernel_initializer = originals[layer.name].kernel_initializer
     return copy_metadata(copy, model)
-
-
-def _rebuild_layer(layer, kind=None, **changes):
-    """A new layer with the configuration of `layer`, updated by `changes`; `kind` is another class for it.
-
-    Kernels start as zeros, which is fast; their values are about to be set.
-    """
-    config = layer.get_config()
-    if "kernel_initializer" in config:
-        config["kernel_initializer"] = "zeros"
-    return (kind or type(layer)).from_config(config | changes)
 
 
 def as_functional(model: keras.Model) -> keras.Model:
@@ -123,18 +105,14 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
             that cannot be rebuilt from their configuration.
     """
     model = as_functional(model)
-    if len(model.inputs) != 1:
-        raise ValueError(f"`model` should have one input. Received: {model.name} with {len(model.inputs)}")
+    check_network(model)
     norms = _foldable_norms(model)
     folded = {norm.name for norm in norms.values()}
-
-    def rebuild(layer):
-        return _rebuild_layer(layer, use_bias=True) if layer.name in norms else _rebuild_layer(layer)
 
     def call(layer, *arguments, **keywords):
         return arguments[0] if layer.name in folded else layer(*arguments, **keywords)
 
-    copy = _rebuild(model, rebuild, call)
+    copy = _rebuild(model, lambda layer: {"use_bias": True} if layer.name in norms else {}, call=call)
     for layer in copy.layers:
         original, norm = model.get_layer(layer.name), norms.get(layer.name)
         layer.set_weights(_folded_weights(original, norm) if norm else original.get_weights())
@@ -150,12 +128,14 @@ def _foldable_norms(model):
 
 
 def _is_foldable(before, norm, model):
-    """Whether `norm` is the only user of the layer before it and scales the channels of that layer's kernel."""
-    if type(before) not in (layers.Conv2D, layers.Dense):  # a derived class may transform its kernel before using it
+    """Whether `norm` is the only user of the layer before it and scales the channels of that layer's kernel.
+
+    A class derived from these layers may transform its kernel before using it; weights besides kernel and bias are
+    LoRA's, or the scales of a quantized kernel.
+    """
+    if type(before) not in (layers.Conv2D, layers.Dense) or len(before.weights) != 1 + before.use_bias:
         return False
     if before.activation is not keras.activations.linear:
-        return False
-    if len(before.weights) != 1 + before.use_bias:  # LoRA, or the scales of a quantized kernel
         return False
     users = [node for node in before._outbound_nodes if node.operation in model.operations]
     called_once = len(before._inbound_nodes) == len(users) == 1
@@ -167,42 +147,31 @@ def _is_foldable(before, norm, model):
 def _folded_weights(layer, norm):
     """[kernel, bias] of a layer after its batch norm is folded into it, computed in float64."""
     kernel, *bias = (np.asarray(array, "float64") for array in layer.get_weights())
+    values = [norm.gamma if norm.scale else 1.0, norm.beta if norm.center else 0.0, norm.moving_mean]
     gamma, beta, mean, variance = (
-        np.asarray(keras.ops.convert_to_numpy(values), "float64")
-        for values in (
-            norm.gamma if norm.scale else np.ones(norm.moving_mean.shape),
-            norm.beta if norm.center else np.zeros(norm.moving_mean.shape),
-            norm.moving_mean,
-            norm.moving_variance,
-        )
+        np.asarray(keras.ops.convert_to_numpy(array), "float64") for array in (*values, norm.moving_variance)
     )
     scale = gamma / np.sqrt(variance + norm.epsilon)
     return [kernel * scale, beta + scale * (sum(bias) - mean)]
 
 
 def cast_model(model: keras.Model, precision: str) -> keras.Model:
-    """A copy that computes in another precision; inputs, outputs and the sums of batch norms stay float32.
-
-    Args:
-        model: Functional model with one input.
-        precision: "float32", "bfloat16" or "float16".
-
-    Raises:
-        ValueError: for another precision.
-    """
+    """A copy that computes in a precision of COMPUTED; inputs, outputs and the sums of batch norms stay float32."""
     check_precision(precision)
     last = [tensor._keras_history.operation for tensor in model.outputs]
 
-    def policy(layer):
+    def changes(layer):
+        if "dtype" not in layer.get_config():  # an operation
+            return {}
         if layer in last:
-            return "float32"
-        return PRECISIONS[precision].policy if isinstance(layer, layers.BatchNormalization) else precision
+            return {"dtype": "float32"}
+        return {"dtype": PRECISIONS[precision].policy if isinstance(layer, layers.BatchNormalization) else precision}
 
-    def rebuild(layer):
-        dtype = {"dtype": policy(layer)} if "dtype" in layer.get_config() else {}  # operations have none
-        return _rebuild_layer(layer, GroupedConv2D if _uses_xla(layer) else None, **dtype)
+    def kind(layer):
+        grouped = isinstance(layer, layers.Conv2D) and layer.groups > 1 and layer.data_format == "channels_last"
+        return GroupedConv2D if grouped and keras.backend.backend() == "tensorflow" else type(layer)
 
-    copy = _rebuild(model, rebuild)
+    copy = _rebuild(model, changes, kind)
     copy.set_weights(model.get_weights())
     return copy
 
@@ -220,20 +189,10 @@ class GroupedConv2D(layers.Conv2D):
         return tf.nn.conv2d(inputs, kernel, self.strides, self.padding.upper(), dilations=self.dilation_rate)
 
 
-def _uses_xla(layer):
-    """Whether Keras would compile the layer with XLA: a grouped convolution, channels last, on TensorFlow."""
-    grouped = isinstance(layer, layers.Conv2D) and layer.groups > 1 and layer.data_format == "channels_last"
-    return grouped and keras.backend.backend() == "tensorflow"
-
-
 def channels_last(model: keras.Model) -> keras.Model:
     """The same model for (B, H, W, C) images, made from one for (B, C, H, W); a channels-last model is returned as is.
 
-    Args:
-        model: Functional model with one input.
-
-    Returns:
-        A model with the layer names, weights and info of `model`, and its spec with the other data format.
+    It keeps the layer names, weights and info of `model`, and its spec with the other data format.
 
     Raises:
         ValueError: for layers that depend on the data format and do not have it in their configuration.
@@ -242,9 +201,7 @@ def channels_last(model: keras.Model) -> keras.Model:
         return model
     channels, *sides = model.inputs[0].shape[1:]
     try:
-        copy = _rebuild(
-            model, lambda layer: _rebuild_layer(layer, **_channels_last_config(layer)), input_shape=(*sides, channels)
-        )
+        copy = _rebuild(model, _channels_last_changes, input_shape=(*sides, channels))
     except Exception as error:  # layers raise anything when shapes do not fit
         raise ValueError(
             "`model` should be channels last, or have layers that can be rebuilt as channels last "
@@ -256,7 +213,7 @@ def channels_last(model: keras.Model) -> keras.Model:
     return copy
 
 
-def _channels_last_config(layer):
+def _channels_last_changes(layer):
     """The changes of a layer's configuration that make it channels last."""
     config = layer.get_config()
     if config.get("data_format") == "channels_last" and isinstance(layer, layers.ZeroPadding2D):
@@ -274,10 +231,6 @@ def fully_convolutional(model: keras.Model, side: int) -> keras.Model:
     arXiv:1312.6229; Simonyan and Zisserman 2014, arXiv:1409.1556, sec. 3.2); and the probabilities are averaged over
     the positions. For an image of side x side, the result is that of `model`. Squeeze-excite layers average over the
     whole image.
-
-    Args:
-        model: Functional classifier that ends in global average pooling and layers that take one vector.
-        side: side of a window in pixels, the smallest image that the result takes.
 
     Returns:
         keras.Model with the weights of `model`: (B, H, W, C) -> (B, classes) probabilities, H and W at least `side`.
@@ -311,8 +264,8 @@ def _pooling_index(model):
     found = [i for i, layer in enumerate(model.layers) if isinstance(layer, layers.GlobalAveragePooling2D)]
     pooling, *tail = model.layers[found[-1] :] if found else (None,)
     is_chain = all(after.input is before.output for before, after in pairwise([pooling, *tail]))
-    nested = any(isinstance(layer, keras.Model) for layer in model.layers)
-    if nested or not tail or not is_chain or not all(isinstance(layer, _POINTWISE) for layer in tail):
+    is_flat = not any(isinstance(layer, keras.Model) for layer in model.layers)
+    if not (is_flat and tail and is_chain and all(isinstance(layer, _POINTWISE) for layer in tail)):
         raise ValueError(
             "`model` should be one graph of layers that ends in global average pooling and a classifier. "
             f"Received: {model.name}, which ends in {[layer.name for layer in model.layers[-3:]]}"
@@ -321,14 +274,7 @@ def _pooling_index(model):
 
 
 def with_new_head(model: keras.Model, classes: int) -> ResNet:
-    """The same layers with an untrained softmax classifier in place of the last layer.
-
-    Args:
-        model: Functional classifier that ends in a Dense layer; the other layers are shared with the result.
-        classes: number of classes.
-
-    Returns:
-        A ResNet, whose spec and info are saved in `.keras` files.
+    """A ResNet of the same layers, with an untrained softmax classifier in place of the last one, a Dense layer.
 
     Raises:
         ValueError: for a model that ends otherwise.
