@@ -1,7 +1,7 @@
 """Checks of values, and errors in Keras's form: what was expected, what was received, and the nearest known names."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 def value_error(argument: str, value: object, expected: str, hint: str = "") -> ValueError:
@@ -23,6 +23,12 @@ def unknown_name_error(argument: str, value: object, known: Iterable, expected: 
     longer = [name for name in names if given and name.lower().startswith(given.lower())]
     near = list(dict.fromkeys(longer + difflib.get_close_matches(given.lower(), names, n=3, cutoff=0.4)))[:3]
     return value_error(argument, value, expected or f"one of {names}", f"Nearest: {near}." if near else "")
+
+
+def check_known(argument: str, value: object, known: Collection, expected: str | None = None) -> None:
+    """Raises the ValueError of `unknown_name_error` for a value that is not one of the known ones."""
+    if value not in known:
+        raise unknown_name_error(argument, value, known, expected)
 
 
 def is_number(value: object) -> bool:

@@ -1,12 +1,12 @@
 """PRECISIONS: the number formats in which models train, predict and are exported, one row each."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import keras
 
-from keras_resnet.errors import unknown_name_error
+from keras_resnet.errors import check_known
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,9 @@ COMPUTED = tuple(name for name, row in PRECISIONS.items() if row.policy)
 """Precisions in which Keras itself computes."""
 
 
-def check_precision(precision: str, known: Iterable[str] = COMPUTED) -> None:
+def check_precision(precision: str, known: Collection[str] = COMPUTED) -> None:
     """Raises ValueError for a precision that is not in `known`, with the nearest ones."""
-    if precision not in known:
-        raise unknown_name_error("precision", precision, known)
+    check_known("precision", precision, known)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from keras_resnet.architecture.blocks import stage
 from keras_resnet.architecture.layers import bn_relu, chain
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import stem
-from keras_resnet.errors import is_integer, unknown_name_error, value_error
+from keras_resnet.errors import check_known, is_integer, value_error
 
 POOLINGS = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 
@@ -126,8 +126,7 @@ def build(
         ValueError: for an input shape of another rank, with unknown channels or sides below `spec.minimum_size`, for
             `classes` that is not a positive integer, and for an unknown pooling.
     """
-    if pooling not in (None, *POOLINGS):
-        raise unknown_name_error("pooling", pooling, (None, *POOLINGS))
+    check_known("pooling", pooling, (None, *POOLINGS))
     classes = spec.default_classes if classes is None else classes
     if include_top and not is_integer(classes, 1):
         raise value_error("classes", classes, "a positive integer")

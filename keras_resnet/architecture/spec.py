@@ -4,15 +4,28 @@ import math
 import os
 from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property
-from itertools import accumulate, pairwise
 
 import keras
 
 from keras_resnet.architecture.blocks import TRANSFORMS, Block
 from keras_resnet.architecture.shortcuts import SHORTCUTS
 from keras_resnet.architecture.stems import STEMS
-from keras_resnet.errors import is_integer, is_number, unknown_name_error, value_error
+from keras_resnet.errors import check_known, is_integer, is_number, value_error
 from keras_resnet.files import read_json, write_json
+
+
+def _are_counts(value):
+    return isinstance(value, tuple) and value and all(is_integer(count, 1) for count in value)
+
+
+@cache
+def _is_initializer(name):
+    """Whether a name is that of a Keras initializer; cached, since creating one advances Python's random state."""
+    try:
+        return bool(keras.initializers.get(name))
+    except (TypeError, ValueError):
+        return False
+
 
 _CHOICES = {
     "block": tuple(TRANSFORMS),
@@ -29,25 +42,12 @@ _FRACTIONS = ("se_ratio", "drop_path", "dropout", "block_dropout", "bn_momentum"
 _CHECKS = [
     (_BOOLEANS, lambda value: isinstance(value, bool), "True or False"),
     (_COUNTS, lambda value: is_integer(value, 1), "a positive integer"),
-    (("depths", "widths"), lambda value: _are_counts(value), "a tuple of positive integers, one for each stage"),
+    (("depths", "widths"), _are_counts, "a tuple of positive integers, one for each stage"),
     (_FRACTIONS, lambda value: is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
     (("bn_epsilon",), lambda value: is_number(value) and 0 < value < math.inf, "a positive number"),
     (("kernel_initializer",), lambda value: callable(value) or _is_initializer(str(value)), "a Keras initializer"),
 ]
 """(fields, check of a value, what it should be)."""
-
-
-def _are_counts(value):
-    return isinstance(value, tuple) and value and all(is_integer(count, 1) for count in value)
-
-
-@cache
-def _is_initializer(name):
-    """Whether a name is that of a Keras initializer; cached, since creating one advances Python's random state."""
-    try:
-        return bool(keras.initializers.get(name))
-    except (TypeError, ValueError):
-        return False
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,7 @@ class ResNetSpec:
             if isinstance(getattr(self, name), list):  # from JSON
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise unknown_name_error(name, getattr(self, name), choices)
+            check_known(name, getattr(self, name), choices)
         for names, is_valid, expected in _CHECKS:
             for name in names:
                 if not is_valid(getattr(self, name)):
@@ -154,42 +153,37 @@ class ResNetSpec:
     @cached_property
     def stages(self) -> tuple[tuple[Block, ...], ...]:
         """The blocks of each stage."""
-        blocks: list[Block] = []
-        channels, stride, dilation = self.stem_width, STEMS[self.stem].stride, 1
-        for stage, depth in enumerate(self.depths):
-            for position in range(depth):
-                downsamples = self._downsamples(stage, position)
-                dilates = downsamples and stride * 2 > self.output_stride
-                block = self._block(stage, position, len(blocks), channels, downsamples, dilates, dilation)
-                blocks.append(block)
-                channels, stride, dilation = block.out_channels, stride * block.stride, block.dilation_out
-        ends = tuple(accumulate(self.depths, initial=0))
-        return tuple(tuple(blocks[start:end]) for start, end in pairwise(ends))
-
-    def _downsamples(self, stage, position):
-        if self.downsample_at == "first":
-            return stage > 0 and position == 0
-        return stage < len(self.depths) - 1 and position == self.depths[stage] - 1
-
-    def _block(self, stage, position, index, in_channels, downsamples, dilates, dilation):
-        width = self.widths[stage]
-        filters = width * TRANSFORMS[self.block].expansion
+        stages, index, stride, dilation, channels = [], 0, STEMS[self.stem].stride, 1, self.stem_width
         projects = self.shortcut and SHORTCUTS[self.shortcut].project == "always"
-        concatenated = filters + (filters if projects else in_channels)
-        return Block(
-            name=f"conv{stage + 2}_block{position + 1}",
-            first=index == 0,
-            in_channels=in_channels,
-            width=width,
-            filters=filters,
-            out_channels=concatenated if self.merge == "concat" else filters,
-            changes_channels=self.merge == "add" and in_channels != filters,
-            downsamples=downsamples,
-            stride=2 if downsamples and not dilates else 1,
-            dilation_in=dilation,
-            dilation_out=dilation * (2 if dilates else 1),
-            drop_path=self.drop_path * index / max(1, sum(self.depths) - 1),
-        )
+        for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
+            blocks = []
+            for position in range(depth):
+                if self.downsample_at == "first":
+                    downsamples = stage > 0 and position == 0
+                else:
+                    downsamples = stage < len(self.depths) - 1 and position == depth - 1
+                dilates = downsamples and stride * 2 > self.output_stride
+                filters = width * TRANSFORMS[self.block].expansion
+                concatenated = filters + (filters if projects else channels)
+                block = Block(
+                    name=f"conv{stage + 2}_block{position + 1}",
+                    first=index == 0,
+                    in_channels=channels,
+                    width=width,
+                    filters=filters,
+                    out_channels=concatenated if self.merge == "concat" else filters,
+                    changes_channels=self.merge == "add" and channels != filters,
+                    downsamples=downsamples,
+                    stride=2 if downsamples and not dilates else 1,
+                    dilation_in=dilation,
+                    dilation_out=dilation * (2 if dilates else 1),
+                    drop_path=self.drop_path * index / max(1, sum(self.depths) - 1),
+                )
+                blocks.append(block)
+                index, stride, dilation = index + 1, stride * block.stride, block.dilation_out
+                channels = block.out_channels
+            stages.append(tuple(blocks))
+        return tuple(stages)
 
     @property
     def depth(self) -> int:
@@ -247,8 +241,7 @@ def read_spec(path: str | os.PathLike) -> ResNetSpec:
     if not isinstance(config, dict):
         raise ValueError(expected)
     for name in config:
-        if name not in known:
-            raise unknown_name_error("spec", name, known, f"fields of a ResNetSpec, in {path}")
+        check_known("spec", name, known, f"fields of a ResNetSpec, in {path}")
     if missing := [name for name in known if name not in config]:
         raise ValueError(f"{expected} without {missing}")
     return ResNetSpec(**config)

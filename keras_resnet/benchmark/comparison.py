@@ -9,7 +9,7 @@ import keras
 from keras_resnet.benchmark.contenders import BASELINE, CONTENDERS, MEASURED_PRECISIONS, TASKS, reason_to_skip
 from keras_resnet.benchmark.keras_networks import Job
 from keras_resnet.benchmark.worker import Worker, WorkerDied
-from keras_resnet.errors import check_integers, unknown_name_error
+from keras_resnet.errors import check_integers, check_known
 from keras_resnet.machine import machine, versions
 from keras_resnet.variants import canonical_name, get_spec
 
@@ -87,8 +87,7 @@ def _check_names(argument, names, known):
     if not names:
         raise ValueError(f"`{argument}` should name some of {list(known)}. Received: {argument}={names!r}")
     for name in names:
-        if name not in known:
-            raise unknown_name_error(argument, name, known)
+        check_known(argument, name, known)
 
 
 def _with_ratios(row, rows, precision):

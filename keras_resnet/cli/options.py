@@ -15,7 +15,7 @@ from typer import Option
 import keras_resnet
 from keras_resnet.cli.app import app, error_messages
 from keras_resnet.data.preprocessing import MODES
-from keras_resnet.errors import unknown_name_error, value_error
+from keras_resnet.errors import check_known, value_error
 from keras_resnet.precision import COMPUTED, precision_scope
 from keras_resnet.training.recipes import Recipe
 
@@ -132,7 +132,6 @@ def recipe_changes(texts):
     for field, equals, text in (text.partition("=") for text in texts or ()):
         if not equals:
             raise value_error("--set", field, "FIELD=VALUE, such as epochs=2")
-        if field not in known:
-            raise unknown_name_error("--set", field, known, f"one of the fields of a recipe: {known}")
+        check_known("--set", field, known, f"one of the fields of a recipe: {known}")
         changes[field] = value(text)
     return changes

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_resnet.data.image_files import as_pil_image
 from keras_resnet.data.preprocessing import MAX_SIDE
-from keras_resnet.errors import is_integer, unknown_name_error
+from keras_resnet.errors import check_known, is_integer
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,7 @@ class Protocol:
     """Lengths in pixels to which the shorter side is resized, one after another; (): that of the preprocessing."""
 
     def __post_init__(self):
-        if self.crop not in TEST_CROPS:
-            raise unknown_name_error("crop", self.crop, TEST_CROPS)
+        check_known("crop", self.crop, TEST_CROPS)
         scales = np.ravel(self.scales).tolist()
         if not all(is_integer(scale, 1) and scale <= MAX_SIDE for scale in scales):
             raise ValueError(f"`scales` should be from 1 to {MAX_SIDE} pixels. Received: scales={self.scales}")
@@ -106,11 +105,9 @@ def get_protocol(protocol, **changes):
     """
     known = [field.name for field in fields(Protocol)]
     for change in changes:
-        if change not in known:
-            raise unknown_name_error("changes", change, known, f"fields of a protocol: {known}")
+        check_known("changes", change, known, f"fields of a protocol: {known}")
     if not isinstance(protocol, Protocol):
-        if protocol not in PROTOCOLS:
-            raise unknown_name_error("protocol", protocol, PROTOCOLS)
+        check_known("protocol", protocol, PROTOCOLS)
         protocol = PROTOCOLS[protocol]
     return replace(protocol, **changes)
 

@@ -8,7 +8,7 @@ from keras import layers
 
 from keras_resnet.architecture.metadata import channel_axis, copy_metadata
 from keras_resnet.architecture.network import POOLINGS, ResNet
-from keras_resnet.errors import unknown_name_error, value_error
+from keras_resnet.errors import check_known, unknown_name_error, value_error
 from keras_resnet.models.create import create, load_model
 from keras_resnet.models.layers import check_network, endpoint_layers, last_feature_map
 from keras_resnet.models.transforms import clone
@@ -51,8 +51,7 @@ def feature_extractor(
         ValueError: for an unknown endpoint or pooling, `weights` given together with a model, and as `create` and
             `load_model`.
     """
-    if pooling not in (None, *POOLINGS):
-        raise unknown_name_error("pooling", pooling, (None, *POOLINGS))
+    check_known("pooling", pooling, (None, *POOLINGS))
     model = _get_model(name_or_model, weights, input_shape)
     if isinstance(model.output, dict):  # an extractor
         known = dict(model.output)

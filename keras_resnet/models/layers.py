@@ -7,7 +7,7 @@ import numpy as np
 from keras import layers
 
 from keras_resnet.architecture.network import num_stages, stage_index
-from keras_resnet.errors import unknown_name_error, value_error
+from keras_resnet.errors import check_known, value_error
 
 
 def check_graph(model: keras.Model) -> None:
@@ -85,8 +85,7 @@ def find_layer(model: keras.Model, name: str) -> keras.Layer:
     check_network(model)
     known = endpoint_layers(model) | {layer.name: layer for layer in model.layers}
     maps = {key: layer for key, layer in known.items() if _outputs_map(layer)}
-    if name not in maps:
-        raise unknown_name_error("layer", name, maps, "a layer with a feature map, or an endpoint such as 'stage2'")
+    check_known("layer", name, maps, "a layer with a feature map, or an endpoint such as 'stage2'")
     return maps[name]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import STEMS
-from keras_resnet.errors import is_number, unknown_name_error
+from keras_resnet.errors import check_known, is_number, unknown_name_error
 from keras_resnet.training.recipes import Recipe, get_recipe
 
 Space = Mapping[str, tuple[str, Mapping[str, Any]]]
@@ -67,8 +67,7 @@ def space_for_images(side: int, space: Space = SPACE) -> Space:
     depths = [f"{_DEPTH}{stage}" for stage in range(num_stages, 0, -1)]  # the last stage costs most, and shrinks first
     known = {"depth", "width"} | _SPEC_FIELDS | _RECIPE_FIELDS
     for name, (method, arguments) in space.items():
-        if method not in END_VALUES:
-            raise unknown_name_error("space", method, END_VALUES)
+        check_known("space", method, END_VALUES)
         if name not in known:
             raise unknown_name_error("space", name, sorted(known), "fields of ResNetSpec or Recipe")
         if name == "stem" and method == "Choice":

@@ -14,7 +14,7 @@ import keras
 from keras_resnet.architecture.spec import write_spec
 from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT, Dataset, Split
 from keras_resnet.data.sources import as_dataset
-from keras_resnet.errors import check_integers, unknown_name_error
+from keras_resnet.errors import check_integers, check_known
 from keras_resnet.files import atomic_write, read_json, write_json
 from keras_resnet.precision import precision_of
 from keras_resnet.search.budget import Budget, BudgetedSpace
@@ -98,8 +98,7 @@ def tune(
     """
     from keras_resnet.search.oracles import ORACLES, TrialLoop
 
-    if tuner not in ORACLES:
-        raise unknown_name_error("tuner", tuner, ORACLES)
+    check_known("tuner", tuner, ORACLES)
     check_integers(trials=trials)
     options, changes = split_options(options, changes)
     recipe, space = resolve_space(recipe, space, changes)

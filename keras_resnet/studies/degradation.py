@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.sources import as_dataset
-from keras_resnet.errors import unknown_name_error
+from keras_resnet.errors import check_known, unknown_name_error
 from keras_resnet.files import atomic_write, read_json, write_json
 from keras_resnet.precision import precision_of
 from keras_resnet.studies.results import FAMILIES, DegradationResult, read_network_result, to_markdown
@@ -77,8 +77,7 @@ def degradation(
         OSError, RuntimeError, FloatingPointError: as `train`.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written; the same call then continues.
     """
-    if size not in SIZES:
-        raise unknown_name_error("size", size, SIZES)
+    check_known("size", size, SIZES)
     row = SIZES[size]
     options, changes = split_options(options, changes)
     recipes = {name: _recipe(row, name, recipe, changes) for name in _network_names(depths or row.depths)}

@@ -8,7 +8,7 @@ import keras
 
 from keras_resnet.data.augmentation import POLICIES, TRAIN_CROPS
 from keras_resnet.data.preprocessing import INTERPOLATIONS
-from keras_resnet.errors import is_integer, is_number, unknown_name_error
+from keras_resnet.errors import check_known, is_integer, is_number
 from keras_resnet.training.optimizers import OPTIMIZERS
 from keras_resnet.training.schedules import SHAPES
 
@@ -130,8 +130,7 @@ class Recipe:
                 if not is_valid(getattr(self, name)):
                     self._raise(name, expected)
         for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise unknown_name_error(name, getattr(self, name), known)
+            check_known(name, getattr(self, name), known)
         self._check_together()
 
     def _check_together(self):
@@ -349,13 +348,11 @@ def get_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
         ValueError: for an unknown recipe or field, with the nearest known ones, or an invalid value.
     """
     if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            raise unknown_name_error("recipe", recipe, RECIPES)
+        check_known("recipe", recipe, RECIPES)
         recipe = RECIPES[recipe]
     known = [field.name for field in fields(Recipe)]
     for name in changes:
-        if name not in known:
-            raise unknown_name_error("changes", name, known, f"fields of a recipe: {known}")
+        check_known("changes", name, known, f"fields of a recipe: {known}")
     for given, other in (("epochs", "iterations"), ("iterations", "epochs")):
         if changes.get(given) is not None:
             changes.setdefault(other, None)

@@ -12,7 +12,7 @@ from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
-from keras_resnet.errors import check_integers, unknown_name_error
+from keras_resnet.errors import check_integers, check_known
 from keras_resnet.models.transforms import clone
 from keras_resnet.training.callbacks import (
     CheckpointCallback,
@@ -170,8 +170,7 @@ def check_run(dataset, recipe, devices, options, validation_freq=1, keep="last")
     if len(dataset.class_names) < 2:
         raise ValueError(f"`dataset` should have at least two classes. Received: {list(dataset.class_names)}")
     recipe.steps(len(dataset.train))  # raises unless there is at least one step
-    if keep not in KEEP:
-        raise unknown_name_error("keep", keep, KEEP)
+    check_known("keep", keep, KEEP)
     if keep == "best" and (recipe.ema_decay or validation_freq != 1 or devices.num_machines > 1):
         raise ValueError(
             '`keep` should be "last" with averaged weights, a `validation_freq` other than 1, or several machines. '

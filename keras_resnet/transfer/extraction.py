@@ -12,7 +12,7 @@ from keras_resnet.data.image_files import raise_if_unreadable
 from keras_resnet.data.prefetch import ImageBatch, describe_errors, prefetch_batches
 from keras_resnet.data.protocols import get_protocol
 from keras_resnet.data.sources import image_source
-from keras_resnet.errors import check_integers, unknown_name_error, value_error
+from keras_resnet.errors import check_integers, check_known, value_error
 from keras_resnet.models.feature_extractor import POOLINGS, PRE_LOGITS, feature_extractor
 from keras_resnet.models.layers import check_network
 from keras_resnet.models.preprocessing import preprocessing
@@ -120,8 +120,7 @@ def extract_batches(
 
 def vector_extractor(model, endpoint=PRE_LOGITS, pooling="avg"):
     """A `feature_extractor` with one pooled endpoint; a model that already is one is returned unchanged."""
-    if pooling not in POOLINGS:
-        raise unknown_name_error("pooling", pooling, POOLINGS)
+    check_known("pooling", pooling, POOLINGS)
     if not isinstance(endpoint, str):
         raise value_error("endpoint", endpoint, "the name of one endpoint")
     check_network(model)

@@ -24,7 +24,7 @@ from keras_resnet.data.prefetch import images_at
 from keras_resnet.data.preprocessing import preprocess_input
 from keras_resnet.data.protocols import get_protocol, image_views
 from keras_resnet.data.sources import as_dataset
-from keras_resnet.errors import is_integer, unknown_name_error, value_error
+from keras_resnet.errors import check_known, is_integer, value_error
 from keras_resnet.evaluation import evaluate
 from keras_resnet.models.create import create, load_model
 from keras_resnet.models.preprocessing import preprocessing, set_preprocessing, weights_digest
@@ -110,8 +110,7 @@ def finetune(
         ValueError: before training, for unknown names and arguments that do not fit together.
         OSError, RuntimeError, FloatingPointError, KeyboardInterrupt: as `train`.
     """
-    if batch_norm not in BATCH_NORM:
-        raise unknown_name_error("batch_norm", batch_norm, BATCH_NORM)
+    check_known("batch_norm", batch_norm, BATCH_NORM)
     options, changes = split_options(options, changes)
     keep_batch_size = not isinstance(recipe, str) or "batch_size" in changes
     recipe = get_recipe(recipe, **changes)

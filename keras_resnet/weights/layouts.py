@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_resnet.architecture.spec import ResNetSpec
-from keras_resnet.errors import unknown_name_error
+from keras_resnet.errors import check_known
 from keras_resnet.weights.weights_file import StoredArray
 
 _TORCH_WEIGHTS = {
@@ -150,8 +150,7 @@ def detect_layout(names: Iterable[str], path: str | os.PathLike) -> Layout:
 
 def get_layout(name: str) -> Layout:
     """The Layout with this name."""
-    if name not in LAYOUTS:
-        raise unknown_name_error("layout", name, LAYOUTS)
+    check_known("layout", name, LAYOUTS)
     return LAYOUTS[name]
 
 
