@@ -79,10 +79,7 @@ def evaluate(
 
 
 def models_from(names, weights, default_weights="imagenet", precision=None):
-    """{title: model} of networks given by name, with `weights` in their order, and of .keras files.
-
-    A single network may have several weights: there is a model with each of them.
-    """
+    """{title: model} of .keras files, and of networks with `weights` in their order; a single network: with each."""
     by_name = [name for name in names if not name.endswith(".keras")]
     if len(names) == len(by_name) == 1 and weights:
         names = by_name = by_name * len(weights)
@@ -98,15 +95,14 @@ def models_from(names, weights, default_weights="imagenet", precision=None):
 
 
 def _print_evaluation(result, title, by_class):
-    intervals = {k: "{:.2%} to {:.2%}".format(*result.interval(k)) for k in (1, 5)}
     rows = [
         {
             "": f"top-{k}",
             "error": f"{result.error(k):.2%}",
-            "95% confidence": interval,
+            "95% confidence": "{:.2%} to {:.2%}".format(*result.interval(k)),
             "wrong": f"{result.num_wrong(k)} of {result.num_images}",
         }
-        for k, interval in intervals.items()
+        for k in (1, 5)
     ]
     print_table(rows, title)
     if by_class:

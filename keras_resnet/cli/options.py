@@ -36,11 +36,8 @@ TYPES = (bool, int, float, Path, str)
 def command(application=app, **groups):
     """Registers a command that hands some of its options on to the functions that it calls.
 
-    Args:
-        application: the typer.Typer that gets the command.
-        **groups: for arguments of the command: {function or dataclass: names of its parameters in one string}. Each
-            becomes an option with the type, default and description of the parameter; the command gets the values of
-            a group as a dict.
+    A keyword is an argument of the command: {function or dataclass: names of its parameters in one string}. Each of
+    these parameters becomes an option with its type, default and description; the command gets their values as a dict.
     """
 
     def register(function):
