@@ -154,7 +154,8 @@ class ResNetSpec:
     def stages(self) -> tuple[tuple[Block, ...], ...]:
         """The blocks of each stage."""
         stages, index, stride, dilation, channels = [], 0, STEMS[self.stem].stride, 1, self.stem_width
-        projects = self.shortcut and SHORTCUTS[self.shortcut].project == "always"
+        shortcut = SHORTCUTS[self.shortcut]
+        projects = shortcut is not None and shortcut.project == "always"
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             blocks = []
             for position in range(depth):
