@@ -61,7 +61,7 @@ def labels_of(generator, count=64):
 
 def test_mixup_blends_with_the_batch_reversed(batch, generator):
     images, labels = batch.astype("float32"), labels_of(generator)
-    mixed, probabilities = map(numpy, augmentation.mixup(images, labels, 0.3))
+    mixed, probabilities = map(numpy, augmentation.blend(images, labels, augmentation.mixup_weights(images, 0.3)))
     np.testing.assert_allclose(mixed, 0.3 * images + 0.7 * images[::-1], atol=1e-3)
     np.testing.assert_allclose(probabilities, 0.3 * labels + 0.7 * labels[::-1], atol=1e-6)
 
@@ -81,7 +81,8 @@ def test_mixup_blends_with_the_batch_reversed(batch, generator):
 )
 def test_cutmix_replaces_one_box(generator, weight, u, box):
     images, labels = generator.random((6, 10, 12, 3), "float32"), labels_of(generator, 6)
-    mixed, probabilities = map(numpy, augmentation.cutmix(images, labels, weight, np.float32(u)))
+    weights = augmentation.cutmix_weights(images, weight, np.float32(u))
+    mixed, probabilities = map(numpy, augmentation.blend(images, labels, weights))
     expected, area = images.copy(), np.zeros((10, 12))
     expected[:, *box], area[box] = images[::-1, *box], 1
     np.testing.assert_allclose(mixed, expected, atol=1e-6)

@@ -84,9 +84,8 @@ def augment_batch(images, labels, recipe, num_classes, mode, random):
 
     Args:
         images: (B, H, W, C) uint8.
-        labels: (B,) integers.
+        labels: (B,) integers from 0 to K - 1, where K is `num_classes`.
         recipe: Recipe.
-        num_classes: number of classes K.
         mode: as for `preprocess_input`.
         random: NumPyRandom or TensorFlowRandom.
 
@@ -150,49 +149,39 @@ def lighting(images, normals, std=0.1):
     return ops.cast(images, "float32") + (255 * std) * colors[:, None, None, :]
 
 
-def mixup(images, labels, weight):
-    """Blends images and labels (B, K) with those of the reversed batch; `weight` is their own (arXiv:1710.09412)."""
-    return _blend(images, labels, _uniform_weights(images, weight))
-
-
-def cutmix(images, labels, weight, u):
-    """Replaces a box of each image by the same box of the reversed batch (arXiv:1905.04899).
-
-    All images have the same box, as in timm. Labels (B, K) are mixed by the area that remains when it is clipped.
-
-    Args:
-        images, labels: floats.
-        weight: scalar, the fraction of the area outside the box before it is clipped.
-        u: (2,), the centre of the box.
-    """
-    return _blend(images, labels, _weights_outside_box(images, weight, u))
-
-
 def mixup_or_cutmix(images, labels, mixup_alpha, cutmix_alpha, random):
     """Applies Mixup or CutMix: each to half of the batches if both alphas, of the beta distribution, are not 0."""
     u = random.batch_uniform(3)
     weights = []
     if mixup_alpha:
-        weights.append(_uniform_weights(images, random.batch_beta(mixup_alpha)))
+        weights.append(mixup_weights(images, random.batch_beta(mixup_alpha)))
     if cutmix_alpha:
-        weights.append(_weights_outside_box(images, random.batch_beta(cutmix_alpha), u[1:]))
-    return _blend(images, labels, ops.where(u[0] < 0.5, weights[0], weights[-1]))
+        weights.append(cutmix_weights(images, random.batch_beta(cutmix_alpha), u[1:]))
+    return blend(images, labels, ops.where(u[0] < 0.5, weights[0], weights[-1]))
 
 
-def _blend(images, labels, weights):
-    """Blends a batch with the reversed batch; `weights` (H, W, 1) are those of each image's own pixels."""
+def blend(images, labels, weights):
+    """Blends a batch with the reversed batch; `weights` (H, W, 1) are those of each image's own pixels.
+
+    Labels (B, K) are blended by the mean weight: in CutMix, by the area that remains when the box is clipped.
+    """
     images, labels = ops.convert_to_tensor(images), ops.convert_to_tensor(labels)
     weight = ops.mean(weights)
     blended = weights * images + (1 - weights) * ops.flip(images, axis=0)
     return blended, weight * labels + (1 - weight) * ops.flip(labels, axis=0)
 
 
-def _uniform_weights(images, weight):
+def mixup_weights(images, weight):
+    """(H, W, 1), all equal (arXiv:1710.09412)."""
     return ops.broadcast_to(ops.cast(weight, "float32"), (*ops.shape(images)[1:3], 1))
 
 
-def _weights_outside_box(images, weight, u):
-    """(H, W, 1): 1 outside a box and 0 inside. See rand_bbox of timm/data/mixup.py."""
+def cutmix_weights(images, weight, u):
+    """(H, W, 1): 1 outside a box, which is the same for all images, and 0 inside (arXiv:1905.04899).
+
+    `weight` is the area outside as a fraction, before the box is clipped; u (2,) is its centre. See rand_bbox of
+    timm/data/mixup.py.
+    """
     side = ops.sqrt(1 - ops.cast(weight, "float32"))
     rows, columns = (
         _in_interval(length, _random_integers(u[axis], length) - half, _random_integers(u[axis], length) + half)

@@ -3,7 +3,8 @@
 Keras's RandAugment layer computes all its operations for every image, twice; chooses once for a whole batch; rotates by
 up to half a turn; and its random state cannot be resumed.
 
-All operations are those of Pillow, from (H, W, C) uint8, C = 1 or 3, and a strength to the same shape and dtype.
+All operations are those of Pillow, from (H, W, C) uint8, C = 1 or 3, and a strength to the same shape and dtype. Seeds
+are tensors of two integers.
 """
 
 import math
@@ -36,11 +37,9 @@ def rand_augment(image, layers, magnitude, magnitude_std, seed):
     In contrast to timm, pixels outside the image are always grey, and interpolation is always bilinear.
 
     Args:
-        image: (H, W, C) uint8, C = 1 or 3.
         layers: number of operations, one after the other.
         magnitude: mean strength of the operations, from 0 to 10.
         magnitude_std: its standard deviation; strengths are clipped to 0..10.
-        seed: tensor of two integers.
     """
     u = tf.random.stateless_uniform((layers, 4), seed, 1e-7)  # the normal variable of 0 would be infinite
     magnitudes = tf.clip_by_value((magnitude + magnitude_std * tf.math.ndtri(u[:, 0])) / 10, 0, 1)
@@ -143,32 +142,22 @@ def rotate(image, degrees, fill=GREY):
     return _affine(image, across, down, fill)
 
 
-def shear_x(image, factor, fill=GREY):
-    return _affine(image, (1, factor, 0), (0, 1, 0), fill)
+def shear(image, factor, axis, fill=GREY):
+    """Shears along the x axis (0) or the y axis (1)."""
+    x, y = (factor if each == axis else 0 for each in (0, 1))
+    return _affine(image, (1, x, 0), (y, 1, 0), fill)
 
 
-def shear_y(image, factor, fill=GREY):
-    return _affine(image, (1, 0, 0), (factor, 1, 0), fill)
+def shift(image, pixels, axis, fill=GREY):
+    """Shifts along the x axis (0) or the y axis (1) by whole pixels, towards zero."""
+    x, y = (tf.cast(pixels, "int32") if each == axis else 0 for each in (0, 1))
+    return _affine(image, (1, 0, x), (0, 1, y), fill)
 
 
-def shift_x(image, pixels, fill=GREY):
-    """Shifts by whole pixels, towards zero."""
-    return _affine(image, (1, 0, tf.cast(pixels, "int32")), (0, 1, 0), fill)
-
-
-def shift_y(image, pixels, fill=GREY):
-    """Shifts by whole pixels, towards zero."""
-    return _affine(image, (1, 0, 0), (0, 1, tf.cast(pixels, "int32")), fill)
-
-
-def translate_x(image, fraction, fill=GREY):
-    """Shifts by a fraction of the width."""
-    return _affine(image, (1, 0, fraction * tf.cast(tf.shape(image)[1], "float32")), (0, 1, 0), fill)
-
-
-def translate_y(image, fraction, fill=GREY):
-    """Shifts by a fraction of the height."""
-    return _affine(image, (1, 0, 0), (0, 1, fraction * tf.cast(tf.shape(image)[0], "float32")), fill)
+def translate(image, fraction, axis, fill=GREY):
+    """Shifts along the x axis (0) or the y axis (1) by a fraction of the width or height."""
+    x, y = (fraction * tf.cast(tf.shape(image)[1 - each], "float32") if each == axis else 0 for each in (0, 1))
+    return _affine(image, (1, 0, x), (0, 1, y), fill)
 
 
 def _affine(image, across, down, fill):
@@ -220,19 +209,19 @@ RAND_AUGMENT = {
     "contrast": (contrast, Strength(1, 1.9, symmetric=True)),
     "brightness": (brightness, Strength(1, 1.9, symmetric=True)),
     "sharpness": (sharpness, Strength(1, 1.9, symmetric=True)),
-    "shear_x": (shear_x, Strength(0, 0.3, symmetric=True)),
-    "shear_y": (shear_y, Strength(0, 0.3, symmetric=True)),
-    "translate_x": (translate_x, Strength(0, 0.45, symmetric=True)),
-    "translate_y": (translate_y, Strength(0, 0.45, symmetric=True)),
+    "shear_x": (partial(shear, axis=0), Strength(0, 0.3, symmetric=True)),
+    "shear_y": (partial(shear, axis=1), Strength(0, 0.3, symmetric=True)),
+    "translate_x": (partial(translate, axis=0), Strength(0, 0.45, symmetric=True)),
+    "translate_y": (partial(translate, axis=1), Strength(0, 0.45, symmetric=True)),
 }
 
 # torchvision/transforms/autoaugment.py: TrivialAugmentWide, which is black outside the image
 TRIVIAL_AUGMENT = {
     "identity": (identity, Strength()),
-    "shear_x": (partial(shear_x, fill=0), Strength(0, 0.99, symmetric=True)),
-    "shear_y": (partial(shear_y, fill=0), Strength(0, 0.99, symmetric=True)),
-    "shift_x": (partial(shift_x, fill=0), Strength(0, 32, symmetric=True)),
-    "shift_y": (partial(shift_y, fill=0), Strength(0, 32, symmetric=True)),
+    "shear_x": (partial(shear, axis=0, fill=0), Strength(0, 0.99, symmetric=True)),
+    "shear_y": (partial(shear, axis=1, fill=0), Strength(0, 0.99, symmetric=True)),
+    "shift_x": (partial(shift, axis=0, fill=0), Strength(0, 32, symmetric=True)),
+    "shift_y": (partial(shift, axis=1, fill=0), Strength(0, 32, symmetric=True)),
     "rotate": (partial(rotate, fill=0), Strength(0, 135, symmetric=True)),
     "brightness": (brightness, Strength(1, 1.99, symmetric=True)),
     "color": (color, Strength(1, 1.99, symmetric=True)),

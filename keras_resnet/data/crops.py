@@ -26,16 +26,15 @@ def whole_image_box(height, width):
     return tf.cast(tf.stack([0, 0, height, width]), "float32")
 
 
-def center_crop_box(height, width, resize, size):
-    """The box that shows the centre `size` x `size` after the shorter side is resized to `resize`.
-
-    The same pixels as `Preprocessing` and as torchvision's Resize and CenterCrop.
-    """
+def test_crop_box(height, width, preprocessing):
+    """The box of a test image: the pixels that `Preprocessing` and torchvision's Resize and CenterCrop keep."""
+    if preprocessing.resize is None:
+        return whole_image_box(height, width)
 
     def centered(margin):
         return tf.where(margin > 0, tf.round(margin / 2), -((-margin) // 2))
 
-    return _box_in_resized(height, width, resize, size, centered)
+    return _box_in_resized(height, width, preprocessing.resize, preprocessing.size, centered)
 
 
 def scale_jitter_box(height, width, size, scale, seed):
@@ -85,22 +84,21 @@ def random_resized_box(height, width, size, scale, seed, ratio=(3 / 4, 4 / 3)):
     return tf.cond(tf.reduce_any(fits), sampled, centered)
 
 
-def test_crop_box(height, width, preprocessing):
-    """The box of a test image, as its `Preprocessing` crops it."""
-    if preprocessing.resize is None:
-        return whole_image_box(height, width)
-    return center_crop_box(height, width, preprocessing.resize, preprocessing.size)
-
-
 def image_size(image):
     """(height, width) of an encoded image or of pixels, as int32 scalars. Only the header of JPEG and PNG is read."""
     if image.dtype != tf.string:
         shape = tf.shape(image)
         return shape[0], shape[1]
+
+    def png_size():
+        """Width and height follow 8 bytes of signature and 8 bytes of chunk header."""
+        sides = tf.io.decode_raw(tf.strings.substr(image, 16, 8), "int32", little_endian=False)
+        return tf.ensure_shape(sides, (2,))[::-1]
+
     shape = tf.case(
         [
             (tf.io.is_jpeg(image), lambda: tf.io.extract_jpeg_shape(image)[:2]),
-            (_is_png(image), lambda: _png_size(image)),
+            (_is_png(image), png_size),
         ],
         default=lambda: tf.shape(tf.io.decode_image(image, expand_animations=False))[:2],
     )
@@ -109,12 +107,6 @@ def image_size(image):
 
 def _is_png(contents):
     return tf.strings.substr(contents, 0, 8) == b"\x89PNG\r\n\x1a\n"
-
-
-def _png_size(contents):
-    """Width and height follow 8 bytes of signature and 8 bytes of chunk header."""
-    sides = tf.io.decode_raw(tf.strings.substr(contents, 16, 8), "int32", little_endian=False)
-    return tf.ensure_shape(sides, (2,))[::-1]
 
 
 def read_crop(image, box, size, channels, *, fast=False, interpolation="bilinear"):
@@ -132,10 +124,7 @@ def read_crop(image, box, size, channels, *, fast=False, interpolation="bilinear
         interpolation: a name in KERNELS.
 
     Returns:
-        (size, size, channels) uint8.
-
-    Raises:
-        tf.errors.InvalidArgumentError: when executed, for other contents.
+        (size, size, channels) uint8. For other contents, executing it raises tf.errors.InvalidArgumentError.
     """
     kernel, radius, antialias = KERNELS[interpolation]
     corner, sides = box[:2], box[2:]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.errors import is_number
+from keras_resnet.errors import is_number, value_error
 
 DEFAULT_VALIDATION_SPLIT = 0.2
 """Fraction of the images that is held out where a dataset has no test split."""
@@ -20,11 +20,7 @@ MEMORY_FRACTION = 0.25
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images with random access.
-
-    Raises:
-        ValueError: on construction, for images of another shape or dtype, or labels that are not one integer per image.
-    """
+    """Labelled images with random access. The constructor raises ValueError for other shapes and dtypes."""
 
     images: np.ndarray
     """(N, H, W, C) uint8; or (N,) encoded files (bytes, dtype object); or (N,) paths (str)."""
@@ -60,26 +56,19 @@ class Split:
         return not self.is_decoded and isinstance(self.images[0], str)
 
     def stratified_split(self, amount: float) -> tuple["Split", "Split"]:
-        """Holds out some images, stratified by class and always the same ones.
-
-        Args:
-            amount: as for `num_held_out`.
-
-        Returns:
-            (the remaining images, the images held out).
+        """(the remaining images, the images held out): stratified by class and always the same ones.
 
         Raises:
-            ValueError: for another amount, or if either side would have fewer images than there are classes.
+            ValueError: as `num_held_out`, and if either side would have fewer images than there are classes.
         """
         from sklearn.model_selection import train_test_split
 
         count = num_held_out(amount, len(self))
         sizes = np.unique(self.labels, return_counts=True)[1]
         if sizes.min() < 2 or not len(sizes) <= count <= len(self) - len(sizes):
-            raise ValueError(
-                f"`validation_split` should leave an image of each of the {len(sizes)} classes on both sides; there "
-                f"are {len(self)} images, {sizes.min()} in the smallest class. Received: validation_split={amount}"
-            )
+            expected = f"an amount that leaves an image of each of the {len(sizes)} classes on both sides"
+            hint = f"There are {len(self)} images, {sizes.min()} in the smallest class."
+            raise value_error("validation_split", amount, expected, hint)
         rest, held_out = train_test_split(np.arange(len(self)), test_size=count, stratify=self.labels, random_state=0)
         return self[rest], self[held_out]
 
@@ -103,8 +92,7 @@ class Stream:
 class Dataset:
     """Labelled images for training and testing.
 
-    Raises:
-        ValueError: on construction, for a label without a class name; the labels of a Stream are not checked.
+    The constructor raises ValueError for a label without a class name, except for the labels of a Stream.
     """
 
     name: str
@@ -135,21 +123,13 @@ class Dataset:
 
 
 def num_held_out(amount, length):
-    """The number of images to hold out.
+    """The number of images to hold out of `length`.
 
-    Args:
-        amount: a fraction in (0, 1), rounded up to whole images as in scikit-learn; or an integer, the number itself.
-        length: number of all images.
-
-    Raises:
-        ValueError: for another amount.
+    `amount` is a fraction in (0, 1), rounded up to whole images as in scikit-learn, or an integer, the number itself.
     """
     is_count = isinstance(amount, (int, np.integer))
     if not is_number(amount) or not 0 < amount < (length if is_count else 1):
-        raise ValueError(
-            f"`validation_split` should be a fraction in (0, 1), or a number of images below {length}. "
-            f"Received: validation_split={amount!r}"
-        )
+        raise value_error("validation_split", amount, f"a fraction in (0, 1), or a number of images below {length}")
     return int(amount) if is_count else math.ceil(amount * length)
 
 
@@ -159,15 +139,10 @@ def fits_in_memory(num_bytes):
 
 
 def default_preprocessing(shape):
-    """The Preprocessing of a dataset that does not define one.
+    """The Preprocessing of a dataset that does not define one: of mode "torch", or "tf" for grey images.
 
-    Square images of one size are not resized; others are, as ImageNet's test images (He et al. 2015, sec. 3.4).
-
-    Args:
-        shape: (H, W, C), with None for sides that vary.
-
-    Returns:
-        A Preprocessing of mode "torch", or "tf" for grey images.
+    `shape` is (H, W, C), with None for sides that vary. Square images of one size are not resized; others are, as
+    ImageNet's test images (He et al. 2015, sec. 3.4).
     """
     height, width, channels = shape
     is_square = height is not None and height == width

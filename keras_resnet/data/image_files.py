@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_resnet.errors import value_error
+
 FORMATS = {
     "BMP": (".bmp",),
     "GIF": (".gif",),
@@ -17,6 +19,7 @@ FORMATS = {
     "WEBP": (".webp",),
 }
 """Format -> suffixes. Pillow reads more formats, some by running other programs (EPS); these are not accepted."""
+SUFFIXES = sum(FORMATS.values(), ())
 
 MAX_LISTED = 20
 """Number of unreadable files that a message lists."""
@@ -46,39 +49,37 @@ def load_image(source, channels=3):
     Raises:
         ValueError: if the source is not an image in one of FORMATS, is truncated or empty, or has more pixels than
             PIL.Image.MAX_IMAGE_PIXELS.
-        OSError: if the file does not exist or cannot be opened.
+        OSError: if the file cannot be opened.
     """
     check_channels(channels)
     return with_pil_image(source, lambda image: _convert(image, channels))
 
 
-def check_image(source):
-    """Raises the errors of `load_image` that the header of a file shows, without decoding the image."""
-    with_pil_image(source, lambda image: None)
-
-
 def with_pil_image(source, function):
-    """The result of a function of the PIL image in a source. Raises as `load_image`."""
-    from PIL import Image
+    """Result of a function of the PIL image in a source; before, only its header is read. Raises as `load_image`."""
+    from PIL import Image, UnidentifiedImageError
 
     with _open(source) as file:
         try:
             with Image.open(file, formats=tuple(FORMATS)) as image:
-                _check_num_pixels(image)
+                limit = Image.MAX_IMAGE_PIXELS  # at which Pillow only warns; it raises at twice the limit
+                if limit and image.width * image.height > limit:
+                    message = (
+                        f"{image.width} x {image.height} is more than the {limit} pixels of PIL.Image.MAX_IMAGE_PIXELS"
+                    )
+                    raise Image.DecompressionBombError(message)
                 return function(image)
         except Exception as error:  # on damaged files Pillow's readers raise exceptions of almost any type
-            received = f"{len(source)} bytes" if isinstance(source, bytes) else f"path={_name(source)!r}"
-            raise UnreadableImageError(received, _reason(error, file)) from error
+            name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", source)
+            received = f"{len(source)} bytes" if isinstance(source, bytes) else f"path={str(name)!r}"
+            reason = str(error) or type(error).__name__
+            if isinstance(error, UnidentifiedImageError):
+                reason = "not an image" if file.seek(0, io.SEEK_END) else "the file is empty"
+            raise UnreadableImageError(received, reason) from error
 
 
 def raise_if_unreadable(errors, skip_bad, where=""):
-    """Raises ValueError for unreadable images, unless they are to be skipped.
-
-    Args:
-        errors: list of messages, one per image.
-        skip_bad: whether unreadable images are skipped.
-        where: the folder of the images.
-    """
+    """Raises ValueError for a list of messages, one per unreadable image in a folder `where`, unless `skip_bad`."""
     if errors and not skip_bad:
         raise ValueError(
             f"Expected readable images ({', '.join(FORMATS)}); pass `skip_bad=True` (--skip-bad) to skip the others. "
@@ -122,39 +123,14 @@ def is_single_image(images):
 def check_channels(channels):
     """Raises ValueError unless `channels` is 1 or 3."""
     if channels not in (1, 3):
-        raise ValueError(f"`channels` should be 3 for RGB or 1 for grey. Received: channels={channels!r}")
-
-
-def _check_num_pixels(image):
-    """Raises for images above Pillow's limit, at which Pillow only warns; it raises at twice the limit."""
-    from PIL import Image
-
-    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError(
-            f"{image.width} x {image.height} is more than the {Image.MAX_IMAGE_PIXELS} pixels of "
-            "PIL.Image.MAX_IMAGE_PIXELS"
-        )
+        raise value_error("channels", channels, "3 for RGB or 1 for grey")
 
 
 def _open(source):
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
     if isinstance(source, (str, os.PathLike)):
         _raise_if_url(source)
         return open(source, "rb")
-    return contextlib.nullcontext(source)
-
-
-def _name(source):
-    return str(source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", source))
-
-
-def _reason(error, file):
-    from PIL import UnidentifiedImageError
-
-    if not isinstance(error, UnidentifiedImageError):
-        return str(error) or type(error).__name__
-    return "not an image" if file.seek(0, io.SEEK_END) else "the file is empty"
+    return io.BytesIO(source) if isinstance(source, bytes) else contextlib.nullcontext(source)
 
 
 def _convert(image, channels):
@@ -187,8 +163,8 @@ def find_images(paths):
     """Finds image files by their suffixes, without opening them.
 
     Args:
-        paths: a file, a folder, or a sequence of them. Files are returned whatever their suffix; folders are searched
-            recursively for the suffixes of FORMATS, except for hidden files and folders.
+        paths: a file, a folder, or a sequence of them. Files are returned whatever their suffix; of a folder, those of
+            `images_in_folder` that are files.
 
     Returns:
         List of Path in the order of `paths`, sorted within each folder.
@@ -197,29 +173,32 @@ def find_images(paths):
         FileNotFoundError: for a path that does not exist.
         ValueError: for a folder without images, and for a URL.
     """
-    paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
-    return [image for path in paths for image in _images_at(path)]
-
-
-def has_image_suffix(name):
-    """Whether a file name, which is not that of a hidden file, ends in a suffix of FORMATS."""
-    return not name.startswith(".") and name.lower().endswith(tuple(sum(FORMATS.values(), ())))
-
-
-def _images_at(path):
-    _raise_if_url(path)
-    folder = Path(path)
-    if not folder.exists():
-        raise FileNotFoundError(f"Expected an image or a folder of images. Received: path={str(path)!r}, not found")
-    if not folder.is_dir():
-        return [folder]
-    files = (file for file in folder.rglob("*") if has_image_suffix(file.name))
-    visible = (file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
-    found = sorted(file for file in visible if file.is_file())
-    if not found:
-        suffixes = " ".join(sum(FORMATS.values(), ()))
-        raise ValueError(f"Expected a folder with images ({suffixes}). Received: path={str(path)!r}")
+    found = []
+    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+        _raise_if_url(path)
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"Expected an image or a folder of images. Received: path={str(path)!r}, not found")
+        images = [file for file in images_in_folder(path) if os.path.isfile(file)] if os.path.isdir(path) else [path]
+        if not images:
+            raise ValueError(f"Expected a folder with images ({' '.join(SUFFIXES)}). Received: path={str(path)!r}")
+        found += map(Path, images)
     return found
+
+
+def images_in_folder(folder):
+    """Paths (str) in a folder and its subfolders with a suffix of FORMATS, except for hidden files and folders.
+
+    Links are followed; a folder that they lead to again is entered once. Subfolders follow the files of a folder.
+    """
+    visited = {str(parent) for parent in Path(folder).resolve().parents}
+    images = []
+    for root, folders, files in os.walk(folder, followlinks=True):
+        visited.add(os.path.realpath(root))
+        shown = (name for name in sorted(folders) if not name.startswith("."))
+        folders[:] = [name for name in shown if os.path.realpath(os.path.join(root, name)) not in visited]
+        names = (name for name in sorted(files) if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+        images += [os.path.join(root, name) for name in names]
+    return images
 
 
 def _raise_if_url(path):

@@ -13,9 +13,8 @@ from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT, Dataset, Split,
 from keras_resnet.data.image_files import (
     FORMATS,
     UnreadableImageError,
-    check_image,
     format_errors,
-    has_image_suffix,
+    images_in_folder,
     load_image,
     raise_if_unreadable,
     with_pil_image,
@@ -25,22 +24,18 @@ TEST_FOLDER_NAMES = ("val", "valid", "validation", "test")
 """Names of a test folder beside "train"; the first one that exists is used."""
 TENSORFLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 """Formats that TensorFlow decodes as well."""
+TENSORFLOW_SUFFIXES = " ".join(suffix for name in TENSORFLOW_FORMATS for suffix in FORMATS[name])
 EXIF_ORIENTATION = 0x0112
 
 
 def load_folder(path, validation_split=None, skip_bad=False):
-    """Loads images from class folders.
+    """Loads images from class folders. See `load_dataset` for the arguments.
 
     The folder has either PATH/train/<class>/... and PATH/val/<class>/... (or another of TEST_FOLDER_NAMES), or
-    PATH/<class>/..., of which a part is held out for testing. Images in subfolders of a class folder belong to the
-    class, links are followed, hidden files and files with other suffixes are ignored. Files that fit in memory are kept
-    there, turned upright as EXIF says; otherwise paths are kept, and TensorFlow, which reads them, ignores EXIF.
-
-    Args:
-        path: the folder.
-        validation_split: fraction in (0, 1) or number of the training images to test on; a test folder is not used
-            then. None: the test folder, or a fifth of the images if there is none.
-        skip_bad: whether unreadable files are skipped, with a warning that lists them.
+    PATH/<class>/..., whose images are split: by default, a fifth is held out for testing. Images in subfolders of a
+    class folder belong to the class, links are followed, hidden files and files with other suffixes are ignored. Files
+    that fit in memory are kept there, turned upright as EXIF says; otherwise paths are kept, and TensorFlow, which
+    reads them, ignores EXIF. With `skip_bad`, a warning lists the unreadable files.
 
     Raises:
         ValueError: for fewer than two class folders, a class without images, different classes in training and test
@@ -48,109 +43,81 @@ def load_folder(path, validation_split=None, skip_bad=False):
         OSError: for a folder that cannot be read.
     """
     folder = Path(path)
-    roots = _train_and_test_roots(folder, with_test=validation_split is None)
+    train_folder, test_folders = _train_and_test_folders(folder)
+    if validation_split is None and train_folder != folder and not test_folders:
+        raise ValueError(
+            f"Expected a folder {' or '.join(TEST_FOLDER_NAMES)} beside train, or a `validation_split`. "
+            f"Received: path={str(folder)!r}"
+        )
+    roots = [train_folder, *test_folders[: validation_split is None]]
     classes = [_images_by_class(root) for root in roots]
     _check_classes(roots, classes)
-    paths = [path for images in classes for paths in images.values() for path in paths]
-    keep = fits_in_memory(sum(os.path.getsize(path) for path in paths if os.path.isfile(path)))
     groups = [_labelled_paths(images) for images in classes]
+    keep = fits_in_memory(sum(os.path.getsize(path) for group in groups for path, _ in group if os.path.isfile(path)))
     splits, skipped = _read_splits(groups, folder, skip_bad, lambda path: _read_for_training(path, keep))
     if skipped:
-        lines = format_errors(skipped)
-        warnings.warn(f"Skipped {len(skipped)} unreadable images in {folder}:\n  {lines}", stacklevel=3)
+        message = f"Skipped {len(skipped)} unreadable images in {folder}:\n  {format_errors(skipped)}"
+        warnings.warn(message, stacklevel=3)
     class_names = tuple(classes[0])
     for root, split in zip(roots, splits, strict=True):
         if empty := [name for label, name in enumerate(class_names) if label not in split.labels]:
             raise ValueError(f"Expected a readable image in every class folder. Received: {root} with none in {empty}")
-    held_out = validation_split or DEFAULT_VALIDATION_SPLIT
+    held_out = DEFAULT_VALIDATION_SPLIT if validation_split is None else validation_split
     train, test = splits if len(splits) == 2 else splits[0].stratified_split(held_out)
     return Dataset(folder.resolve().name, train, test, class_names, default_preprocessing((None, None, 3)), skipped)
 
 
 def load_test_folder(path, split=None, skip_bad=False):
-    """Loads test images from class folders: all of PATH/<class>/..., or of PATH/val/<class>/...
+    """Loads test images from class folders: a Dataset of paths without `train`. See `load_test` for the arguments.
 
-    Args:
-        path: the folder.
-        split: name of a subfolder to use; None: one of TEST_FOLDER_NAMES beside "train", else `path` itself.
-        skip_bad: whether unreadable files are skipped and listed in the Dataset.
-
-    Returns:
-        A Dataset of paths, without `train`. It may have a single class, and classes without images.
-
-    Raises:
-        ValueError: for a folder without class folders or images, and for unreadable files.
-        OSError: for a folder that cannot be read.
+    The images are those of PATH/SPLIT/<class>/...; without `split`, those of a test folder beside "train", or all of
+    PATH/<class>/... There may be a single class, and classes without images.
     """
     folder = Path(path)
-    tests = [folder / name for name in TEST_FOLDER_NAMES if _subfolders(folder / "train") and (folder / name).is_dir()]
-    root = folder / split if split else (tests or [folder])[0]
+    root = folder / split if split else [*_train_and_test_folders(folder)[1], folder][0]
     images = _images_by_class(root)
     return load_test_files(_labelled_paths(images), tuple(images), root, skip_bad)
 
 
 def load_test_files(labelled_paths, class_names, folder, skip_bad=False):
-    """Loads labelled test images; only the headers of the files are read at first.
-
-    Args:
-        labelled_paths: pairs (path, label).
-        class_names: as in Dataset.
-        folder: of the images, for the name of the dataset and for messages.
-        skip_bad: whether unreadable files are skipped and listed in the Dataset.
+    """A Dataset without `train` of pairs (path, label) in a folder. Only the headers of the files are read.
 
     Raises:
-        ValueError: for no images, and for unreadable files.
+        ValueError: for no images, and for unreadable files unless `skip_bad`.
     """
     if not labelled_paths:
         raise ValueError(
-            f"Expected images ({_suffixes()}) in a folder for each class, or `labels` (--labels), a file with the "
-            f"class of each image. Received: path={str(folder)!r}"
+            f"Expected images ({TENSORFLOW_SUFFIXES}) in a folder for each class, or `labels` (--labels), a file with "
+            f"the class of each image. Received: path={str(folder)!r}"
         )
-    (test,), skipped = _read_splits([labelled_paths], folder, skip_bad, lambda path: check_image(path) or path)
+
+    def check_header(path):
+        return with_pil_image(path, lambda image: path)
+
+    (test,), skipped = _read_splits([labelled_paths], folder, skip_bad, check_header)
     if not len(test):
         raise ValueError(f"Expected readable images. Received: none of {len(labelled_paths)} in {folder}")
     return Dataset(folder.resolve().name, None, test, class_names, default_preprocessing((None, None, 3)), skipped)
 
 
-def _train_and_test_roots(folder, with_test):
-    """The folders of class folders: one for training and, if it exists, one for testing."""
+def _train_and_test_folders(folder):
+    """(PATH/train, list of the test folders beside it); (PATH, []) without class folders in PATH/train."""
     if not _subfolders(folder / "train"):
-        return [folder]
-    tests = [folder / name for name in TEST_FOLDER_NAMES if (folder / name).is_dir()]
-    if with_test and not tests:
-        raise ValueError(
-            f"Expected a folder {' or '.join(TEST_FOLDER_NAMES)} beside train, or a `validation_split`. "
-            f"Received: path={str(folder)!r}"
-        )
-    return [folder / "train", *tests[:with_test]]
+        return folder, []
+    return folder / "train", [folder / name for name in TEST_FOLDER_NAMES if (folder / name).is_dir()]
 
 
 def _images_by_class(folder):
     """{class folder: paths of its images}."""
     if not folder.is_dir():
         raise NotADirectoryError(f"Expected a folder with a folder for each class. Received: path={str(folder)!r}")
-    return {child.name: _find_images(child) for child in _subfolders(folder)}
+    return {child.name: images_in_folder(child) for child in _subfolders(folder)}
 
 
 def _subfolders(folder):
     if not folder.is_dir():
         return []
     return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-
-
-def _find_images(folder):
-    """Paths of all images by their suffixes; a folder that links lead to again is entered once."""
-    visited = {str(parent) for parent in folder.resolve().parents}
-    images = []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        visited.add(os.path.realpath(root))
-        folders[:] = [
-            name
-            for name in sorted(folders)
-            if not name.startswith(".") and os.path.realpath(os.path.join(root, name)) not in visited
-        ]
-        images += [os.path.join(root, name) for name in sorted(files) if has_image_suffix(name)]
-    return images
 
 
 def _check_classes(roots, classes):
@@ -162,14 +129,10 @@ def _check_classes(roots, classes):
             )
         if empty := [name for name, paths in images.items() if not paths]:
             raise ValueError(
-                f"Expected images in every class folder ({_suffixes()}). Received: {root} with none in {empty}"
+                f"Expected images in every class folder ({TENSORFLOW_SUFFIXES}). Received: {root} with none in {empty}"
             )
     if differing := sorted(classes[0].keys() ^ classes[-1].keys()):
         raise ValueError(f"Expected the same classes in {roots[0]} and {roots[-1]}. Received: {differing} in only one")
-
-
-def _suffixes():
-    return " ".join(suffix for name in TENSORFLOW_FORMATS for suffix in FORMATS[name])
 
 
 def _labelled_paths(images_by_class):
@@ -178,16 +141,13 @@ def _labelled_paths(images_by_class):
 
 
 def _read_splits(groups, folder, skip_bad, read):
-    """Reads files in threads.
+    """Reads the files of groups of (path, label) in threads.
 
     Args:
-        groups: for each Split, a list of (path, label).
-        folder: of all files, for messages.
-        skip_bad: whether unreadable files are skipped.
         read: function path -> path or contents, which raises for an unreadable file.
 
     Returns:
-        (list of Split, messages about the unreadable files).
+        (a Split for each group, messages about the unreadable files).
     """
     paths = [path for group in groups for path, _ in group]
     with ThreadPool() as threads:

@@ -25,17 +25,12 @@ def load_labelled_folder(folder, labels, skip_bad=False):
 
     A class is a WordNet id, any other name, or, after a file name, the index of a class from 0.
 
-    Args:
-        folder: path of the images.
-        labels: path of the label file.
-        skip_bad: whether unreadable files are skipped and listed in the Dataset.
-
     Returns:
         A Dataset without `train`; its class names are None if the classes are indices.
 
     Raises:
         FileNotFoundError: if the folder or file does not exist.
-        ValueError: for a file of another form, images without a class, and unreadable images.
+        ValueError: for a file of another form, images without a class, and unreadable images, unless `skip_bad`.
     """
     folder = Path(folder)
     images = sorted(find_images(folder), key=lambda path: path.name)
@@ -46,7 +41,8 @@ def load_labelled_folder(folder, labels, skip_bad=False):
     if has_names and all(name.isdecimal() for name in classes):
         class_names, indices = None, [int(name) for name in classes]
     else:
-        class_names = _class_names(classes)
+        wordnet_ids = tuple(wnid for wnid, _ in imagenet_classes())
+        class_names = wordnet_ids if set(classes) <= set(wordnet_ids) else tuple(sorted(set(classes)))
         index = {name: i for i, name in enumerate(class_names)}
         indices = [index[name] for name in classes]
     labelled_paths = [(str(path), label) for path, label in zip(images, indices, strict=True)]
@@ -56,21 +52,23 @@ def load_labelled_folder(folder, labels, skip_bad=False):
 def _read_rows(path):
     """[(first column, second column or None)] of the lines that are not comments."""
     if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"`labels` should be a file with a line for each image. Received: labels={str(path)!r}, not found"
-        )
+        raise _error(path, "be a file with a line for each image", ", not found", FileNotFoundError)
     if os.path.getsize(path) > MAX_BYTES:
-        raise ValueError(f"`labels` should have at most {MAX_BYTES} bytes. Received: labels={str(path)!r}")
+        raise _error(path, f"have at most {MAX_BYTES} bytes")
     try:
         text = Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"`labels` should be a text file. Received: labels={str(path)!r} ({error.reason})") from error
+        raise _error(path, "be a text file", f" ({error.reason})") from error
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if lines and lines[0].startswith("ImageId,"):  # Kaggle: the class is followed by boxes
         return [(name, rest.split()[0]) for name, rest in map(_columns, lines[1:]) if rest]
     if not lines:
-        raise ValueError(f"`labels` should have a line for each image. Received: labels={str(path)!r}, which is empty")
+        raise _error(path, "have a line for each image", ", which is empty")
     return [_columns(line) for line in lines]
+
+
+def _error(path, expected, details="", error_type=ValueError):
+    return error_type(f"`labels` should {expected}. Received: labels={str(path)!r}{details}")
 
 
 def _columns(line):
@@ -86,32 +84,23 @@ def _classes_by_name(rows, names, path):
     classes = {}
     for name, label in rows:
         if label is None or classes.setdefault(name, label) != label:
-            raise ValueError(
-                f"`labels` should have one class for each image. Received: labels={str(path)!r} with "
-                f"{classes.get(name)!r} and {label!r} for {name!r}"
-            )
+            details = f" with {classes.get(name)!r} and {label!r} for {name!r}"
+            raise _error(path, "have one class for each image", details)
     found = [{classes[name] for name in aliases if name in classes} for aliases in names]
     if missing := sorted(max(aliases, key=len) for aliases, one in zip(names, found, strict=True) if len(one) != 1):
-        raise ValueError(
-            f"`labels` should have the class of every image. Received: labels={str(path)!r} without {len(missing)} "
-            f"of {len(names)}, such as {missing[:3]}"
-        )
+        details = f" without {len(missing)} of {len(names)}, such as {missing[:3]}"
+        raise _error(path, "have the class of every image", details)
     counts = Counter(name for aliases in names for name in aliases)
     if ambiguous := sorted(name for name in classes if counts[name] > 1):
-        raise ValueError(
-            f"`labels` should include the folders of images with equal names. "
-            f"Received: labels={str(path)!r} with {ambiguous[0]!r}"
-        )
+        raise _error(path, "include the folders of images with equal names", f" with {ambiguous[0]!r}")
     return [label for (label,) in found]
 
 
 def _classes_in_order(rows, num_images, path):
     """The class of each image, one per line."""
     if len(rows) != num_images:
-        raise ValueError(
-            f"`labels` should have a class for each of {num_images} images, or name the images. "
-            f"Received: labels={str(path)!r} with {len(rows)} lines"
-        )
+        expected = f"have a class for each of {num_images} images, or name the images"
+        raise _error(path, expected, f" with {len(rows)} lines")
     classes = [" ".join(filter(None, row)) for row in rows]
     return _development_kit_classes(classes, path) if all(name.isdecimal() for name in classes) else classes
 
@@ -122,10 +111,8 @@ def _development_kit_classes(numbers, path):
 
     meta = Path(path).with_name("meta.mat")
     if not meta.is_file():
-        raise FileNotFoundError(
-            "`labels` should name images or classes, or have the development kit's meta.mat beside it, which defines "
-            f"its numbers. Received: labels={str(path)!r}, and no {meta}"
-        )
+        expected = "name images or classes, or have the development kit's meta.mat beside it, which defines its numbers"
+        raise _error(path, expected, f", and no {meta}", FileNotFoundError)
     try:
         synsets = loadmat(meta, squeeze_me=True, variable_names=["synsets"])["synsets"]
         ids = {int(number): str(name) for number, name in zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)}
@@ -134,9 +121,3 @@ def _development_kit_classes(numbers, path):
         raise ValueError(
             f"Expected the meta.mat of ILSVRC2012's development kit. Received: {meta} ({error!r})"
         ) from error
-
-
-def _class_names(classes):
-    """ImageNet's 1000 classes if all classes are among them, else the sorted classes."""
-    wordnet_ids = tuple(wnid for wnid, _ in imagenet_classes())
-    return wordnet_ids if set(classes) <= set(wordnet_ids) else tuple(sorted(set(classes)))

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.errors import unknown_name_error
+from keras_resnet.errors import unknown_name_error, value_error
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """Class names of CIFAR-10 in index order (Krizhevsky 2009)."""
@@ -61,7 +61,7 @@ def match_class_indices(names, classes):
     in_order = np.arange(num_classes, dtype="int32")
     if names is None:
         return in_order
-    model_ids, model_names = ([pair[column] for pair in classes] for column in (0, 1))
+    model_ids, model_names = zip(*classes, strict=True)
     counts = Counter(model_names)
     known = {name: index for index, name in enumerate(model_names) if counts[name] == 1}
     known |= {wordnet_id: index for index, wordnet_id in enumerate(model_ids)}
@@ -74,16 +74,12 @@ def match_class_indices(names, classes):
         return indices
     if num_classes == len(names) and are_placeholders(classes):
         return in_order
-    if num_classes == len(names) and model_names == [str(index) for index in range(num_classes)]:
+    if num_classes == len(names) and model_names == tuple(map(str, range(num_classes))):
         warnings.warn(f"The model's class names are numbers: class 0 is taken as {names[0]!r}, etc.", stacklevel=3)
         return in_order
     missing = [name for name in names if name not in known]
-    raise unknown_name_error(
-        "labels",
-        missing[0],
-        [*model_names, *model_ids],
-        f"among the model's {num_classes} classes; {len(missing)} of {len(names)} are not",
-    )
+    expected = f"among the model's {num_classes} classes; {len(missing)} of {len(names)} are not"
+    raise unknown_name_error("labels", missing[0], [*model_names, *model_ids], expected)
 
 
 def decode_predictions(
@@ -113,14 +109,11 @@ def decode_predictions(
     pairs = class_ids_and_names(classes)
     shape = np.shape(predictions)
     if len(shape) != 2 or shape[1] != len(pairs):
-        owner = "ImageNet's" if classes is None else "the given"
-        hint = "; pass other class names as `classes`" if classes is None else ""
-        raise ValueError(
-            f"`predictions` should be of shape (samples, {len(pairs)}), a score for each of {owner} classes{hint}. "
-            f"Received: predictions of shape {tuple(shape)}"
-        )
+        owner, hint = ("ImageNet's", "; pass other class names as `classes`") if classes is None else ("the given", "")
+        expected = f"of shape (samples, {len(pairs)}), a score for each of {owner} classes{hint}"
+        raise ValueError(f"`predictions` should be {expected}. Received: predictions of shape {tuple(shape)}")
     if top < 1:
-        raise ValueError(f"`top` should be at least 1. Received: top={top}")
+        raise value_error("top", top, "at least 1")
     predictions = keras.ops.convert_to_numpy(predictions)
     order = np.argsort(-predictions.astype("float64"), axis=1, kind="stable")[:, :top]
     return [[(*pairs[index], scores[index]) for index in best] for scores, best in zip(predictions, order, strict=True)]

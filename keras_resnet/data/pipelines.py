@@ -5,7 +5,7 @@ step, and the augmentation of an image does not depend on the number of machines
 """
 
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 
 import keras
 import numpy as np
@@ -34,17 +34,11 @@ class StepRange:
     def numbers(self):
         return range(self.first, self.first + self.count)
 
-    @property
-    def rows(self):
-        return (self.batch_size, self.part)
-
 
 def training_batches(dataset, recipe, steps, seed=0, first=0, share=(0, 1)):
     """Shuffled, augmented and normalised batches for some steps of a run.
 
     Args:
-        dataset: Dataset.
-        recipe: Recipe.
         steps: number of batches.
         seed: of the order and the augmentation.
         first: first step of the run; earlier ones are not computed.
@@ -59,16 +53,15 @@ def training_batches(dataset, recipe, steps, seed=0, first=0, share=(0, 1)):
     steps = StepRange(first, steps, recipe.batch_size, part, seed, recipe.repeats)
 
     def augment(random, step, images, labels):
-        random = random(seed, step, steps.rows)
+        random = random(seed, step, (recipe.batch_size, part))
         return augment_batch(images, labels, recipe, len(dataset.class_names), dataset.preprocessing.mode, random)
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         batches = _tensorflow_batches(dataset, recipe, steps)
-        return batches.map(lambda *batch: augment(TensorFlowRandom, *batch), tf.data.AUTOTUNE).prefetch(
-            tf.data.AUTOTUNE
-        )
+        batches = batches.map(lambda *batch: augment(TensorFlowRandom, *batch), tf.data.AUTOTUNE)
+        return batches.prefetch(tf.data.AUTOTUNE)
     if _is_batchwise(dataset, recipe):
         batches = _numpy_batches(dataset.train, steps)
     else:
@@ -89,16 +82,14 @@ def _has_input_shape(split, size, channels):
 
 def _numpy_batches(split, steps):
     """Yields (step, images, labels) as NumPy arrays, in the order of one permutation per epoch."""
-    order, order_epoch = None, None
+
+    @lru_cache(1)
+    def order(epoch):
+        return np.random.default_rng((steps.seed, epoch, 0)).permutation(len(split))
+
     for step in steps.numbers:
         positions = np.arange(step * steps.batch_size, (step + 1) * steps.batch_size)[steps.part] // steps.repeats
-        epochs = positions // len(split)
-        indices = np.empty(len(positions), int)
-        for epoch in np.unique(epochs):
-            if epoch != order_epoch:
-                order = np.random.default_rng((steps.seed, epoch, 0)).permutation(len(split))
-                order_epoch = epoch
-            indices[epochs == epoch] = order[positions[epochs == epoch] % len(split)]
+        indices = [order(int(position // len(split)))[position % len(split)] for position in positions]
         yield step, split.images[indices], split.labels[indices]
 
 
@@ -106,7 +97,7 @@ def _tensorflow_batches(dataset, recipe, steps):
     """tf.data.Dataset of (step, uint8 images (B, H, W, C), labels (B,))."""
     import tensorflow as tf
 
-    counter = tf.data.Dataset.range(steps.first, steps.first + steps.count)
+    counter = tf.data.Dataset.range(steps.first, steps.numbers.stop)
     rows = tf.range(steps.batch_size, dtype="int64")[steps.part]
     if _is_batchwise(dataset, recipe):
         with tf.device("CPU"):
@@ -117,9 +108,20 @@ def _tensorflow_batches(dataset, recipe, steps):
             return step, tf.gather(images, indices), tf.gather(labels, indices)
 
         return counter.map(batch, tf.data.AUTOTUNE)
-    examples = _examples(dataset.train, steps, rows).map(
-        _training_reader(dataset, recipe, steps.seed), tf.data.AUTOTUNE
-    )
+    from keras_resnet.data import crops
+
+    preprocessing, crop, policy = dataset.preprocessing, TRAIN_CROPS[recipe.crop], POLICIES[recipe.policy]
+    size = recipe.train_size or preprocessing.size
+
+    def read(position, image, label):
+        """The cropped and augmented uint8 (H, W, C), and the label."""
+        crop_seed, policy_seed = (tf.stack([tf.constant(1000 * steps.seed + i, "int64"), position]) for i in range(2))
+        contents = _contents(dataset.train, image)
+        box = crop.crop_box(*crops.image_size(contents), recipe, preprocessing, crop_seed)
+        pixels = crops.read_crop(contents, box, size, preprocessing.channels, fast=True)
+        return policy(pixels, recipe, policy_seed), label
+
+    examples = _examples(dataset.train, steps, rows).map(read, tf.data.AUTOTUNE)
     batches = examples.batch(len(rows), drop_remainder=True)
     return tf.data.Dataset.zip(counter, batches).map(lambda step, batch: (step, *batch))
 
@@ -148,7 +150,7 @@ def _examples(split, steps, rows):
     with tf.device("CPU"):
         images = tf.constant(split.images if split.is_decoded else split.images.tolist())
         labels = tf.constant(split.labels)
-    positions = tf.data.Dataset.range(steps.first, steps.first + steps.count).flat_map(
+    positions = tf.data.Dataset.range(steps.first, steps.numbers.stop).flat_map(
         lambda step: tf.data.Dataset.from_tensor_slices(step * steps.batch_size + rows)
     )
 
@@ -160,13 +162,15 @@ def _examples(split, steps, rows):
 
 
 def _stream_examples(split, steps):
-    """The same from a Stream; a resumed run begins in the middle of an epoch."""
+    """`_examples` of a Stream; a resumed run begins in the middle of an epoch."""
     import tensorflow as tf
 
-    start, stop = steps.first * steps.batch_size, (steps.first + steps.count) * steps.batch_size
+    start, stop = steps.first * steps.batch_size, steps.numbers.stop * steps.batch_size
     position = start // steps.repeats
     epochs = range(position // len(split), (stop - 1) // steps.repeats // len(split) + 1)
-    stream = reduce(lambda a, b: a.concatenate(b), (split.examples(_epoch_seed(steps.seed, epoch)) for epoch in epochs))
+    # SeedSequence makes unrelated seeds for neighbouring epochs
+    states = (np.random.SeedSequence((steps.seed, epoch)).generate_state(1)[0] for epoch in epochs)
+    stream = reduce(lambda a, b: a.concatenate(b), (split.examples(int(state >> 1)) for state in states))
     examples = stream.skip(position % len(split)).flat_map(
         lambda *example: tf.data.Dataset.from_tensors(example).repeat(steps.repeats)
     )
@@ -179,30 +183,6 @@ def _stream_examples(split, steps):
     return examples.filter(in_part).map(lambda position, example: (position, *example))
 
 
-def _epoch_seed(seed, epoch):
-    """Seed of an epoch; neighbouring epochs have unrelated seeds."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0] >> 1)
-
-
-def _training_reader(dataset, recipe, seed):
-    """A function (position, image, label) -> (cropped and augmented uint8 (H, W, C), label)."""
-    import tensorflow as tf
-
-    from keras_resnet.data import crops
-
-    preprocessing, crop, policy = dataset.preprocessing, TRAIN_CROPS[recipe.crop], POLICIES[recipe.policy]
-    size = recipe.train_size or preprocessing.size
-
-    def read(position, image, label):
-        crop_seed, policy_seed = (tf.stack([tf.constant(1000 * seed + i, "int64"), position]) for i in range(2))
-        contents = _contents(dataset.train, image)
-        box = crop.crop_box(*crops.image_size(contents), recipe, preprocessing, crop_seed)
-        pixels = crops.read_crop(contents, box, size, preprocessing.channels, fast=True)
-        return policy(pixels, recipe, policy_seed), label
-
-    return read
-
-
 def _contents(split, image):
     """The contents of the file, if the images are paths."""
     import tensorflow as tf
@@ -211,17 +191,11 @@ def _contents(split, image):
 
 
 def evaluation_batches(split, dataset, batch_size, share=(0, 1)):
-    """All images of a split in order, normalised; the last batch may be smaller.
-
-    Args:
-        split: a Split or Stream of `dataset`.
-        dataset: Dataset.
-        batch_size: number of images in a batch.
-        share: (i, n): only every n-th image, from the i-th.
+    """All images of a split of a dataset in order, normalised; of `share` = (i, n), every n-th image, from the i-th.
 
     Returns:
-        (B, H, W, C) float32 and one-hot (B, K) float32: a tf.data.Dataset; on other backends, for decoded images, a
-        keras.utils.PyDataset.
+        (B, H, W, C) float32 and one-hot (B, K) float32, where the last batch may be smaller: a tf.data.Dataset; on
+        other backends, for decoded images, a keras.utils.PyDataset.
     """
     if split.is_decoded and keras.backend.backend() != "tensorflow":
         return _NumPyBatches(split, dataset, batch_size)

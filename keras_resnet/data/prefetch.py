@@ -46,7 +46,7 @@ def describe_errors(read_errors, names=None):
 
 
 def prefetch_batches(split, preprocessings, protocol, batch_size, start=0):
-    """Yields a split's images in order, as model inputs.
+    """Yields an ImageBatch for each batch of a split's images, in order.
 
     Args:
         split: Split or Stream.
@@ -54,9 +54,6 @@ def prefetch_batches(split, preprocessings, protocol, batch_size, start=0):
         protocol: Protocol.
         batch_size: number of views in a batch. Uncropped images, which may differ in size, come one by one.
         start: index of the first image.
-
-    Yields:
-        ImageBatch.
     """
     same_size = not protocol.is_uncropped or getattr(split, "is_decoded", False)
     batches = _batches(split, max(1, batch_size // protocol.num_views) if same_size else 1, start)
@@ -112,34 +109,25 @@ def _prefetched(threads, function, items):
 
 
 def _prepare(start, images, labels, preprocessings, protocol):
-    """Images and their labels -> ImageBatch."""
-    readable, errors = np.arange(len(images)), {}
+    """Images and their labels -> ImageBatch. If the images cannot be read together, they are read one by one."""
     try:
-        views = [image_views(images, preprocessing, protocol) for preprocessing in preprocessings]
+        return ImageBatch(start, start + np.arange(len(images)), labels, _inputs(images, preprocessings, protocol), {})
     except (ValueError, OSError):
-        readable, views, errors = _read_one_by_one(images, preprocessings, protocol)
-    inputs = [_inputs(*pair) for pair in zip(views, preprocessings, strict=not errors)]
-    errors = {start + position: error for position, error in errors.items()}
-    return ImageBatch(start, start + readable, labels[readable], inputs, errors)
-
-
-def _read_one_by_one(images, preprocessings, protocol):
-    """(positions of the readable images, their views, {position: error} of the others)."""
-    readable, views, errors = [], [], {}
+        inputs, errors = {}, {}
     for position, image in enumerate(images):
         try:
-            views.append([image_views([image], preprocessing, protocol) for preprocessing in preprocessings])
-            readable.append(position)
+            inputs[position] = _inputs([image], preprocessings, protocol)
         except (ValueError, OSError) as error:
-            errors[position] = str(error)
-    merged = [
-        [np.concatenate(scale) for scale in zip(*of_images, strict=True)] for of_images in zip(*views, strict=True)
-    ]
-    return np.array(readable, int), merged, errors
+            errors[start + position] = str(error)
+    merged = [[np.concatenate(scale) for scale in zip(*one, strict=True)] for one in zip(*inputs.values(), strict=True)]
+    readable = np.array(list(inputs), int)
+    return ImageBatch(start, start + readable, labels[readable], merged, errors)
 
 
-def _inputs(scales, preprocessing):
-    """For each scale: uint8 (B, views, h, w, C) -> normalised float32 (B * views, h, w, C)."""
-    return [
-        preprocess_input(views.reshape(-1, *views.shape[2:]), preprocessing.mode, "channels_last") for views in scales
-    ]
+def _inputs(images, preprocessings, protocol):
+    """For each Preprocessing, for each scale: normalised float32 (B * views, h, w, C)."""
+
+    def normalise(views, mode):
+        return preprocess_input(views.reshape(-1, *views.shape[2:]), mode, "channels_last")
+
+    return [[normalise(views, p.mode) for views in image_views(images, p, protocol)] for p in preprocessings]

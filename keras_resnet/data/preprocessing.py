@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_resnet.data.image_files import as_pil_image, check_channels, is_single_image
-from keras_resnet.errors import is_integer, unknown_name_error
+from keras_resnet.errors import is_integer, unknown_name_error, value_error
 
 MAX_SIDE = 8192
 """Largest side in pixels: a Preprocessing may come from an untrusted file."""
@@ -20,8 +20,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 class Normalization:
     """RGB pixels in 0..255 -> (pixels / divisor - mean) / std, with one value per channel or one for all.
 
-    Raises:
-        ValueError: on construction, for inconsistent lengths or a division by zero.
+    The constructor raises ValueError for inconsistent lengths and divisions by zero.
     """
 
     divisor: float = 255.0
@@ -34,14 +33,9 @@ class Normalization:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
         if not self.mean or not self.std or {len(self.mean), len(self.std)} - {1, self.channels}:
-            raise ValueError(
-                "`mean` and `std` should have one value, or one per channel. "
-                f"Received: mean={self.mean}, std={self.std}"
-            )
+            raise ValueError(f"`mean` and `std` should have one value, or one per channel. Received: {self}")
         if not self.divisor > 0 or not min(self.std) > 0:
-            raise ValueError(
-                f"`divisor` and every `std` should be positive. Received: divisor={self.divisor}, std={self.std}"
-            )
+            raise ValueError(f"`divisor` and every `std` should be positive. Received: {self}")
 
     @property
     def channels(self) -> int:
@@ -104,19 +98,17 @@ def _cast(images, dtype):
 
 
 def _normalization(mode):
-    if isinstance(mode, Normalization):
-        return mode
-    _check_choice("mode", mode, tuple(MODES))
-    return MODES[mode]
+    return mode if isinstance(mode, Normalization) else MODES[_check_choice("mode", mode, tuple(MODES))]
 
 
 def _check_choice(name, value, choices):
     if not isinstance(value, str) or value not in choices:
         raise unknown_name_error(name, value, choices)
+    return value
 
 
 def _channel_axis(shape, normalization, mode, data_format):
-    """-1 or -3. Raises ValueError for another number of channels than the mode has."""
+    """-1 or -3, after a check of the rank and the number of channels."""
     data_format = data_format or keras.config.image_data_format()
     _check_choice("data_format", data_format, ("channels_last", "channels_first"))
     if len(shape) not in (3, 4):
@@ -161,22 +153,17 @@ class Preprocessing:
         for name in ("size", "resize"):
             value = getattr(self, name)
             if not (is_integer(value, 1) and value <= MAX_SIDE) and (name, value) != ("resize", None):
-                raise ValueError(f"`{name}` should be from 1 to {MAX_SIDE} pixels. Received: {name}={value!r}")
+                raise value_error(name, value, f"from 1 to {MAX_SIDE} pixels")
         check_channels(self.channels)
         if _normalization(self.mode).channels not in (1, self.channels):
-            raise ValueError(
-                f"`channels` should be {_normalization(self.mode).channels} for mode={self.mode!r}. "
-                f"Received: channels={self.channels}"
-            )
+            expected = f"{_normalization(self.mode).channels} for mode={self.mode!r}"
+            raise value_error("channels", self.channels, expected)
 
     @classmethod
     def from_timm(cls, pretrained_cfg: Mapping) -> "Preprocessing":
         """The test preprocessing in the `pretrained_cfg` of a timm model or of its config.json.
 
         Follows timm/data/config.py and transforms_imagenet_eval of timm/data/transforms_factory.py.
-
-        Args:
-            pretrained_cfg: dict with `input_size` (C, H, W), `mean`, `std`, and optional values.
 
         Raises:
             ValueError: for missing values, and for inputs that are not square or crops from padded or squashed images.
@@ -218,16 +205,13 @@ class Preprocessing:
     def for_channels(self, channels: int) -> "Preprocessing | None":
         """The preprocessing of a model whose first convolution was adapted to another number of input channels.
 
-        Args:
-            channels: for 1, grey images are normalised by the mean of the three channels' values, as in timm.
-
-        Returns:
-            A Preprocessing; None for other numbers than 1 and `self.channels`, whose meaning is unknown.
+        Grey images are normalised by the mean of the three channels' values, as in timm. None for other numbers than 1
+        and `self.channels`, because the meaning of such channels is unknown.
         """
-        if channels not in (1, self.channels):
-            return None
         if channels == self.channels:
             return self
+        if channels != 1:
+            return None
         old = _normalization(self.mode)
         grey = Normalization(old.divisor, (sum(old.mean) / len(old.mean),), (sum(old.std) / len(old.std),))
         return replace(self, mode=self.mode if old.channels == 1 else grey, channels=1)
@@ -263,7 +247,7 @@ class Preprocessing:
         sides = _resized(image.size, self.resize)
         if max(sides) > 16 * max(self.size, self.resize):
             return _square_of_strip(image, sides, self.size, self._resampling)
-        return _center_crop(self.resize_shorter_side(image, self.resize), self.size)
+        return _center_crop(image.resize(sides, self._resampling), self.size)
 
     def resize_shorter_side(self, image, shorter):
         """A PIL image, resized so that its shorter side has `shorter` pixels."""

@@ -7,16 +7,12 @@ import numpy as np
 
 from keras_resnet.data.image_files import as_pil_image
 from keras_resnet.data.preprocessing import MAX_SIDE
-from keras_resnet.errors import check_known, is_integer
+from keras_resnet.errors import check_known, is_integer, value_error
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Crops, mirroring and scales of test images.
-
-    Raises:
-        ValueError: on construction, for an unknown crop or invalid scales.
-    """
+    """Crops, mirroring and scales of test images. The constructor raises ValueError for invalid values."""
 
     crop: str = "center"
     """A name in TEST_CROPS."""
@@ -29,7 +25,7 @@ class Protocol:
         check_known("crop", self.crop, TEST_CROPS)
         scales = np.ravel(self.scales).tolist()
         if not all(is_integer(scale, 1) and scale <= MAX_SIDE for scale in scales):
-            raise ValueError(f"`scales` should be from 1 to {MAX_SIDE} pixels. Received: scales={self.scales}")
+            raise value_error("scales", self.scales, f"from 1 to {MAX_SIDE} pixels")
         object.__setattr__(self, "scales", tuple(scales))
         if self.is_uncropped and not self.scales:
             raise ValueError('`scales` should be given with the crop "whole". Received: scales=()')
@@ -51,10 +47,9 @@ class Protocol:
 
 @dataclass(frozen=True)
 class ViewCrop:
-    """A row of TEST_CROPS."""
+    """A row of TEST_CROPS: a function (PIL image, Preprocessing, shorter side or None) -> list of PIL images."""
 
     crop: Callable
-    """(PIL image, Preprocessing, shorter side or None) -> [PIL image]."""
     count: int
     """Number of crops."""
 
@@ -65,17 +60,17 @@ def _center(image, preprocessing, scale):
 
 def _corners(image, preprocessing, scale):
     """Four corners and the centre (Krizhevsky et al. 2012, sec. 4.1; torchvision's FiveCrop)."""
-    size, resized = preprocessing.size, _resized(image, preprocessing, scale or preprocessing.resize)
+    size, resized = preprocessing.size, _resize_within_limit(image, preprocessing, scale or preprocessing.resize)
     right, bottom = (side - size for side in resized.size)
     corners = [(0, 0), (right, 0), (0, bottom), (right, bottom), (round(right / 2), round(bottom / 2))]
     return [resized.crop((left, top, left + size, top + size)) for left, top in corners]
 
 
 def _whole(image, preprocessing, scale):
-    return [_resized(image, preprocessing, scale)]
+    return [_resize_within_limit(image, preprocessing, scale)]
 
 
-def _resized(image, preprocessing, scale):
+def _resize_within_limit(image, preprocessing, scale):
     if scale * max(image.size) / min(image.size) > MAX_SIDE:
         raise ValueError(
             f"The longer side should be at most {MAX_SIDE} pixels when the shorter one has {scale}. "
@@ -98,11 +93,7 @@ PROTOCOLS = {
 
 
 def get_protocol(protocol, **changes):
-    """A Protocol, or the one with a name in PROTOCOLS, with some fields changed.
-
-    Raises:
-        ValueError: for an unknown name or field, and for invalid values.
-    """
+    """A Protocol, or the one with a name in PROTOCOLS, with some fields changed. Raises ValueError for unknown ones."""
     known = [field.name for field in fields(Protocol)]
     for change in changes:
         check_known("changes", change, known, f"fields of a protocol: {known}")
@@ -116,48 +107,33 @@ def check_scales(protocol, preprocessing, minimum_size):
     """Raises ValueError for scales below the model's minimum size, and for crops that would all be equal."""
     minimum = minimum_size if protocol.is_uncropped else preprocessing.size
     if small := [scale for scale in protocol.scales if scale < minimum]:
-        raise ValueError(f"`scales` should be at least {minimum} pixels for this model. Received: scales={small}")
-    largest = max(protocol.scales, default=preprocessing.resize or 0)
-    if protocol.crop == "corners" and largest <= preprocessing.size:
-        raise ValueError(
-            f"`scales` should be larger than the crops of {preprocessing.size} pixels, such as "
-            f"{preprocessing.size * 8 // 7}, for images that are not. Received: protocol={protocol}"
-        )
+        raise value_error("scales", small, f"at least {minimum} pixels for this model")
+    largest, size = max(protocol.scales, default=preprocessing.resize or 0), preprocessing.size
+    if protocol.crop == "corners" and largest <= size:
+        expected = f"larger than the crops of {size} pixels, such as {size * 8 // 7}"
+        raise value_error("scales", protocol.scales, expected, f"Now the shorter side has {largest or size} pixels.")
 
 
 def image_views(images, preprocessing, protocol):
-    """The views of images before normalisation.
+    """The views of images before normalisation: for each scale, (B, views, h, w, channels) uint8.
 
     Args:
         images: (B, H, W, C) uint8, or a sequence of images as for Preprocessing; a single image, or images of the same
             aspect ratio, if the protocol does not crop.
-        preprocessing: Preprocessing.
-        protocol: Protocol.
-
-    Returns:
-        For each scale, (B, views, h, w, channels) uint8.
 
     Raises:
-        ValueError: for unreadable images, and for an uncropped image whose resized longer side exceeds MAX_SIDE.
-        OSError: for a file that cannot be opened.
+        ValueError, OSError: for unreadable images, and uncropped images whose resized longer side exceeds MAX_SIDE.
     """
     size, channels = preprocessing.size, preprocessing.channels
     unchanged = preprocessing.resize is None and (protocol.crop, protocol.scales) == ("center", ())
     if unchanged and getattr(images, "shape", ())[1:] == (size, size, channels):
         scales = [images[:, None]]
     else:
-        scales = _cropped(images, preprocessing, protocol)
+        crop, opened = TEST_CROPS[protocol.crop].crop, [as_pil_image(image, channels) for image in images]
+        views = [[crop(image, preprocessing, scale) for image in opened] for scale in protocol.scales or (None,)]
+        scales = [np.stack([[_pixels(view) for view in image] for image in scale]) for scale in views]
     return [np.concatenate([views, views[..., ::-1, :]], axis=1) for views in scales] if protocol.flip else scales
 
 
-def _cropped(images, preprocessing, protocol):
-    channels, crop = preprocessing.channels, TEST_CROPS[protocol.crop].crop
-    images = [as_pil_image(image, channels) for image in images]
-    return [
-        np.stack([[_pixels(view, channels) for view in crop(image, preprocessing, scale)] for image in images])
-        for scale in protocol.scales or (None,)
-    ]
-
-
-def _pixels(image, channels):
-    return np.asarray(image).reshape(image.height, image.width, channels)
+def _pixels(image):
+    return np.asarray(image).reshape(image.height, image.width, -1)

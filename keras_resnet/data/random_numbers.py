@@ -4,13 +4,7 @@ import numpy as np
 
 
 class NumPyRandom:
-    """Random numbers for one training step, as NumPy arrays.
-
-    Args:
-        seed: integer, of the run.
-        step: integer, of the run.
-        rows: (batch size, slice of the batch that is needed).
-    """
+    """Random numbers for a step of a run, as NumPy arrays. `rows` is (batch size, needed slice of the batch)."""
 
     def __init__(self, seed, step, rows):
         self.generator, self.rows = np.random.default_rng((seed, step, 1)), rows

@@ -22,14 +22,13 @@ from keras_resnet.data.image_folders import TEST_FOLDER_NAMES, load_folder, load
 from keras_resnet.data.label_files import load_labelled_folder
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.tfds import find_builder, list_tfds, load_tfds, load_tfds_split
-from keras_resnet.errors import unknown_name_error
+from keras_resnet.errors import unknown_name_error, value_error
 
 
 def digits() -> Dataset:
     """scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels in ten classes, without a download.
 
-    Alpaydin and Kaynak 1998, https://archive.ics.uci.edu/dataset/80. The test split is always the same fifth of the
-    images, stratified by class.
+    Alpaydin and Kaynak 1998, https://archive.ics.uci.edu/dataset/80. A fixed fifth, stratified by class, is for tests.
     """
     from sklearn.datasets import load_digits
 
@@ -134,22 +133,17 @@ def load_test(
 
 def _find(name, data_dir):
     """("built-in", function of DATASETS), ("folder", path) or ("tfds", builder)."""
-    if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
-        raise _unknown(name)
-    if name in DATASETS:
-        return "built-in", DATASETS[name]
-    if os.path.exists(name):
-        return "folder", name
-    if builder := find_builder(os.fspath(name), data_dir):
-        return "tfds", builder
-    if os.fspath(name).count(os.sep) > 1 or not isinstance(name, str) or name.startswith((".", "~", os.sep)):
-        raise FileNotFoundError(f"Expected a folder with a folder for each class. Received: dataset={str(name)!r}")
-    raise _unknown(name)
-
-
-def _unknown(name):
+    if isinstance(name, (str, os.PathLike)) and os.fspath(name):
+        if name in DATASETS:
+            return "built-in", DATASETS[name]
+        if os.path.exists(name):
+            return "folder", name
+        if builder := find_builder(os.fspath(name), data_dir):
+            return "tfds", builder
+        if os.fspath(name).count(os.sep) > 1 or not isinstance(name, str) or name.startswith((".", "~", os.sep)):
+            raise FileNotFoundError(f"Expected a folder with a folder for each class. Received: dataset={str(name)!r}")
     expected = f"one of {list(DATASETS)}, a folder with a folder for each class, or a dataset of tensorflow-datasets"
-    return unknown_name_error("dataset", name, [*DATASETS, *list_tfds()], expected)
+    raise unknown_name_error("dataset", name, [*DATASETS, *list_tfds()], expected)
 
 
 def from_arrays(
@@ -190,14 +184,10 @@ def from_arrays(
     if class_names is None:
         class_names = range(max(0, train.labels.max()) + 1)
     if validation_split is not None or not test:
-        held_out = DEFAULT_VALIDATION_SPLIT if validation_split is None else validation_split
-        train, test = train.stratified_split(held_out)
+        train, test = train.stratified_split(DEFAULT_VALIDATION_SPLIT if validation_split is None else validation_split)
     preprocessing = preprocessing or default_preprocessing(shape)
     if preprocessing.channels != shape[-1]:
-        raise ValueError(
-            f"`preprocessing` should be for {shape[-1]} channels, as many as the images have. "
-            f"Received: preprocessing={preprocessing}"
-        )
+        raise value_error("preprocessing", preprocessing, f"for {shape[-1]} channels, as many as the images have")
     return Dataset(name, train, test, tuple(str(name) for name in class_names), preprocessing)
 
 
@@ -248,15 +238,16 @@ def image_source(images):
             uint8; or an ImageSource, which is returned.
 
     Raises:
-        ValueError: for other values, a folder without images, and what `load_test` refuses.
-        OSError: for a missing path.
+        ValueError, OSError: as `load_test`, and for other values, missing paths and folders without images.
     """
     if isinstance(images, ImageSource):
         return images
     if isinstance(images, (str, os.PathLike)):
         if images in DATASETS or not os.path.exists(images):
             return image_source(load_test(images))
-        return _folder_source(Path(images)) if os.path.isdir(images) else _file_source([images])
+        if os.path.isdir(images):
+            return _folder_source(Path(images))
+        images = [images]
     if isinstance(images, Dataset):
         class_names = tuple(images.class_names or ())
         return replace(image_source(images.test), class_names=class_names, skipped=tuple(images.skipped))
@@ -265,10 +256,6 @@ def image_source(images):
         return ImageSource(images, images.images.tolist() if paths else [str(i) for i in range(len(images))])
     if isinstance(images, np.ndarray):
         return image_source(Split(images, np.full(len(images), UNLABELLED)))
-    return _file_source(images)
-
-
-def _file_source(images):
     paths = list(images) if isinstance(images, Iterable) else [images]
     if not all(isinstance(path, (str, os.PathLike)) for path in paths):
         raise ValueError(
@@ -282,13 +269,10 @@ def _folder_source(folder):
     """All images of a folder, named by their relative paths, labelled by their class folders."""
     paths = find_images(folder)
     names = [path.relative_to(folder).as_posix() for path in paths]
-    classes = [_class_folder(name) for name in names]
+    # A class folder is the first folder of a path that is not the name of a split
+    folders = ([part for part in name.split("/")[:-1] if part not in ("train", *TEST_FOLDER_NAMES)] for name in names)
+    classes = [next(iter(parts), None) for parts in folders]
     class_names = tuple(sorted(set(classes) - {None}))
     labels = {None: UNLABELLED} | {name: label for label, name in enumerate(class_names)}
     split = Split(np.array([str(path) for path in paths]), np.array([labels[name] for name in classes], "int32"))
     return ImageSource(split, names, class_names)
-
-
-def _class_folder(name):
-    """The image's class folder: the first folder of its path that is not the name of a split. None without one."""
-    return next((part for part in name.split("/")[:-1] if part not in ("train", *TEST_FOLDER_NAMES)), None)

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_resnet.data.datasets import Dataset, Split, Stream, default_preprocessing, fits_in_memory, num_held_out
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.errors import unknown_name_error
+from keras_resnet.errors import unknown_name_error, value_error
 
 PREPROCESSING = {name: Preprocessing("cifar", size=32, resize=None) for name in ("cifar10", "cifar100")}
 """Datasets that are normalised by their own mean and standard deviation."""
@@ -31,12 +31,7 @@ def list_tfds():
 def find_builder(name, data_dir=None):
     """The tfds.core.DatasetBuilder for "name", "name/config", or either with ":version"; None for an unknown dataset.
 
-    Args:
-        name: of the dataset.
-        data_dir: folder of prepared datasets, which need not be registered; None: tensorflow-datasets' default.
-
-    Raises:
-        ValueError: for an unknown config or version.
+    `data_dir` may hold prepared datasets that are not registered. Raises ValueError for an unknown config or version.
     """
     import tensorflow_datasets as tfds
 
@@ -48,27 +43,15 @@ def find_builder(name, data_dir=None):
         return None
     except (AssertionError, ValueError, RuntimeError) as error:
         reason = _one_line(error).rpartition('}": ')[2]  # the message begins with all arguments
-        raise ValueError(
-            f"`dataset` should have an existing config and version ({reason}). Received: dataset={name!r}"
-        ) from error
+        raise value_error("dataset", name, f"a dataset with an existing config and version ({reason})") from error
 
 
 def load_tfds(builder, download=True, validation_split=None):
-    """Loads a dataset for training.
+    """Loads the dataset of a tfds.core.DatasetBuilder for training. See `load_dataset` for the arguments and errors.
 
     Square images of one size are decoded if they fit in memory; other images are kept as encoded files if these fit,
-    and read as a Stream otherwise. The test split is "test", or "validation" if "test" is missing or has no labels, as
-    in ImageNet.
-
-    Args:
-        builder: tfds.core.DatasetBuilder.
-        download: whether a dataset that is not prepared may be downloaded.
-        validation_split: fraction in (0, 1) or number of the training images to hold out for testing, stratified by
-            class; of a Stream, the last ones.
-
-    Raises:
-        ValueError: for a dataset that is not for image classification or lacks a split, and for invalid labels.
-        OSError: for a dataset that is not prepared and may not be downloaded, or cannot be downloaded or read.
+    and read as a Stream otherwise; then `validation_split` holds out the last images. The test split is "test", or
+    "validation" if "test" is missing or has no labels, as in ImageNet.
     """
     source = _Source(builder, download)
     tests = source.test_splits() if validation_split is None else []
@@ -84,16 +67,7 @@ def load_tfds(builder, download=True, validation_split=None):
 
 
 def load_tfds_split(builder, split=None, download=True):
-    """Loads one split for testing, as a Dataset without `train`.
-
-    Args:
-        builder: tfds.core.DatasetBuilder.
-        split: its name, or a slice such as "train[:1000]"; None: "test", or "validation".
-        download: whether a dataset that is not prepared may be downloaded.
-
-    Raises:
-        ValueError, OSError: as `load_tfds`, and for an unknown split.
-    """
+    """Loads one split for testing, as a Dataset without `train`. See `load_test` for the arguments and errors."""
     source = _Source(builder, download)
     splits = builder.info.splits
     split = split or next(iter(source.test_splits()), None)
@@ -108,11 +82,7 @@ def load_tfds_split(builder, split=None, download=True):
 
 
 class _Source:
-    """A prepared dataset of images and class labels.
-
-    Raises:
-        ValueError, OSError: on construction, as `load_tfds`.
-    """
+    """A prepared dataset of images and class labels. The constructor raises the errors of `load_dataset`."""
 
     def __init__(self, builder, download):
         self.builder = builder
@@ -125,12 +95,8 @@ class _Source:
 
     def test_splits(self):
         """Names of the splits for testing: those with labels; withheld labels are -1."""
-
-        def is_labelled(split):
-            (example,) = self._examples(f"{split}[:1]").as_numpy_iterator()
-            return example[self.label] >= 0
-
-        return [name for name in ("test", "validation") if name in self.builder.info.splits and is_labelled(name)]
+        names = [name for name in ("test", "validation") if name in self.builder.info.splits]
+        return [name for name in names if next(iter(self._examples(f"{name}[:1]")))[self.label] >= 0]
 
     def read(self, splits, validation_split=None):
         """A Split or Stream for each name; of a Stream, one more for the part that is held out."""
@@ -181,7 +147,7 @@ class _Source:
         """A Stream of encoded files, shuffled by the order of the shards and by a buffer."""
         import tensorflow as tf
 
-        def checked(example):
+        def check(example):
             label = tf.cast(example[self.label], "int32")
             tf.debugging.assert_non_negative(label, "labels should be from 0")
             tf.debugging.assert_less(label, len(self.class_names), "labels should be below the number of classes")
@@ -189,9 +155,8 @@ class _Source:
 
         def examples(seed):
             found = self._examples(split, seed=seed)
-            if seed is not None:
-                found = found.shuffle(SHUFFLE_BUFFER, seed)
-            return found.map(checked, tf.data.AUTOTUNE)
+            shuffled = found if seed is None else found.shuffle(SHUFFLE_BUFFER, seed)
+            return shuffled.map(check, tf.data.AUTOTUNE)
 
         return Stream(examples, self.builder.info.splits[split].num_examples)
 
@@ -201,12 +166,12 @@ def _image_and_label(builder):
     import tensorflow_datasets as tfds
 
     features = dict(getattr(builder.info.features, "items", dict)())
-    images = [
-        name
-        for name, feature in features.items()
-        if isinstance(feature, tfds.features.Image) and not isinstance(feature, tfds.features.LabeledImage)
-        if feature.np_dtype == np.uint8 and feature.shape[2] in (1, 3, None)
-    ]
+
+    def is_image(feature):
+        is_plain = isinstance(feature, tfds.features.Image) and not isinstance(feature, tfds.features.LabeledImage)
+        return is_plain and feature.np_dtype == np.uint8 and feature.shape[2] in (1, 3, None)
+
+    images = [name for name, feature in features.items() if is_image(feature)]
     labels = [name for name, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
     supervised = builder.info.supervised_keys
     if supervised and len(supervised) == 2 and supervised[0] in images and supervised[1] in labels:
@@ -263,8 +228,7 @@ def _few_retries():
 def _cleanup_on_failure(root, name):
     """Removes incomplete files after a failure; complete downloads are kept for another attempt."""
     downloads = root / "downloads"
-    before = {root, root / name, *(downloads / name).glob("*")}
-    before = {path for path in before if path.exists()}
+    before = {path for path in (root, root / name, *(downloads / name).glob("*")) if path.exists()}
     try:
         yield
     except BaseException:
