@@ -25,8 +25,6 @@ from keras_resnet.prediction import Classifier, classify
 
 MAX_BYTES = 20_000_000
 """Largest size of an image file."""
-TIMEOUT = 10
-"""Seconds until a request must have arrived, and until an idle connection is closed."""
 MAX_CONNECTIONS = 32
 
 
@@ -35,16 +33,17 @@ def main():
     parser.add_argument("model", type=Path, help="an exported network, or a .keras file")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", default=8000, type=int)
+    parser.add_argument("--timeout", default=10, type=int, help="seconds until a request must have arrived")
     args = parser.parse_args()
     if args.model.suffix == ".keras":
         classifier = Classifier(keras_resnet.load_model(args.model))
     else:
         classifier = keras_resnet.load_exported(args.model)
-    limits = {"limit_concurrency": MAX_CONNECTIONS, "timeout_keep_alive": TIMEOUT}
-    uvicorn.run(application(classifier, args.model.stem), host=args.host, port=args.port, **limits)
+    limits = {"limit_concurrency": MAX_CONNECTIONS, "timeout_keep_alive": args.timeout}
+    uvicorn.run(application(classifier, args.model.stem, args.timeout), host=args.host, port=args.port, **limits)
 
 
-def application(classifier, name):
+def application(classifier, name, timeout):
     """The FastAPI application with GET / and POST /predict."""
     class_names = [class_name for _, class_name in class_ids_and_names(classifier.class_names)]
     description = {"network": name, "classes": class_names, "preprocessing": classifier.preprocessing.to_config()}
@@ -57,7 +56,7 @@ def application(classifier, name):
 
     @service.post("/predict")
     async def predict(request: fastapi.Request):
-        content = await read_body(request)
+        content = await read_body(request, timeout)
         try:
             return await asyncio.get_running_loop().run_in_executor(worker, classes_json, classifier, content)
         except ValueError as error:
@@ -66,17 +65,17 @@ def application(classifier, name):
     return service
 
 
-async def read_body(request):
+async def read_body(request, timeout):
     """The content of a request, if it is not too large and arrives in time."""
     content = bytearray()
     try:
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(timeout):
             async for part in request.stream():
                 content += part
                 if len(content) > MAX_BYTES:
                     raise fastapi.HTTPException(413, f"Expected an image of at most {MAX_BYTES:,} bytes")
     except (TimeoutError, ClientDisconnect) as error:
-        raise fastapi.HTTPException(408, f"Expected a whole image within {TIMEOUT} seconds") from error
+        raise fastapi.HTTPException(408, f"Expected a whole image within {timeout} seconds") from error
     return bytes(content)
 
 

@@ -58,7 +58,7 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def accelerator(framework: str) -> tuple[str | None, int | None]:
+def accelerator(framework: str | None) -> tuple[str | None, int | None]:
     """(name, peak memory in bytes) of the GPU that "tensorflow", "jax" or "torch" uses; (None, None) on the CPU."""
     if framework == "tensorflow":
         import tensorflow as tf

@@ -178,7 +178,7 @@ EXPORT_NAMES = {format: f"net{row.suffix}" for format, row in FORMATS.items()}
 
 def require_format(format):
     """Skips the test if a library that writes the format is not installed."""
-    for module in FORMATS[format].writes:
+    for module in FORMATS[format].libraries:
         pytest.importorskip(module)
 
 

@@ -4,6 +4,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from itertools import chain
 
@@ -13,11 +14,10 @@ import pytest
 from support import random_images, randomize_weights
 
 from keras_resnet import machine
-from keras_resnet.benchmark import comparison, contenders, other_networks, workloads
-from keras_resnet.benchmark.comparison import Workers, compare
+from keras_resnet.benchmark import comparison, contenders, worker, workloads
+from keras_resnet.benchmark.comparison import Workers, compare, notes, table_rows
 from keras_resnet.benchmark.contenders import CONTENDERS, MEASURED_PRECISIONS, TASKS, reason_to_skip
 from keras_resnet.benchmark.keras_networks import FoldedNetwork, Job, KerasNetwork, OptimizedNetwork, StockNetwork
-from keras_resnet.benchmark.report import notes, table_rows
 from keras_resnet.variants import VARIANTS
 
 SMALL = Job("keras_resnet", "float32", "resnet20_cifar", batch_size=2, image_size=16)
@@ -34,11 +34,27 @@ def weights_of(network):
     return [np.asarray(weight) for weight in network.model.get_weights()]
 
 
-@pytest.fixture(scope="module")
-def report():
-    """The report on two contenders in processes of their own, and one that is not installed."""
+class LocalWorker:
+    """Stands for a Worker: measures in this process."""
+
+    def __init__(self, job):
+        self.job, self.folder = job, tempfile.TemporaryDirectory()
+        self.measured = CONTENDERS[job.contender].network(job, self.folder.name)
+        self.network = self.measured.name
+
+    def measure(self, task, steps):
+        return worker.measure(self.measured, task, steps)
+
+    def close(self):
+        self.folder.cleanup()
+
+
+@pytest.fixture(scope="module", params=[LocalWorker, pytest.param(worker.Worker, marks=pytest.mark.slow)])
+def report(request):
+    """The report on two contenders, in this process or in processes of their own, and one that is not installed."""
     missing = contenders.Contender(StockNetwork, needs=("no_such_module",))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "Worker", request.param)
         patch.setitem(CONTENDERS, "missing", missing)
         return compare(
             "resnet20",
@@ -82,7 +98,7 @@ def test_a_task_runs_as_many_steps_as_requested(resnet8, tmp_path):
     network.train(3)
     assert int(network.model.optimizer.iterations) == 3
     assert not np.array_equal(before[0], weights_of(network)[0])
-    network.load(1)
+    network.load()
     for a, b in zip(network.create(network.weights_file).get_weights(), weights_of(network), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -103,7 +119,7 @@ def test_bfloat16_reaches_the_convolutions(network, resnet8, tmp_path):
 
 def test_xla_is_left_off_on_the_cpu_and_switched_on_when_asked(resnet8, tmp_path):
     usual = KerasNetwork(TINY, tmp_path)
-    if keras.backend.backend() != "tensorflow" or usual.accelerator()[0]:
+    if keras.backend.backend() != "tensorflow" or machine.accelerator("tensorflow")[0]:
         pytest.skip("about TensorFlow on the CPU")
     assert usual.model.jit_compile is False
     assert KerasNetwork(replace(TINY, xla=True), tmp_path).model.jit_compile is True
@@ -113,7 +129,9 @@ def test_xla_is_left_off_on_the_cpu_and_switched_on_when_asked(resnet8, tmp_path
 def test_the_input_pipeline_gives_batches_for_the_network(model, tmp_path, monkeypatch):
     monkeypatch.setattr(workloads, "NUM_IMAGES", 8)
     job = Job("keras_resnet", "float32", model, batch_size=4, image_size=48)
-    batches = [np.asarray(batch[0]) for batch in workloads.Workloads(None, job, tmp_path).training_batches(3)]
+    network = workloads.Workloads()
+    network.job, network.folder = job, tmp_path
+    batches = [np.asarray(batch[0]) for batch in network.training_batches(3)]
     assert [batch.shape for batch in batches] == 3 * [(4, 48, 48, 3)]
     assert all(np.isfinite(batch).all() and batch.std() > 0.1 for batch in batches)
     assert not np.array_equal(batches[0], batches[2])  # the same images again, augmented anew
@@ -128,7 +146,7 @@ def test_an_exported_network_computes_what_ours_does(name, resnet8, tmp_path):
     ours = KerasNetwork(TINY, tmp_path).model  # of the same seed
     np.testing.assert_allclose(answers, ours.predict(TINY.images, verbose=0), atol=1e-4)
     exported.inference(2)
-    exported.load(1)
+    exported.load()
 
 
 def test_folded_and_optimized_networks_compute_what_ours_does(resnet8, tmp_path):
@@ -142,11 +160,13 @@ def test_folded_and_optimized_networks_compute_what_ours_does(resnet8, tmp_path)
 
 def test_torchs_network_is_torchvisions_and_is_trained(tmp_path):
     torch, torchvision = pytest.importorskip("torch"), pytest.importorskip("torchvision")
-    assert set(other_networks.TORCHVISION) < set(torchvision.models.list_models())
-    network = other_networks.TorchNetwork(Job("torch", "bfloat16", "resnet18", 2, 32), tmp_path)
+    assert set(contenders.TORCHVISION) < set(torchvision.models.list_models())
+    network = contenders.TorchNetwork(Job("torch", "bfloat16", "resnet18", 2, 32), tmp_path)
     before = network.model.conv1.weight.detach().clone()
-    for task in ("inference", "train", "build", "load"):
-        getattr(network, task)(2)
+    network.inference(2)
+    network.train(2)
+    network.build()
+    network.load()
     assert not torch.equal(before, network.model.conv1.weight)
 
 
@@ -155,7 +175,7 @@ def test_rows_are_consistent():
         assert set(contender.tasks) <= set(TASKS) and set(contender.precisions) <= set(MEASURED_PRECISIONS)
         assert all(hasattr(getattr(contender.network, "func", contender.network), task) for task in contender.tasks)
     ours = {name.removesuffix("_v1_5") for name in VARIANTS}
-    assert set(other_networks.TORCHVISION) <= ours
+    assert set(contenders.TORCHVISION) <= ours
     assert set(TASKS) == set(CONTENDERS["keras_resnet"].tasks)
 
 
@@ -263,7 +283,7 @@ def test_workloads_run(name, size, resnet8, tmp_path):
     [
         ({"model": "resnet51"}, "Nearest.*resnet50.*Received: name='resnet51'"),
         ({"contenders": ("kears",)}, "Nearest.*keras.*Received: contenders='kears'"),
-        ({"contenders": ()}, "should name some of"),
+        ({"contenders": ()}, "should be some of"),
         ({"precisions": ("float16",)}, "Received: precisions='float16'"),
         ({"tasks": ("training",)}, "Nearest.*train.*Received: tasks='training'"),
         ({"batch_size": 0}, "`batch_size` should be an integer, 1 or more. Received: batch_size=0"),

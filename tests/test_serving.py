@@ -194,7 +194,7 @@ def server(request, network, tmp_path_factory):
         pytest.importorskip(needed)
     path = tmp_path_factory.mktemp("served") / f"mine{request.param}"
     network.save(path) if request.param == ".keras" else keras_resnet.export(network, path, "onnx", measure_speed=False)
-    with running_example(path.parent, "http_server.py", str(path)) as found:
+    with running_example(path.parent, "http_server.py", str(path), "--timeout", "3") as found:
         yield found
 
 

@@ -76,6 +76,13 @@ def server(exported):
 def test_a_server_finds_the_network_and_its_signature(exported):
     target, command = exported
     assert f"-v {target.parent}:/models/resnet20 " in command and "MODEL_NAME=resnet20 " in command
+    outputs = tf.saved_model.load(str(target)).signatures["serve_bytes"].structured_outputs
+    assert outputs["probabilities"].shape.as_list() == [None, 10]
+
+
+@pytest.mark.slow
+def test_tensorflows_tool_shows_the_signature(exported):
+    target, _ = exported
     tool = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "show", "--dir", target]
     options = ["--tag_set", "serve", "--signature_def", "serve_bytes"]
     shown = subprocess.run([*tool, *options], capture_output=True, text=True).stdout

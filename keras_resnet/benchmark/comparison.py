@@ -1,15 +1,18 @@
-"""`compare`: the speed of a network in several libraries, measured side by side in one run, with ratios."""
+"""`compare`: the speed of a network in several libraries, measured side by side in one run; its report as a table."""
 
 import datetime
 import statistics
 from collections.abc import Callable
+from contextlib import contextmanager
+from itertools import groupby
 
 import keras
+import numpy as np
 
 from keras_resnet.benchmark.contenders import BASELINE, CONTENDERS, MEASURED_PRECISIONS, TASKS, reason_to_skip
 from keras_resnet.benchmark.keras_networks import Job
 from keras_resnet.benchmark.worker import Worker, WorkerDied
-from keras_resnet.errors import check_integers, check_known
+from keras_resnet.errors import check_integers, check_known, value_error
 from keras_resnet.machine import machine, versions
 from keras_resnet.variants import canonical_name, get_spec
 
@@ -59,11 +62,15 @@ def compare(
     spec, name = get_spec(model), canonical_name(model)
     image_size = spec.default_size if image_size is None else image_size
     known = {"precisions": MEASURED_PRECISIONS, "contenders": CONTENDERS, "tasks": TASKS}
-    for argument, names in {"precisions": precisions, "contenders": contenders, "tasks": tasks}.items():
-        _check_names(argument, names, known[argument])
+    for argument, given in {"precisions": precisions, "contenders": contenders, "tasks": tasks}.items():
+        if not given:
+            raise value_error(argument, given, f"some of {list(known[argument])}")
+        for one in given:
+            check_known(argument, one, known[argument])
     check_integers(batch_size=batch_size, rounds=rounds, steps=1 if steps is None else steps)
     check_integers(spec.minimum_size, image_size=image_size)
-    report = {"date": _now(), "machine": machine(), "versions": versions()}
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    report = {"date": date, "machine": machine(), "versions": versions()}
     with Workers(progress) as workers:
         for precision in dict.fromkeys(precisions):
             for contender in dict.fromkeys(contenders):
@@ -79,42 +86,23 @@ def compare(
     }
 
 
-def _now():
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _check_names(argument, names, known):
-    if not names:
-        raise ValueError(f"`{argument}` should name some of {list(known)}. Received: {argument}={names!r}")
-    for name in names:
-        check_known(argument, name, known)
-
-
 def _with_ratios(row, rows, precision):
     """The row with its speed relative to the baseline in `precision` and in its own precision."""
 
     def ratio(precision):
         key = (row["task"], BASELINE, precision)
-        baseline = [other for other in rows if (other["task"], other["contender"], other["precision"]) == key]
-        return _ratio(row, baseline[0]) if baseline else None
+        for baseline in rows:
+            if (baseline["task"], baseline["contender"], baseline["precision"]) == key:
+                sign = 1 if TASKS[row["task"]].is_rate else -1
+                ratios = (np.divide(row["values"], baseline["values"]) ** sign).tolist()
+                return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+        return None
 
     return {**row, "ratio": ratio(precision), "ratio_same_precision": ratio(row["precision"])}
 
 
-def _ratio(row, baseline):
-    """Relative speed in each round, summarised."""
-    pairs = zip(row["values"], baseline["values"], strict=True)
-    is_rate = TASKS[row["task"]].is_rate
-    ratios = [value / reference if is_rate else reference / value for value, reference in pairs]
-    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-
-
 class Workers:
-    """The processes of a benchmark. One works at a time; if one dies, the others go on without it.
-
-    Args:
-        progress: function that is called with messages about the progress.
-    """
+    """The processes of a benchmark. One works at a time; if one dies, the others go on without it."""
 
     def __init__(self, progress):
         self.progress = progress
@@ -142,73 +130,104 @@ class Workers:
 
     def measure(self, task, rounds, steps):
         """Measures a task in rounds; returns a row of results for each contender that has it and lives to its end."""
-        has_task = [worker for worker in self.workers if task in CONTENDERS[worker.job.contender].tasks]
-        measurements = [_Measurement(worker, task) for worker in has_task]
-        for measurement in measurements:
-            self.progress(f"{task}: warming up {measurement.worker.network}, {measurement.worker.job.precision}")
-            self._run(measurement, measurement.warm_up, steps)
+        answers = {worker: [] for worker in self.workers if task in CONTENDERS[worker.job.contender].tasks}
+        num_steps = {}
+        for worker in answers:
+            self.progress(f"{task}: warming up {worker.network}, {worker.job.precision}")
+            with self._remove_if_it_dies(worker, task):
+                num_steps[worker] = _warm_up(worker, task, steps)
         for number in range(rounds):
             self.progress(f"{task}: round {number + 1} of {rounds}")
-            for measurement in measurements[:: -1 if number % 2 else 1]:
-                self._run(measurement, measurement.measure)
-        return [measurement.row() for measurement in measurements if measurement.worker in self.workers]
+            for worker in list(answers)[:: -1 if number % 2 else 1]:
+                if worker in self.workers:
+                    with self._remove_if_it_dies(worker, task):
+                        answers[worker].append(worker.measure(task, num_steps[worker]))
+        return [_row(worker, task, num_steps[worker], answers[worker]) for worker in answers if worker in self.workers]
 
-    def _run(self, measurement, function, *arguments):
-        """Calls a method of a measurement; a process that dies is removed, one that has died is left out."""
-        if measurement.worker not in self.workers:
-            return
+    @contextmanager
+    def _remove_if_it_dies(self, worker, task):
         try:
-            function(*arguments)
+            yield
         except WorkerDied as error:
-            self.workers.remove(measurement.worker)
-            measurement.worker.close()
-            self._skip(measurement.worker.job, measurement.task, str(error))
+            self.workers.remove(worker)
+            worker.close()
+            self._skip(worker.job, task, str(error))
 
     def _skip(self, job, task, reason):
         row = {"contender": job.contender, "precision": job.precision, "task": task, "reason": reason}
         self.not_measured.append(row)
 
 
-class _Measurement:
-    """One contender at one task."""
+def _warm_up(worker, task, steps):
+    """Compiles and allocates; returns the number of steps of a round, chosen for about two seconds if it is None."""
+    if not TASKS[task].is_rate:
+        worker.measure(task, 1)
+        return 1
+    worker.measure(task, WARM_UP_STEPS)
+    if steps:
+        return steps
+    steps = WARM_UP_STEPS
+    while (seconds := worker.measure(task, steps)["seconds"]) < SECONDS_PER_ROUND / 2:
+        steps *= 4
+    return max(1, round(steps * SECONDS_PER_ROUND / seconds))
 
-    def __init__(self, worker, task):
-        self.worker, self.task = worker, task
-        self.steps, self.answers = 1, []
 
-    def warm_up(self, steps):
-        """Compiles and allocates; chooses the number of steps of a round if it is not given."""
-        if not TASKS[self.task].is_rate:
-            self.worker.measure(self.task, 1)
-            return
-        self.worker.measure(self.task, WARM_UP_STEPS)
-        self.steps = steps or self._steps_per_round()
+def _row(worker, task, steps, answers):
+    """The results of one contender at one task as JSON values; `values` are images per second, or seconds."""
+    row, job = TASKS[task], worker.job
+    seconds = [answer["seconds"] / steps for answer in answers]
+    values = [job.batch_size / each for each in seconds] if row.is_rate else seconds
+    return {
+        "task": task,
+        "contender": job.contender,
+        "network": worker.network,
+        "precision": job.precision,
+        "unit": row.unit,
+        "steps": steps,
+        "values": values,
+        "median": statistics.median(values),
+        "device": answers[-1]["device"],
+        "peak_memory": answers[-1]["peak_memory"] if row.reports_memory else None,
+        "peak_device_memory": answers[-1]["peak_device_memory"] if row.reports_memory else None,
+    }
 
-    def _steps_per_round(self):
-        steps = WARM_UP_STEPS
-        while (seconds := self.worker.measure(self.task, steps)["seconds"]) < SECONDS_PER_ROUND / 2:
-            steps *= 4
-        return max(1, round(steps * SECONDS_PER_ROUND / seconds))
 
-    def measure(self):
-        """Measures one round."""
-        self.answers.append(self.worker.measure(self.task, self.steps))
+def table_rows(report):
+    """Yields {column: text} for each task, contender and precision."""
+    baseline = "vs {contender} {precision}".format(**report["baseline"])
+    for task, rows in groupby(report["results"], key=lambda row: row["task"]):
+        for number, row in enumerate(rows):
+            median, memory = row["median"], row["peak_device_memory"] or row["peak_memory"]
+            digits = 2 if median < 10 else 1 if median < 100 else 0
+            yield {
+                "task": "" if number else task,
+                "network": row["network"],
+                "precision": row["precision"],
+                "median": f"{median:.{digits}f} {row['unit']}",
+                baseline: _ratio_text(row["ratio"]),
+                "vs same precision": _ratio_text(row["ratio_same_precision"]),
+                "peak memory": f"{memory / 2**30:.2f} GiB" if memory else "",
+            }
 
-    def row(self):
-        """The results as JSON values; `values` are images per second, or seconds."""
-        task, job, last = TASKS[self.task], self.worker.job, self.answers[-1]
-        seconds = [answer["seconds"] / self.steps for answer in self.answers]
-        values = [job.batch_size / each for each in seconds] if task.is_rate else seconds
-        return {
-            "task": self.task,
-            "contender": job.contender,
-            "network": self.worker.network,
-            "precision": job.precision,
-            "unit": task.unit,
-            "steps": self.steps,
-            "values": values,
-            "median": statistics.median(values),
-            "device": last["device"],
-            "peak_memory": last["peak_memory"] if task.reports_memory else None,
-            "peak_device_memory": last["peak_device_memory"] if task.reports_memory else None,
-        }
+
+def _ratio_text(ratio):
+    return "{median:.2f} ({min:.2f} to {max:.2f})".format(**ratio) if ratio else ""
+
+
+def notes(report):
+    """Lines about the settings and the machine, and what was not measured."""
+    settings, computer = report["settings"], report["machine"]
+    devices = dict.fromkeys(row["device"] for row in report["results"] if row["device"])
+    lines = [
+        f"{settings['model']}, batch {settings['batch_size']} at {settings['image_size']} px, Keras on "
+        f"{settings['backend']}, "
+        f"{settings['rounds']} rounds: medians; ratios within a round, above 1 is faster (least to greatest)",
+        ", ".join([computer["cpu"], f"{computer['cores']} cores", *devices]),
+        ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
+    ]
+    skipped = {}
+    for row in report["not_measured"]:
+        skipped.setdefault((row["contender"], row["task"], row["reason"]), []).append(row["precision"])
+    for (contender, task, reason), precisions in skipped.items():
+        lines.append(f"not measured: {' '.join(filter(None, (contender, task)))} ({', '.join(precisions)}): {reason}")
+    return lines

@@ -1,13 +1,12 @@
 """Networks with a method for each task of a benchmark: this package's and stock Keras's.
 
-`inference(steps)`, `train(steps)`, `build(steps)`, `load(steps)`, `pipeline(steps)`, `whole_run(steps)`,
-`evaluation(steps)` and `extraction(steps)` do their work `steps` times, and return when it is finished on the device.
-Those that measure their own time return seconds.
+`inference(steps)`, `train(steps)`, `pipeline(steps)`, `whole_run(steps)`, `evaluation(steps)` and `extraction(steps)`
+process `steps` batches and return when the device has finished; `build()` and `load()` work once. Methods that measure
+their own time return seconds.
 """
 
 import copy
 import itertools
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +14,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_resnet.benchmark.workloads import Workloads
 from keras_resnet.deployment.inference import optimize_for_inference
-from keras_resnet.machine import accelerator
 from keras_resnet.models.create import create
 from keras_resnet.models.transforms import fold_batch_norm
 from keras_resnet.precision import PRECISIONS
@@ -65,22 +64,20 @@ class Network:
 
     reports_memory = True
     """Whether the memory of its process is that of the network alone."""
+    framework: str | None = None
+    """"tensorflow", "jax" or "torch", if it may use a GPU."""
 
     def __init__(self, job, folder):
         self.job, self.folder = job, Path(folder)
 
-    def accelerator(self):
-        """(name, peak memory in bytes) of the GPU; (None, None) on the CPU."""
-        return None, None
 
-
-class KerasNetwork(Network):
+class KerasNetwork(Network, Workloads):
     """This package's network in Keras's own loops: one call of `model.fit` or `model.predict` for all steps.
 
     A call takes a few milliseconds more than its steps, which does not matter in a round of seconds.
     """
 
-    form = ""
+    form, framework = "", keras.backend.backend()
 
     def __init__(self, job, folder):
         super().__init__(job, folder)
@@ -108,50 +105,17 @@ class KerasNetwork(Network):
     def train(self, steps):
         self.model.fit(self.batches, steps_per_epoch=steps, epochs=1, shuffle=False, verbose=0)
 
-    def build(self, steps):
-        for _ in range(steps):
-            self.create()
+    def build(self):
+        self.create()
 
-    def load(self, steps):
-        for _ in range(steps):
-            self.create(self.weights_file)
-
-    def pipeline(self, steps):
-        """Returns the seconds from the first batch on, without the time to start the pipeline.
-
-        The pipeline is started and finished each time, so that it does not prefetch while others are measured.
-        """
-        batches = iter(self.workloads.training_batches(steps + 1))
-        next(batches)
-        started = time.perf_counter()
-        for _ in batches:
-            pass
-        return time.perf_counter() - started
-
-    def whole_run(self, steps):
-        """Returns the seconds of an epoch, without the time to build and compile the network."""
-        return self.workloads.train(steps)
-
-    def evaluation(self, steps):
-        self.workloads.evaluate(steps)
-
-    def extraction(self, steps):
-        self.workloads.extract(steps)
-
-    @cached_property
-    def workloads(self):
-        from keras_resnet.benchmark.workloads import Workloads
-
-        return Workloads(self.model, self.job, self.folder)
+    def load(self):
+        self.create(self.weights_file)
 
     @cached_property
     def weights_file(self):
         path = self.folder / "network.weights.h5"
         self.model.save_weights(path)
         return str(path)
-
-    def accelerator(self):
-        return accelerator(keras.backend.backend())
 
 
 class FoldedNetwork(KerasNetwork):

@@ -14,12 +14,16 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from keras_resnet.benchmark.contenders import CONTENDERS
+from keras_resnet.benchmark.contenders import CONTENDERS, TASKS
 from keras_resnet.benchmark.keras_networks import Job
-from keras_resnet.machine import peak_memory
+from keras_resnet.machine import accelerator, peak_memory
 
-_SHARING = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-"""All processes share one GPU: none takes its whole memory at the start."""
+_ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # no process takes the whole memory of the GPU at the start: all share it
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
+"""Defaults of environment variables."""
 
 
 class WorkerDied(Exception):
@@ -27,16 +31,12 @@ class WorkerDied(Exception):
 
 
 class Worker:
-    """A process for a job; the constructor returns when its network is built.
-
-    Raises:
-        WorkerDied: also from `measure`.
-    """
+    """A process for a job; the constructor returns when its network is built. It and `measure` raise WorkerDied."""
 
     def __init__(self, job):
         self.job = job
         self.folder = tempfile.TemporaryDirectory()
-        self.stderr = Path(self.folder.name) / "stderr.txt"
+        self.stderr, backend = Path(self.folder.name) / "stderr.txt", CONTENDERS[job.contender].backend
         with self.stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", __name__, self.folder.name],
@@ -44,7 +44,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                env=_environment(CONTENDERS[job.contender].backend),
+                env=_ENVIRONMENT | dict(os.environ) | ({"KERAS_BACKEND": backend} if backend else {}),
             )
         try:
             self.network = self._request(asdict(job))["network"]
@@ -53,7 +53,7 @@ class Worker:
             raise
 
     def measure(self, task, steps):
-        """Runs `steps` steps of a task -> {"seconds", "peak_memory", "device", "peak_device_memory"}."""
+        """Runs the function `measure` in the process."""
         return self._request({"task": task, "steps": steps})
 
     def close(self):
@@ -79,19 +79,8 @@ class Worker:
         return "\n".join([f"ended with exit status {status}", *(line[:width] for line in lines[-count:])])
 
 
-def _environment(backend):
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    return quiet | _SHARING | dict(os.environ) | ({"KERAS_BACKEND": backend} if backend else {})
-
-
 def main(folder):
-    """The main function of the process.
-
-    It answers on standard output; what libraries print goes to standard error.
-
-    Args:
-        folder: for the network's files.
-    """
+    """The main function of the process. It answers on standard output; what libraries print goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -102,18 +91,18 @@ def main(folder):
     network = CONTENDERS[job.contender].network(job, folder)
     answer(network=network.name)
     for request in sys.stdin:
-        answer(**_measure(network, **json.loads(request)))
+        answer(**measure(network, **json.loads(request)))
 
 
-def _measure(network, task, steps):
+def measure(network, task, steps):
+    """Runs `steps` steps of a task -> {"seconds", "peak_memory", "device", "peak_device_memory"}."""
     gc.collect()
     started = time.perf_counter()
-    seconds = getattr(network, task)(steps)
-    if seconds is None:
-        seconds = time.perf_counter() - started
-    device, peak_device_memory = network.accelerator()
+    seconds = getattr(network, task)(*([steps] if TASKS[task].is_rate else []))
+    elapsed = time.perf_counter() - started
+    device, peak_device_memory = accelerator(network.framework)
     return {
-        "seconds": seconds,
+        "seconds": elapsed if seconds is None else seconds,
         "peak_memory": peak_memory() if network.reports_memory else None,
         "device": device,
         "peak_device_memory": peak_device_memory,

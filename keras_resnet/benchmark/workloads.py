@@ -1,5 +1,6 @@
 """Workloads besides a single network, on made-up images: training batches, whole runs, evaluation, extraction."""
 
+import time
 from functools import cached_property
 
 import numpy as np
@@ -26,63 +27,74 @@ class Workloads:
 
     In training, CIFAR's are padded, cropped and mirrored (He et al. 2015, sec. 4.2); of ImageNet's, crops of random
     size and aspect ratio are mirrored (Szegedy et al. 2015, arXiv:1409.4842). In tests, each image is cropped once.
-
-    Args:
-        model: the network that is evaluated.
-        job: Job.
-        folder: Path for the image files.
+    The base of a network with the attributes `model`, `job`, a Job, and `folder`, a Path for the image files.
     """
 
-    def __init__(self, model, job, folder):
-        self.model, self.job, self.folder = model, job, folder
-        in_memory = get_spec(job.model).stem == "cifar"
-        crop = "pad" if in_memory else "random_resized"
-        self.images = _pixels(job) if in_memory else _files(folder)
-        self.preprocessing = Preprocessing("torch", job.image_size, None if in_memory else job.image_size * 8 // 7)
-        self.recipe = Recipe(epochs=2, batch_size=job.batch_size, crop=crop, flip=True)
+    def pipeline(self, steps):
+        """Returns the seconds of `steps` batches from the first one on, without the time to start the pipeline.
 
-    def _dataset(self, num_train, num_test):
-        """A Dataset in which the NUM_IMAGES images are repeated."""
-        sizes = (num_train, num_test)
-        train, test = (Split(self.images[np.arange(size) % NUM_IMAGES], np.zeros(size, "int32")) for size in sizes)
-        names = tuple(str(index) for index in range(get_spec(self.job.model).default_classes))
-        return Dataset("made up", train, test, names, self.preprocessing)
+        The pipeline is started and finished each time, so that it does not prefetch while others are measured.
+        """
+        batches = iter(self.training_batches(steps + 1))
+        next(batches)
+        started = time.perf_counter()
+        for _ in batches:
+            pass
+        return time.perf_counter() - started
 
-    def training_batches(self, steps):
-        """An iterable of shuffled and augmented batches."""
-        return training_batches(self._dataset(NUM_IMAGES, self.job.batch_size), self.recipe, steps)
+    def whole_run(self, steps):
+        """Returns the seconds of `steps` steps of `keras_resnet.train`, with its pipeline, metrics and callbacks.
 
-    def train(self, steps):
-        """Seconds of `steps` steps of `keras_resnet.train`, with its pipeline, metrics and callbacks.
-
-        The second epoch is measured: in the first one the training step is compiled.
+        The second epoch is measured: in the first one the network is built and compiled.
         """
         dataset = self._dataset(steps * self.job.batch_size, self.job.batch_size)
         options = RunOptions(overwrite=True, precision=self.job.precision, xla=self.job.xla)
-        run = train(self.job.model, dataset, self.recipe, self.folder / "run", options=options)
+        run = train(self.job.model, dataset, self._recipe, self.folder / "run", options=options)
         return run.history["seconds"][1]
 
-    def evaluate(self, steps):
+    def evaluation(self, steps):
         """Runs `keras_resnet.evaluate` on `steps` batches."""
         self._on_test_images(evaluate, self.model, steps)
 
-    def extract(self, steps):
+    def extraction(self, steps):
         """Runs `keras_resnet.transfer.extract`, of the classifier's inputs, on `steps` batches."""
         self._on_test_images(extract, self._extractor, steps)
+
+    def training_batches(self, steps):
+        """An iterable of shuffled and augmented batches."""
+        return training_batches(self._dataset(NUM_IMAGES, self.job.batch_size), self._recipe, steps)
+
+    def _on_test_images(self, function, model, steps):
+        size = self.job.batch_size
+        dataset = self._dataset(size, steps * size)
+        model.info = model_info(model) | {"preprocessing": dataset.preprocessing.to_config()}
+        function(model, dataset, batch_size=size)
+
+    def _dataset(self, num_train, num_test):
+        """A Dataset in which the NUM_IMAGES images are repeated."""
+        sizes, side = (num_train, num_test), self.job.image_size
+        train, test = (Split(self._images[np.arange(size) % NUM_IMAGES], np.zeros(size, "int32")) for size in sizes)
+        names = tuple(str(index) for index in range(get_spec(self.job.model).default_classes))
+        preprocessing = Preprocessing("torch", side, None if self._in_memory else side * 8 // 7)
+        return Dataset("made up", train, test, names, preprocessing)
+
+    @property
+    def _recipe(self):
+        crop = "pad" if self._in_memory else "random_resized"
+        return Recipe(epochs=2, batch_size=self.job.batch_size, crop=crop, flip=True)
+
+    @property
+    def _in_memory(self):
+        return get_spec(self.job.model).stem == "cifar"
+
+    @cached_property
+    def _images(self):
+        shape = (NUM_IMAGES, self.job.image_size, self.job.image_size, 3)
+        return np.random.default_rng(0).integers(0, 256, shape, "uint8") if self._in_memory else _files(self.folder)
 
     @cached_property
     def _extractor(self):
         return vector_extractor(self.model)
-
-    def _on_test_images(self, function, model, steps):
-        model.info = model_info(model) | {"preprocessing": self.preprocessing.to_config()}
-        size = self.job.batch_size
-        function(model, self._dataset(size, steps * size), batch_size=size)
-
-
-def _pixels(job):
-    """(NUM_IMAGES, H, W, 3) uint8 noise."""
-    return np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, job.image_size, job.image_size, 3), "uint8")
 
 
 def _files(folder):

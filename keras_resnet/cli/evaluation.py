@@ -12,9 +12,8 @@ from typer import Option
 import keras_resnet
 from keras_resnet import analysis
 from keras_resnet.architecture.metadata import model_info, model_spec
-from keras_resnet.benchmark.comparison import compare
+from keras_resnet.benchmark.comparison import compare, notes, table_rows
 from keras_resnet.benchmark.contenders import CONTENDERS, MEASURED_PRECISIONS, TASKS
-from keras_resnet.benchmark.report import notes, table_rows
 from keras_resnet.cli.app import (
     err,
     print_json,

@@ -16,7 +16,7 @@ from keras_resnet.data.image_files import find_images
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import load_dataset, load_test
 from keras_resnet.deployment.exported import is_exported
-from keras_resnet.deployment.report import to_markdown
+from keras_resnet.deployment.verification import to_markdown
 from keras_resnet.errors import value_error
 from keras_resnet.models.preprocessing import set_preprocessing
 from keras_resnet.weights.catalog import WEIGHTS

@@ -66,7 +66,7 @@ class ExportedModel:
             raise FileNotFoundError(f"Expected an exported network. Received a missing path={str(path)!r}")
         self.path, self.format = path, find_format(None, path)
         row = FORMATS[self.format]
-        check_installed(self.format, row.reads)
+        check_installed(self.format, row.libraries[:1])
         try:
             self.session = row.module.Session(path)
         except Exception as error:  # runtimes raise errors of any kind

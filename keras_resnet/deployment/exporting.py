@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,14 @@ from keras_resnet.data.datasets import default_preprocessing
 from keras_resnet.data.sources import image_source
 from keras_resnet.deployment.exported import ExportedModel
 from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, check_installed, check_precision, find_format
-from keras_resnet.deployment.images import calibration_pixels, pixel_batches, sample_images
-from keras_resnet.deployment.report import failures, make_report, to_json, to_markdown
+from keras_resnet.deployment.images import calibration_pixels, sample_images
 from keras_resnet.deployment.serving import ExportSpec, export_metadata
-from keras_resnet.deployment.verification import compare_outputs, compare_speed, run_checks
-from keras_resnet.errors import check_integers, error_summary
+from keras_resnet.deployment.verification import REPORT_SUFFIXES, failures, verify
+from keras_resnet.errors import check_integers, error_summary, value_error
 from keras_resnet.files import check_writable
 from keras_resnet.models.preprocessing import preprocessing
-from keras_resnet.models.transforms import as_functional, cast_model, fold_batch_norm
+from keras_resnet.models.transforms import as_functional, fold_batch_norm
 
-REPORT_SUFFIXES = (".report.md", ".report.json")
-"""Appended to the name of an exported network in the names of its reports."""
-UNVERIFIED = ".unverified"
-"""Appended to the stem of an exported network that failed its verification."""
 STAGING_PREFIX = ".exporting."
 """Beginning of the name of a staging folder; the number of its process follows."""
 
@@ -88,7 +84,7 @@ def export(
         overwrite: whether to replace existing files.
 
     Returns:
-        The report, a dict: see `deployment.report.make_report`.
+        The report, a dict: see `deployment.verification.make_report`.
 
     Raises:
         VerificationError: a ValueError, if outputs differ by more than the tolerance of the precision. Those of the
@@ -104,17 +100,22 @@ def export(
     _check_arguments(format_name, target, precision, calibration, overwrite)
     check_integers(calibration_size=calibration_size, batch_size=1 if batch_size is None else batch_size)
 
-    model = _with_named_outputs(as_functional(model))
+    model = as_functional(model)
+    if len(model.outputs) > 1 and not isinstance(model.output, dict):
+        received = f"{model.name} with {len(model.outputs)}"
+        raise ValueError(f"`model` should have one output, or a dict of them. Received: {received}")
     folded = fold_batch_norm(model)
+    unfolded = model_info(folded)["unfolded"]
     metadata = export_metadata(model, format_name, precision, raw)
-    image_preprocessing = _preprocessing(model, raw)
+    known = model_info(model).get("preprocessing") or not raw
+    image_preprocessing = preprocessing(model) if known else default_preprocessing(image_shape(model))
     source = image_source(sample_images() if images is None else images)
     inputs = _calibration_inputs(calibration, metadata, image_preprocessing, batch_size, calibration_size)
     spec = ExportSpec(folded, metadata, batch_size, inputs)
 
     with staging_folder(target) as folder, staging_folder(target) as float32_folder:
         exported, float32_export = _write(spec, folder / target.name, float32_folder / target.name)
-        report = _verify(model, spec, exported, float32_export, image_preprocessing, source, measure_speed)
+        report = verify(model, exported, float32_export, image_preprocessing, source, measure_speed, unfolded)
         published = _publish(folder, target, report)
     if not report["verified"]:
         raise VerificationError(published, report)
@@ -127,26 +128,15 @@ def _check_arguments(format_name, target, precision, calibration, overwrite):
     if keras.backend.backend() != "tensorflow":
         raise ValueError(f"Keras should run on TensorFlow to export. Received: KERAS_BACKEND={keras.backend.backend()}")
     check_precision(format_name, precision)
-    check_installed(format_name, row.writes)
+    check_installed(format_name, row.libraries)
     if target.suffix != row.suffix and (row.suffix or target.suffix in SUFFIXES):
-        raise ValueError(
-            f"`path` should end in {row.suffix or 'no suffix'} for {row.title}. Received: path={str(target)!r}"
-        )
+        raise value_error("path", str(target), f"a path that ends in {row.suffix or 'no suffix'} for {row.title}")
     if not row.suffix and glob.escape(str(target)) != str(target):
-        raise ValueError(
-            "`path` should contain none of *, ? and [: TensorFlow would take it for a pattern. "
-            f"Received: path={str(target)!r}"
-        )
+        hint = "TensorFlow would take it for a pattern."
+        raise value_error("path", str(target), "a path with none of *, ? and [", hint)
     if (precision == "int8") != (calibration is not None):
-        raise ValueError(
-            "`calibration` should be images for int8, and None for other precisions. "
-            f"Received: precision={precision!r}, calibration={calibration!r}"
-        )
-    _check_target(target, row, overwrite)
-
-
-def _check_target(target, row, overwrite):
-    """Raises OSError if a path cannot be written, or exists and may not be replaced."""
+        hint = f"The precision is {precision}."
+        raise value_error("calibration", calibration, "images for int8, and None for other precisions", hint)
     if row.suffix or not target.is_dir():
         check_writable(target)
     companions = [target.with_suffix(suffix) for suffix in row.companions]
@@ -163,47 +153,27 @@ def _check_target(target, row, overwrite):
         )
 
 
-def _with_named_outputs(model):
-    """The model, if each of its outputs has a name."""
-    if len(model.outputs) > 1 and not isinstance(model.output, dict):
-        raise ValueError(
-            f"`model` should have one output, or a dict of them. Received: {model.name} with {len(model.outputs)}"
-        )
-    return model
-
-
-def _preprocessing(model, raw):
-    """The Preprocessing of the model; for a raw export of a model without one, any that fits its images."""
-    if model_info(model).get("preprocessing") or not raw:
-        return preprocessing(model)
-    return default_preprocessing(image_shape(model))
-
-
 def _calibration_inputs(images, metadata, image_preprocessing, batch_size, count):
     """Inputs of the exported network for its calibration; None without calibration images."""
     if images is None:
         return None
     inputs = metadata.to_inputs(image_preprocessing, calibration_pixels(images, image_preprocessing, count))
     if len(inputs) < (batch_size or 1):
-        raise ValueError(
-            f"`calibration` should have at least {batch_size} images, a whole batch. Received: {len(inputs)} images"
-        )
+        expected = f"at least {batch_size} images, a whole batch"
+        raise ValueError(f"`calibration` should be {expected}. Received: {len(inputs)} images")
     return inputs
 
 
 def _write(spec, path, float32_path):
-    """Writes and loads the export, and the same export in float32.
-
-    Returns:
-        Two ExportedModels; the second is None if the first is in float32.
-    """
+    """Writes the export, and the same in float32 -> two ExportedModels, or (ExportedModel, None) for float32 itself."""
     row = FORMATS[spec.metadata.format]
     with _clear_errors(row, spec.model, path.parent):
         row.module.write(spec, path)
         exported = ExportedModel(path)
-        if spec.precision == "float32":
+        if spec.metadata.precision == "float32":
             return exported, None
-        row.module.write(spec.in_float32(), float32_path)
+        metadata = replace(spec.metadata, precision="float32")
+        row.module.write(replace(spec, metadata=metadata, calibration=None), float32_path)
         return exported, ExportedModel(float32_path)
 
 
@@ -226,52 +196,24 @@ def _clear_errors(row, model, folder):
         ) from error
 
 
-def _verify(model, spec, exported, float32_export, image_preprocessing, source, measure_speed):
-    """Compares the export with Keras; returns the report, which is also written beside the export."""
-    reference = model
-    if any(getattr(layer, "compute_dtype", "float32") != "float32" for layer in model.layers):
-        reference = cast_model(model, "float32")  # a model that rounds is no reference
-    arguments = (reference, exported, image_preprocessing)
-    comparison = compare_outputs(*arguments, source)
-    checks = run_checks(*arguments[:2], float32_export, image_preprocessing, source)
-    speed = compare_speed(*arguments, next(pixel_batches(source, image_preprocessing, 8))[0]) if measure_speed else []
-    folder = exported.path.parent
-    num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    report = make_report(spec.metadata, comparison, checks, speed, num_bytes, model_info(spec.model)["unfolded"])
-    for suffix, text in zip(REPORT_SUFFIXES, (to_markdown(report), to_json(report)), strict=True):
-        (folder / f"{exported.path.name}{suffix}").write_text(text, "utf-8")
-    return report
-
-
 @contextmanager
 def staging_folder(target):
     """A temporary folder beside `target`; such folders of processes that no longer run are deleted first."""
     for folder in target.parent.glob(f"{STAGING_PREFIX}*"):
-        if not _is_running(folder.name.split(".")[2]):
+        try:
+            os.kill(int(folder.name.split(".")[2]), 0)  # signal 0 only asks whether the process runs
+        except ProcessLookupError:
             shutil.rmtree(folder, ignore_errors=True)
+        except (ValueError, OSError):
+            pass  # no process number: not a staging folder; or another user's process
     with tempfile.TemporaryDirectory(prefix=f"{STAGING_PREFIX}{os.getpid()}.", dir=target.parent) as folder:
         yield Path(folder)
 
 
-def _is_running(process):
-    """Whether a process with this number runs; True for a text that is not a number, which is not ours to judge."""
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except (ValueError, OSError):
-        return True
-    return True
-
-
 def _publish(folder, target, report):
-    """Moves the files of a staging folder beside `target`, under other names if the verification failed.
-
-    Returns:
-        Path of the network.
-    """
+    """Moves the files of a staging folder beside `target`, renamed if not verified; returns the network's path."""
     stem = target.name.removesuffix(FORMATS[report["format"]].suffix)
-    final_stem = stem if report["verified"] else stem + UNVERIFIED
+    final_stem = stem if report["verified"] else stem + ".unverified"
     names = {path.name: final_stem + path.name.removeprefix(stem) for path in folder.iterdir()}
     for name in sorted(names, key=lambda name: name == target.name):  # the network last: it marks a complete export
         destination = target.with_name(names[name])

@@ -14,20 +14,14 @@ from keras_resnet.data.preprocessing import Normalization
 from keras_resnet.data.protocols import get_protocol
 from keras_resnet.data.sources import ImageSource, image_source, load_test
 
-UNNORMALISED = Normalization(divisor=1.0)
-
 
 def pixel_batches(source: ImageSource, preprocessing, batch_size):
-    """Reads and crops images, without normalising their values.
+    """Yields (pixels (B, size, size, channels) uint8, labels (B,)) of images, resized and cropped but not normalised.
 
-    Yields:
-        (pixels (B, size, size, channels) uint8, labels (B,)). Unreadable images are skipped with a warning.
-
-    Raises:
-        ValueError: in the end, if none could be read.
+    Unreadable images are skipped with a warning; if no image is left, the end is a ValueError.
     """
     errors, count = list(source.skipped), 0
-    crop_only = replace(preprocessing, mode=UNNORMALISED)
+    crop_only = replace(preprocessing, mode=Normalization(divisor=1.0))
     for batch in prefetch_batches(source.split, [crop_only], get_protocol("center"), batch_size):
         errors += describe_errors(batch.read_errors, source.names)
         count += len(batch)
@@ -37,36 +31,26 @@ def pixel_batches(source: ImageSource, preprocessing, batch_size):
 
 
 def calibration_pixels(images, preprocessing, count):
-    """Reads and crops images that are evenly spaced among those given.
+    """Reads and crops at most `count` images, evenly spaced: (N, size, size, channels) uint8.
 
     Args:
-        images: what `extract` takes; for a data set's name, its training images.
-        preprocessing: Preprocessing.
-        count: number of images, at most.
-
-    Returns:
-        (N, size, size, channels) uint8.
+        images: as `extract` takes them; for a data set's name, its training images.
 
     Raises:
-        ValueError: if there are no images, or none that can be read.
-        OSError: for a path that does not exist.
+        ValueError: if there are no images, or none that can be read. OSError: for a path that does not exist.
     """
     if isinstance(images, (str, os.PathLike)) and not os.path.exists(images):
         images = load_test(images, split="train")
-    split, errors = image_source(images).split, []
-    indices = evenly_spaced(len(split), count)
-    pixels = [preprocessing.pixels([image]) for image in read_images(split, indices, preprocessing.channels, errors)]
+    errors = []
+    found = evenly_spaced_images(image_source(images).split, count, preprocessing.channels, errors)
+    pixels = [preprocessing.pixels([image]) for image in found]
     _warn_of_unreadable(errors, len(pixels))
     return np.concatenate(pixels)
 
 
-def evenly_spaced(length, count):
-    """At most `count` indices, evenly spaced from the first to the last of `length`."""
-    return np.unique(np.linspace(0, length - 1, count).astype(int)) if length else []
-
-
-def read_images(split, indices, channels, errors):
-    """Yields PIL images; messages about unreadable ones are appended to `errors`."""
+def evenly_spaced_images(split, count, channels, errors):
+    """Yields at most `count` PIL images, from the first to the last; messages about unreadable ones go to `errors`."""
+    indices = np.unique(np.linspace(0, len(split) - 1, count).astype(int)) if len(split) else []
     for image in images_at(split, indices):
         try:
             yield as_pil_image(image, channels)

@@ -1,7 +1,7 @@
 """The serving model, pixels in and probabilities out, and the metadata that is written into every exported file."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import keras
 import numpy as np
@@ -45,11 +45,7 @@ class Metadata:
 
     @classmethod
     def from_json(cls, text: str | None) -> "Metadata":
-        """Reads what `to_json` returned, from a file of any origin.
-
-        Raises:
-            ValueError: for any other text, and for None, which stands for a file without metadata.
-        """
+        """Reads what `to_json` returned; any other text, and None for a file without metadata, is a ValueError."""
         try:
             if text is None or len(text) > MAX_METADATA_LENGTH:
                 raise ValueError("no metadata" if text is None else "metadata too long")
@@ -106,14 +102,6 @@ class ExportSpec:
     calibration: np.ndarray | None = None
     """For int8: (N, ...) typical inputs of the exported network, from which the ranges of its activations follow."""
 
-    @property
-    def precision(self) -> str:
-        return self.metadata.precision
-
-    def in_float32(self) -> "ExportSpec":
-        """The same export in float32."""
-        return replace(self, metadata=replace(self.metadata, precision="float32"), calibration=None)
-
     def model_and_signature(self, precision="float32"):
         """(serving model, input signature), the arguments of `Model.export`."""
         model = serving_model(self.model, precision, self.metadata.raw)
@@ -134,15 +122,9 @@ class ExportSpec:
 def serving_model(model, precision="float32", raw=False):
     """A model with normalisation in front and probabilities behind, channels last throughout.
 
-    Args:
-        model: Functional model with one input, with or without batch norms folded.
-        precision: the precision it computes in, a name in COMPUTED of `precision.py`.
-        raw: whether inputs and outputs stay those of `model`.
-
-    Returns:
-        A model from {"images": uint8 (B, H, W, C) in 0..255}, or the inputs of `model` if `raw`, to a dict of
-        "probabilities" (B, classes) float32, or "logits" or "features" where a raw network ends in these, or the named
-        outputs of a model with several.
+    It takes {"images": uint8 (B, H, W, C) in 0..255}, or the inputs of `model` if `raw`, and returns a dict of
+    "probabilities" (B, classes) float32, or "logits" or "features" where a raw network ends in these, or the named
+    outputs of a model with several.
 
     Raises:
         ValueError: for a model of unknown preprocessing, unless `raw`.
@@ -161,13 +143,11 @@ def serving_model(model, precision="float32", raw=False):
     if "logits" in outputs and not raw:
         outputs = {"probabilities": keras.ops.softmax(outputs["logits"])}
     if channels_first:
-        outputs = {name: _maps_to_channels_first(tensor) for name, tensor in outputs.items()}
+        outputs = {
+            name: keras.ops.transpose(tensor, (0, 3, 1, 2)) if len(tensor.shape) == 4 else tensor
+            for name, tensor in outputs.items()
+        }
     return copy_metadata(keras.Model(inputs, outputs, name=model.name), network)
-
-
-def _maps_to_channels_first(tensor):
-    """Transposes feature maps; vectors stay as they are."""
-    return keras.ops.transpose(tensor, (0, 3, 1, 2)) if len(tensor.shape) == 4 else tensor
 
 
 def name_outputs(model, outputs) -> dict:

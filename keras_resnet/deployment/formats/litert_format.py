@@ -8,25 +8,21 @@ from keras_resnet.deployment.serving import INPUT_NAME, METADATA_KEY, Metadata
 
 def write(spec, path):
     """Writes an ExportSpec to a .tflite file."""
+    import tensorflow as tf
+
     model, signature = spec.model_and_signature()
-    if spec.precision == "int8":
+    if spec.metadata.precision == "int8":
         folder = path.with_name("float32")
         model.export(str(folder), format="tf_saved_model", verbose=False, input_signature=signature)
         contents = _quantize(folder, spec.calibration_batches)
         shutil.rmtree(folder)
     else:
-        options = _converter_options(spec.precision)
+        options = {}
+        if spec.metadata.precision == "float16":  # the converter stores the weights in it, and computes in float32
+            options = {"optimizations": [tf.lite.Optimize.DEFAULT], "target_spec": {"supported_types": [tf.float16]}}
         model.export(str(path), format="litert", verbose=False, input_signature=signature, **options)
         contents = path.read_bytes()
     path.write_bytes(_add_metadata(contents, spec.metadata.to_json()))
-
-
-def _converter_options(precision):
-    """Options of TensorFlow's converter; in float16 it stores the weights, and computes in float32."""
-    import tensorflow as tf
-
-    half = {"optimizations": [tf.lite.Optimize.DEFAULT], "target_spec": {"supported_types": [tf.float16]}}
-    return half if precision == "float16" else {}
 
 
 def _quantize(folder, batches):
@@ -92,5 +88,4 @@ class Session:
         self.batch_size = None if batch < 0 else int(batch)
 
     def run(self, inputs):
-        """Inputs -> {output name: array}."""
         return self.runner(**{INPUT_NAME: inputs})

@@ -19,10 +19,10 @@ def write(spec, path):
     with _collect_between_passes():
         model.export(str(path), format="onnx", verbose=False, input_signature=signature)
     onnx.save(_avoid_pad_fusion(onnx.load(path)), path)
-    if spec.precision == "int8":
+    if spec.metadata.precision == "int8":
         _quantize(path, spec.calibration_batches)
     exported = onnx.load(path)
-    if spec.precision == "float16":
+    if spec.metadata.precision == "float16":
         exported = _to_float16(exported)
     for tensor in (*exported.graph.input, *exported.graph.output):
         if spec.batch_size is None:
@@ -117,5 +117,4 @@ class Session:
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def run(self, inputs):
-        """Inputs -> {output name: array}."""
         return dict(zip(self.outputs, self.session.run(None, {INPUT_NAME: inputs}), strict=True))

@@ -21,10 +21,10 @@ def write(spec, path):
     exported = openvino.Core().read_model(uncompressed)
     for tensor, name in zip(exported.outputs, sorted(model.output), strict=True):  # the order of Keras's trees
         tensor.get_tensor().set_names({name})
-    if spec.precision == "int8":
+    if spec.metadata.precision == "int8":
         exported = _quantize(exported, spec.calibration_batches)
     exported.set_rt_info(spec.metadata.to_json(), [METADATA_KEY])
-    openvino.save_model(exported, path, compress_to_fp16=spec.precision in ("float16", "bfloat16"))
+    openvino.save_model(exported, path, compress_to_fp16=spec.metadata.precision in ("float16", "bfloat16"))
     for file in (uncompressed, uncompressed.with_suffix(".bin")):
         file.unlink()
 
@@ -65,6 +65,5 @@ class Session:
         self.request = compile_model(model, self.metadata.precision).create_infer_request()
 
     def run(self, inputs):
-        """Inputs -> {output name: array}."""
         outputs = self.request.infer({INPUT_NAME: inputs}, share_inputs=True)
         return {next(iter(output.get_names())): array.copy() for output, array in outputs.items()}

@@ -12,7 +12,7 @@ def write(spec, path):
     """Writes an ExportSpec to a folder, with the signatures "serving_default" and, unless it is raw, "serve_bytes"."""
     import tensorflow as tf
 
-    model, (signature,) = spec.model_and_signature(spec.precision)
+    model, (signature,) = spec.model_and_signature(spec.metadata.precision)
     archive = keras.export.ExportArchive()
     archive.track(model)
     images = tf.TensorSpec(signature.shape, signature.dtype, name=INPUT_NAME)
@@ -61,7 +61,6 @@ class Session:
         return self._run("serve_bytes", BYTES_INPUT_NAME, contents)
 
     def run(self, inputs):
-        """Inputs -> {output name: array}."""
         return self._run("serving_default", INPUT_NAME, inputs)
 
     def _run(self, signature, input_name, values):

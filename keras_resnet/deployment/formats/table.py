@@ -17,13 +17,11 @@ class Format:
     suffix: str
     """Suffix of its files; empty for a folder."""
     module: ModuleType
-    """Module with `write(spec, path)` and `Session(path)`."""
+    """Module with `write(spec, path)` and `Session(path)`, whose `run(inputs)` returns {output name: array}."""
     precisions: tuple[str, ...]
     """The names in PRECISIONS that it supports."""
-    writes: tuple[str, ...] = ()
-    """Modules that write it."""
-    reads: tuple[str, ...] = ()
-    """Modules that run it."""
+    libraries: tuple[str, ...] = ()
+    """Names of the modules that write it; the first also runs it."""
     companions: tuple[str, ...] = ()
     """Suffixes of the files that stand beside it."""
 
@@ -35,26 +33,17 @@ FORMATS = {
         ".onnx",
         onnx_format,
         ("float32", "float16", "int8"),
-        writes=("onnx", "tf2onnx", "onnxruntime"),
-        reads=("onnxruntime",),
+        libraries=("onnxruntime", "onnx", "tf2onnx"),
     ),
     "openvino": Format(
         "OpenVINO",
         ".xml",
         openvino_format,
         ("float32", "bfloat16", "float16", "int8"),
-        writes=("openvino", "nncf"),
-        reads=("openvino",),
+        libraries=("openvino", "nncf"),
         companions=(".bin",),
     ),
-    "litert": Format(
-        "LiteRT",
-        ".tflite",
-        litert_format,
-        ("float32", "float16", "int8"),
-        writes=("ai_edge_litert",),
-        reads=("ai_edge_litert",),
-    ),
+    "litert": Format("LiteRT", ".tflite", litert_format, ("float32", "float16", "int8"), ("ai_edge_litert",)),
 }
 """The rows. Each but the first has an extra of this package, of its name, that installs its modules."""
 SUFFIXES = [row.suffix for row in FORMATS.values() if row.suffix]
