@@ -88,8 +88,10 @@ class BudgetedSpace:
         smallest = next(filter(self.fits, unmeasured[:MAX_BUILT]), None)
         if smallest is None:
             limit, found = self.first_exceeded((unmeasured or corners)[0])
-            expected = f"enough for a candidate of the space; the smallest has {found:,.6g} {UNITS[limit]}"
-            raise value_error(limit, getattr(self.budget, limit), expected)
+            raise ValueError(
+                f"`{limit}` should allow at least one candidate of the space; the smallest has {found:,.6g} "
+                f"{UNITS[limit]}. Received: {limit}={getattr(self.budget, limit)}"
+            )
         object.__setattr__(self, "smallest", smallest)
 
     def cost(self, values: Values):
