@@ -25,7 +25,7 @@ from keras_resnet.models.preprocessing import preprocessing, weights_digest
 from keras_resnet.precision import precision_of
 from keras_resnet.training.checkpoints import OVERWRITE_HINT, check_settings
 from keras_resnet.transfer.extraction import Features, check_any_read, extract_batches, vector_extractor
-from keras_resnet.weights.zip_members import member_size
+from keras_resnet.weights.weights_file import member_size
 
 ARRAYS = {"features": ("f", 2), "names": ("U", 1), "labels": ("iu", 1), "class_names": ("U", 1), "settings": ("U", 0)}
 """Name of each array in the file -> (kinds of its dtype, number of axes)."""

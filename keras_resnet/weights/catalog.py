@@ -66,9 +66,6 @@ _TORCHVISION_ROWS = (
     ("wide_resnet101_2", "V2", "d733dc28", 232, 0.8251, 0.9602),
 )
 
-# (network, SHA-256 of its file in weights/assets, top-1 and top-5 accuracy): trained by this package, docs/RESULTS.md
-_OWN_ROWS = (("resnet20_cifar", "4517f15273f841f664f063d083d0fdffc2f4ad7ed4673c9bda0274b009a52b10", 0.9135, 0.9971),)
-
 # timm's name of a network -> its tags (timm 1.0.31, list_pretrained); other hf://timm/<network>.<tag> work too
 TIMM = {
     "resnet18": "a1_in1k a2_in1k a3_in1k fb_ssl_yfcc100m_ft_in1k fb_swsl_ig1b_ft_in1k gluon_in1k tv_in1k",
@@ -98,30 +95,26 @@ TIMM = {
 
 
 def _rows():
-    for name, digest, no_top_digest, preprocessing, top1 in _KERAS_ROWS:
-        no_top = (_KERAS.format(name, "_notop"), f"md5:{no_top_digest}")
-        url = _KERAS.format(name, "")
-        yield (name, "imagenet"), PretrainedWeights(url, f"md5:{digest}", preprocessing, "MIT", top1, no_top=no_top)
-    for name, digest, top1, top5 in _OWN_ROWS:
-        preprocessing = Preprocessing(mode="cifar", size=32, resize=None)
-        file = f"{name.removesuffix('_cifar')}_cifar10.safetensors"
-        row = PretrainedWeights(file, f"sha256:{digest}", preprocessing, "Apache-2.0", top1, top5)
-        yield (name, "cifar10"), row
     for name, version, digest, resize, top1, top5 in _TORCHVISION_ROWS:
         url, preprocessing = _TORCHVISION.format(name, digest), Preprocessing(mode="torch", resize=resize)
         row = PretrainedWeights(url, f"sha256:{digest}", preprocessing, "BSD-3-Clause", top1, top5)
         for variant in {name, f"{name}_v1_5"} & VARIANTS.keys():
+            if version == "V1":
+                yield (variant, "imagenet"), row
             yield (variant, f"torchvision:IMAGENET1K_{version}"), row
+    for name, digest, no_top_digest, preprocessing, top1 in _KERAS_ROWS:
+        no_top = (_KERAS.format(name, "_notop"), f"md5:{no_top_digest}")
+        url = _KERAS.format(name, "")
+        yield (name, "imagenet"), PretrainedWeights(url, f"md5:{digest}", preprocessing, "MIT", top1, no_top=no_top)
+    digest = "sha256:4517f15273f841f664f063d083d0fdffc2f4ad7ed4673c9bda0274b009a52b10"
+    preprocessing = Preprocessing(mode="cifar", size=32, resize=None)
+    row = PretrainedWeights("resnet20_cifar10.safetensors", digest, preprocessing, "Apache-2.0", 0.9135, 0.9971)
+    yield ("resnet20_cifar", "cifar10"), row  # trained by this package: docs/RESULTS.md
 
 
 WEIGHTS = dict(_rows())
-"""(network, tag) -> PretrainedWeights. The tag "imagenet" of networks that keras.applications does not have means
-torchvision's IMAGENET1K_V1."""
-WEIGHTS |= {
-    (name, "imagenet"): row
-    for (name, tag), row in WEIGHTS.items()
-    if tag == "torchvision:IMAGENET1K_V1" and (name, "imagenet") not in WEIGHTS
-}
+"""(network, tag) -> PretrainedWeights. The tag "imagenet" means the weights of keras.applications, and torchvision's
+IMAGENET1K_V1 for networks that keras.applications does not have."""
 
 
 def timm_name(name: str) -> str:

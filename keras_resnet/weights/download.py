@@ -1,7 +1,6 @@
 """Find, download and verify the file of a `weights` argument."""
 
 import hashlib
-import json
 import os
 import sys
 from contextlib import redirect_stdout
@@ -10,7 +9,7 @@ from pathlib import Path
 import keras
 
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.files import atomic_write
+from keras_resnet.files import atomic_write, read_json
 from keras_resnet.weights.catalog import WEIGHTS, timm_name, unknown_weights_error
 
 ASSETS = Path(__file__).parent / "assets"
@@ -20,15 +19,12 @@ ASSETS = Path(__file__).parent / "assets"
 def resolve_weights(
     weights: str | os.PathLike, name: str, include_top: bool | None = True
 ) -> tuple[Path, Preprocessing | None]:
-    """Path of the file that `weights` names, which is downloaded if necessary, and its published preprocessing.
+    """Path of the file that `weights` names, downloaded if necessary, and its published preprocessing or None.
 
     Args:
         weights: a tag of `list_weights(name)`, another "hf://timm/<network>.<tag>", or a path.
         name: name of the network.
         include_top: False for the smaller file without the classifier, if there is one.
-
-    Returns:
-        (path, Preprocessing); None instead of the Preprocessing for a path and for files that do not specify it.
 
     Raises:
         ValueError: for an unknown tag, a tag of another network, a missing file, or a download with a wrong hash.
@@ -47,14 +43,9 @@ def resolve_weights(
 
 
 def fetch(url: str, digest: str) -> Path:
-    """Download a file into Keras's cache (`~/.keras/models`) unless it is there, and check its hash.
+    """Path of a file in Keras's cache (`~/.keras/models`), downloaded atomically unless it is there.
 
-    Args:
-        url: URL of the file.
-        digest: "md5:..." or "sha256:...", which may be abbreviated.
-
-    Returns:
-        Path of the file, which is created atomically; a download with another hash is removed.
+    `digest`: "md5:..." or "sha256:...", which may be abbreviated; a file with another hash is removed.
     """
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     path = home / "models" / url.rsplit("/", 1)[1]
@@ -68,9 +59,7 @@ def fetch(url: str, digest: str) -> Path:
         except Exception as error:  # Keras raises a bare Exception
             raise _download_error(url, error) from error
         if not _matches(temporary, digest):
-            raise ValueError(
-                f"The file at {url} should have the hash {digest}, but has another one; the download was removed."
-            )
+            raise ValueError(f"The file at {url} should have the hash {digest}; a file with another one was removed.")
     return path
 
 
@@ -106,9 +95,7 @@ def _download_from_hub(weights, name):
 def timm_preprocessing(path: str | os.PathLike) -> Preprocessing:
     """Preprocessing in timm's config.json; raises ValueError for a file without one."""
     try:
-        config = json.loads(Path(path).read_text("utf-8"))
+        config = read_json(path)
         return Preprocessing.from_timm(config.get("pretrained_cfg", config))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(
-            f"`{path}` should be timm's config.json, with a `pretrained_cfg`. Received: {error}"
-        ) from error
+        raise ValueError(f"`{path}` should be timm's config.json with a preprocessing. Received: {error}") from error

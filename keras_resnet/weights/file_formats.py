@@ -21,13 +21,7 @@ from keras_resnet.weights.torch_pickles import STORAGES
 from keras_resnet.weights.weights_file import WeightsFile, WeightsFileError
 
 _READABLE = "a Keras .h5, .weights.h5 or .keras file, a .safetensors file or a PyTorch .pth file"
-_WRITERS = {
-    ".safetensors": write_safetensors,
-    ".pth": write_torch,
-    ".pt": write_torch,
-    ".th": write_torch,
-    ".h5": write_hdf5,
-}
+_WRITERS = {".safetensors": write_safetensors, ".h5": write_hdf5, **dict.fromkeys((".pth", ".pt", ".th"), write_torch)}
 _WRITABLE_DTYPES = sorted(set(STORAGES.values()) - {"bfloat16"})
 """dtypes that every format can store: torch supports the fewest, NumPy lacks bfloat16."""
 
@@ -91,7 +85,13 @@ def _open(path, file, stack):
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return open_hdf5(path, file, stack)
     if head.startswith(b"PK\x03\x04"):
-        return _open_zip(path, stack.enter_context(zipfile.ZipFile(file)), stack)
+        archive = stack.enter_context(zipfile.ZipFile(file))
+        names = set(archive.namelist())
+        if {"config.json", "model.weights.h5"} <= names:
+            return open_keras(path, archive, stack)
+        if any(name.rpartition("/")[2] == "data.pkl" for name in names):
+            return open_torch_zip(path, archive)
+        raise WeightsFileError(f"A zip file should be a .keras or PyTorch file; this one contains {sorted(names)[:4]}.")
     if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= path.stat().st_size - 8:
         return open_safetensors(path, file)
     if head.startswith(b"\x80"):  # a pickle's first opcode
@@ -100,31 +100,16 @@ def _open(path, file, stack):
     raise WeightsFileError(f"`path` should be {_READABLE}; this file {found}.")
 
 
-def _open_zip(path, archive, stack):
-    names = set(archive.namelist())
-    if {"config.json", "model.weights.h5"} <= names:
-        return open_keras(path, archive, stack)
-    if any(name.rpartition("/")[2] == "data.pkl" for name in names):
-        return open_torch_zip(path, archive)
-    raise WeightsFileError(f"A zip file should be a .keras or a PyTorch file; this one contains {sorted(names)[:4]}.")
-
-
 def write_arrays(
     arrays: dict[str, np.ndarray], path: str | os.PathLike, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write named arrays in the format that the suffix of `path` names. The write is atomic.
+    """Write named arrays in the format that the suffix of `path` names, atomically.
 
     - `.safetensors`: `metadata` becomes its `__metadata__`.
-    - `.pth`, `.pt`, `.th`: `torch.load(path, weights_only=True)` returns an OrderedDict of tensors; the format cannot
-      store metadata.
+    - `.pth`, `.pt`, `.th`: `torch.load(path, weights_only=True)` returns an OrderedDict of tensors, without `metadata`.
     - `.h5`: names should be "<layer>/<weight>", layers in the order of the model and weights in the order of
       `layer.weights`, so that `model.load_weights(path)` reads them, `by_name=True` or not; `metadata` becomes
       attributes of the file.
-
-    Args:
-        arrays: name -> array of floats (16, 32 or 64 bits), integers or booleans.
-        path: file to write or replace.
-        metadata: strings by name.
 
     Raises:
         ValueError: for another suffix, a dtype that not all formats can store, or invalid names for `.h5`.
@@ -137,13 +122,11 @@ def write_arrays(
             f"The suffix of `path` should be one of {sorted(_WRITERS)} (Keras itself writes .weights.h5 and .keras: "
             f"`model.save_weights`, `model.save`). Received: path={str(path)!r}"
         )
-    arrays = {name: _writable(name, array) for name, array in arrays.items()}
+    writable = {}
+    for name, array in arrays.items():
+        array = np.asarray(array, order="C")
+        if array.dtype.name not in _WRITABLE_DTYPES:
+            raise ValueError(f"The dtypes of arrays should be in {_WRITABLE_DTYPES}. Received: {name}={array.dtype}")
+        writable[name] = array.astype(array.dtype.newbyteorder("<"), copy=False)
     with atomic_write(path) as temporary:
-        write(arrays, temporary, metadata or {})
-
-
-def _writable(name, array):
-    array = np.asarray(array, order="C")
-    if array.dtype.name not in _WRITABLE_DTYPES:
-        raise ValueError(f"The dtype of an array should be one of {_WRITABLE_DTYPES}. Received: {name}={array.dtype}")
-    return array.astype(array.dtype.newbyteorder("<"), copy=False)
+        write(writable, temporary, metadata or {})

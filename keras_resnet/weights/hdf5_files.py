@@ -20,15 +20,16 @@ from keras_resnet.weights.weights_file import (
     WeightsFileError,
     decode,
     dtype_in_memory,
+    member_size,
     parse_json_object,
+    read_member,
 )
-from keras_resnet.weights.zip_members import member_size, read_member
 
 _HEAP_MAGIC = b"GCOL\x01"
 _MAX_NAMES = 2**16
 """Largest number of strings in an attribute that is read."""
 _MAX_ATTRIBUTE_BYTES = 64512
-"""Largest attribute that is written, as in Keras' legacy_h5_format.py."""
+"""Largest attribute that is written, as in Keras's legacy_h5_format.py."""
 _MAX_COMPRESSION_RATIO = 1100
 """Largest ratio of uncompressed to compressed bytes; DEFLATE, HDF5's usual filter, reaches at most 1032."""
 _SMALL_DATASET_BYTES = 2**24
@@ -66,14 +67,27 @@ def _open(path, source, content, stack):
 
     _check_heaps(content)
     root = stack.enter_context(h5py.File(source, "r"))
-    paths = _object_paths(root)
+    paths = []  # of all groups and datasets
+
+    def visit(path, link):
+        path = path.decode("utf-8")
+        if link.type != h5py.h5l.TYPE_HARD:
+            kind = "ExternalLink" if link.type == h5py.h5l.TYPE_EXTERNAL else "SoftLink"
+            raise WeightsFileError(f"An HDF5 weights file should contain its own arrays; `{path}` is an HDF5 {kind}.")
+        paths.append(path)
+
+    root.id.links.visit(visit, info=True)
     group = root.get("model_weights", root)
     config = parse_json_object(_read_string(root, "model_config", "{}"))
     if METADATA_KEY in root.attrs:
         config[METADATA_KEY] = _read_string(root, METADATA_KEY, "")
-    if layers := _read_names(group, "layer_names"):
-        return WeightsFile(path, "h5", _unique(_legacy_arrays(group, layers)), config)
-    return WeightsFile(path, "weights.h5", _unique(_numbered_arrays(root, paths)), config)
+    layers = _read_names(group, "layer_names")
+    arrays = {}
+    for name, dataset in _legacy_datasets(group, layers) if layers else _numbered_datasets(root, paths):
+        if name in arrays:
+            raise WeightsFileError(f"The names of arrays should be unique; `{name}` occurs twice.")
+        arrays[name] = _stored_array(dataset)
+    return WeightsFile(path, "h5" if layers else "weights.h5", arrays, config)
 
 
 def _check_heaps(content):
@@ -91,35 +105,8 @@ def _check_heaps(content):
         start = content.find(_HEAP_MAGIC, start + 1)
 
 
-def _object_paths(root):
-    """Paths of all groups and datasets; soft and external links raise WeightsFileError."""
-    import h5py
-
-    paths = []
-
-    def visit(path, link):
-        path = path.decode("utf-8")
-        if link.type != h5py.h5l.TYPE_HARD:
-            kind = "ExternalLink" if link.type == h5py.h5l.TYPE_EXTERNAL else "SoftLink"
-            raise WeightsFileError(f"An HDF5 weights file should contain its own arrays; `{path}` is an HDF5 {kind}.")
-        paths.append(path)
-
-    root.id.links.visit(visit, info=True)
-    return paths
-
-
-def _unique(pairs):
-    """Pairs (name, StoredArray) -> dict; a repeated name raises WeightsFileError."""
-    arrays = {}
-    for name, array in pairs:
-        if name in arrays:
-            raise WeightsFileError(f"The names of arrays should be unique; `{name}` occurs twice.")
-        arrays[name] = array
-    return arrays
-
-
-def _legacy_arrays(group, layers):
-    """Pairs ("<layer>/<weight>", StoredArray); layers of a nested model, which share a group, keep their own names."""
+def _legacy_datasets(group, layers):
+    """Pairs ("<layer>/<weight>", dataset); layers of a nested model, which share a group, keep their own names."""
     for layer in layers:
         names = _read_names(group[layer], "weight_names")
         scopes = {name.split("/")[-2] for name in names if "/" in name}
@@ -127,35 +114,30 @@ def _legacy_arrays(group, layers):
             nested = len(scopes) > 1 or re.match(rf"{re.escape(layer)}/.*/", name)
             owner = name.split("/")[-2] if nested and "/" in name else layer
             weight = name.rpartition("/")[2].partition(":")[0]
-            yield f"{owner}/{weight}", _stored_array(group[layer][name])
+            yield f"{owner}/{weight}", group[layer][name]
 
 
-def _numbered_arrays(root, paths):
-    """Pairs ("<layer>/<weight>", StoredArray) from `layers/<class>_<n>/vars/<i>` (keras saving_lib.py), in order.
+def _numbered_datasets(root, paths):
+    """Pairs ("<layer>/<weight>", dataset) of `layers/<class>_<n>/vars/<i>` (keras saving_lib.py), in order.
 
     Old Keras versions write `_layer_checkpoint_dependencies/` for `layers/` and do not store the layer's name; then
     the name of the group is used.
     """
-    for owner, numbers in _variables_by_group(paths).items():
+    groups: dict[str, list[str]] = {}
+    for path in sorted(paths, key=_natural_order):
+        owner, _, number = path.rpartition("/vars/")
+        if owner and not _NOT_A_LAYER.search(owner):
+            groups.setdefault(owner, []).append(number)
+    for owner, numbers in groups.items():
         group = root[owner]["vars"]
         group_name = owner.rpartition("/")[2]
         layer = _read_string(group, "name", group_name)
         for weight, number in zip(_weight_names(group_name, numbers), numbers, strict=True):
-            yield f"{layer}/{weight}", _stored_array(group[number])
-
-
-def _variables_by_group(paths):
-    """{"layers/conv2d_2": ["0", "1"], ...}: the numbers of the weights of every layer, in order."""
-    groups = {}
-    for path in sorted(paths, key=_natural_order):
-        group, _, number = path.rpartition("/vars/")
-        if group and not _NOT_A_LAYER.search(group):
-            groups.setdefault(group, []).append(number)
-    return groups
+            yield f"{layer}/{weight}", group[number]
 
 
 def _natural_order(path):
-    """Sort key by which conv2d_10 follows conv2d_2."""
+    """Sort key that puts conv2d_2 before conv2d_10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)]
 
 
@@ -175,41 +157,30 @@ def _stored_array(dataset):
     if not isinstance(dataset, h5py.Dataset):
         raise WeightsFileError(f"`{dataset.name}` should be an HDF5 dataset, not a {type(dataset).__name__}.")
     if dataset.external or dataset.is_virtual:
-        raise WeightsFileError(
-            f"An HDF5 weights file should contain its own arrays; `{dataset.name}` is stored in another file."
-        )
+        raise WeightsFileError(f"An HDF5 weights file should contain its arrays; `{dataset.name}` is in another file.")
     dtype = dataset.dtype
     if dtype == "V2" and _read_string(dataset, "dtype", "") == "bfloat16":
         dtype = "bfloat16"
     if dataset.shape is None or (dtype != "bfloat16" and (dtype.kind not in "fiub" or dtype.itemsize > 8)):
         raise WeightsFileError(f"`{dataset.name}` should be an array of numbers, not of {dataset.dtype}.")
-    _check_stored_size(dataset)
-    return StoredArray(dataset.shape, dtype_in_memory(dtype), lambda: decode(np.asarray(dataset[()]), dtype))
-
-
-def _check_stored_size(dataset):
     size = math.prod(dataset.shape) * dataset.dtype.itemsize
     stored = min(dataset.id.get_storage_size(), dataset.file.id.get_filesize())
     chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
     limit = stored if dataset.chunks is None else max(_MAX_COMPRESSION_RATIO * stored, _SMALL_DATASET_BYTES)
     if max(size, chunk) > limit:
         raise WeightsFileError(f"`{dataset.name}` should have {size} bytes, but only {stored} are stored.")
+    return StoredArray(dataset.shape, dtype_in_memory(dtype), lambda: decode(np.asarray(dataset[()]), dtype))
 
 
 def write_hdf5(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
-    """Write arrays named "<layer>/<weight>" with one group per layer, as Keras' legacy_h5_format.py does.
-
-    Raises:
-        ValueError: for names of another form.
-    """
+    """Write arrays named "<layer>/<weight>", else ValueError, as Keras's legacy_h5_format.py: one group per layer."""
     import h5py
 
     layers: dict[str, list[str]] = {}
     for name in arrays:
-        layer, slash, weight = name.partition("/")
-        if not (layer and slash and weight) or "/" in weight:
+        if not re.fullmatch("[^/]+/[^/]+", name):
             raise ValueError(f'Names of arrays in an .h5 file should be "<layer>/<weight>". Received: {name!r}')
-        layers.setdefault(layer, []).append(name)
+        layers.setdefault(name.partition("/")[0], []).append(name)
     with h5py.File(path, "w") as file:
         file.attrs.update(metadata)
         _write_names(file, "layer_names", layers)
@@ -223,18 +194,14 @@ def write_hdf5(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, st
 def _write_names(group, attribute, names):
     """Write names as one attribute, or as several numbered ones if they exceed the size of an HDF5 attribute."""
     encoded = np.array([name.encode("utf-8") for name in names])
-    chunks = np.array_split(encoded, -(-encoded.nbytes // _MAX_ATTRIBUTE_BYTES) or 1)
-    if len(chunks) == 1:
-        group.attrs[attribute] = encoded
-    else:
-        group.attrs.update({f"{attribute}{i}": chunk for i, chunk in enumerate(chunks)})
+    count = -(-encoded.nbytes // _MAX_ATTRIBUTE_BYTES) or 1
+    for i, chunk in enumerate(np.array_split(encoded, count)):
+        group.attrs[attribute if count == 1 else f"{attribute}{i}"] = chunk
 
 
 def _read_names(group, attribute):
     """Names from one attribute, or from several numbered ones, as `_write_names` writes them."""
-    if attribute in group.attrs:
-        return _read_strings(group, attribute)
-    chunks = (f"{attribute}{i}" for i in range(len(group.attrs)))
+    chunks = [attribute] if attribute in group.attrs else [f"{attribute}{i}" for i in range(len(group.attrs))]
     return [name for chunk in chunks if chunk in group.attrs for name in _read_strings(group, chunk)]
 
 

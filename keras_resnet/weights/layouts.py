@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_resnet.architecture.spec import ResNetSpec
-from keras_resnet.errors import check_known
+from keras_resnet.errors import check_known, value_error
 from keras_resnet.weights.weights_file import StoredArray
 
 _TORCH_WEIGHTS = {
@@ -39,13 +39,11 @@ class Layout:
     patterns: tuple[str, ...]
     """Regular expressions; a file has this layout if each of them matches the name of an array."""
     modules: dict[str, str] = field(default_factory=dict)
-    """Keras layer outside the blocks -> module."""
+    """Keras layer outside the blocks -> torch module; empty for files with Keras's names and axes."""
     block: str = ""
     """Prefix of a block's modules, a format string of `stage` and `block` (from 0) or `layer` (from 1)."""
     block_modules: dict[str, str] = field(default_factory=dict)
     """Keras layer in a block, without the block's prefix -> module, without the block's prefix."""
-    weights: dict[str, str] = field(default_factory=dict)
-    """Keras's name of a layer's weight -> the file's; empty for files with Keras's names and axes."""
     postactivation: dict[str, Any] | None = None
     """Fields of ResNetSpec that post-activation networks have in this layout; None if it has no such networks."""
     preactivation: dict[str, Any] | None = None
@@ -56,7 +54,7 @@ class Layout:
     @property
     def is_keras(self) -> bool:
         """Whether the arrays have Keras's names and axes."""
-        return not self.weights
+        return not self.modules
 
     def array_name(self, name: str, spec: ResNetSpec) -> str | None:
         """Name of the array that stores the Keras weight `name`; None if the layout has no such array."""
@@ -71,7 +69,7 @@ class Layout:
                 module = _POOLED_SHORTCUT.get(module, module)
             stage, block = int(match[1]) - 2, int(match[2]) - 1
             module = self.block.format(stage=stage, layer=stage + 1, block=block) + module
-        return module and f"{module}.{self.weights[weight]}"
+        return module and f"{module}.{_TORCH_WEIGHTS[weight]}"
 
 
 _TORCHVISION = Layout(
@@ -99,7 +97,6 @@ _TORCHVISION = Layout(
         "se_reduce": "se.fc1",
         "se_expand": "se.fc2",
     },
-    weights=_TORCH_WEIGHTS,
     postactivation={"stride_on": "3x3", **_TORCH_SPEC},
 )
 _CIFAR = replace(  # github.com/akamaster/pytorch_resnet_cifar10
@@ -122,7 +119,6 @@ _TIMM = Layout(
         "2_bn": "norm3",
         "3_conv": "conv3",
     },
-    weights=_TORCH_WEIGHTS,
     preactivation={"downsample_at": "first", "stem": "imagenet_torch", "stride_on": "3x3", **_TORCH_SPEC},
     dense_as_conv=True,
 )
@@ -155,19 +151,9 @@ def get_layout(name: str) -> Layout:
 
 
 _FIELDS_OF_WEIGHTS = ("stride_on", "downsample_at", "stem", "conv_bias", "bn_epsilon")
-"""Fields of ResNetSpec that are taken from the weights; those in _FIELDS_OF_NETWORK should be as requested."""
-_FIELDS_OF_NETWORK = (
-    "block",
-    "depths",
-    "widths",
-    "stem_width",
-    "shortcut",
-    "preactivation",
-    "groups",
-    "group_width",
-    "se_ratio",
-    "merge",
-)
+"""Fields of ResNetSpec that are taken from the weights."""
+_FIELDS_OF_NETWORK = "block depths widths stem_width shortcut preactivation groups group_width se_ratio merge".split()  # noqa: SIM905
+"""Fields that should be as requested: with another value, arrays may still have the same names and shapes."""
 
 
 def match_spec_to_weights(
@@ -175,21 +161,16 @@ def match_spec_to_weights(
 ) -> ResNetSpec:
     """`spec` with the stride placement, biases and epsilon with which the weights of a file were trained.
 
-    Args:
-        spec: requested ResNetSpec.
-        layout: Layout of the file.
-        names: names of the arrays in the file.
-        saved: fields of the ResNetSpec that is stored in the file, if there is one.
-
-    Returns:
-        A ResNetSpec; `spec` itself if it fits. A file in the "keras" layout without a stored spec fits if it has biases
-        exactly if `spec` has; otherwise its weights are those of keras.applications (with biases) or torchvision.
+    They are in `saved`, the fields of the spec that is stored in the file, or follow from the layout and the names of
+    the file's arrays. Arrays with Keras's names and without a stored spec fit `spec` if both or neither have biases;
+    otherwise they are the weights of keras.applications (with biases), or of torchvision or timm.
 
     Raises:
         ValueError: if the layout has no such networks, or the file contains the spec of another network.
     """
     if saved:
-        _check_same_network(spec, saved)
+        if different := _differences(saved, spec.to_config(), _FIELDS_OF_NETWORK):
+            raise ValueError(f"The weights should be for the requested network. Received: weights for {different}")
         return replace(spec, **{name: saved[name] for name in _FIELDS_OF_WEIGHTS if name in saved})
     if layout.is_keras:
         has_biases = any(re.fullmatch(r"(conv1_conv|conv1_1_conv|conv2d)/bias", name) for name in names)
@@ -199,38 +180,22 @@ def match_spec_to_weights(
     fields = layout.preactivation if spec.preactivation else layout.postactivation
     if fields is None:
         kind = "post-activation" if spec.preactivation else "pre-activation"
-        raise ValueError(
-            f"The network should be a {kind} network, like all networks in the layout {layout.name!r}. "
-            f"Received: preactivation={spec.preactivation}"
-        )
+        expected = f"{not spec.preactivation}: all networks in the layout {layout.name!r} are {kind} networks"
+        raise value_error("preactivation", spec.preactivation, expected)
     return replace(spec, **fields)
 
 
-def _check_same_network(spec, saved):
-    """Raise ValueError if the stored spec is that of another network, whose arrays may have the same shapes."""
-    requested = spec.to_config()
-    different = [
-        f"{name}={saved.get(name)!r} (not {requested[name]!r})"
-        for name in _FIELDS_OF_NETWORK
-        if saved.get(name) != requested[name]
-    ]
-    if different:
-        raise ValueError(
-            f"The weights should be those of the requested network. Received: weights of a network with "
-            f"{', '.join(different)}"
-        )
+def _differences(config, other, names):
+    """The fields `names` that differ, as "<field>=<value> (not <other value>), ..."."""
+    different = (name for name in names if config.get(name) != other[name])
+    return ", ".join(f"{name}={config.get(name)!r} (not {other[name]!r})" for name in different)
 
 
 def check_spec_fits_weights(spec: ResNetSpec, required: ResNetSpec, path: str | os.PathLike) -> None:
     """Raise ValueError if a model's spec differs in stride placement, biases or epsilon from what its weights need."""
-    differences = [
-        f"{name}={getattr(required, name)!r} (not {getattr(spec, name)!r})"
-        for name in _FIELDS_OF_WEIGHTS
-        if getattr(spec, name) != getattr(required, name)
-    ]
-    if differences:
+    if different := _differences(required.to_config(), spec.to_config(), _FIELDS_OF_WEIGHTS):
         raise ValueError(
-            f"`model` should have the spec that the weights need: {', '.join(differences)}. "
+            f"`model` should have the spec that the weights need: {different}. "
             f"`create(..., weights=path)` builds such a model. Received: path={str(path)!r}"
         )
 

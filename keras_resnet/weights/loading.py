@@ -1,9 +1,11 @@
-"""Load a weights file into a network, and build the network of a weights file."""
+"""Load a weights file into a network, and build the network of a weights file; NetworkWeights describes the file."""
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,10 +14,131 @@ import numpy as np
 from keras_resnet.architecture.metadata import model_spec
 from keras_resnet.architecture.network import build
 from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.data.labels import CIFAR10_CLASSES, imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.weights.layouts import HEAD_WEIGHTS, check_spec_fits_weights, weight_variables
-from keras_resnet.weights.network_weights import open_network_weights
-from keras_resnet.weights.weights_file import StoredArray
+from keras_resnet.errors import value_error
+from keras_resnet.weights.catalog import WEIGHTS
+from keras_resnet.weights.download import timm_preprocessing
+from keras_resnet.weights.file_formats import open_weights
+from keras_resnet.weights.layouts import (
+    HEAD_WEIGHTS,
+    Layout,
+    check_spec_fits_weights,
+    detect_layout,
+    get_layout,
+    match_spec_to_weights,
+    to_keras_axes,
+    weight_variables,
+    with_layer_names,
+)
+from keras_resnet.weights.weights_file import StoredArray, WeightsFile
+
+
+@dataclass(frozen=True)
+class NetworkWeights:
+    """The weights of a residual network in an open file: everything that can be known before a model is built."""
+
+    file: WeightsFile
+    layout: Layout
+    spec: ResNetSpec
+    """Spec of the network that the weights belong to."""
+    source_preprocessing: Preprocessing | None = None
+    """Preprocessing that was published with the file, if it came from the catalog or a hub."""
+
+    @cached_property
+    def num_classes(self) -> int | None:
+        """Number of classes of the classifier; None without a classifier."""
+        for name in (self.layout.array_name(HEAD_WEIGHTS[1], self.spec), "dense/bias"):
+            if name in self.file.arrays and len(self.file.arrays[name].shape) == 1:
+                return self.file.arrays[name].shape[0]
+        return None
+
+    @cached_property
+    def num_channels(self) -> int:
+        """Number of input channels of the first convolution; 3 if the file has no first convolution."""
+        stems = (self.layout.array_name(f"{stem}_conv/kernel", self.spec) for stem in ("conv1", "conv1_1"))
+        for name in (*stems, "conv2d/kernel"):
+            if name in self.file.arrays and len(self.file.arrays[name].shape) == 4:
+                return self.file.arrays[name].shape[2 if self.layout.is_keras else 1]
+        return 3
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing | None:
+        """Preprocessing that was published with the file, stored in it, or is usual for such files; None if unknown.
+
+        Raises:
+            ValueError: if the stored Preprocessing is invalid.
+        """
+        if self.source_preprocessing:
+            return self.source_preprocessing
+        config = self.file.metadata["info"].get("preprocessing")
+        if config is None:
+            return self._usual_preprocessing()
+        try:
+            return Preprocessing.from_config(config)
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"`{self.file.path}` should contain the values of a Preprocessing. Received: {config!r} ({error})"
+            ) from error
+
+    def _usual_preprocessing(self):
+        """The Preprocessing of the published file of this name, of timm's config.json beside it, or of its layout.
+
+        None unless the classes are ImageNet's or the layout is CIFAR's: names of arrays do not identify the images.
+        """
+        path = self.file.path
+        published = {Path(row.url).name: row.preprocessing for row in WEIGHTS.values()}
+        if path.name in published:
+            return published[path.name]
+        timm_config = path.with_name("config.json")
+        if not self.layout.is_keras and timm_config.exists():
+            with suppress(ValueError):  # the config.json of another library
+                return timm_preprocessing(timm_config)
+        if self.layout.name == "cifar":
+            return Preprocessing("torch", size=32, resize=None)
+        if self.layout.name == "timm" or self.num_classes not in (None, len(imagenet_classes())):
+            return None  # timm's networks differ in their preprocessing
+        if not self.layout.is_keras:
+            return Preprocessing("torch")
+        return Preprocessing("tf" if self.spec.preactivation else "caffe") if self.spec.conv_bias else None
+
+    def input_shape(self, include_top: bool) -> tuple[int | None, int | None, int | None]:
+        """Default input shape: the file's channels and, with the classifier, the size of its preprocessing."""
+        size = (self.preprocessing.size if self.preprocessing else self.spec.default_size) if include_top else None
+        return (self.num_channels, size, size) if self.spec.channel_axis == 1 else (size, size, self.num_channels)
+
+    def info(self, num_channels: int, new_head: bool = False) -> dict[str, Any]:
+        """Facts about the weights for `model.info`: source, preprocessing, class names.
+
+        Args:
+            num_channels: number of channels of the model's input images, to which the preprocessing is adapted.
+            new_head: whether the model has another classifier than the file, so that its class names do not apply.
+        """
+        info = {"weights": self.file.path.name, **self.file.metadata["info"]}
+        if self.layout.name == "cifar" and self.num_classes == len(CIFAR10_CLASSES):
+            info.setdefault("class_names", list(CIFAR10_CLASSES))
+        if new_head:
+            info.pop("class_names", None)
+        info.pop("preprocessing", None)
+        preprocessing = self.preprocessing and self.preprocessing.for_channels(num_channels)
+        return {**info, "preprocessing": preprocessing.to_config()} if preprocessing else info
+
+    def keras_arrays(self, model: keras.Model) -> dict[str, StoredArray]:
+        """The file's arrays, unread, with Keras's names and axes; arrays that are not the model's keep their names."""
+        arrays = self.file.arrays
+        if self.layout.is_keras:
+            return with_layer_names(arrays, model.layers)
+        names = {self.layout.array_name(name, self.spec): name for name in (*weight_variables(model), *HEAD_WEIGHTS)}
+        return {names.get(name, name): to_keras_axes(array, names.get(name)) for name, array in arrays.items()}
+
+
+@contextmanager
+def _open_network_weights(path, spec, layout="auto", source_preprocessing=None):
+    """Yield the NetworkWeights of a file for a network like `spec`; `layout`: a name in LAYOUTS, or "auto"."""
+    with open_weights(path) as file:
+        row = detect_layout(file.arrays, path) if layout == "auto" else get_layout(layout)
+        spec = match_spec_to_weights(spec, row, file.arrays, file.metadata["spec"])
+        yield NetworkWeights(file, row, spec, source_preprocessing)
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike, layout: str = "auto") -> None:
@@ -39,7 +162,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike, layout: str = "aut
         FileNotFoundError: if there is no such file.
     """
     spec = require_spec(model)
-    with open_network_weights(path, spec, layout) as weights:
+    with _open_network_weights(path, spec, layout) as weights:
         check_spec_fits_weights(spec, weights.spec, path)
         matched = _match_variables(model, weights.keras_arrays(model), path)
         values = [(variable, array.read()) for variable, array in matched]
@@ -55,7 +178,6 @@ def build_from_file(
     include_top: bool | None = True,
     classes: int | None = None,
     input_shape: tuple[int | None, int | None, int | None] | None = None,
-    input_tensor: Any = None,
     preprocessing: Preprocessing | None = None,
     **arguments: Any,
 ) -> keras.Model:
@@ -65,29 +187,24 @@ def build_from_file(
     for grayscale images, otherwise repeated over the channels and scaled.
 
     Args:
-        spec: ResNetSpec; stride placement, biases and epsilon are taken from the weights.
+        spec: requested network; stride placement, biases and epsilon are taken from the weights.
         path: weights file.
         include_top: whether to build the classifier; None: if the file has one.
         classes: number of classes; None for the file's. For another number the classifier is newly initialized.
-        input_shape: as for `build`; None for the file's number of channels and, with the classifier, the size of its
-            preprocessing.
-        input_tensor: as for `build`.
+        input_shape: None for the file's number of channels and, with the classifier, the size of its preprocessing.
         preprocessing: Preprocessing that was published with the file; None to take it from the file.
-        **arguments: other arguments of `build`.
-
-    Returns:
-        A ResNet.
+        **arguments: further arguments of `build`.
 
     Raises:
         ValueError: if the file is damaged or belongs to another network; the message lists the differences.
     """
-    with open_network_weights(path, spec, source_preprocessing=preprocessing) as weights:
+    with _open_network_weights(path, spec, source_preprocessing=preprocessing) as weights:
         has_head = weights.num_classes is not None
         include_top = has_head if include_top is None else include_top
         classes = weights.num_classes if classes is None else classes
         if input_shape is None:
-            input_shape = _input_shape(weights, include_top)
-        model = build(weights.spec, include_top, classes, input_shape, input_tensor, initialize=False, **arguments)
+            input_shape = weights.input_shape(include_top)
+        model = build(weights.spec, include_top, classes, input_shape, initialize=False, **arguments)
         arrays = weights.keras_arrays(model)
         new_head = include_top and has_head and weights.num_classes != classes
         if new_head or not include_top:
@@ -96,7 +213,13 @@ def build_from_file(
         for variable, array in _match_variables(model, arrays, path, exclude=HEAD_WEIGHTS if new_head else ()):
             variable.assign(array.read())
         if new_head:
-            _initialize_head(model.get_layer("predictions"), weights)
+            head = model.get_layer("predictions")
+            head.kernel.assign(head.kernel_initializer(head.kernel.shape, dtype=head.kernel.dtype))  # the bias is zero
+            warnings.warn(
+                f"`{path}` has {weights.num_classes} classes: the classifier for {classes} classes is newly "
+                "initialized and untrained.",
+                stacklevel=3,
+            )
         model.info = weights.info(_first_kernel(model)[1].shape[2], new_head)
     return model
 
@@ -105,75 +228,44 @@ def require_spec(model: keras.Model) -> ResNetSpec:
     """The ResNetSpec of a model; raises ValueError for a model without one."""
     spec = model_spec(model)
     if spec is None:
-        raise ValueError(
-            "`model` should be a network of keras_resnet with a `spec` (a clone needs `clone.spec = model.spec`). "
-            f"Received: model={model!r}"
-        )
+        expected = "a network of keras_resnet with a `spec`"
+        raise value_error("model", model, expected, "A clone needs `clone.spec = model.spec`.")
     return spec
 
 
-def _input_shape(weights, include_top):
-    """Input shape for the channels of the weights; with the classifier, for images of their preprocessing's size."""
-    preprocessing, channels = weights.preprocessing, weights.num_channels
-    size = (preprocessing.size if preprocessing else weights.spec.default_size) if include_top else None
-    return (channels, size, size) if weights.spec.channel_axis == 1 else (size, size, channels)
-
-
-def _match_variables(
-    model: keras.Model, arrays: Mapping[str, StoredArray], path: str | os.PathLike, exclude: Iterable[str] = ()
-) -> list[tuple[keras.Variable, StoredArray]]:
-    """Pairs of a model's variables and the arrays for them, without the variables in `exclude`.
-
-    Raises:
-        ValueError: if an array is missing, superfluous or has another shape.
-    """
+def _match_variables(model, arrays, path, exclude=()):
+    """Pairs (variable, StoredArray) of a model without the variables in `exclude`; raises ValueError unless all fit."""
     variables = {name: variable for name, variable in weight_variables(model).items() if name not in exclude}
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     problems = {
         "missing": [name for name in shapes if name not in arrays],
         "left over": [name for name in arrays if name not in shapes],
         "of another shape": [
-            f"{name} {tuple(arrays[name].shape)}, not {shape}"
+            f"{name} {arrays[name].shape}, not {shape}"
             for name, shape in shapes.items()
-            if name in arrays and tuple(arrays[name].shape) != shape
+            if name in arrays and arrays[name].shape != shape
         ],
     }
-    if any(problems.values()):
-        raise ValueError(_mismatch_message(model, path, problems))
-    return [(variable, arrays[name]) for name, variable in variables.items()]
-
-
-def _mismatch_message(model, path, problems):
     lists = (
         f"{len(names)} {kind}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
         for kind, names in problems.items()
         if names
     )
-    no_head = set(problems["missing"]) == set(HEAD_WEIGHTS)
-    hint = " (the file has no classifier: pass include_top=False)" if no_head else ""
-    return f"`{path}` should contain exactly the weights of {model.name}. Received: {'; '.join(lists)}{hint}"
-
-
-def _initialize_head(layer, weights):
-    """Initialize the kernel of a new classifier and warn that it is untrained; its bias is zero."""
-    layer.kernel.assign(layer.kernel_initializer(layer.kernel.shape, dtype=layer.kernel.dtype))
-    warnings.warn(
-        f"`{weights.path}` has {weights.num_classes} classes: the classifier for {layer.kernel.shape[-1]} classes is "
-        "newly initialized and untrained.",
-        stacklevel=4,
-    )
+    if received := "; ".join(lists):
+        no_head = set(problems["missing"]) == set(HEAD_WEIGHTS)
+        hint = " (the file has no classifier: pass include_top=False)" if no_head else ""
+        raise ValueError(f"`{path}` should contain exactly the weights of {model.name}. Received: {received}{hint}")
+    return [(variable, arrays[name]) for name, variable in variables.items()]
 
 
 def _adapt_channels(arrays, model, path):
     """Replace the array of the first kernel in `arrays` if the model has another number of input channels."""
     name, kernel = _first_kernel(model)
-    array, (*window, num_channels, filters) = arrays.get(name), kernel.shape
-    if array is None or len(array.shape) != 4:
+    array, shape = arrays.get(name), tuple(kernel.shape)
+    if array is None or array.shape == shape or array.shape != (*shape[:2], *array.shape[2:3], *shape[3:]):
         return
-    stored_channels = array.shape[2]
-    if stored_channels == num_channels or tuple(array.shape) != (*window, stored_channels, filters):
-        return
-    arrays[name] = replace(array, shape=tuple(kernel.shape), read=lambda: _with_channels(array.read(), num_channels))
+    stored_channels, num_channels = array.shape[2], shape[2]
+    arrays[name] = replace(array, shape=shape, read=lambda: _with_channels(array.read(), num_channels))
     how = "summed over the channels" if num_channels == 1 else "repeated over the channels and scaled"
     warnings.warn(
         f"`{path}` expects {stored_channels} input channels: for {num_channels}, its first kernels are {how}.",

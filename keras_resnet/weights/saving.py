@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 
 from keras_resnet.architecture.metadata import model_info
+from keras_resnet.errors import value_error
 from keras_resnet.files import atomic_write
 from keras_resnet.weights.file_formats import write_arrays
 from keras_resnet.weights.layouts import (
@@ -45,7 +46,15 @@ def save_weights(model: keras.Model, path: str | os.PathLike, layout: str = "ker
     row = get_layout(("timm" if spec.preactivation else "torchvision") if layout == "auto" else layout)
     metadata = json.dumps({"spec": spec.to_config(), "info": model_info(model)})
     if row.is_keras and path.name.endswith((".weights.h5", ".keras")):
-        _save_with_keras(model, path, metadata)
+        import h5py
+
+        with atomic_write(path) as temporary:
+            if path.suffix == ".keras":
+                model.save(temporary)  # its configuration contains the metadata
+                return
+            model.save_weights(temporary)
+            with h5py.File(temporary, "r+") as file:
+                file.attrs[METADATA_KEY] = metadata
         return
     if not row.is_keras:
         check_spec_fits_weights(spec, match_spec_to_weights(spec, row, ()), path)
@@ -53,23 +62,7 @@ def save_weights(model: keras.Model, path: str | os.PathLike, layout: str = "ker
     for name, variable in weight_variables(model).items():
         array_name = row.array_name(name, spec)
         if array_name is None:
-            raise ValueError(
-                f"`layout` should have a name for every weight of {model.name}; {row.name!r} has none for {name!r}. "
-                f"Received: layout={layout!r}"
-            )
+            raise value_error("layout", layout, f"one with a name for every weight of {model.name}, such as {name!r}")
         array = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
         arrays[array_name] = to_layout_axes(array, row, name)
     write_arrays(arrays, path, metadata={METADATA_KEY: metadata})
-
-
-def _save_with_keras(model, path, metadata):
-    """Write `.weights.h5` or `.keras`; the configuration in a `.keras` file contains the metadata already."""
-    import h5py
-
-    with atomic_write(path) as temporary:
-        if path.suffix == ".keras":
-            model.save(temporary)
-            return
-        model.save_weights(temporary)
-        with h5py.File(temporary, "r+") as file:
-            file.attrs[METADATA_KEY] = metadata

@@ -15,10 +15,11 @@ from keras_resnet.weights.weights_file import (
     WeightsFileError,
     decode,
     dtype_in_memory,
+    member_size,
     read_bytes,
+    read_member,
     strip_prefixes,
 )
-from keras_resnet.weights.zip_members import member_size, read_member
 
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 _STREAM_VERSION = 1001

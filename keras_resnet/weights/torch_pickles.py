@@ -46,9 +46,7 @@ class Storage:
         if tag != "storage" or dtype not in STORAGES.values() or not isinstance(key, str):
             raise WeightsFileError(f"The type of a tensor's storage should be one of {sorted(STORAGES)}.")
         if not (_are_sizes(count, start, size) and start + size <= count):
-            raise WeightsFileError(
-                f"Storage {key!r} of {count} elements should include elements {start} to {start} + {size}."
-            )
+            raise WeightsFileError(f"Storage {key!r} of {count} elements should have {size} from element {start}.")
         return cls(key, dtype, start, size)
 
     @property
@@ -67,18 +65,13 @@ class Tensor:
 
     @classmethod
     def rebuild(cls, storage, offset, shape, strides, *_):
-        """From the arguments of `torch._utils._rebuild_tensor_v2`, of which the last three only matter in training."""
+        """From the arguments of `torch._utils._rebuild_tensor_v2`; the last three matter only in training."""
         if len(shape) != len(strides) or len(shape) > 64:
-            raise WeightsFileError(
-                f"A tensor should have as many strides as axes, not {len(strides)} and {len(shape)}."
-            )
+            raise WeightsFileError(f"A tensor of {len(shape)} axes should have as many strides, not {len(strides)}.")
         tensor = cls(storage, offset, tuple(shape), tuple(strides))
         valid = _are_sizes(offset, *shape, *strides)
         if not valid or max(offset + tensor.span, math.prod(shape)) > storage.count:
-            raise WeightsFileError(
-                f"A tensor of shape {tensor.shape}, strides {tensor.strides} and offset {offset} should be inside "
-                f"its storage of {storage.count} elements."
-            )
+            raise WeightsFileError(f"{tensor} should be inside its storage of {storage.count} elements.")
         return tensor
 
     @property
@@ -125,6 +118,7 @@ _OPCODES = """
     EMPTY_DICT BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID REDUCE
 """.split()  # noqa: SIM905 (a literal takes forty lines)
 """Opcodes of tensor pickles that `pickle._Unpickler` handles; three more are redefined below."""
+_WEIGHTS_ONLY = "It should contain weights only. Nothing was run; save only `model.state_dict()`."
 
 
 class _Opcodes(dict):
@@ -132,10 +126,7 @@ class _Opcodes(dict):
 
     def __missing__(self, code):
         name = next((opcode.name for opcode in pickletools.opcodes if ord(opcode.code) == code), hex(code))
-        raise WeightsFileError(
-            f"A PyTorch file should contain weights only, but this one uses the pickle opcode {name}, which runs code "
-            "or does not occur in state dicts. Nothing was run; save only `model.state_dict()`."
-        )
+        raise WeightsFileError(f"This PyTorch file uses the pickle opcode {name}, unlike state dicts. {_WEIGHTS_ONLY}")
 
 
 class StateDictUnpickler(pickle._Unpickler):
@@ -155,10 +146,7 @@ class StateDictUnpickler(pickle._Unpickler):
 
     def find_class(self, module, name):
         if f"{module}.{name}" not in _GLOBALS:
-            raise WeightsFileError(
-                "A PyTorch file should contain weights only, but this one contains code: it uses the global "
-                f"`{module}.{name}`. Nothing was run; save only `model.state_dict()`."
-            )
+            raise WeightsFileError(f"This PyTorch file contains code: the global `{module}.{name}`. {_WEIGHTS_ONLY}")
         return _GLOBALS[f"{module}.{name}"]
 
     def persistent_load(self, identifier):
@@ -202,7 +190,6 @@ class _StateDictPickler(pickle._Pickler):
         if isinstance(value, Storage):
             name = next(name for name, dtype in STORAGES.items() if dtype == value.dtype)
             return "storage", _global("torch", name), value.key, "cpu", value.count
-        return None
 
     def reducer_override(self, value):
         if isinstance(value, Tensor):  # (storage, offset, shape, strides, requires_grad, backward_hooks)

@@ -1,7 +1,10 @@
-"""WeightsFile: an open weights file of any format, with named arrays that are read on demand."""
+"""WeightsFile: an open weights file with named arrays that are read on demand, and checked reading of bytes."""
 
+import io
 import json
-from collections.abc import Callable, Iterable
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +17,10 @@ METADATA_KEY = "keras_resnet"
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 """Prefixes of DataParallel, of torch.compile, and of training code that keeps the network in an attribute."""
+_MAX_TEXT_BYTES = 2**26
+"""Largest member that is read whole: a model's config or the pickle of a state dict."""
+_MAX_COMPRESSION_RATIO = 100
+"""Largest ratio of uncompressed to compressed bytes; weights hardly compress."""
 
 
 class WeightsFileError(ValueError):
@@ -46,25 +53,18 @@ class WeightsFile:
     @cached_property
     def metadata(self) -> dict[str, dict]:
         """{"spec": fields of a ResNetSpec, "info": facts about the weights}; empty dicts in files of other programs."""
-        try:
+        with suppress(KeyError, TypeError, ValueError, AttributeError):
             text = self.config.get(METADATA_KEY)
             metadata = json.loads(text) if text else self.config["config"]["resnet"]
-            metadata = {key: metadata.get(key) or {} for key in ("spec", "info")}
-        except (KeyError, TypeError, ValueError, AttributeError):
-            return {"spec": {}, "info": {}}
-        valid = all(isinstance(value, dict) for value in metadata.values())
-        return metadata if valid else {"spec": {}, "info": {}}
+            return {key: {**(metadata.get(key) or {})} for key in ("spec", "info")}
+        return {"spec": {}, "info": {}}
 
 
 def strip_prefixes(arrays: dict[str, StoredArray]) -> dict[str, StoredArray]:
     """Arrays without the prefixes that all names share, and without batch norm's `num_batches_tracked` counters."""
-    while arrays and (prefix := _shared_prefix(arrays)):
+    while arrays and (prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in arrays)), None)):
         arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
     return {name: array for name, array in arrays.items() if not name.endswith("num_batches_tracked")}
-
-
-def _shared_prefix(names: Iterable[str]) -> str | None:
-    return next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in names)), None)
 
 
 def dtype_in_memory(stored: Any) -> np.dtype:
@@ -94,3 +94,24 @@ def parse_json_object(text: str | bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise WeightsFileError(f"The model's metadata should be a JSON object, not a {type(value).__name__}.")
     return value
+
+
+def member_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    """Uncompressed bytes of a zip member; raises WeightsFileError if it is encrypted or the archive is too small."""
+    ratio = 1 if info.compress_type == zipfile.ZIP_STORED else _MAX_COMPRESSION_RATIO
+    if info.flag_bits & 1:
+        raise WeightsFileError(f"`{info.filename}` in the zip file should not be encrypted.")
+    end = archive.fp.seek(0, io.SEEK_END) if archive.fp else 0
+    if info.header_offset + info.compress_size > end or info.file_size > ratio * info.compress_size:
+        raise WeightsFileError(
+            f"`{info.filename}` should have {info.file_size} bytes, but {info.compress_size} are stored."
+        )
+    return info.file_size
+
+
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Bytes of a short member; raises WeightsFileError if it is too long, or as `member_size` does."""
+    size = member_size(archive, archive.getinfo(name))
+    if size > _MAX_TEXT_BYTES:
+        raise WeightsFileError(f"`{name}` in the zip file should have at most {_MAX_TEXT_BYTES} bytes, not {size}.")
+    return archive.read(name)
