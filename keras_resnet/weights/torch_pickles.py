@@ -126,7 +126,7 @@ class _Opcodes(dict):
 
     def __missing__(self, code):
         name = next((opcode.name for opcode in pickletools.opcodes if ord(opcode.code) == code), hex(code))
-        raise WeightsFileError(f"This PyTorch file uses the pickle opcode {name}, unlike state dicts. {_WEIGHTS_ONLY}")
+        raise WeightsFileError(f"This PyTorch file uses the pickle opcode {name}, unlike a state dict. {_WEIGHTS_ONLY}")
 
 
 class StateDictUnpickler(pickle._Unpickler):

@@ -18,9 +18,9 @@ METADATA_KEY = "keras_resnet"
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 """Prefixes of DataParallel, of torch.compile, and of training code that keeps the network in an attribute."""
 _MAX_TEXT_BYTES = 2**26
-"""Largest member that is read whole: a model's config or the pickle of a state dict."""
+"""Largest zip member that `read_member` reads: a model's config or the pickle of a state dict."""
 _MAX_COMPRESSION_RATIO = 100
-"""Largest ratio of uncompressed to compressed bytes; weights hardly compress."""
+"""Largest ratio of uncompressed to compressed bytes of a zip member; weights hardly compress."""
 
 
 class WeightsFileError(ValueError):
@@ -104,7 +104,7 @@ def member_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
     end = archive.fp.seek(0, io.SEEK_END) if archive.fp else 0
     if info.header_offset + info.compress_size > end or info.file_size > ratio * info.compress_size:
         raise WeightsFileError(
-            f"`{info.filename}` should have {info.file_size} bytes, but {info.compress_size} are stored."
+            f"Too few bytes of `{info.filename}` are stored: {info.compress_size} for {info.file_size}."
         )
     return info.file_size
 
