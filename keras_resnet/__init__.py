@@ -17,6 +17,7 @@ from keras_resnet.models.feature_extractor import feature_extractor
 from keras_resnet.models.preprocessing import preprocessing
 from keras_resnet.models.transforms import fold_batch_norm
 from keras_resnet.prediction import predict
+from keras_resnet.training.options import RunOptions
 from keras_resnet.training.recipes import Recipe, get_recipe
 from keras_resnet.variants import get_spec, list_models
 from keras_resnet.weights.catalog import list_weights
@@ -51,6 +52,7 @@ __all__ = [
     "ResNet",
     "ResNetHyperModel",
     "ResNetSpec",
+    "RunOptions",
     "build",
     "complexity",
     "create",

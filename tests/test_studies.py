@@ -18,9 +18,8 @@ from PIL import Image
 
 from keras_resnet import complexity, get_recipe, get_spec, load_dataset, load_model, train
 from keras_resnet.data.datasets import Stream
-from keras_resnet.studies.degradation import _network_names, _recipe, degradation
+from keras_resnet.studies.degradation import SIZES, _network_names, _recipe, degradation, subset
 from keras_resnet.studies.results import DegradationResult, NetworkResult, to_markdown
-from keras_resnet.studies.sizes import SIZES, subset
 from keras_resnet.training.callbacks import CheckpointCallback
 from keras_resnet.variants import VARIANTS
 

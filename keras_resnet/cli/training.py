@@ -18,9 +18,9 @@ from keras_resnet.data.sources import load_dataset
 from keras_resnet.errors import value_error
 from keras_resnet.search.results import describe
 from keras_resnet.search.tune import WINNER
+from keras_resnet.studies.degradation import SIZES
 from keras_resnet.studies.degradation import degradation as run_degradation
 from keras_resnet.studies.results import to_markdown
-from keras_resnet.studies.sizes import SIZES
 from keras_resnet.training.options import RunOptions
 
 DATA = {load_dataset: "data_dir download validation_split skip_bad"}

@@ -3,20 +3,19 @@
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_resnet.data.datasets import Dataset
+from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_known, unknown_name_error
 from keras_resnet.files import atomic_write, read_json, write_json
 from keras_resnet.precision import precision_of
 from keras_resnet.studies.results import FAMILIES, DegradationResult, read_network_result, to_markdown
-from keras_resnet.studies.sizes import SIZES, subset
 from keras_resnet.training.callbacks import run_in_series
 from keras_resnet.training.checkpoints import OVERWRITE_HINT, check_settings
 from keras_resnet.training.curves import draw_curves
@@ -29,6 +28,40 @@ from keras_resnet.training.workdir import HISTORY, REPORT, SETTINGS, prepare_wor
 from keras_resnet.variants import list_models
 
 PLOT, TABLE, RESULT = "degradation.png", "degradation.md", "degradation.json"
+
+
+@dataclass(frozen=True)
+class Size:
+    """Data set, networks and recipe of a degradation study."""
+
+    dataset: str
+    """A name for `load_dataset`."""
+    depths: tuple[int, ...]
+    recipe: str
+    changes: Mapping = field(default_factory=dict)
+    """Changed fields of the recipe."""
+    images: tuple[int, int] | None = None
+    """(training images, test images), see `subset`; None: all."""
+    own_recipes: Mapping = field(default_factory=dict)
+    """{network: name of the recipe that it has instead}."""
+
+
+# The warm-up of the paper's ResNet-110: with few steps, residual networks from 44 layers on do not train without it
+_WARMUP = {"warmup_rate": 0.01, "warmup_constant": True}
+_DIGITS = {**_WARMUP, "epochs": 40, "batch_size": 64, "warmup": 0.05, "padding": 1, "flip": False}
+# A warm-up of 400 of 5,850 steps; then a cosine, since the paper's milestones leave deep networks too few steps
+_CIFAR = {**_WARMUP, "epochs": 15, "warmup": 0.0684, "schedule": "cosine", "milestones": ()}
+
+SIZES = {
+    # Six minutes on one core
+    "digits": Size("digits", (20, 32, 44, 56), "he2015_cifar", _DIGITS),
+    # Half an hour on two cores in bfloat16
+    "cifar10_subset": Size("cifar10", (20, 56), "he2015_cifar", {**_CIFAR, "epochs": 20}, images=(10_000, 2_000)),
+    # Two hours on two cores in bfloat16: 15 epochs instead of 164
+    "cifar10": Size("cifar10", (20, 56), "he2015_cifar", _CIFAR),
+    # He et al. 2015, sec. 4.2 and fig. 6, for a GPU; the paper draws no plain-110: its error stays above 60%
+    "paper": Size("cifar10", (20, 32, 44, 56, 110), "he2015_cifar", own_recipes={"resnet110": "he2015_cifar_110"}),
+}
 
 
 def degradation(
@@ -82,9 +115,22 @@ def degradation(
     options, changes = split_options(options, changes)
     recipes = {name: _recipe(row, name, recipe, changes) for name in _network_names(depths or row.depths)}
     devices = Devices(options.devices)  # first, as in `train`: reading images starts TensorFlow's devices
-    dataset = _load(dataset or row.dataset, images or row.images)
-    _check(recipes.values(), dataset, devices, options)
-    study = _Study(Path(workdir), recipes, _shared_settings(dataset, options))
+    dataset, images = as_dataset(dataset or row.dataset), images or row.images
+    dataset = subset(dataset, *images) if images else dataset
+    for network_recipe in recipes.values():
+        check_run(dataset, network_recipe, devices, options)
+    if devices.num_machines > 1:
+        raise ValueError(
+            "A study runs on one machine; several can train its networks one by one with `keras-resnet train`. "
+            f"Received: {devices.num_machines} machines in TF_CONFIG"
+        )
+    settings = dataset_settings(dataset) | {
+        "seed": options.seed,
+        "backend": keras.backend.backend(),
+        "sync_batch_norm": False,
+        "precision": options.precision or precision_of(keras.config.dtype_policy()),
+    }
+    study = _Study(Path(workdir), recipes, settings)
     if options.overwrite:
         study.clear()
     study.check()
@@ -100,26 +146,23 @@ def degradation(
 
 @dataclass(frozen=True)
 class _Study:
-    """The folder of a study."""
+    """The folder of a study, the networks' recipes in the order of their training, and the settings that they share."""
 
     workdir: Path
-    recipes: Mapping
-    """{network: Recipe}, in the order in which they are trained."""
-    settings: Mapping
-    """Settings that all runs share."""
+    recipes: Mapping[str, Recipe]
+    settings: Mapping[str, Any]
 
     def check(self):
-        """Raises ValueError if a network was trained, or started, with other settings."""
+        """Raises ValueError if the folder holds a network that was trained, or started, with other settings."""
         for name, recipe in self.recipes.items():
             path = self.workdir / name / SETTINGS
-            if not path.exists():
-                continue
             expected = {**self.settings, "model": name, "recipe": recipe.to_config()}
-            found = {key: value for key, value in read_json(path).items() if key in expected}
-            check_settings(found, expected, path, OVERWRITE_HINT.format("folder"))
+            if path.exists():
+                found = {key: value for key, value in read_json(path).items() if key in expected}
+                check_settings(found, expected, path, OVERWRITE_HINT.format("folder"))
 
     def clear(self):
-        """Removes the networks; other files in their folders stay."""
+        """Removes the runs and the results; other files in the folders stay."""
         for name in self.recipes:
             folder = self.workdir / name
             if folder.exists():
@@ -139,28 +182,19 @@ class _Study:
             write_json(result.to_config(), self.workdir / RESULT)
             with atomic_write(self.workdir / TABLE) as temporary:
                 temporary.write_text(to_markdown(result), "utf-8")
-            draw_curves(self._panels(networks), self.workdir / PLOT, self.settings["dataset"])
+            panels = {title: {} for title in FAMILIES.values()}
+            for network in networks:
+                history = read_history(self.workdir / network.name / HISTORY)
+                panels[FAMILIES[network.family]][f"{network.depth} layers"] = history
+            draw_curves(panels, self.workdir / PLOT, self.settings["dataset"])
         return result
-
-    def _panels(self, networks):
-        """{title of the family: {depth: history}}."""
-        panels = {title: {} for title in FAMILIES.values()}
-        for network in networks:
-            history = read_history(self.workdir / network.name / HISTORY)
-            panels[FAMILIES[network.family]][f"{network.depth} layers"] = history
-        return panels
-
-
-def _known_depths(family):
-    """Depths at which VARIANTS has networks of a family: 20 for "plain20_cifar"."""
-    found = [re.fullmatch(rf"{family}(\d+)(_cifar)?", name) for name in list_models()]
-    return [int(match[1]) for match in found if match]
 
 
 def _network_names(depths):
     """Names of the networks of these depths, the shallowest first; of the same depth, the plain one first."""
     depths = np.unique(depths).tolist()
-    known = {family: _known_depths(family) for family in FAMILIES}
+    found = [re.fullmatch(r"(plain|resnet)(\d+)(_cifar)?", name) for name in list_models()]
+    known = {family: [int(name[2]) for name in found if name and name[1] == family] for family in FAMILIES}
     for depth in depths:
         if depth not in known["resnet"]:
             raise unknown_name_error("depths", depth, known["plain"])
@@ -179,27 +213,26 @@ def _recipe(row, name, recipe, changes):
     return get_recipe(recipe, **changes)
 
 
-def _check(recipes, dataset, devices, options):
-    """Raises ValueError for what `train` would refuse, before anything is removed or written."""
-    for recipe in recipes:
-        check_run(dataset, recipe, devices, options)
-    if devices.num_machines > 1:
+def subset(dataset, train, test):
+    """Part of a Dataset with the same class proportions, the same part every time, and the numbers in its name.
+
+    Args:
+        dataset: Dataset in memory.
+        train, test: number or fraction of its training and of its test images, see `Split.stratified_split`.
+
+    Raises:
+        ValueError: for more images than a split has, or a data set that is read as a stream.
+    """
+    splits = (dataset.train, dataset.test)
+    sizes = [*map(len, splits)]
+    if not all(isinstance(split, Split) for split in splits):
+        raise ValueError(f"`dataset` should fit in memory to take a part of it. Received: dataset={dataset.name!r}")
+    try:
+        train, test = (split.stratified_split(amount)[1] for split, amount in zip(splits, (train, test), strict=True))
+    except ValueError as error:
         raise ValueError(
-            "A study runs on one machine; several can train its networks one by one with `keras-resnet train`. "
-            f"Received: {devices.num_machines} machines in TF_CONFIG"
-        )
-
-
-def _load(dataset, images):
-    dataset = as_dataset(dataset)
-    return subset(dataset, *images) if images else dataset
-
-
-def _shared_settings(dataset, options):
-    """The settings of `run_settings` that are the same for all networks, and known before they are built."""
-    return dataset_settings(dataset) | {
-        "seed": options.seed,
-        "backend": keras.backend.backend(),
-        "sync_batch_norm": False,
-        "precision": options.precision or precision_of(keras.config.dtype_policy()),
-    }
+            f"`images` should be the numbers of training and test images, of {sizes}, that include each class and not "
+            f"all of its images. Received: images={(train, test)}"
+        ) from error
+    part = f"{len(train):,} of {sizes[0]:,} training and {len(test):,} of {sizes[1]:,} test images"
+    return replace(dataset, name=f"{dataset.name}, {part}", train=train, test=test)

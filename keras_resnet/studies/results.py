@@ -33,7 +33,7 @@ class DepthEffect:
     shallowest: int
     deepest: int
     training_error: float
-    """Above 0 is degradation: the deeper network could represent what the shallower one learned."""
+    """Above 0 is degradation: the deeper network could represent what the shallower one has learned."""
     test_error: float
 
     def __str__(self):
@@ -58,18 +58,17 @@ class DegradationResult:
     def effects(self) -> tuple[DepthEffect, ...]:
         """A DepthEffect for each family with networks of two or more depths."""
         families = [[network for network in self.networks if network.family == family] for family in FAMILIES]
-        return tuple(_effect(networks[0], networks[-1]) for networks in families if len(networks) > 1)
+        effects = []
+        for shallow, *_, deep in filter(lambda networks: len(networks) > 1, families):
+            changes = (getattr(deep, name) - getattr(shallow, name) for name in ("training_error", "test_error"))
+            effects.append(DepthEffect(deep.family, shallow.depth, deep.depth, *changes))
+        return tuple(effects)
 
     def to_config(self) -> dict:
         """Everything as JSON values."""
         networks = [asdict(network) for network in self.networks]
         effects = [asdict(effect) for effect in self.effects]
         return {"settings": self.settings, "networks": networks, "effects": effects, "missing": list(self.missing)}
-
-
-def _effect(shallow, deep):
-    training_error, test_error = deep.training_error - shallow.training_error, deep.test_error - shallow.test_error
-    return DepthEffect(shallow.family, shallow.depth, deep.depth, training_error, test_error)
 
 
 def read_network_result(workdir):

@@ -1,4 +1,4 @@
-"""Callbacks of a run: checkpoints, the learning rate on plateaus, tests of averaged weights, progress."""
+"""Callbacks of a run: checkpoints, the learning rate on plateaus, progress; and its interruption by a signal."""
 
 import gc
 import math
@@ -11,12 +11,11 @@ from datetime import timedelta
 
 import keras
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from keras_resnet.training.checkpoints import TrainingState, load_best, load_checkpoint, save_best, save_checkpoint
 from keras_resnet.training.curves import draw_curves
-from keras_resnet.training.ema import averaged_weights, sync_variables
+from keras_resnet.training.ema import sync_variables
 from keras_resnet.training.workdir import BEST, CHECKPOINT, CURVES, HISTORY, write_history
 
 
@@ -30,7 +29,7 @@ class CheckpointCallback(keras.callbacks.Callback):
     Args:
         workdir: Path, or None to write nothing.
         settings: JSON values that identify the run, stored in its checkpoints.
-        data: RunData. All machines collect the values of a checkpoint, the chief writes them.
+        data: RunData. All machines collect the values of a checkpoint; the chief writes them.
         checkpoint_every: steps between checkpoints within an epoch; None: only after each epoch.
         keep_best: whether to keep the weights of the epoch with the highest test accuracy.
 
@@ -58,15 +57,12 @@ class CheckpointCallback(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.began, self.start = time.perf_counter(), self.state
         if self.epoch_metrics:
-            self._restore_metrics()
+            if len(self.model.metrics_variables) < len(self.epoch_metrics):  # Keras creates them in the first step
+                zeros = keras.ops.zeros((1, self.model.output_shape[-1]))
+                self.model.compute_metrics(None, zeros, zeros)
+            for variable, value in zip(self.model.metrics_variables, self.epoch_metrics, strict=True):
+                variable.assign(value)
         self.epoch_metrics = []
-
-    def _restore_metrics(self):
-        if len(self.model.metrics_variables) < len(self.epoch_metrics):  # Keras creates them in the first step
-            zeros = keras.ops.zeros((1, self.model.output_shape[-1]))
-            self.model.compute_metrics(None, zeros, zeros)
-        for variable, value in zip(self.model.metrics_variables, self.epoch_metrics, strict=True):
-            variable.assign(value)
 
     def on_train_batch_end(self, batch, logs=None):
         step = self.start.step + batch + 1
@@ -100,7 +96,6 @@ class CheckpointCallback(keras.callbacks.Callback):
         if self.keep_best and self.best_epoch == epoch + 1:
             self._save_best()
         self._save()
-        self._remove_older_best()
         self._publish()
         self._stop_if_signalled()
 
@@ -125,15 +120,12 @@ class CheckpointCallback(keras.callbacks.Callback):
         elif self.devices.is_chief:
             save_best(self.workdir / BEST.format(self.best_epoch), self.model)
 
-    def _remove_older_best(self):
-        if self.workdir and self.devices.is_chief:
+    def _publish(self):
+        """Removes the weights of epochs that are no longer the best, and writes the history and the curves."""
+        if self.workdir and self.devices.is_chief and self.state.history:
             for path in self.workdir.glob(BEST.format("*")):
                 if path.name != BEST.format(self.best_epoch):
                     path.unlink()
-
-    def _publish(self):
-        """Writes the history and the curves."""
-        if self.workdir and self.devices.is_chief and self.state.history:
             write_history(self.state.history, self.workdir / HISTORY)
             panels = {"": {self.settings["model"]: self.state.history}}
             draw_curves(panels, self.workdir / CURVES, self.settings["dataset"])
@@ -151,7 +143,7 @@ class CheckpointCallback(keras.callbacks.Callback):
 
 
 class ReduceLROnPlateau(keras.callbacks.ReduceLROnPlateau):
-    """Keras's callback with a state that can be saved: Keras's own starts anew with every `fit`."""
+    """Keras's callback with a state that can be saved: Keras resets it at the start of every `fit`."""
 
     def __init__(self, patience, state):
         super().__init__(monitor="val_accuracy", mode="max", factor=0.1, patience=patience)
@@ -159,30 +151,11 @@ class ReduceLROnPlateau(keras.callbacks.ReduceLROnPlateau):
         vars(self).update(state)
 
     def on_train_begin(self, logs=None):
-        """Does not reset the state, as Keras's own does."""
+        """Keeps the state."""
 
     def get_state(self):
-        """What the constructor takes as `state`."""
+        """The `state` for the constructor of a callback that continues."""
         return {name: getattr(self, name) for name in ("best", "wait", "cooldown_counter")}
-
-
-class EMACallback(keras.callbacks.Callback):
-    """Tests the averaged weights instead of those in training.
-
-    Args:
-        batches: function that returns training images for the batch-norm statistics.
-    """
-
-    def __init__(self, batches):
-        super().__init__()
-        self.batches = batches
-
-    def on_test_begin(self, logs=None):
-        self.context = averaged_weights(self.model, self.batches)
-        self.context.__enter__()
-
-    def on_test_end(self, logs=None):
-        self.context.__exit__(None, None, None)
 
 
 class ProgressCallback(keras.callbacks.Callback):
@@ -199,14 +172,16 @@ class ProgressCallback(keras.callbacks.Callback):
         super().__init__()
         self.checkpoints, self.steps, self.batch_size = checkpoints, data.num_steps, data.recipe.batch_size
         self.console = Console(stderr=True, highlight=False)
-        columns = (TextColumn("{task.description}"), BarColumn(), _ImagesPerSecond(), TimeRemainingColumn())
+        error, speed = TextColumn("{task.description}"), TextColumn("{task.fields[speed]}")
+        columns = (error, BarColumn(), speed, TimeRemainingColumn())
         self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         images = [steps * self.batch_size for steps in (self.steps, checkpoints.state.step)]
-        self.task = self.bar.add_task("training", total=images[0], completed=images[1])
+        self.task = self.bar.add_task("training", total=images[0], completed=images[1], speed="")
 
     def on_train_batch_end(self, batch, logs=None):
         images = self.checkpoints.state.step * self.batch_size
-        self.bar.update(self.task, completed=images, description=_loss_and_error(logs))
+        speed = f"{self.bar.tasks[0].speed or 0:,.0f} images/s"
+        self.bar.update(self.task, completed=images, description=_loss_and_error(logs), speed=speed)
 
     def on_epoch_end(self, epoch, logs=None):
         row = self.checkpoints.state.history[-1]
@@ -217,11 +192,6 @@ class ProgressCallback(keras.callbacks.Callback):
             f"{row['images_per_s']:,.0f} images/s, {timedelta(seconds=round(seconds_left))} left",
             soft_wrap=True,
         )
-
-
-class _ImagesPerSecond(ProgressColumn):
-    def render(self, task):
-        return Text(f"{task.speed or 0:,.0f} images/s")
 
 
 def _loss_and_error(logs):
@@ -241,7 +211,7 @@ def run_in_series(name):
 
 @contextmanager
 def stop_on_signal(checkpoints):
-    """Within the block, the first Ctrl-C or SIGTERM waits for the end of the step and a checkpoint; a second one not.
+    """Within the block, the first Ctrl-C or SIGTERM stops the run after a step and a checkpoint; the second, at once.
 
     On several machines a signal ends the process at once: the others would wait for this machine's part of a sum.
     """

@@ -13,7 +13,7 @@ from keras_resnet.training.ema import sync_variables
 
 @dataclass(frozen=True)
 class TrainingState:
-    """How far a run is."""
+    """Progress of a run."""
 
     step: int = 0
     """Optimizer steps so far."""
@@ -91,7 +91,7 @@ def _write(path, arrays, metadata=None):
 
 @contextmanager
 def _open(path, expected):
-    """An open safetensors file; an error within the block says what was expected of it."""
+    """An open safetensors file; an error within the block becomes one that names what the file should be."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -135,26 +135,25 @@ def check_settings(found, expected, path, hint=""):
     Raises:
         SettingsMismatch: with the first value that differs.
     """
-    for name, there, here in _differences(found, json.loads(json.dumps(expected))):
+    for name, earlier, now in _differences(found, json.loads(json.dumps(expected))):
         if not name.startswith("versions"):
             raise SettingsMismatch(
-                f"The run to resume should have the same settings; {name} was {there!r} there. "
-                f"Received: {name}={here!r}, in {path}" + (hint and f". {hint}")
+                f"The run to resume should have the same settings; {name} was {earlier!r} there. "
+                f"Received: {name}={now!r}, in {path}" + (hint and f". {hint}")
             )
 
 
-def _differences(there, here, name=""):
-    """(dotted name, value there, value here) of all values that differ between two nested dicts."""
-    if not (isinstance(there, dict) and isinstance(here, dict)):
-        if there != here:
-            yield name, there, here
-        return
-    for key in sorted(there.keys() | here.keys()):
-        yield from _differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
+def _differences(one, other, name=""):
+    """(dotted name, value in one, value in the other) of all values that differ between two nested dicts."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            yield from _differences(one.get(key), other.get(key), f"{name}.{key}".lstrip("."))
+    elif one != other:
+        yield name, one, other
 
 
 def _variables(model):
-    """{name: variable} of everything that a training step reads, except the images."""
+    """{name: variable} of the model and its optimizer."""
     sync_variables(model)
     return _numbered("model", model.variables) | _numbered("optimizer", model.optimizer.variables)
 

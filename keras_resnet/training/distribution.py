@@ -24,6 +24,11 @@ from dataclasses import dataclass
 
 import keras
 
+from keras_resnet.errors import error_summary, is_integer
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -47,23 +52,32 @@ def cluster():
     Raises:
         ValueError: for a TF_CONFIG that describes no cluster, or one with jobs other than `worker` and `chief`.
     """
-    text = os.environ.get("TF_CONFIG")
+    text, config = os.environ.get("TF_CONFIG"), None
     if text is None:
         return Cluster()
-    try:
-        config = json.loads(text)
-    except ValueError:
-        config = None
-    for expected, is_met in _TF_CONFIG_RULES.items():
-        if not is_met(config):
+
+    def check(is_met, expected):
+        if not is_met:
             raise ValueError(f"`TF_CONFIG` should {expected}. Received: TF_CONFIG={text}")
+
+    with contextlib.suppress(ValueError):
+        config = json.loads(text)
+    is_config = isinstance(config, dict) and all(isinstance(config.get(key), dict) for key in ("cluster", "task"))
+    check(is_config, "be a JSON object that holds the objects `cluster` and `task`")
     jobs, task = config["cluster"], config["task"]
-    num_chiefs = len(jobs.get("chief", [])) if task["type"] == "worker" else 0
-    return Cluster(tuple(_addresses(config)), num_chiefs + task["index"])
-
-
-def _addresses(config):
-    return config["cluster"].get("chief", []) + config["cluster"].get("worker", [])
+    jobs_known = jobs.keys() <= {"chief", "worker"}
+    check(jobs_known, "have no jobs in `cluster` but `worker` and `chief` (no parameter servers, no evaluators)")
+    are_lists = all(isinstance(job, list) for job in jobs.values())
+    check(are_lists and any(jobs.values()), "have lists of addresses in `cluster`, with at least one address")
+    chiefs, workers = jobs.get("chief", []), jobs.get("worker", [])
+    check(len(chiefs) <= 1, "have one chief at most")
+    addresses = (*chiefs, *workers)
+    check(all(map(_is_address, addresses)), "have addresses of the form 'host:port', with a port from 1 to 65535")
+    check(len(set(addresses)) == len(addresses), "name every address once")
+    check(task.get("type") in list(jobs), "have the name of a job of `cluster` as the `type` of `task`")
+    is_index = is_integer(task.get("index"), 0) and task["index"] < len(jobs[task["type"]])
+    check(is_index, "have an `index` of `task` that counts the addresses of its job from 0")
+    return Cluster(addresses, task["index"] + (len(chiefs) if task["type"] == "worker" else 0))
 
 
 def _is_address(address):
@@ -71,40 +85,12 @@ def _is_address(address):
     return bool(match) and 1 <= int(match[2]) <= 65535
 
 
-_TF_CONFIG_RULES = {  # what TF_CONFIG should do -> whether it does, if it meets the rules above
-    "be a JSON object that holds the objects `cluster` and `task`": lambda config: (
-        isinstance(config, dict) and all(isinstance(config.get(key), dict) for key in ("cluster", "task"))
-    ),
-    "have no jobs in `cluster` but `worker` and `chief` (parameter servers and evaluators are not supported)": (
-        lambda config: config["cluster"].keys() <= {"chief", "worker"}
-    ),
-    "have lists of addresses in `cluster`, with at least one address": lambda config: (
-        all(isinstance(job, list) for job in config["cluster"].values()) and _addresses(config)
-    ),
-    "have one chief at most": lambda config: len(config["cluster"].get("chief", [])) <= 1,
-    "have addresses of the form 'host:port', with a port from 1 to 65535": lambda config: all(
-        map(_is_address, _addresses(config))
-    ),
-    "name every address once": lambda config: len(set(_addresses(config))) == len(_addresses(config)),
-    "have the name of a job of `cluster` as the `type` of `task`": lambda config: (
-        config["task"].get("type") in list(config["cluster"])
-    ),
-    "have an `index` of `task` that counts the addresses of its job from 0": lambda config: (
-        type(config["task"].get("index")) is int
-        and 0 <= config["task"]["index"] < len(config["cluster"][config["task"]["type"]])
-    ),
-}
-
-
 def jit_compile(xla=None):
     """The `jit_compile` argument of Keras: `xla`; None: XLA except on TensorFlow's CPU, where it halves the speed."""
     if xla is not None:
         return xla
-    if keras.backend.backend() != "tensorflow":
-        return "auto"
-    import tensorflow as tf
-
-    return "auto" if tf.config.list_physical_devices("GPU") else False
+    on_cpu = keras.backend.backend() == "tensorflow" and not tf.config.list_physical_devices("GPU")
+    return False if on_cpu else "auto"
 
 
 class Devices:
@@ -151,22 +137,16 @@ class Devices:
     @contextlib.contextmanager
     def explain_errors(self):
         """Within the block, TensorFlow's errors (no memory, a damaged image, a lost machine) become a RuntimeError."""
-        if self.strategy is None:
-            yield
-            return
-        import tensorflow as tf
-
+        errors = (tf.errors.OpError,) if self.strategy else ()
         try:
             yield
-        except tf.errors.OpError as error:
-            summary = error.message.strip().splitlines()[0][:300]  # the graph follows
+        except errors as error:
+            summary = error_summary(error)  # without the graph, which follows
             raise RuntimeError(f"TensorFlow stopped the run: {type(error).__name__}: {summary}") from error
 
     def make_deterministic(self):
         """Makes every run give the same numbers, bit by bit; JAX and torch already do on the CPU."""
         if self.strategy:
-            import tensorflow as tf
-
             tf.config.experimental.enable_op_determinism()
 
     def scope(self):
@@ -174,7 +154,7 @@ class Devices:
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
     def check_batch_size(self, batch_size):
-        """Raises ValueError unless every replica gets the same number of images; the message names sizes that fit."""
+        """Raises ValueError, with the nearest valid sizes, unless every replica gets the same number of images."""
         replicas = self.num_replicas
         if batch_size % replicas:
             below = batch_size // replicas * replicas
@@ -193,11 +173,10 @@ class Devices:
             batch_size: images in a global batch.
 
         Returns:
-            A tf.data.Dataset for one replica, else a tf.distribute.DistributedDataset. On other backends than
-            TensorFlow, what `make_dataset` returns.
+            What `make_dataset` returns; for several replicas, a tf.distribute.DistributedDataset of it.
 
         Raises:
-            ValueError: if the batch cannot be divided by the number of replicas.
+            ValueError: as `check_batch_size`.
         """
         self.check_batch_size(batch_size)
         dataset = make_dataset(self.cluster.index, self.num_machines)
@@ -209,16 +188,13 @@ class Devices:
         """Batches for `model.evaluate`: each image is tested once, and every replica has some to test in every step.
 
         Keras would give some replicas empty batches, and a machine that runs out of batches would leave the others
-        waiting. So each replica's images are cut into as many batches as the others', of nearly equal sizes.
+        waiting. So the images of every replica are divided into the same number of batches, of nearly equal sizes.
 
         Args:
             make_dataset: function of (index, count) -> tf.data.Dataset of batches, of any size, of the images `index`,
                 `index + count`, `index + 2 * count`, ... of all; the part of machine `index` of `count`.
             num_images: number of test images on all machines.
             batch_size: images to test in a step, approximately.
-
-        Returns:
-            As `distribute`.
 
         Raises:
             ValueError: if there are fewer images than replicas.
@@ -239,7 +215,7 @@ class Devices:
         return self._split(dataset, sizes, steps)
 
     def _split(self, dataset, sizes, steps):
-        """Cuts this machine's images into batches of one replica, which its replicas take in turn."""
+        """Divides this machine's images into batches of one replica, which its replicas take in turn."""
         distributed = self.strategy.distribute_datasets_from_function(lambda context: dataset.rebatch(sizes))
         distributed._cardinality = steps  # Keras needs the batches of one replica, it would be those of all
         return distributed
@@ -251,26 +227,27 @@ def get_strategy(devices=None):
     TensorFlow's default strategy for one device, `MirroredStrategy` for several devices, `MultiWorkerMirroredStrategy`
     for several machines. Arguments and errors are those of `Devices`.
     """
-    import tensorflow as tf
-
     machines, gpus = cluster(), tf.config.list_physical_devices("GPU")
     if devices is not None:
         _check_devices(devices, gpus, len(machines))
     count = devices or len(gpus) or 1
-    if len(machines) > 1:
-        return _multi_worker_strategy(count)
-    if count == 1:
+    if len(machines) == 1 and count == 1:
         return tf.distribute.get_strategy()
-    if not gpus:
+    if len(machines) == 1 and not gpus:
         _split_cpu(count)
-    return _mirrored_strategy("GPU" if gpus else "CPU", count)
+    return _create_strategy("GPU" if gpus else "CPU", count, len(machines) > 1)
 
 
-@functools.cache  # one strategy cannot use the variables of another: a run may continue the model of an earlier one
-def _mirrored_strategy(kind, count):
-    import tensorflow as tf
+@functools.cache  # a run may continue an earlier one's model, and a process can join a cluster once only
+def _create_strategy(kind, count, on_several_machines):
+    from keras_resnet.training.keras_workarounds import apply_workarounds  # which imports Keras's TensorFlow backend
 
-    return _with_workarounds(tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(count)]))
+    if on_several_machines:
+        strategy = _join_cluster(count)
+    else:
+        strategy = tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(count)])
+    apply_workarounds(strategy)
+    return strategy
 
 
 def _check_devices(devices, gpus, num_machines):
@@ -287,8 +264,6 @@ def _check_devices(devices, gpus, num_machines):
 
 
 def _split_cpu(count):
-    import tensorflow as tf
-
     cpu = tf.config.list_physical_devices("CPU")[0]
     try:
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
@@ -298,24 +273,14 @@ def _split_cpu(count):
             raise _too_late(f"with {started} CPU device{'s' * (started > 1)}", f"devices={count}") from error
 
 
-@functools.cache  # TensorFlow can join a cluster once per process
-def _multi_worker_strategy(num_gpus):
-    import tensorflow as tf
-
+def _join_cluster(num_gpus):
     machines = cluster()
     try:
         tf.config.set_visible_devices(tf.config.list_physical_devices("GPU")[:num_gpus], "GPU")
         _check_port(machines.addresses[machines.index])
-        return _with_workarounds(tf.distribute.MultiWorkerMirroredStrategy())
+        return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
         raise _too_late("for one machine", f"TF_CONFIG={os.environ['TF_CONFIG']}") from error
-
-
-def _with_workarounds(strategy):
-    from keras_resnet.training.keras_workarounds import apply_workarounds  # which imports Keras's TensorFlow backend
-
-    apply_workarounds(strategy)
-    return strategy
 
 
 def _check_port(address):
@@ -359,31 +324,23 @@ class AverageBatchNorm(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        self._average = _averaging(model)
+        strategy, layers = model.distribute_strategy, _batch_norms(model)
+        statistics = [variable.value for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
+
+        def average():
+            values = [tf.identity(variable) for variable in statistics]
+            means = tf.distribute.get_replica_context().all_reduce("MEAN", values)
+            for variable, mean in zip(statistics, means, strict=True):
+                variable.assign(mean)
+
+        needed = statistics and strategy.num_replicas_in_sync > 1
+        self._average = tf.function(lambda: strategy.run(average), autograph=False) if needed else lambda: None
 
     def on_test_begin(self, logs=None):
         self._average()
 
     def on_epoch_end(self, epoch, logs=None):
         self._average()
-
-
-def _averaging(model):
-    """A function that replaces batch norm's moving statistics by their means over all replicas."""
-    import tensorflow as tf
-
-    strategy, layers = model.distribute_strategy, _batch_norms(model)
-    statistics = [variable.value for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
-    if strategy.num_replicas_in_sync == 1 or not statistics:
-        return lambda: None
-
-    def average():
-        replica = tf.distribute.get_replica_context()
-        means = replica.all_reduce("MEAN", [tf.identity(variable) for variable in statistics])
-        for variable, mean in zip(statistics, means, strict=True):
-            variable.assign(mean)
-
-    return tf.function(lambda: strategy.run(average), autograph=False)
 
 
 def _batch_norms(model):

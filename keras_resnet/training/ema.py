@@ -1,6 +1,4 @@
-"""Exponential moving averages of the weights: batch-norm statistics for them, and tests with them."""
-
-from contextlib import contextmanager
+"""Exponential moving averages of the weights: tests with them, and batch-norm statistics for them."""
 
 import keras
 
@@ -8,22 +6,25 @@ STATISTICS_BATCHES = 50
 """Batches for the statistics: 50 of 128 images with feature maps of 8x8 give 400,000 values per channel."""
 
 
-@contextmanager
-def averaged_weights(model, batches):
-    """Within the block the model has its averaged weights; afterwards, those in training.
+class EMACallback(keras.callbacks.Callback):
+    """Tests the averaged weights instead of those in training; the optimizer keeps them (`use_ema`).
 
     Args:
-        model: keras.Model, compiled with an optimizer that keeps averages (`use_ema`).
-        batches: function that returns an iterable of training images, for the batch-norm statistics.
+        batches: function that returns training images for the batch-norm statistics.
     """
-    sync_variables(model)
-    kept = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
-    assign_averages(model, batches())
-    try:
-        yield
-    finally:
-        sync_variables(model)
-        for variable, value in zip(model.variables, kept, strict=True):
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def on_test_begin(self, logs=None):
+        sync_variables(self.model)
+        self.in_training = [keras.ops.convert_to_numpy(variable) for variable in self.model.variables]
+        assign_averages(self.model, self.batches())
+
+    def on_test_end(self, logs=None):
+        sync_variables(self.model)
+        for variable, value in zip(self.model.variables, self.in_training, strict=True):
             variable.assign(value)
 
 
@@ -45,10 +46,7 @@ def recompute_batch_norm(model, batches):
     """Sets batch-norm statistics to their mean over some batches (precise BN: Wu and Johnson 2021, arXiv:2105.07576).
 
     Averaged weights need their own statistics: the moving ones belong to the weights in training.
-
-    Args:
-        model: keras.Model.
-        batches: iterable of images, prepared as for training.
+    `batches` is an iterable of images, prepared as for training.
     """
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [layer.momentum for layer in layers]

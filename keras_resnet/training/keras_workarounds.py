@@ -1,9 +1,9 @@
 """Workarounds for `model.fit` and `model.evaluate` under tf.distribute strategies, in the Keras versions that fail.
 
 Seen in Keras 3.15.1. Before the first step `Trainer._maybe_symbolic_build` averages a batch over the replicas, only to
-learn its shapes: that fails on several machines, which hand TensorFlow a structure that it cannot average (keras issue
-20585, open since 2024), and on several devices whose numbers of images differ. In the first step `reduce_per_replica`
-averages scalar losses over an axis 0 that they do not have, which fails on several machines.
+learn its shapes. This fails on several machines, because TensorFlow cannot average the structure that Keras passes
+(keras issue 20585, open since 2024), and on several devices that have different numbers of images. In the first step
+`reduce_per_replica` averages scalar losses over an axis 0, which they do not have: this fails on several machines.
 Models without a strategy run Keras's own code, unchanged.
 """
 
@@ -19,8 +19,8 @@ from keras.src.backend.tensorflow import trainer
 def apply_workarounds(strategy):
     """Replaces the functions of Keras that fail under a strategy; functions that work, in any version, stay.
 
-    Each function is tried on a few numbers first. One that no longer exists with the known arguments stays as well,
-    with a warning. On several machines all have to call this, since they run the trials together.
+    Each function is tried on a few numbers first. If Keras no longer has a function with the known arguments, a warning
+    is given and nothing replaced. On several machines all have to call this, since they run the trials together.
 
     Args:
         strategy: a `tf.distribute.MirroredStrategy` or `tf.distribute.MultiWorkerMirroredStrategy`.
@@ -32,18 +32,20 @@ def apply_workarounds(strategy):
 
 
 def _apply(strategy, owner, name, trial, replacement):
-    function = getattr(owner, name, None)
-    if function is None or not _same_arguments(function, replacement(None)):
+    function, known = getattr(owner, name, None), inspect.signature(replacement(None)).parameters
+    if function is None or list(inspect.signature(function).parameters) != list(known):
         warnings.warn(
             f"`{name}` of Keras {keras.__version__} has other arguments than keras_resnet knows: if `model.fit` fails "
             "on several devices or machines, use Keras 3.15, or one device.",
             stacklevel=4,
         )
         return "unknown"
-    if _succeeds(trial, function, strategy):
+    try:
+        trial(function, strategy)
         return "works"
-    setattr(owner, name, replacement(function))
-    return "replaced"
+    except Exception:  # any error means that the function does not work
+        setattr(owner, name, replacement(function))
+        return "replaced"
 
 
 def _reduce_scalars(keras_function):
@@ -53,7 +55,8 @@ def _reduce_scalars(keras_function):
     """
 
     def reduce_per_replica(values, strategy, reduction):
-        if _spans_machines(strategy) and reduction in ("auto", "mean"):
+        several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        if several and strategy.extended._in_multi_worker_mode() and reduction in ("auto", "mean"):
             return keras.tree.map_structure(lambda value: strategy.reduce("MEAN", value, axis=None), values)
         return keras_function(values, strategy, reduction)
 
@@ -73,38 +76,21 @@ def _build_from_one_replica(keras_function):
     return _maybe_symbolic_build
 
 
-def _spans_machines(strategy):
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and strategy.extended._in_multi_worker_mode()
-
-
 def _try_reducing(reduce_per_replica, strategy):
     losses = strategy.experimental_distribute_values_from_function(lambda replica: tf.zeros(()))
     reduce_per_replica(losses, strategy, "auto")
 
 
 def _try_building(maybe_symbolic_build, strategy):
-    images, labels = (
-        strategy.experimental_distribute_values_from_function(
-            lambda replica, shape=shape: tf.zeros((replica.replica_id_in_sync_group + 1, *shape))
+    def zeros(*shape):
+        return strategy.experimental_distribute_values_from_function(
+            lambda replica: tf.zeros((replica.replica_id_in_sync_group + 1, *shape))
         )
-        for shape in ((1, 1, 1), ())
-    )
+
     model = types.SimpleNamespace(
         _distribute_strategy=strategy, distribute_strategy=strategy, _symbolic_build=lambda data_batch: None
     )
-    maybe_symbolic_build(model, iterator=iter([(0, 0, iter([(images, labels)]))]))
-
-
-def _succeeds(trial, function, strategy):
-    try:
-        trial(function, strategy)
-    except Exception:  # any error means that the function does not work
-        return False
-    return True
-
-
-def _same_arguments(function, replacement):
-    return list(inspect.signature(function).parameters) == list(inspect.signature(replacement).parameters)
+    maybe_symbolic_build(model, iterator=iter([(0, 0, iter([(zeros(1, 1, 1), zeros())]))]))
 
 
 WORKAROUNDS = (

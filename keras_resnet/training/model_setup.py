@@ -42,12 +42,12 @@ def model_for_images(model, dataset, recipe, precision=None, sync_batch_norm=Fal
 
 def _check_model(model, dataset, recipe, precision):
     num_classes, (size, _, channels) = len(dataset.class_names), dataset.input_shape
-    shapes = {(side, side, channels) for side in (size, recipe.train_size or size)}
-    fits = all(_accepts(model.input_shape[1:], shape) for shape in shapes)
+    shapes, taken = {(side, side, channels) for side in (size, recipe.train_size or size)}, model.input_shape[1:]
+    fits = len(taken) == 3 and all(a in (None, b) for shape in shapes for a, b in zip(taken, shape, strict=True))
     if not fits or model.output_shape != (None, num_classes) or not hasattr(model.layers[-1], "activation"):
         raise ValueError(
             f"`model` should take images of {sorted(shapes)} and end with a softmax over {num_classes} classes. "
-            f"Received: {model.name} from {model.input_shape[1:]} to {model.output_shape[1:]}"
+            f"Received: {model.name} from {taken} to {model.output_shape[1:]}"
         )
     spec = model_spec(model)
     if recipe.drop_path and (spec is None or spec.drop_path != recipe.drop_path):
@@ -63,15 +63,9 @@ def _check_model(model, dataset, recipe, precision):
         )
 
 
-def _accepts(input_shape, image_shape):
-    return len(input_shape) == len(image_shape) and all(
-        side in (None, given) for side, given in zip(input_shape, image_shape, strict=True)
-    )
-
-
 def _build(model, dataset, recipe, precision):
-    spec = model if isinstance(model, ResNetSpec) else get_spec(model)
-    name = "resnet" if isinstance(model, ResNetSpec) else canonical_name(model).removesuffix("_cifar")
+    is_spec = isinstance(model, ResNetSpec)
+    spec = model if is_spec else get_spec(model)
     side, _, channels = dataset.input_shape
     side = side if recipe.train_size in (None, side) else None
     with precision_scope(precision):
@@ -79,7 +73,7 @@ def _build(model, dataset, recipe, precision):
             replace(spec, drop_path=recipe.drop_path or spec.drop_path),
             input_shape=(side, side, channels),
             classes=len(dataset.class_names),
-            name=name,
+            name="resnet" if is_spec else canonical_name(model).removesuffix("_cifar"),
         )
 
 
@@ -90,15 +84,9 @@ def compile_model(model, recipe, steps, jit_compile):
         model.layers[-1].activation = keras.activations.get(activation)
     optimizer = create_optimizer(recipe, learning_rate(recipe, steps))
     optimizer.layer_rates = _layer_rates(model, recipe.layer_decay)
-    model.compile(
-        optimizer,
-        loss=loss(),
-        metrics=[
-            keras.metrics.CategoricalAccuracy(name="accuracy"),
-            keras.metrics.TopKCategoricalAccuracy(5, name="top5_accuracy"),
-        ],
-        jit_compile=jit_compile,
-    )
+    top1 = keras.metrics.CategoricalAccuracy("accuracy")
+    top5 = keras.metrics.TopKCategoricalAccuracy(5, "top5_accuracy")
+    model.compile(optimizer, loss(), metrics=[top1, top5], jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
 
 
@@ -107,11 +95,8 @@ def _layer_rates(model, decay):
     if decay == 1:
         return ()
     stages = num_stages(model)
-    return [
-        decay ** (stages + 1 - stage_index(layer.name, stages))
-        for layer in model.layers
-        for _ in layer.trainable_variables
-    ]
+    powers = [(layer, stages + 1 - stage_index(layer.name, stages)) for layer in model.layers]
+    return [decay**power for layer, power in powers for _ in layer.trainable_variables]
 
 
 def run_settings(model, dataset, recipe, seed, sync_batch_norm=False):
@@ -140,8 +125,3 @@ def dataset_settings(dataset):
         "test_images": len(dataset.test),
         "class_names": list(dataset.class_names),
     }
-
-
-def checkpoint_size(model):
-    """Bytes of a checkpoint of a compiled model."""
-    return sum(4 * math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))

@@ -3,19 +3,23 @@
 import keras
 from keras import ops
 
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
 
-class _InUpdate:
-    """Overrides shared by both optimizers: weight decay and layer rates are part of the update."""
+
+class _UpdateWithDecay:
+    """Methods of both optimizers: weight decay and layer rates are part of the update."""
 
     def _apply_weight_decay(self, variables):
-        """Does nothing: Keras would decay the weights here, apart from the gradient; `update_step` does it."""
+        """Does nothing: `update_step` decays the weights. Keras would do it here, apart from the gradient."""
 
     def finalize_variable_values(self, variables):
         """Does nothing: Keras would overwrite the weights with their averages when a `fit` ends, even in mid-run."""
 
     def _clip_gradients(self, gradients):
         """Clips by the norm of the global batch's gradients: Keras would clip those of each replica before the sum."""
-        replica = _replica_context()
+        several = keras.backend.backend() == "tensorflow" and tf.distribute.get_strategy().num_replicas_in_sync > 1
+        replica = tf.distribute.get_replica_context() if several else None
         if not self.global_clipnorm or replica is None:
             return super()._clip_gradients(gradients)
         total = replica.all_reduce("SUM", [ops.convert_to_tensor(gradient) for gradient in gradients])
@@ -34,17 +38,8 @@ class _InUpdate:
         return self.weight_decay if self.weight_decay and self._use_weight_decay(variable) else 0.0
 
 
-def _replica_context():
-    """TensorFlow's replica context if there are several replicas, else None."""
-    if keras.backend.backend() != "tensorflow":
-        return None
-    import tensorflow as tf
-
-    return tf.distribute.get_replica_context() if tf.distribute.get_strategy().num_replicas_in_sync > 1 else None
-
-
 @keras.saving.register_keras_serializable("keras_resnet")
-class SGD(_InUpdate, keras.optimizers.SGD):
+class SGD(_UpdateWithDecay, keras.optimizers.SGD):
     """SGD with an L2 penalty: decay * w is added to the gradient, before the momentum.
 
     This is the weight decay of Caffe, torch and the paper (He et al. 2015, sec. 3.4). Keras's own is decoupled,
@@ -58,7 +53,7 @@ class SGD(_InUpdate, keras.optimizers.SGD):
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
-class LAMB(_InUpdate, keras.optimizers.Lamb):
+class LAMB(_UpdateWithDecay, keras.optimizers.Lamb):
     """LAMB with the decay inside the trust ratio (You et al. 2019, arXiv:1904.00962, algorithm 2).
 
     In Keras's the decay is outside. As in timm/optim/lamb.py, the ratio does not scale variables that do not decay.
@@ -76,18 +71,10 @@ class LAMB(_InUpdate, keras.optimizers.Lamb):
         update = m / (1 - ops.power(self.beta_1, step)) / deviation
         if decay := self._decay_of(variable):
             update = update + decay * variable
-            update = update * _trust_ratio(_norm(variable), _norm(update))
+            norms = [ops.sqrt(ops.sum(ops.square(values))) for values in (variable, update)]
+            ratio = ops.divide_no_nan(*norms)
+            update = update * ops.where(ratio > 0, ratio, 1.0)  # 1 where one of the norms is 0
         self.assign_sub(variable, rate * update)
-
-
-def _norm(values):
-    return ops.sqrt(ops.sum(ops.square(values)))
-
-
-def _trust_ratio(weight, update):
-    """|w| / |update|; 1 where one of them is 0."""
-    both = ops.logical_and(weight > 0, update > 0)
-    return ops.where(both, weight / ops.where(both, update, 1.0), 1.0)
 
 
 OPTIMIZERS = {

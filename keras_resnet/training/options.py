@@ -15,10 +15,11 @@ class RunOptions:
 
     Example:
 
-    >>> from keras_resnet.training.options import RunOptions
-    >>> RunOptions(seed=3, precision="bfloat16")
-    RunOptions(seed=3, devices=None, precision='bfloat16', deterministic=False, checkpoint_every=None, resume=False, \
-overwrite=False, xla=None)
+    >>> import keras_resnet
+    >>> options = keras_resnet.RunOptions(seed=3, deterministic=True)
+    >>> run = keras_resnet.train("resnet20", "digits", options=options, epochs=1)  # doctest: +SKIP
+    >>> options.seed, options.precision
+    (3, None)
 
     Raises:
         ValueError: on construction, for an unknown precision or a `checkpoint_every` below 1.
@@ -51,16 +52,7 @@ overwrite=False, xla=None)
 
 
 def split_options(options: RunOptions | None, keywords: dict[str, Any]) -> tuple[RunOptions, dict[str, Any]]:
-    """Separates the keyword arguments that are fields of RunOptions from the others, which change the recipe.
-
-    Args:
-        options: RunOptions to start from; None for the defaults.
-        keywords: {name: value}.
-
-    Returns:
-        The RunOptions with the given fields, and the other keywords.
-    """
-    names = {field.name for field in fields(RunOptions)}
-    given = {name: value for name, value in keywords.items() if name in names}
-    others = {name: value for name, value in keywords.items() if name not in names}
+    """(options with the keywords that are fields of RunOptions, the other keywords, which change the recipe)."""
+    given = {field.name: keywords[field.name] for field in fields(RunOptions) if field.name in keywords}
+    others = {name: value for name, value in keywords.items() if name not in given}
     return replace(options or RunOptions(), **given), others

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -125,32 +126,29 @@ class Recipe:
         for name in ("milestones", "scale"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        for (names, is_valid), expected in _CHECKS.items():
-            for name in names:
-                if not is_valid(getattr(self, name)):
+        for names, expected, is_valid in _CHECKS:
+            for name in names.split():
+                value = getattr(self, name)
+                if not (is_valid(value) or (value is None and getattr(Recipe, name) is None)):
                     self._raise(name, expected)
         for name, known in _CHOICES.items():
             check_known(name, getattr(self, name), known)
-        self._check_together()
-
-    def _check_together(self):
-        if (self.epochs is None) == (self.iterations is None):
-            self._raise("epochs", "given or `iterations`, not both")
-        if self.milestones and self.schedule != "step":
-            self._raise("milestones", 'empty unless the schedule is "step"')
-        if self.warmup and self.schedule == "plateau":
-            self._raise("warmup", '0 with the schedule "plateau"')
-        if list(self.milestones) != sorted(set(self.milestones)) or not all(
-            0 < fraction < 1 for fraction in self.milestones
+        crop, points, binary = TRAIN_CROPS[self.crop], (0, *self.milestones, 1), self.loss == "binary_cross_entropy"
+        for name, expected, is_met in (
+            ("epochs", "given or `iterations`, not both", (self.epochs is None) != (self.iterations is None)),
+            ("milestones", 'empty unless the schedule is "step"', not self.milestones or self.schedule == "step"),
+            ("warmup", '0 with the schedule "plateau"', not self.warmup or self.schedule != "plateau"),
+            ("milestones", "increasing fractions of the run between 0 and 1", all(a < b for a, b in pairwise(points))),
+            ("scale", crop.expected_scale, crop.accepts_scale(*self.scale)),
+            (
+                "target_threshold",
+                'None unless `loss` is "binary_cross_entropy"',
+                self.target_threshold is None or binary,
+            ),
+            ("test_resize", "given together with `test_size`", not self.test_resize or self.test_size),
         ):
-            self._raise("milestones", "increasing fractions of the run between 0 and 1")
-        crop = TRAIN_CROPS[self.crop]
-        if not crop.accepts_scale(*self.scale):
-            self._raise("scale", crop.expected_scale)
-        if self.target_threshold is not None and self.loss != "binary_cross_entropy":
-            self._raise("target_threshold", 'None unless the loss is "binary_cross_entropy"')
-        if self.test_resize and not self.test_size:
-            self._raise("test_resize", "given together with `test_size`")
+            if not is_met:
+                self._raise(name, expected)
 
     def steps(self, num_images: int) -> tuple[int, int]:
         """(steps per epoch, steps of the run) for a number of training images.
@@ -176,20 +174,8 @@ class Recipe:
         raise ValueError(f"`{name}` of a recipe should be {expected}. Received: {name}={getattr(self, name)!r}")
 
 
-def _is_integer(least):
-    return lambda value: is_integer(value, least)
-
-
-def _is_within(least, limit):
-    return lambda value: is_number(value) and least <= value < limit
-
-
 def _are_numbers(value):
     return isinstance(value, tuple) and all(map(is_number, value))
-
-
-def _or_none(is_valid):
-    return lambda value: value is None or is_valid(value)
 
 
 _CHOICES = {
@@ -200,23 +186,31 @@ _CHOICES = {
     "policy": POLICIES,
     "test_interpolation": INTERPOLATIONS,
 }
-_CHECKS = {
-    (("epochs", "iterations"), _or_none(_is_integer(1))): "an integer, 1 or more",
-    (("batch_size", "repeats", "policy_layers", "patience"), _is_integer(1)): "an integer, 1 or more",
-    (("train_size", "test_size", "test_resize"), _or_none(_is_integer(1))): "a number of pixels, 1 or more",
-    (("padding",), _is_integer(0)): "an integer, 0 or more",
+_CHECKS = [
+    # fields, what their values should be, the check; None is valid too for fields whose default it is
     (
-        ("learning_rate", "warmup_rate", "weight_decay", "clip_norm", "lighting", "policy_std", "mixup", "cutmix"),
-        _is_within(0, math.inf),
-    ): "a number, 0 or more",
-    (("policy_magnitude",), _is_within(0, 10.001)): "a number from 0 to 10",
-    (("momentum", "ema_decay", "label_smoothing", "drop_path", "warmup"), _is_within(0, 1)): "a number in [0, 1)",
-    (("erasing", "layer_decay"), _is_within(0, 1.001)): "a number from 0 to 1",
-    (("target_threshold",), _or_none(_is_within(0, 1))): "a number in [0, 1)",
-    (("warmup_constant", "nesterov", "decay_all", "flip"), lambda value: isinstance(value, bool)): "True or False",
-    (("milestones",), _are_numbers): "a tuple of fractions of the run",
-    (("scale",), lambda value: _are_numbers(value) and len(value) == 2): "two numbers",
-}
+        "epochs iterations batch_size repeats policy_layers patience",
+        "an integer, 1 or more",
+        lambda v: is_integer(v, 1),
+    ),
+    ("train_size test_size test_resize", "a number of pixels, 1 or more", lambda v: is_integer(v, 1)),
+    ("padding", "an integer, 0 or more", lambda v: is_integer(v, 0)),
+    (
+        "learning_rate warmup_rate weight_decay clip_norm lighting policy_std mixup cutmix",
+        "a number, 0 or more",
+        lambda v: is_number(v) and 0 <= v < math.inf,
+    ),
+    ("policy_magnitude", "a number from 0 to 10", lambda v: is_number(v) and 0 <= v <= 10),
+    (
+        "momentum ema_decay label_smoothing drop_path warmup target_threshold",
+        "a number in [0, 1)",
+        lambda v: is_number(v) and 0 <= v < 1,
+    ),
+    ("erasing layer_decay", "a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1),
+    ("warmup_constant nesterov decay_all flip", "True or False", lambda v: isinstance(v, bool)),
+    ("milestones", "a tuple of fractions of the run", _are_numbers),
+    ("scale", "two numbers", lambda v: _are_numbers(v) and len(v) == 2),
+]
 
 _HE2015_CIFAR = Recipe(iterations=64_000, schedule="step", milestones=(32 / 64, 48 / 64), crop="pad", flip=True)
 _RSB = Recipe(

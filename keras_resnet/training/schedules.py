@@ -1,7 +1,7 @@
 """Learning-rate schedules: a warm-up, then one of SHAPES."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import keras
 from keras import ops
@@ -23,21 +23,12 @@ SHAPES = {
 @keras.saving.register_keras_serializable("keras_resnet")
 @dataclass
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Learning rate at each step of a run; arguments as the fields of Recipe.
-
-    Args:
-        shape: a name in SHAPES.
-        learning_rate: the highest rate.
-        steps: length of the run.
-        milestones, warmup: as fractions of the run.
-        warmup_rate: learning rate at the start of the warm-up.
-        warmup_constant: whether the rate stays at `warmup_rate` for the whole warm-up (sec. 4.2, n = 18).
-    """
+    """Learning rate at each of the `steps` of a run: `shape` is a name in SHAPES, the rest are fields of Recipe."""
 
     shape: str
     learning_rate: float
     steps: int
-    milestones: list[float] = field(default_factory=list)
+    milestones: tuple[float, ...] = ()
     warmup: float = 0.0
     warmup_rate: float = 0.0
     warmup_constant: bool = False
@@ -60,12 +51,5 @@ def learning_rate(recipe, steps):
     """The recipe's learning rate for a run of `steps` steps: a Schedule, or for "plateau" a number."""
     if recipe.schedule == "plateau":
         return recipe.learning_rate
-    return Schedule(
-        recipe.schedule,
-        recipe.learning_rate,
-        steps,
-        list(recipe.milestones),
-        recipe.warmup,
-        recipe.warmup_rate,
-        recipe.warmup_constant,
-    )
+    names = ("learning_rate", "milestones", "warmup", "warmup_rate", "warmup_constant")
+    return Schedule(recipe.schedule, steps=steps, **{name: getattr(recipe, name) for name in names})

@@ -1,8 +1,11 @@
 """`train`: a recipe, a model and images -> `model.fit`, and a folder with everything about the run."""
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import keras
@@ -14,16 +17,10 @@ from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, check_known
 from keras_resnet.models.transforms import clone
-from keras_resnet.training.callbacks import (
-    CheckpointCallback,
-    EMACallback,
-    ProgressCallback,
-    ReduceLROnPlateau,
-    stop_on_signal,
-)
+from keras_resnet.training.callbacks import CheckpointCallback, ProgressCallback, ReduceLROnPlateau, stop_on_signal
 from keras_resnet.training.distribution import Devices, jit_compile
-from keras_resnet.training.ema import STATISTICS_BATCHES, assign_averages
-from keras_resnet.training.model_setup import checkpoint_size, compile_model, model_for_images, run_settings
+from keras_resnet.training.ema import STATISTICS_BATCHES, EMACallback, assign_averages
+from keras_resnet.training.model_setup import compile_model, model_for_images, run_settings
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipes import LOSSES, Recipe, get_recipe
 from keras_resnet.training.workdir import TENSORBOARD, columns, prepare_workdir, write_run
@@ -102,10 +99,10 @@ def train(
         model = model_for_images(model, data.dataset, data.recipe, options.precision, sync_batch_norm)
         compile_model(model, data.recipe, data.num_steps, jit_compile(options.xla))
         settings = run_settings(model, data.dataset, data.recipe, options.seed, sync_batch_norm) | {"keep": keep}
-        size = checkpoint_size(model)
-        workdir = workdir and prepare_workdir(
-            workdir, settings, size, options.overwrite, options.resume, write=data.devices.is_chief
-        )
+        workdir = workdir and Path(workdir)
+        if workdir and data.devices.is_chief:
+            size = 4 * sum(math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))
+            prepare_workdir(workdir, settings, size, options.overwrite, options.resume)
         checkpoints = CheckpointCallback(workdir, settings, data, options.checkpoint_every, keep == "best")
         if options.resume:
             checkpoints.resume(model)
@@ -115,29 +112,20 @@ def train(
 
 
 class RunData:
-    """Everything that a run's images and its length follow from, and its batches.
-
-    Attributes:
-        dataset: Dataset, preprocessed as the recipe says.
-        recipe: Recipe.
-        seed: of the order and the augmentation.
-        devices: Devices.
-        steps_per_epoch, num_steps: steps of one epoch and of the whole run.
-    """
+    """A run's batches and its number of steps: the Dataset in the recipe's preprocessing, divided among the Devices."""
 
     def __init__(self, dataset, recipe, seed, devices):
         self.dataset, self.recipe, self.seed, self.devices = dataset, recipe, seed, devices
         self.steps_per_epoch, self.num_steps = recipe.steps(len(dataset.train))
 
     def training_batches(self, first, steps):
-        """Batches of `steps` steps from step `first` of the run on."""
+        """Batches of `steps` steps of the run, starting at step `first`."""
         return self.devices.distribute(
             lambda *share: training_batches(self.dataset, self.recipe, steps, self.seed, first, share),
             self.recipe.batch_size,
         )
 
     def test_batches(self):
-        """All test images."""
         dataset, batch_size = self.dataset, self.recipe.batch_size
         return self.devices.distribute_test(
             lambda *share: evaluation_batches(dataset.test, dataset, batch_size, share), len(dataset.test), batch_size
@@ -150,7 +138,7 @@ class RunData:
 
 
 def _prepare(dataset, recipe, options, validation_freq, keep):
-    """The RunData; TensorFlow's devices and the random state are set up before anything uses them."""
+    """The RunData. TensorFlow's devices and the random state are set up first, before anything uses them."""
     devices = Devices(options.devices)
     keras.utils.set_random_seed(options.seed)
     if options.deterministic:
@@ -233,7 +221,7 @@ def _equal_epochs(step, steps_per_epoch, steps):
 
 def _finish(model, data, checkpoints):
     """Tests the trained model and writes model and report: the Run."""
-    recipe, workdir, state = data.recipe, checkpoints.workdir, checkpoints.state
+    recipe, workdir = data.recipe, checkpoints.workdir
     if recipe.ema_decay:
         assign_averages(model, data.statistics_batches())
     if checkpoints.keep_best:
@@ -243,30 +231,31 @@ def _finish(model, data, checkpoints):
         "preprocessing": data.dataset.preprocessing.to_config(),
         "class_names": list(data.dataset.class_names),
     }
-    report = {**checkpoints.settings, **_test(model, data, checkpoints), **_speed(state)}
+    report = {**checkpoints.settings, **_results(model, data, checkpoints)}
     if LOSSES[recipe.loss][1]:
         model.layers[-1].activation = keras.activations.softmax
     if workdir and data.devices.is_chief:
         write_run(model, report, workdir)
     model = clone(model) if data.devices.num_replicas > 1 else model  # one whose `predict` does not split batches
-    return Run(model, columns(state.history), report)
+    return Run(model, columns(checkpoints.state.history), report)
 
 
-def _test(model, data, checkpoints):
-    """Loss and accuracies on the test images.
+def _results(model, data, checkpoints):
+    """Loss and accuracies on the test images, and the speed of the training.
 
-    Taken from the history if the epoch of the kept weights was tested. Averaged weights are tested again: their
-    batch-norm statistics have been recomputed since.
+    The metrics are taken from the history if the epoch of the kept weights was tested. Averaged weights are tested
+    again: their batch-norm statistics have been recomputed since.
     """
     history = checkpoints.state.history
     row = history[checkpoints.best_epoch - 1 if checkpoints.keep_best else -1]
     if "val_accuracy" in row and not data.recipe.ema_decay:
-        metrics = {name: row[f"val_{name}"] for name in ("accuracy", "top5_accuracy", "loss")}
+        metrics = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
     else:
         metrics = model.evaluate(data.test_batches(), verbose=0, return_dict=True)
-    return {"top1_accuracy": metrics["accuracy"], "top5_accuracy": metrics["top5_accuracy"], "loss": metrics["loss"]}
-
-
-def _speed(state):
-    mean_speed = sum(row["images_per_s"] for row in state.history) / max(len(state.history), 1)
-    return {"wall_time_s": round(state.seconds, 1), "training_images_per_s": round(mean_speed, 1)}
+    return {
+        "top1_accuracy": metrics["accuracy"],
+        "top5_accuracy": metrics["top5_accuracy"],
+        "loss": metrics["loss"],
+        "wall_time_s": round(checkpoints.state.seconds, 1),
+        "training_images_per_s": round(mean(row["images_per_s"] for row in history), 1),
+    }

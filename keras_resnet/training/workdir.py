@@ -15,67 +15,50 @@ BEST = "best_{}.safetensors"
 FILES = (SETTINGS, CHECKPOINT, MODEL, HISTORY, CURVES, REPORT, TENSORBOARD)
 
 
-def prepare_workdir(workdir, settings, size, overwrite=False, resume=False, write=True):
-    """Makes the folder and writes the settings; what would fail at the end of the run fails now.
+def prepare_workdir(folder, settings, size, overwrite=False, resume=False):
+    """Makes the folder and writes the settings, after checks that the files of the run can be written.
 
     Args:
-        workdir: path.
+        folder: Path.
         settings: JSON values that identify the run.
         size: bytes of one checkpoint.
         overwrite: whether to remove an earlier run.
         resume: whether to continue an earlier run; a folder without one is treated as new.
-        write: whether this machine is the one that writes.
-
-    Returns:
-        Path.
 
     Raises:
         FileExistsError: if the folder holds another run, with neither `overwrite` nor `resume`.
         ValueError: if the run to resume has other settings.
         OSError: if the folder cannot be written, or its disk has no room.
     """
-    folder = Path(workdir)
-    if not write:
-        return folder
     earlier = [name for name in FILES if (folder / name).exists()]
     if earlier and not (overwrite or resume):
         raise FileExistsError(
             f"`workdir` should be a new or empty folder: it holds another run ({earlier[0]}). Continue it by --resume "
-            f"(resume=True), or replace it by --overwrite (overwrite=True). Received: workdir={str(workdir)!r}"
+            f"(resume=True), or replace it by --overwrite (overwrite=True). Received: workdir={str(folder)!r}"
         )
     if resume and SETTINGS in earlier:
         check_settings(read_json(folder / SETTINGS), settings, folder / SETTINGS)
-    with writable_folder(workdir):
-        _check_disk_space(folder, size)
-        if not resume:
-            _remove([*(folder / name for name in earlier), *folder.glob(BEST.format("*"))])
+    with writable_folder(folder):
+        # room for the last checkpoint, the next one beside it, the best weights, and the model at the end
+        needed, free = 4 * size + 2**20, shutil.disk_usage(folder).free
+        if free < needed:
+            raise OSError(f"its disk has {free / 2**20:,.0f} MiB free, the run needs {needed / 2**20:,.0f} MiB")
+        for path in [] if resume else [*(folder / name for name in earlier), *folder.glob(BEST.format("*"))]:
+            remove = shutil.rmtree if path.is_dir() else Path.unlink
+            remove(path)
         remove_leftovers(folder, *FILES, BEST.format("*"))
         write_json(settings, folder / SETTINGS)
-    return folder
 
 
 @contextmanager
 def writable_folder(workdir):
-    """Makes the folder unless it exists; an OSError, here or within the block, says that it cannot be written."""
+    """Makes the folder unless it exists; an OSError here or within the block becomes one that names the workdir."""
     try:
         Path(workdir).mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         summary = error.strerror or error
         raise OSError(f"`workdir` should be a folder that can be written ({summary}). Received: {workdir}") from error
-
-
-def _remove(paths):
-    for path in paths:
-        remove = shutil.rmtree if path.is_dir() else Path.unlink
-        remove(path)
-
-
-def _check_disk_space(folder, size):
-    """Room for the last checkpoint, the next one beside it, the best weights, and the model at the end."""
-    needed, free = 4 * size + 2**20, shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(f"its disk has {free / 2**20:,.0f} MiB free, the run needs {needed / 2**20:,.0f} MiB")
 
 
 def write_run(model, report, folder):
