@@ -167,7 +167,7 @@ def find_images(paths):
             `images_in_folder` that are files.
 
     Returns:
-        List of Path in the order of `paths`, sorted within each folder.
+        List of Path in the order of `paths`; those of a folder and its subfolders are sorted as one list.
 
     Raises:
         FileNotFoundError: for a path that does not exist.
@@ -181,7 +181,7 @@ def find_images(paths):
         images = [file for file in images_in_folder(path) if os.path.isfile(file)] if os.path.isdir(path) else [path]
         if not images:
             raise ValueError(f"Expected a folder with images ({' '.join(SUFFIXES)}). Received: path={str(path)!r}")
-        found += map(Path, images)
+        found += sorted(map(Path, images))
     return found
 
 
