@@ -52,7 +52,8 @@ def print_table(rows, title=None, left=()):
     for row in rows:
         for column in row if not table.columns else ():
             text = column in (next(iter(row)), *left)
-            table.add_column(column, overflow="fold", no_wrap=not text, justify="left" if text else "right")
+            whole = not text and " " not in str(row[column])  # a number without a unit or a range
+            table.add_column(column, overflow="fold", no_wrap=whole, justify="left" if text else "right")
         table.add_row(*map(str, row.values()))
     if table.columns:
         out.print(table)
