@@ -26,7 +26,7 @@ def test_data():
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():
-    """Layer names start anew, and nothing is left of another test's random state or precision."""
+    """Resets layer names, the random state, the precision and the data format between tests."""
     keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     yield

@@ -134,7 +134,7 @@ def test_the_input_pipeline_gives_batches_for_the_network(model, tmp_path, monke
     batches = [np.asarray(batch[0]) for batch in network.training_batches(3)]
     assert [batch.shape for batch in batches] == 3 * [(4, 48, 48, 3)]
     assert all(np.isfinite(batch).all() and batch.std() > 0.1 for batch in batches)
-    assert not np.array_equal(batches[0], batches[2])  # the same images again, augmented anew
+    assert not np.array_equal(batches[0], batches[2])  # the same images again, with another augmentation
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "litert"])
