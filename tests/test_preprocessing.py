@@ -1,6 +1,7 @@
 """Preprocessing, compared with keras.applications, torchvision, timm and Pillow."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -269,6 +270,17 @@ def test_grey_images_are_normalised_by_the_mean_of_the_channels(mode, divisor, m
     assert replace(grey, mode=mode, channels=3) == colour
     assert colour.for_channels(3) is colour and grey.for_channels(1) is grey
     assert colour.for_channels(4) is None and grey.for_channels(3) is None
+
+
+@pytest.mark.parametrize("size, resize", [(96, 109), (112, 128), (224, 256), (32, 36)])
+def test_another_size_keeps_the_crop_share_as_timm_does(size, resize):
+    published = Preprocessing("torch", size=224, resize=256)
+    assert published.for_size(size) == Preprocessing("torch", size=size, resize=resize)
+    assert published.for_size(size).resize == math.floor(size / (224 / 256))  # timm: floor(size / crop_pct)
+    whole = Preprocessing("tf", size=32, resize=None)
+    assert whole.for_size(size) == Preprocessing("tf", size=size, resize=None)
+    with pytest.raises(ValueError, match="from 1 to 8192 pixels.*Received: size=0"):
+        published.for_size(0)
 
 
 def test_imagenet_photographs_have_zero_mean_and_unit_deviation(test_data):

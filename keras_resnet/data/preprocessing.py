@@ -216,6 +216,19 @@ class Preprocessing:
         grey = Normalization(old.divisor, (sum(old.mean) / len(old.mean),), (sum(old.std) / len(old.std),))
         return replace(self, mode=self.mode if old.channels == 1 else grey, channels=1)
 
+    def for_size(self, size: int) -> "Preprocessing":
+        """The preprocessing of a model built for another input size, with the same crop share.
+
+        >>> import keras_resnet
+        >>> keras_resnet.Preprocessing("torch", size=224, resize=256).for_size(96)
+        Preprocessing(mode='torch', size=96, resize=109, interpolation='bilinear', channels=3)
+
+        Raises:
+            ValueError: if `size` is not a number of pixels.
+        """
+        checked = replace(self, size=size)
+        return checked if self.resize is None else replace(checked, resize=self.resize * size // self.size)
+
     def __call__(self, images) -> np.ndarray:
         """Preprocesses images, with the results of torchvision.transforms.Resize and CenterCrop.
 
