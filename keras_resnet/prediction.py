@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import keras
 import numpy as np
@@ -43,15 +43,25 @@ class Classifier:
         return predict_probabilities(self.model, inputs)
 
 
-def predict(model: Any, paths: Any, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
+@overload
+def predict(
+    model: Any, paths: Any, top: int = ..., batch_size: int = ..., stream: Literal[False] = ...
+) -> list[Prediction]: ...
+@overload
+def predict(
+    model: Any, paths: Any, top: int = ..., batch_size: int = ..., *, stream: Literal[True]
+) -> Iterator[Prediction]: ...
+def predict(
+    model: Any, paths: Any, top: int = 5, batch_size: int = 32, stream: bool = False
+) -> list[Prediction] | Iterator[Prediction]:
     """Classifies image files.
 
     >>> import numpy as np
     >>> from PIL import Image
     >>> from keras_resnet import create, predict
     >>> Image.fromarray(np.full((32, 32, 3), 128, "uint8")).save("grey.png")
-    >>> for prediction in predict(create("resnet20", weights="cifar10"), "grey.png", top=1):
-    ...     print(prediction.path, [name for id, name, probability in prediction.classes])
+    >>> predictions = predict(create("resnet20", weights="cifar10"), "grey.png", top=1)
+    >>> print(predictions[0].path, [name for id, name, probability in predictions[0].classes])
     grey.png ['cat']
 
     Args:
@@ -59,18 +69,24 @@ def predict(model: Any, paths: Any, top: int = 5, batch_size: int = 32) -> Itera
         paths: a file, a folder (searched for images, with its folders), or a list of them.
         top: number of classes for each image.
         batch_size: number of images that are in memory together.
+        stream: whether to return an iterator, which classifies the images batch by batch as they are requested.
 
-    Yields:
-        A Prediction for each image, in order. Its `error` is set for a file that is not an image or is damaged.
+    Returns:
+        A list with a Prediction for each image, in order; an iterator of them if `stream`. Its `error` is set for a
+        file that is not an image or is damaged.
 
     Raises:
-        ValueError, FileNotFoundError: when the first image is requested, if a file does not exist, a folder has no
-            images, or the model's preprocessing is not known.
+        ValueError, FileNotFoundError: if a file does not exist, a folder has no images, or the model's preprocessing is
+            not known.
     """
-    classifier = _classifier(model)
-    found = find_images(paths)
-    for start in range(0, len(found), batch_size):
-        images, predictions = [], [Prediction(path) for path in found[start : start + batch_size]]
+    predictions = _predictions(_classifier(model), find_images(paths), top, batch_size)
+    return predictions if stream else list(predictions)
+
+
+def _predictions(classifier, paths, top, batch_size):
+    """Yields the Prediction of each image file; reads and classifies a batch when its first is requested."""
+    for start in range(0, len(paths), batch_size):
+        images, predictions = [], [Prediction(path) for path in paths[start : start + batch_size]]
         for prediction in predictions:
             try:
                 images.append(load_image(prediction.path, classifier.preprocessing.channels))

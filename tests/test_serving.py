@@ -217,7 +217,7 @@ def test_the_server_predicts_the_same_for_many_clients_at_once(server, network, 
     }
     with ThreadPoolExecutor(8) as clients:
         responses = list(clients.map(lambda photo: post(url, photo.read_bytes()), photos * 3))
-    for (status, answer), expected in zip(responses, list(keras_resnet.predict(network, photos)) * 3, strict=True):
+    for (status, answer), expected in zip(responses, keras_resnet.predict(network, photos) * 3, strict=True):
         names, probabilities = zip(*((row["name"], row["probability"]) for row in answer["classes"]), strict=True)
         assert status == 200 and names == tuple(name for _, name, _ in expected.classes)
         np.testing.assert_allclose(probabilities, [probability for *_, probability in expected.classes], atol=1e-4)

@@ -100,7 +100,8 @@ def predict(
     else:
         classifier = model_from(model, weights, default_weights="imagenet")
     bar = {"console": err, "transient": True, "disable": not err.is_terminal}
-    predictions = list(track(keras_resnet.predict(classifier, paths, top=top), "images", len(paths), **bar))
+    found = keras_resnet.predict(classifier, paths, top=top, stream=True)
+    predictions = list(track(found, "images", len(paths), **bar))
     if as_json:
         print_json([_prediction_json(prediction) for prediction in predictions])
     else:
