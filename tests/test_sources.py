@@ -293,7 +293,7 @@ IMAGES, LABELS = arrays()
         (IMAGES[..., :2], LABELS, "1 or 3 channels"),
         (IMAGES[0, 0], LABELS, "should be"),
         (IMAGES[:0], LABELS[:0], "should be"),
-        (IMAGES, LABELS[:-1], r"20 integers, one for each image. Received: labels of shape \(19,\)"),
+        (IMAGES, LABELS[:-1], r"20 integers, one for each image, .* Received: labels of shape \(19,\)"),
         (IMAGES, LABELS.astype(float), "integers.*float64"),
         (IMAGES, LABELS > 0, "integers.*bool"),
         (IMAGES, np.eye(2, dtype=int)[LABELS], r"integers.*\(20, 2\)"),

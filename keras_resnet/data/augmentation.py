@@ -84,7 +84,7 @@ def augment_batch(images, labels, recipe, num_classes, mode, random):
 
     Args:
         images: (B, H, W, C) uint8.
-        labels: (B,) integers from 0 to K - 1, where K is `num_classes`.
+        labels: (B,) integers from 0 to K - 1, where K is `num_classes`; or multi-label (B, K) zeros and ones.
         recipe: Recipe.
         mode: as for `preprocess_input`.
         random: NumPyRandom or TensorFlowRandom.
@@ -209,7 +209,12 @@ def erase(images, u, probability):
 
 
 def smooth_labels(labels, num_classes, smoothing=0.0):
-    """Labels (B,) -> one-hot labels (B, K) with label smoothing (Szegedy et al. 2016, arXiv:1512.00567, sec. 7)."""
+    """Labels (B,) -> one-hot labels (B, K) with label smoothing (Szegedy et al. 2016, arXiv:1512.00567, sec. 7).
+
+    Multi-label zeros and ones (B, K) are smoothed over two outcomes each, as in `keras.losses.BinaryCrossentropy`.
+    """
+    if len(labels.shape) == 2:
+        return (1 - smoothing) * ops.cast(labels, "float32") + smoothing / 2
     return (1 - smoothing) * ops.one_hot(labels, num_classes, dtype="float32") + smoothing / num_classes
 
 

@@ -25,7 +25,7 @@ class Split:
     images: np.ndarray
     """(N, H, W, C) uint8; or (N,) encoded files (bytes, dtype object); or (N,) paths (str)."""
     labels: np.ndarray
-    """(N,) int32."""
+    """(N,) int32: the class of each image; or multi-label (N, K) uint8: 1 for each class of the image, else 0."""
 
     def __post_init__(self):
         shape, dtype = self.images.shape, self.images.dtype
@@ -33,10 +33,14 @@ class Split:
             raise ValueError(
                 f"`images` should be (N, H, W, C) uint8, or (N,) files. Received: images of shape {shape}, {dtype}"
             )
-        if self.labels.shape != shape[:1] or self.labels.dtype.kind not in "iu":
+        if self.multi_label:
+            is_valid = self.labels.dtype == np.uint8 and self.labels.max(initial=0) <= 1
+        else:
+            is_valid = self.labels.ndim == 1 and self.labels.dtype.kind in "iu"
+        if self.labels.shape[:1] != shape[:1] or not is_valid:
             raise ValueError(
-                f"`labels` should be {shape[0]} integers, one for each image. "
-                f"Received: labels of shape {self.labels.shape}, {self.labels.dtype}"
+                f"`labels` should be {shape[0]} integers, one for each image, or ({shape[0]}, classes) uint8 zeros and "
+                f"ones. Received: labels of shape {self.labels.shape}, {self.labels.dtype}"
             )
 
     def __len__(self):
@@ -44,6 +48,24 @@ class Split:
 
     def __getitem__(self, indices):
         return Split(self.images[indices], self.labels[indices])
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several classes, or none: `labels` is (N, K)."""
+        return self.labels.ndim == 2
+
+    @property
+    def strata(self) -> np.ndarray:
+        """(N,) integers by which splits are stratified: the class; of several, the rarest one in the split.
+
+        Images whose number occurs only once share one with the most frequent, since a single image cannot be split.
+        """
+        if not self.multi_label:
+            return self.labels
+        rarity = self.labels / np.maximum(1, self.labels.sum(axis=0))
+        strata = np.where(self.labels.any(axis=1), rarity.argmax(axis=1), self.labels.shape[1])
+        counts = np.bincount(strata)
+        return np.where(counts[strata] == 1, counts.argmax(), strata)
 
     @property
     def is_decoded(self) -> bool:
@@ -56,21 +78,27 @@ class Split:
         return not self.is_decoded and isinstance(self.images[0], str)
 
     def stratified_split(self, amount: float) -> tuple["Split", "Split"]:
-        """(the remaining images, the images held out): stratified by class and always the same ones.
+        """(the remaining images, the images held out): stratified by `strata` and always the same ones.
 
         Raises:
-            ValueError: as `num_held_out`, and if either side would have fewer images than there are classes.
+            ValueError: as `num_held_out`, and if a class would be missing on either side.
         """
         from sklearn.model_selection import train_test_split
 
-        count = num_held_out(amount, len(self))
-        sizes = np.unique(self.labels, return_counts=True)[1]
+        count, strata = num_held_out(amount, len(self)), self.strata
+        sizes = np.unique(strata, return_counts=True)[1]
         if sizes.min() < 2 or not len(sizes) <= count <= len(self) - len(sizes):
-            expected = f"an amount that leaves an image of each of the {len(sizes)} classes on both sides"
-            hint = f"There are {len(self)} images, {sizes.min()} in the smallest class."
-            raise value_error("validation_split", amount, expected, hint)
-        rest, held_out = train_test_split(np.arange(len(self)), test_size=count, stratify=self.labels, random_state=0)
+            raise self._split_error(amount)
+        rest, held_out = train_test_split(np.arange(len(self)), test_size=count, stratify=strata, random_state=0)
+        if self.multi_label and not (self.labels[rest].any(axis=0) & self.labels[held_out].any(axis=0)).all():
+            raise self._split_error(amount)
         return self[rest], self[held_out]
+
+    def _split_error(self, amount):
+        counts = self.labels.sum(axis=0) if self.multi_label else np.unique(self.labels, return_counts=True)[1]
+        expected = f"an amount that leaves an image of each of the {len(counts)} classes on both sides"
+        hint = f"There are {len(self)} images, {counts.min()} in the smallest class."
+        return value_error("validation_split", amount, expected, hint)
 
 
 @dataclass(frozen=True)
@@ -82,7 +110,7 @@ class Stream:
     order."""
     length: int
 
-    is_decoded = has_paths = False
+    is_decoded = has_paths = multi_label = False
 
     def __len__(self):
         return self.length
@@ -107,14 +135,26 @@ class Dataset:
     """Unreadable files that were skipped, with the reason."""
 
     def __post_init__(self):
-        for split in (self.train, self.test) if self.class_names is not None else ():
-            labels = getattr(split, "labels", np.empty(0))
-            invalid = labels[(labels < 0) | (labels >= len(self.class_names))]
+        splits = [split for split in (self.train, self.test) if isinstance(split, Split)]
+        widths = {split.labels.shape[1:] for split in splits}
+        count = len(self.class_names or ())
+        if len(widths) > 1 or (self.multi_label and widths != {(count,)}):
+            raise ValueError(
+                f"Multi-label images of {self.name!r} should have a label for each of {count} classes, in training and "
+                f"testing. Received: labels of shapes {[split.labels.shape for split in splits]}"
+            )
+        for split in splits if self.class_names is not None and not self.multi_label else ():
+            invalid = split.labels[(split.labels < 0) | (split.labels >= count)]
             if invalid.size:
                 raise ValueError(
-                    f"Labels of {self.name!r} should be from 0 to {len(self.class_names) - 1}, one for each class. "
+                    f"Labels of {self.name!r} should be from 0 to {count - 1}, one for each class. "
                     f"Received: {invalid[0]}, and {invalid.size} invalid labels in all"
                 )
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several classes, or none; its labels are zeros and ones, see `Split`."""
+        return self.test.multi_label
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

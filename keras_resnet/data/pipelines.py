@@ -194,8 +194,8 @@ def evaluation_batches(split, dataset, batch_size, share=(0, 1)):
     """All images of a split of a dataset in order, normalised; of `share` = (i, n), every n-th image, from the i-th.
 
     Returns:
-        (B, H, W, C) float32 and one-hot (B, K) float32, where the last batch may be smaller: a tf.data.Dataset; on
-        other backends, for decoded images, a keras.utils.PyDataset.
+        (B, H, W, C) float32 and one-hot (B, K) float32 or multi-label (B, K) uint8, where the last batch may be
+        smaller: a tf.data.Dataset; on other backends, for decoded images, a keras.utils.PyDataset.
     """
     if split.is_decoded and keras.backend.backend() != "tensorflow":
         return _NumPyBatches(split, dataset, batch_size)
@@ -210,7 +210,7 @@ def evaluation_batches(split, dataset, batch_size, share=(0, 1)):
             shape = images.shape
             images = tf.numpy_function(lambda x: preprocess_input(x, mode, "channels_last"), [images], "float32")
             images.set_shape(shape)
-        return images, tf.one_hot(labels, len(dataset.class_names))
+        return images, labels if dataset.multi_label else tf.one_hot(labels, len(dataset.class_names))
 
     batches = _test_examples(split, dataset.preprocessing, share).batch(batch_size)
     return batches.map(finish, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
@@ -253,4 +253,6 @@ class _NumPyBatches(keras.utils.PyDataset):
     def __getitem__(self, index):
         part = slice(index * self.batch_size, (index + 1) * self.batch_size)
         images = preprocess_input(self.split.images[part], self.dataset.preprocessing.mode, "channels_last")
-        return images, np.eye(len(self.dataset.class_names), dtype="float32")[self.split.labels[part]]
+        labels = self.split.labels[part]
+        one_hot = np.eye(len(self.dataset.class_names), dtype="float32")
+        return images, labels if self.dataset.multi_label else one_hot[labels]
