@@ -99,7 +99,7 @@ def test_finished_runs_stay_and_missing_files_are_written_again(tmp_path):
 
 def test_plateaus_continue_after_an_interruption(tmp_path, monkeypatch):
     """A rate so small that the loss hardly falls: it becomes a tenth after each epoch of patience."""
-    recipe = Recipe(batch_size=256, epochs=4, schedule="plateau", patience=1, learning_rate=1e-12, momentum=0.0)
+    recipe = Recipe(batch_size=256, epochs=4, schedule="plateau", plateau_patience=1, learning_rate=1e-12, momentum=0.0)
     whole = train(SPEC, recipe=recipe, deterministic=True)
     assert whole.history["learning_rate"][-1] < 1e-13
     signal_after(monkeypatch, 13)

@@ -79,7 +79,7 @@ ERASED_AREA = (0.02, 0.33)
 ERASED_ASPECT_RATIO = (0.3, 3.3)
 
 
-def augment_batch(images, labels, recipe, num_classes, mode, random):
+def augment_batch(images, labels, recipe, num_classes, mode, random, class_weights=None):
     """Augments and normalises a batch of cropped images.
 
     Args:
@@ -88,9 +88,11 @@ def augment_batch(images, labels, recipe, num_classes, mode, random):
         recipe: Recipe.
         mode: as for `preprocess_input`.
         random: NumPyRandom or TensorFlowRandom.
+        class_weights: (K,) float32, factors of the loss of each class's images; None for no weights.
 
     Returns:
-        Images (B, H, W, C) float32 and labels (B, K) float32.
+        Images (B, H, W, C) float32 and labels (B, K) float32; with `class_weights` also weights (B,) float32: those of
+        the classes, averaged by their shares in a mixed image, before label smoothing.
     """
     if TRAIN_CROPS[recipe.crop].on_batches:
         images = pad_and_crop(images, recipe.padding, random.uniform(2))
@@ -101,12 +103,15 @@ def augment_batch(images, labels, recipe, num_classes, mode, random):
     images = preprocess_input(images, mode, data_format="channels_last")
     if recipe.erasing:
         images = erase(images, random.uniform(5), recipe.erasing)
-    labels = smooth_labels(labels, num_classes, recipe.label_smoothing)
+    multi_label = len(labels.shape) == 2
+    labels = ops.cast(labels, "float32") if multi_label else ops.one_hot(labels, num_classes, dtype="float32")
     if recipe.mixup or recipe.cutmix:
         images, labels = mixup_or_cutmix(images, labels, recipe.mixup, recipe.cutmix, random)
+    weights = () if class_weights is None else (ops.matmul(labels, class_weights),)
+    labels = smooth_labels(labels, 2 if multi_label else num_classes, recipe.label_smoothing)
     if recipe.target_threshold is not None:
         labels = binarize(labels, recipe.target_threshold)
-    return images, labels
+    return images, labels, *weights
 
 
 def pad_and_crop(images, padding, u):
@@ -208,14 +213,13 @@ def erase(images, u, probability):
     return ops.where(erased[..., None], ops.zeros_like(images), images)
 
 
-def smooth_labels(labels, num_classes, smoothing=0.0):
-    """Labels (B,) -> one-hot labels (B, K) with label smoothing (Szegedy et al. 2016, arXiv:1512.00567, sec. 7).
+def smooth_labels(labels, num_outcomes, smoothing):
+    """Labels (B, K) with label smoothing (Szegedy et al. 2016, arXiv:1512.00567, sec. 7).
 
-    Multi-label zeros and ones (B, K) are smoothed over two outcomes each, as in `keras.losses.BinaryCrossentropy`.
+    The share is spread over K outcomes, or for multi-label images over two each, as in
+    `keras.losses.BinaryCrossentropy`.
     """
-    if len(labels.shape) == 2:
-        return (1 - smoothing) * ops.cast(labels, "float32") + smoothing / 2
-    return (1 - smoothing) * ops.one_hot(labels, num_classes, dtype="float32") + smoothing / num_classes
+    return (1 - smoothing) * labels + smoothing / num_outcomes
 
 
 def binarize(labels, threshold):

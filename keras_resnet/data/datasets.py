@@ -161,6 +161,13 @@ class Dataset:
         """(H, W, C) of the model input."""
         return (self.preprocessing.size, self.preprocessing.size, self.preprocessing.channels)
 
+    def class_counts(self) -> np.ndarray | None:
+        """(K,) integers, the number of training images of each class; None for a Stream, whose labels are not known."""
+        if not isinstance(self.train, Split) or self.class_names is None:
+            return None
+        labels, num_classes = self.train.labels, len(self.class_names)
+        return labels.sum(axis=0, dtype=int) if self.multi_label else np.bincount(labels, minlength=num_classes)
+
 
 def num_held_out(amount, length):
     """The number of images to hold out of `length`.

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_resnet.data.augmentation import POLICIES, TRAIN_CROPS, augment_batch
+from keras_resnet.data.class_balance import Oversampling, class_weights, oversampling
 from keras_resnet.data.datasets import Split
 from keras_resnet.data.preprocessing import preprocess_input
 from keras_resnet.data.random_numbers import NumPyRandom, TensorFlowRandom
@@ -29,6 +30,8 @@ class StepRange:
     seed: int
     repeats: int
     """How often each image occurs in a row."""
+    oversampling: Oversampling | None = None
+    """What an epoch consists of; None: each image once."""
 
     @property
     def numbers(self):
@@ -45,16 +48,19 @@ def training_batches(dataset, recipe, steps, seed=0, first=0, share=(0, 1)):
         share: (i, n): only the i-th of n equal parts of every batch.
 
     Returns:
-        Pairs of images (B, H, W, C) float32 and labels (B, K) float32: on the TensorFlow backend a tf.data.Dataset;
-        otherwise an iterator, which does not need TensorFlow for images in memory that are not changed one by one.
+        Images (B, H, W, C) float32, labels (B, K) float32 and, if the recipe has `class_weight`, weights (B,) float32:
+        on the TensorFlow backend a tf.data.Dataset; otherwise an iterator, which does not need TensorFlow for images in
+        memory that are not changed one by one.
     """
     size = recipe.batch_size // share[1]
     part = slice(share[0] * size, (share[0] + 1) * size)
-    steps = StepRange(first, steps, recipe.batch_size, part, seed, recipe.repeats)
+    steps = StepRange(first, steps, recipe.batch_size, part, seed, recipe.repeats, oversampling(dataset, recipe))
+    num_classes, mode = len(dataset.class_names), dataset.preprocessing.mode
+    weights = class_weights(dataset, recipe.class_weight)
 
     def augment(random, step, images, labels):
         random = random(seed, step, (recipe.batch_size, part))
-        return augment_batch(images, labels, recipe, len(dataset.class_names), dataset.preprocessing.mode, random)
+        return augment_batch(images, labels, recipe, num_classes, mode, random, weights)
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -82,14 +88,16 @@ def _has_input_shape(split, size, channels):
 
 def _numpy_batches(split, steps):
     """Yields (step, images, labels) as NumPy arrays, in the order of one permutation per epoch."""
+    length = len(steps.oversampling or split)
 
     @lru_cache(1)
     def order(epoch):
-        return np.random.default_rng((steps.seed, epoch, 0)).permutation(len(split))
+        places = np.random.default_rng((steps.seed, epoch, 0)).permutation(length)
+        return steps.oversampling.image_indices(places, epoch, np.take) if steps.oversampling else places
 
     for step in steps.numbers:
         positions = np.arange(step * steps.batch_size, (step + 1) * steps.batch_size)[steps.part] // steps.repeats
-        indices = [order(int(position // len(split)))[position % len(split)] for position in positions]
+        indices = [order(int(position // length))[position % length] for position in positions]
         yield step, split.images[indices], split.labels[indices]
 
 
@@ -104,7 +112,7 @@ def _tensorflow_batches(dataset, recipe, steps):
             images, labels = tf.constant(dataset.train.images), tf.constant(dataset.train.labels)
 
         def batch(step):
-            indices = _shuffled_indices(step * steps.batch_size + rows, len(dataset.train), steps)
+            indices = _shuffled_indices(step * steps.batch_size + rows, dataset.train, steps)
             return step, tf.gather(images, indices), tf.gather(labels, indices)
 
         return counter.map(batch, tf.data.AUTOTUNE)
@@ -126,19 +134,20 @@ def _tensorflow_batches(dataset, recipe, steps):
     return tf.data.Dataset.zip(counter, batches).map(lambda step, batch: (step, *batch))
 
 
-def _shuffled_indices(positions, num_images, steps):
+def _shuffled_indices(positions, split, steps):
     """Positions in the run -> indices of images: another permutation in each epoch, computed without storing it."""
     import tensorflow as tf
 
-    positions = positions // steps.repeats
-    epochs = positions // num_images
+    positions, length = positions // steps.repeats, len(steps.oversampling or split)
+    epochs = positions // length
     seeds = [tf.fill(tf.shape(epochs), tf.constant(steps.seed, "int64")), epochs, tf.zeros_like(epochs)]
-    return tf.raw_ops.RandomIndexShuffle(
-        index=positions % num_images,
+    places = tf.raw_ops.RandomIndexShuffle(
+        index=positions % length,
         seed=tf.stack(seeds, axis=-1),
-        max_index=tf.constant(num_images - 1, "int64"),
+        max_index=tf.constant(length - 1, "int64"),
         rounds=8,  # 4 shuffle few images badly
     )
+    return steps.oversampling.image_indices(places, epochs, tf.gather) if steps.oversampling else places
 
 
 def _examples(split, steps, rows):
@@ -155,7 +164,7 @@ def _examples(split, steps, rows):
     )
 
     def example(position):
-        index = _shuffled_indices(position[None], len(split), steps)[0]
+        index = _shuffled_indices(position[None], split, steps)[0]
         return position, images[index], labels[index]
 
     return positions.map(example)

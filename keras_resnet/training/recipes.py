@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_resnet.data.augmentation import POLICIES, TRAIN_CROPS
+from keras_resnet.data.class_balance import BALANCED
 from keras_resnet.data.preprocessing import INTERPOLATIONS
 from keras_resnet.errors import check_known, is_integer, is_number
 from keras_resnet.training.optimizers import OPTIMIZERS
@@ -39,19 +40,21 @@ class Recipe:
     epochs: int | None = None
     iterations: int | None = None
     """Length of the run in steps; exactly one of `epochs` and `iterations` is given."""
+    patience: int | None = None
+    """Early stopping: the run ends after this many epochs without a lower test error; None: it never ends early."""
     batch_size: int = 128
     """Images per step on all devices together."""
 
     # Optimizer
     optimizer: str = "sgd"
-    """A name in OPTIMIZERS."""
+    """A name in OPTIMIZERS: "sgd", "adamw", "lamb", "rmsprop", or any optimizer of Keras, in upper or lower case."""
     learning_rate: float = 0.1
     """The highest rate of the schedule."""
     schedule: str = "cosine"
     """A name in SHAPES."""
     milestones: tuple[float, ...] = ()
     """Schedule "step": when the learning rate becomes a tenth, as fractions of the run."""
-    patience: int = 5
+    plateau_patience: int = 5
     """Schedule "plateau": epochs without a lower test error before the learning rate becomes a tenth."""
     warmup: float = 0.0
     """Fraction of the run in which the learning rate rises linearly from `warmup_rate`."""
@@ -60,11 +63,12 @@ class Recipe:
     warmup_constant: bool = False
     """Whether the learning rate stays at `warmup_rate` during the warm-up."""
     momentum: float = 0.9
-    """Momentum of SGD."""
+    """Momentum of SGD and RMSprop."""
     nesterov: bool = False
     """Whether SGD uses Nesterov momentum."""
     weight_decay: float = 1e-4
-    """SGD: an L2 penalty, added to the gradient before the momentum. LAMB: inside the trust ratio."""
+    """SGD, Adam, RMSprop: an L2 penalty, decay * w, added to the gradient, as in torch. LAMB: inside the trust ratio.
+    The others, AdamW among them: decoupled, w -= rate * decay * w."""
     decay_all: bool = True
     """Whether biases, gammas and betas decay too."""
     layer_decay: float = 1.0
@@ -83,6 +87,11 @@ class Recipe:
     """Share of each target that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567, sec. 7)."""
     target_threshold: float | None = None
     """Binary cross-entropy: targets after mixing and smoothing become 1 above this, else 0; None keeps them."""
+    class_weight: str | dict[str, float] | None = None
+    """Factors of the loss of each class's images: "balanced", inversely proportional to the numbers of images, or {name
+    or index of a class: factor}, 1 for the others; None: 1 for all."""
+    oversample: bool = False
+    """Whether images of smaller classes repeat, so that an epoch has as many images of each class as of the largest."""
     drop_path: float = 0.0
     """Stochastic depth: rate at which the last block is skipped, falling linearly towards the first block."""
 
@@ -126,6 +135,9 @@ class Recipe:
         for name in ("milestones", "scale"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "optimizer", str(self.optimizer).lower())
+        if isinstance(self.class_weight, dict):  # JSON has no other keys than strings
+            object.__setattr__(self, "class_weight", {str(key): it for key, it in self.class_weight.items()})
         for names, expected, is_valid in _CHECKS:
             for name in names.split():
                 value = getattr(self, name)
@@ -189,7 +201,7 @@ _CHOICES = {
 _CHECKS = [
     # fields, what their values should be, the check; None is valid too for fields whose default it is
     (
-        "epochs iterations batch_size repeats policy_layers patience",
+        "epochs iterations batch_size repeats policy_layers patience plateau_patience",
         "an integer, 1 or more",
         lambda v: is_integer(v, 1),
     ),
@@ -207,12 +219,31 @@ _CHECKS = [
         lambda v: is_number(v) and 0 <= v < 1,
     ),
     ("erasing layer_decay", "a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1),
-    ("warmup_constant nesterov decay_all flip", "True or False", lambda v: isinstance(v, bool)),
+    (
+        "class_weight",
+        '"balanced", or a dict {name or index of a class: a number, 0 or more}',
+        lambda v: v == BALANCED or (isinstance(v, dict) and all(is_number(it) and it >= 0 for it in v.values())),
+    ),
+    ("warmup_constant nesterov decay_all flip oversample", "True or False", lambda v: isinstance(v, bool)),
     ("milestones", "a tuple of fractions of the run", _are_numbers),
     ("scale", "two numbers", lambda v: _are_numbers(v) and len(v) == 2),
 ]
 
 _HE2015_CIFAR = Recipe(iterations=64_000, schedule="step", milestones=(32 / 64, 48 / 64), crop="pad", flip=True)
+_FINETUNE = Recipe(
+    epochs=10,
+    batch_size=32,
+    learning_rate=0.01,
+    warmup=0.1,
+    nesterov=True,
+    decay_all=False,
+    layer_decay=0.5,
+    clip_norm=1.0,  # a new classifier may start with large gradients
+    label_smoothing=0.1,
+    crop="random_resized",
+    scale=(0.35, 1.0),
+    flip=True,
+)
 _RSB = Recipe(
     epochs=300,
     batch_size=2048,
@@ -270,20 +301,9 @@ RECIPES = {
         flip=True,
     ),
     # Each phase of `finetune`, for a few hundred images: small learning rates, smaller for lower stages; large crops
-    "finetune": Recipe(
-        epochs=10,
-        batch_size=32,
-        learning_rate=0.01,
-        warmup=0.1,
-        nesterov=True,
-        decay_all=False,
-        layer_decay=0.5,
-        clip_norm=1.0,  # a new classifier may start with large gradients
-        label_smoothing=0.1,
-        crop="random_resized",
-        scale=(0.35, 1.0),
-        flip=True,
-    ),
+    "finetune": _FINETUNE,
+    # The same with AdamW: timm's betas, epsilon and warm-up rate, and no decay of biases and batch norm, as in timm
+    "finetune_adamw": replace(_FINETUNE, optimizer="adamw", learning_rate=2e-4, warmup_rate=1e-5, weight_decay=0.05),
     # https://pytorch.org/blog/how-to-train-state-of-the-art-models-using-torchvision-latest-primitives (IMAGENET1K_V2)
     "torchvision_v2": Recipe(
         epochs=600,

@@ -12,6 +12,7 @@ import keras
 
 from keras_resnet.architecture.metadata import model_info
 from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.data.class_balance import class_weights, images_per_epoch
 from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
@@ -116,7 +117,7 @@ class RunData:
 
     def __init__(self, dataset, recipe, seed, devices):
         self.dataset, self.recipe, self.seed, self.devices = dataset, recipe, seed, devices
-        self.steps_per_epoch, self.num_steps = recipe.steps(len(dataset.train))
+        self.steps_per_epoch, self.num_steps = recipe.steps(images_per_epoch(dataset, recipe))
 
     def training_batches(self, first, steps):
         """Batches of `steps` steps of the run, starting at step `first`."""
@@ -134,7 +135,7 @@ class RunData:
     def statistics_batches(self):
         """Augmented training images without labels, on one device, for the statistics of averaged weights."""
         batches = training_batches(self.dataset, self.recipe, STATISTICS_BATCHES, self.seed)
-        return (images for images, _ in batches)
+        return (images for images, *_ in batches)
 
 
 def _prepare(dataset, recipe, options, validation_freq, keep):
@@ -157,7 +158,8 @@ def check_run(dataset, recipe, devices, options, validation_freq=1, keep="last")
         raise ValueError(f"`dataset` should have training images. Received: {dataset.name}, which has only test images")
     if len(dataset.class_names) < 2:
         raise ValueError(f"`dataset` should have at least two classes. Received: {list(dataset.class_names)}")
-    recipe.steps(len(dataset.train))  # raises unless there is at least one step
+    recipe.steps(images_per_epoch(dataset, recipe))  # raises unless there is at least one step
+    class_weights(dataset, recipe.class_weight)  # raises for classes that the data set does not have
     check_known("keep", keep, KEEP)
     if keep == "best" and (recipe.ema_decay or validation_freq != 1 or devices.num_machines > 1):
         raise ValueError(
@@ -179,7 +181,7 @@ def _fit(model, data, checkpoints, tensorboard, validation_freq):
     recipe, progress = data.recipe, ProgressCallback(checkpoints, data)
     callbacks = [checkpoints, progress]
     if recipe.schedule == "plateau":
-        checkpoints.plateau = ReduceLROnPlateau(recipe.patience, checkpoints.state.plateau)
+        checkpoints.plateau = ReduceLROnPlateau(recipe.plateau_patience, checkpoints.state.plateau)
         callbacks.insert(0, checkpoints.plateau)
     if recipe.ema_decay:
         callbacks.insert(0, EMACallback(data.statistics_batches))
