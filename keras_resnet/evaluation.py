@@ -19,7 +19,7 @@ from keras_resnet.data.sources import load_test
 from keras_resnet.errors import value_error
 from keras_resnet.files import check_writable, figure_file
 from keras_resnet.models.preprocessing import class_names, preprocessing
-from keras_resnet.models.transforms import fully_convolutional
+from keras_resnet.models.transforms import fully_convolutional, with_input_size
 from keras_resnet.prediction import predict_probabilities
 
 CONFIDENCE = 0.95
@@ -128,6 +128,7 @@ def evaluate(
     batch_size: int = 100,
     skip_bad: bool = False,
     progress: Callable[[int], Any] | None = None,
+    size: int | None = None,
     **changes: Any,
 ) -> Evaluation:
     """Computes the top-1 and top-5 errors of a model, or of an ensemble whose probabilities are averaged.
@@ -148,6 +149,7 @@ def evaluate(
         batch_size: number of views in a batch.
         skip_bad: whether images that cannot be read are skipped instead of raising an error.
         progress: called after every batch with the number of images evaluated so far.
+        size: side of the models' input images in pixels; None: as each was built, or its weights were trained.
         **changes: fields of the protocol to change, such as `scales=(224, 320)`.
 
     Returns:
@@ -159,6 +161,7 @@ def evaluate(
         FloatingPointError: if a model returns NaN or Inf.
     """
     models = list(models) if isinstance(models, (list, tuple)) else [models]
+    models = [with_input_size(model, size) for model in models]
     dataset = dataset if isinstance(dataset, Dataset) else load_test(dataset, skip_bad=skip_bad)
     classes, skipped, results, done = _common_classes(models), list(dataset.skipped), [], 0
     class_indices = match_class_indices(dataset.class_names, classes)

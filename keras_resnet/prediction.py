@@ -12,6 +12,7 @@ from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.data.image_files import find_images, load_image
 from keras_resnet.data.labels import decode_predictions
 from keras_resnet.models.preprocessing import class_names, preprocessing
+from keras_resnet.models.transforms import with_input_size
 
 
 @dataclass
@@ -45,14 +46,14 @@ class Classifier:
 
 @overload
 def predict(
-    model: Any, paths: Any, top: int = ..., batch_size: int = ..., stream: Literal[False] = ...
+    model: Any, paths: Any, top: int = ..., batch_size: int = ..., stream: Literal[False] = ..., size: int | None = ...
 ) -> list[Prediction]: ...
 @overload
 def predict(
-    model: Any, paths: Any, top: int = ..., batch_size: int = ..., *, stream: Literal[True]
+    model: Any, paths: Any, top: int = ..., batch_size: int = ..., *, stream: Literal[True], size: int | None = ...
 ) -> Iterator[Prediction]: ...
 def predict(
-    model: Any, paths: Any, top: int = 5, batch_size: int = 32, stream: bool = False
+    model: Any, paths: Any, top: int = 5, batch_size: int = 32, stream: bool = False, size: int | None = None
 ) -> list[Prediction] | Iterator[Prediction]:
     """Classifies image files.
 
@@ -70,6 +71,7 @@ def predict(
         top: number of classes for each image.
         batch_size: number of images that are in memory together.
         stream: whether to return an iterator, which classifies the images batch by batch as they are requested.
+        size: side of the model's input images in pixels; None: as the model was built, or its weights were trained.
 
     Returns:
         A list with a Prediction for each image, in order; an iterator of them if `stream`. Its `error` is set for a
@@ -79,7 +81,7 @@ def predict(
         ValueError, FileNotFoundError: if a file does not exist, a folder has no images, or the model's preprocessing is
             not known.
     """
-    predictions = _predictions(_classifier(model), find_images(paths), top, batch_size)
+    predictions = _predictions(_classifier(with_input_size(model, size)), find_images(paths), top, batch_size)
     return predictions if stream else list(predictions)
 
 

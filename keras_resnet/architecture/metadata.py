@@ -52,6 +52,14 @@ def image_shape(model: keras.Model) -> tuple:
     return (*rest, first) if channel_axis(model) == 1 else (first, *rest)
 
 
+def input_size(model: keras.Model) -> int | None:
+    """Side of a model's square input images in pixels; None if they may have any size, or are not square."""
+    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
+        return None
+    height, width, _ = image_shape(model)
+    return height if height == width else None
+
+
 def to_data_format(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """(B, H, W, C) images in the model's data format: the same, or (B, C, H, W) for channels first."""
     return np.moveaxis(images, -1, channel_axis(model))

@@ -40,7 +40,7 @@ AllWeights = Annotated[list[str] | None, Option("--weights", help=ALL_WEIGHTS)]
 DATA = {load_test: "split labels", load_dataset: "data_dir download skip_bad"}
 
 
-@command(data=DATA, options={keras_resnet.evaluate: "batch_size"})
+@command(data=DATA, options={keras_resnet.evaluate: "batch_size size"})
 def evaluate(
     data,
     options,

@@ -19,7 +19,7 @@ COMPARABLE = ("weights_sha256", "preprocessing", "precision", "endpoint", "pooli
 Features = Annotated[Path, Argument(help="A file that `keras-resnet features` wrote.", metavar="FEATURES")]
 
 
-@command(options={transfer.extract: "endpoint pooling batch_size"})
+@command(options={transfer.extract: "endpoint pooling batch_size size"})
 def features(
     options,
     folder: Annotated[Path, Argument(help="Images, in class folders or not.", metavar="FOLDER")],

@@ -84,8 +84,9 @@ def summary(
     model.summary(line_length=min(out.width, 120), print_fn=lambda line: out.print(line, highlight=False))
 
 
-@command()
+@command(options={keras_resnet.predict: "size"})
 def predict(
+    options,
     images: Annotated[list[Path], Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
     model: Annotated[str, Option(help="A network, a .keras file, or an exported network.")] = "resnet50",
     weights: Weights = None,
@@ -100,7 +101,7 @@ def predict(
     else:
         classifier = model_from(model, weights, default_weights="imagenet")
     bar = {"console": err, "transient": True, "disable": not err.is_terminal}
-    found = keras_resnet.predict(classifier, paths, top=top, stream=True)
+    found = keras_resnet.predict(classifier, paths, top=top, stream=True, **options)
     predictions = list(track(found, "images", len(paths), **bar))
     if as_json:
         print_json([_prediction_json(prediction) for prediction in predictions])
@@ -137,7 +138,7 @@ def convert(
 
 
 @command(
-    options={keras_resnet.export: "format precision raw batch_size calibration_size measure_speed overwrite"},
+    options={keras_resnet.export: "format precision raw batch_size calibration_size measure_speed overwrite size"},
     data={load_dataset: "data_dir download"},
 )
 def export(

@@ -23,7 +23,7 @@ from keras_resnet.deployment.verification import REPORT_SUFFIXES, failures, veri
 from keras_resnet.errors import check_integers, error_summary, value_error
 from keras_resnet.files import check_writable
 from keras_resnet.models.preprocessing import preprocessing
-from keras_resnet.models.transforms import as_functional, fold_batch_norm
+from keras_resnet.models.transforms import as_functional, fold_batch_norm, with_input_size
 
 STAGING_PREFIX = ".exporting."
 """Beginning of the name of a staging folder; the number of its process follows."""
@@ -52,6 +52,7 @@ def export(
     calibration_size: int = 300,
     measure_speed: bool = True,
     overwrite: bool = False,
+    size: int | None = None,
 ) -> dict:
     """Writes a model for another runtime, loads it there, and compares its outputs with Keras's.
 
@@ -82,6 +83,7 @@ def export(
         calibration_size: largest number of images used from `calibration`.
         measure_speed: whether to measure the speed of Keras and of the export.
         overwrite: whether to replace existing files.
+        size: side of the input images in pixels; None: as the model was built, or its weights were trained.
 
     Returns:
         The report, a dict: see `deployment.verification.make_report`.
@@ -100,7 +102,7 @@ def export(
     _check_arguments(format_name, target, precision, calibration, overwrite)
     check_integers(calibration_size=calibration_size, batch_size=1 if batch_size is None else batch_size)
 
-    model = as_functional(model)
+    model = with_input_size(as_functional(model), size)
     if len(model.outputs) > 1 and not isinstance(model.output, dict):
         received = f"{model.name} with {len(model.outputs)}"
         raise ValueError(f"`model` should have one output, or a dict of them. Received: {received}")

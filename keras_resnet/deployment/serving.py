@@ -9,7 +9,7 @@ import numpy as np
 from keras_resnet.architecture.metadata import channel_axis, copy_metadata, model_info
 from keras_resnet.data.labels import class_ids_and_names
 from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
-from keras_resnet.models.preprocessing import class_names, preprocessing
+from keras_resnet.models.preprocessing import class_names, known_preprocessing, preprocessing
 from keras_resnet.models.transforms import cast_model, channels_last
 
 INPUT_NAME = "images"
@@ -76,17 +76,15 @@ class Metadata:
 def export_metadata(model, format, precision, raw) -> Metadata:
     """The Metadata of a model that is to be exported."""
     classifies = not isinstance(model.output, dict) and output_name(model) != "features"
-    info = model_info(model)
-    config = info.get("preprocessing")
     return Metadata(
         name=model.name,
         format=format,
         precision=precision,
-        preprocessing=config and Preprocessing.from_config(config),
+        preprocessing=known_preprocessing(model),
         raw=raw,
         channels_first=raw and channel_axis(model) == 1,
         class_names=tuple(name for _, name in class_ids_and_names(class_names(model))) if classifies else None,
-        weights=info.get("weights"),
+        weights=model_info(model).get("weights"),
     )
 
 

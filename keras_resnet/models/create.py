@@ -44,7 +44,8 @@ def create(
         input_tensor: Keras tensor to build upon, instead of `input_shape`.
         input_shape: (H, W, C), or (C, H, W) for channels first; without the top, H and W may be None. Default: the
             size and channels of the weights, else (224, 224, 3), or (32, 32, 3) for the CIFAR networks; without the
-            top, H and W are None. Inputs are floats, prepared by `preprocessing(model)`.
+            top, H and W are None. Inputs are floats, prepared by `preprocessing(model)`, which has the size of these
+            images and the crop share of the weights.
         pooling: without the top: None for feature maps, "avg" or "max" for one vector per image.
         classes: number of classes; None for that of the weights, else 1000 (10 for the CIFAR networks). For another
             number than that of the weights, the classifier is newly initialized.

@@ -7,7 +7,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from keras_resnet.architecture.metadata import image_shape, model_info
+from keras_resnet.architecture.metadata import image_shape, input_size, model_info
 from keras_resnet.data.labels import imagenet_classes, placeholder_names
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import unknown_name_error, value_error
@@ -28,22 +28,32 @@ def preprocessing(model_or_weights: keras.Model | str, variant: str | None = Non
         variant: the network, for a tag whose networks differ in their preprocessing.
 
     Returns:
-        A Preprocessing; `preprocessing(model)(images)` is the input of `model`.
+        A Preprocessing; `preprocessing(model)(images)` is the input of `model`. For a model built for images of another
+        size than that of its weights, it has this size and the same crop share.
 
     Raises:
         ValueError: if the preprocessing is not known; with another one, images would silently be misclassified.
     """
     if isinstance(model_or_weights, str):
         return _preprocessing_of_tag(model_or_weights, variant and canonical_name(variant))
-    config = model_info(model_or_weights).get("preprocessing")
-    if config is None:
+    found = known_preprocessing(model_or_weights)
+    if found is None:
         raise ValueError(
             "`model` should have weights with a known preprocessing, which random weights and files of unknown origin "
             "do not have. Use `preprocess_input(images, mode=...)` with the mode it was trained with, or set "
             "`model.info['preprocessing'] = Preprocessing(...).to_config()`. "
             f"Received: model={getattr(model_or_weights, 'name', model_or_weights)!r}"
         )
-    return Preprocessing.from_config(config)
+    return found
+
+
+def known_preprocessing(model: keras.Model) -> Preprocessing | None:
+    """`preprocessing(model)`, or None if it is not known."""
+    config = model_info(model).get("preprocessing")
+    if config is None:
+        return None
+    found, size = Preprocessing.from_config(config), input_size(model)
+    return found.for_size(size) if size else found
 
 
 def set_preprocessing(model: keras.Model, default: Preprocessing, mode: str | None) -> None:
@@ -60,10 +70,7 @@ def set_preprocessing(model: keras.Model, default: Preprocessing, mode: str | No
                 f"mode={mode!r} is ignored: the weights of {model.name} define {known.get('mode')!r}", stacklevel=2
             )
         return
-    *sides, channels = image_shape(model)
-    size = sides[0] or default.size
-    resize = default.resize and default.resize * size // default.size
-    found = replace(default, mode=mode, size=size, resize=resize, channels=channels)
+    found = replace(default.for_size(input_size(model) or default.size), mode=mode, channels=image_shape(model)[-1])
     model.info = info | {"preprocessing": found.to_config()}
 
 

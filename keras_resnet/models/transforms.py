@@ -7,9 +7,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_resnet.architecture.metadata import channel_axis, copy_metadata, layer_channel_axis, model_spec
+from keras_resnet.architecture.metadata import channel_axis, copy_metadata, input_size, layer_channel_axis, model_spec
 from keras_resnet.architecture.network import ResNet
-from keras_resnet.errors import error_summary
+from keras_resnet.errors import error_summary, is_integer, value_error
 from keras_resnet.models.layers import check_network
 from keras_resnet.precision import PRECISIONS, check_precision
 
@@ -59,6 +59,30 @@ def _rebuild(model, changes=lambda layer: {}, kind=type, call=None, input_shape=
         if hasattr(layer, "kernel_initializer"):
             layer.kernel_initializer = originals[layer.name].kernel_initializer
     return copy_metadata(copy, model)
+
+
+def with_input_size(model: keras.Model, size: int | None) -> keras.Model:
+    """A copy of the model for images of `size` x `size` pixels, whose `preprocessing` crops the same share of them.
+
+    The model itself if it has this size already, and for None.
+
+    Raises:
+        ValueError: for a size below the smallest one of the network, for a model whose layers only fit its own size,
+            and for an exported network.
+    """
+    if size is None:
+        return model
+    if not isinstance(model, keras.Model):
+        raise value_error("size", size, "None for an exported network, which has its own")
+    if size == input_size(model):
+        return model
+    spec, channels = model_spec(model), model.inputs[0].shape[channel_axis(model)]
+    if not is_integer(size, minimum := spec.minimum_size if spec else 1):
+        raise value_error("size", size, f"a number of pixels, at least {minimum} for {model.name}")
+    try:
+        return clone(model, (channels, size, size) if channel_axis(model) == 1 else (size, size, channels))
+    except Exception as error:  # layers raise anything when shapes do not fit
+        raise value_error("size", size, f"one that fits the layers of {model.name} ({error_summary(error)})") from error
 
 
 def as_functional(model: keras.Model) -> keras.Model:

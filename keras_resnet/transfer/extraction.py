@@ -16,6 +16,7 @@ from keras_resnet.errors import check_integers, check_known, value_error
 from keras_resnet.models.feature_extractor import POOLINGS, PRE_LOGITS, feature_extractor
 from keras_resnet.models.layers import check_network
 from keras_resnet.models.preprocessing import preprocessing
+from keras_resnet.models.transforms import with_input_size
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def extract(
     batch_size: int = 100,
     skip_bad: bool = False,
     progress: Callable[[int], None] | None = None,
+    size: int | None = None,
 ) -> Features:
     """Computes the features of images.
 
@@ -76,6 +78,7 @@ def extract(
         batch_size: number of images in a batch.
         skip_bad: whether to skip images that cannot be read.
         progress: called with the number of images done after every batch.
+        size: side of the model's input images in pixels; None: as the model was built, or its weights were trained.
 
     Raises:
         ValueError: for an unknown endpoint, a model with unknown preprocessing, a batch size below 1, no images, and
@@ -84,7 +87,7 @@ def extract(
         FloatingPointError: if the model returns NaN or Inf.
     """
     check_integers(batch_size=batch_size)
-    source = image_source(images)
+    model, source = with_input_size(model, size), image_source(images)
     columns, skipped = [], list(source.skipped)
     for batch, vectors in extract_batches(model, source.split, endpoint, pooling, batch_size):
         errors = describe_errors(batch.read_errors, source.names)

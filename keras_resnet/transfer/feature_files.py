@@ -22,6 +22,7 @@ from keras_resnet.errors import check_integers, error_summary, unknown_name_erro
 from keras_resnet.files import atomic_write, check_writable, read_json, remove_leftovers, write_json
 from keras_resnet.models.feature_extractor import PRE_LOGITS
 from keras_resnet.models.preprocessing import preprocessing, weights_digest
+from keras_resnet.models.transforms import with_input_size
 from keras_resnet.precision import precision_of
 from keras_resnet.training.checkpoints import OVERWRITE_HINT, check_settings
 from keras_resnet.transfer.extraction import Features, check_any_read, extract_batches, vector_extractor
@@ -45,6 +46,7 @@ def write_features(
     batch_size: int = 100,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    size: int | None = None,
 ) -> dict[str, Any]:
     """Writes the features of every image in a folder to a file for `read_features`.
 
@@ -70,6 +72,7 @@ def write_features(
         endpoint, pooling, batch_size: as for `extract`.
         overwrite: whether to replace an existing OUT or OUT.partial/ that has other settings.
         progress: called with (number of images done, total) at the start and after every batch.
+        size: as for `extract`.
 
     Returns:
         The settings as JSON values: how the vectors were computed, their `shape` [N, D], the `class_names`, and
@@ -85,7 +88,7 @@ def write_features(
     check_integers(batch_size=batch_size)
     if not Path(folder).is_dir():
         raise NotADirectoryError(f"`folder` should be a folder of images. Received: folder={str(folder)!r}")
-    source, extractor = image_source(Path(folder)), vector_extractor(model, endpoint, pooling)
+    source, extractor = image_source(Path(folder)), vector_extractor(with_input_size(model, size), endpoint, pooling)
     settings = _extraction_settings(extractor, source, endpoint, pooling, batch_size)
     partial = PartialFeatures(Path(f"{out}.partial"), extractor.outputs[0].shape[-1])
     if not overwrite and Path(out).exists():

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.architecture.metadata import model_spec
+from keras_resnet.architecture.metadata import input_size, model_spec
 from keras_resnet.architecture.network import build
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.labels import CIFAR10_CLASSES, imagenet_classes
@@ -107,11 +107,11 @@ class NetworkWeights:
         size = (self.preprocessing.size if self.preprocessing else self.spec.default_size) if include_top else None
         return (self.num_channels, size, size) if self.spec.channel_axis == 1 else (size, size, self.num_channels)
 
-    def info(self, num_channels: int, new_head: bool = False) -> dict[str, Any]:
+    def info(self, model: keras.Model, new_head: bool = False) -> dict[str, Any]:
         """Facts about the weights for `model.info`: source, preprocessing, class names.
 
         Args:
-            num_channels: number of channels of the model's input images, to which the preprocessing is adapted.
+            model: the model that gets the weights; the preprocessing is adapted to the size and channels of its images.
             new_head: whether the model has another classifier than the file, so that its class names do not apply.
         """
         info = {"weights": self.file.path.name, **self.file.metadata["info"]}
@@ -120,8 +120,10 @@ class NetworkWeights:
         if new_head:
             info.pop("class_names", None)
         info.pop("preprocessing", None)
-        preprocessing = self.preprocessing and self.preprocessing.for_channels(num_channels)
-        return {**info, "preprocessing": preprocessing.to_config()} if preprocessing else info
+        preprocessing = self.preprocessing and self.preprocessing.for_channels(_first_kernel(model)[1].shape[2])
+        if preprocessing is None:
+            return info
+        return info | {"preprocessing": preprocessing.for_size(input_size(model) or preprocessing.size).to_config()}
 
     def keras_arrays(self, model: keras.Model) -> dict[str, StoredArray]:
         """The file's arrays, unread, with Keras's names and axes; arrays that are not the model's keep their names."""
@@ -166,7 +168,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike, layout: str = "aut
         check_spec_fits_weights(spec, weights.spec, path)
         matched = _match_variables(model, weights.keras_arrays(model), path)
         values = [(variable, array.read()) for variable, array in matched]
-        info = weights.info(_first_kernel(model)[1].shape[2])
+        info = weights.info(model)
     for variable, value in values:  # everything has been read and validated
         variable.assign(value)
     model.info = info
@@ -220,7 +222,7 @@ def build_from_file(
                 "initialized and untrained.",
                 stacklevel=3,
             )
-        model.info = weights.info(_first_kernel(model)[1].shape[2], new_head)
+        model.info = weights.info(model, new_head)
     return model
 
 
