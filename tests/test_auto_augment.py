@@ -1,14 +1,18 @@
 """Operations of RandAugment and TrivialAugment against Pillow, and the distributions of the policies."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from keras_resnet.data import auto_augment
-from keras_resnet.data.auto_augment import RAND_AUGMENT, TRIVIAL_AUGMENT, Strength
+from keras_resnet.data import pillow_operations, tensorflow_operations
+from keras_resnet.data.auto_augment import POLICIES, RAND_AUGMENT, TRIVIAL_AUGMENT, Policy, rand_augment
+from keras_resnet.data.random_numbers import NumPyRandom, TensorFlowRandom
+
+LIBRARIES = {"tensorflow": tensorflow_operations, "pillow": pillow_operations}
 
 
 @pytest.fixture(scope="module", params=["RGB", "L"])
@@ -20,10 +24,13 @@ def photograph(request):
     return image.convert(request.param)
 
 
-def apply(operation, image, *arguments):
-    """Result of an operation on a PIL image, as int (H, W, C)."""
-    pixels = np.asarray(image).reshape(image.height, image.width, -1)
-    result = operation(tf.constant(pixels), *arguments)
+def apply(library, name, image, strength, fill=128):
+    """Result of an operation of TensorFlow or Pillow on a PIL image, as int (H, W, C)."""
+    policy = SimpleNamespace(operations=[name], fill=fill)
+    if library == "pillow":
+        return levels(pillow_operations.apply_operation(image, policy, 0, strength))
+    pixels = tf.constant(np.asarray(image).reshape(image.height, image.width, -1))
+    result = tensorflow_operations.apply_operation(pixels, policy, tf.constant(0), tf.constant(strength, "float32"))
     assert result.dtype == tf.uint8 and result.shape == pixels.shape
     return result.numpy().astype(int)
 
@@ -65,107 +72,119 @@ AFFINE = {
 }
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("name", EXACT)
-def test_operations_on_levels_equal_pillow(photograph, name):
+def test_operations_on_levels_equal_pillow(photograph, name, library):
     reference, strengths = EXACT[name]
     for strength in strengths:
-        ours = apply(RAND_AUGMENT[name][0], photograph, tf.constant(strength, "float32"))
+        ours = apply(library, name, photograph, strength)
         assert abs(ours - levels(reference(photograph, strength))).max() == 0
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("name", AFFINE)
-def test_affine_operations_equal_pillow(photograph, name):
+def test_affine_operations_equal_pillow(photograph, name, library):
     reference, strengths = AFFINE[name]
     for strength in strengths:
-        ours = apply(RAND_AUGMENT[name][0], photograph, tf.constant(strength, "float32"))
-        differences = abs(ours - levels(reference(photograph, strength)))
+        differences = abs(apply(library, name, photograph, strength) - levels(reference(photograph, strength)))
         assert differences.mean() < 0.5
         assert (differences > 1).mean() < 0.02  # at the edges, which are blended with grey here
+
+
+@pytest.mark.parametrize("name", ["shift_x", "shift_y"])
+def test_shifts_by_whole_pixels(photograph, name):
+    """Towards zero; black where TrivialAugment needs it."""
+    axis, pixels = int(name == "shift_x"), levels(photograph)
+    for library in LIBRARIES:
+        np.testing.assert_array_equal(apply(library, name, photograph, -5.7, fill=0).take(range(5), axis), 0)
+        shifted = apply(library, name, photograph, 5.7)
+        length = pixels.shape[axis]
+        np.testing.assert_array_equal(shifted.take(range(length - 5), axis), pixels.take(range(5, length), axis))
 
 
 def test_images_of_one_level_are_unchanged():
     for level in (0, 77, 255):
         for name in ("auto_contrast", "equalize"):
             image = Image.new("RGB", (5, 4), (level,) * 3)
-            assert (apply(RAND_AUGMENT[name][0], image, 0) == level).all()
+            assert (apply("tensorflow", name, image, 0) == level).all()
+
+
+def strength(policy, name, magnitude, u):
+    """The strength of an operation by its name."""
+    index = list(POLICIES[policy].operations).index(name)
+    return float(POLICIES[policy].strengths(*(np.array([value]) for value in (index, magnitude, u)))[0])
 
 
 def test_strengths_equal_timm_and_torchvision():
     """timm's LEVEL_TO_ARG at magnitude 7, before rounding; the extremes of torchvision's _augmentation_space."""
     expected = {"rotate": 21, "posterize": 1.2, "solarize": 76.8, "solarize_add": 77, "shear_x": 0.21, "color": 1.63}
-    for name, strength in expected.items():
-        assert float(RAND_AUGMENT[name][1](tf.constant(0.7), 0.9)) == pytest.approx(strength)
-    assert float(RAND_AUGMENT["color"][1](tf.constant(0.7), 0.1)) == pytest.approx(0.37)
-    assert float(RAND_AUGMENT["translate_y"][1](tf.constant(0.7), 0.1)) == pytest.approx(-0.315)
+    for name, value in expected.items():
+        assert strength("rand_augment", name, 0.7, 0.9) == pytest.approx(value)
+    assert strength("rand_augment", "posterize", 0.7, 0.1) == pytest.approx(1.2)  # not symmetric
+    assert strength("rand_augment", "color", 0.7, 0.1) == pytest.approx(0.37)
+    assert strength("rand_augment", "translate_y", 0.7, 0.1) == pytest.approx(-0.315)
     for name, high in {"shear_y": 0.99, "shift_x": 32, "rotate": 135, "sharpness": 1.99, "solarize": 0}.items():
-        assert float(TRIVIAL_AUGMENT[name][1](tf.constant(1.0), 0.9)) == pytest.approx(high)
+        assert strength("trivial_augment", name, 1.0, 0.9) == pytest.approx(high)
     # 8 - (torch.arange(31) / 5).round()
-    bits = [int(np.ceil(TRIVIAL_AUGMENT["posterize"][1](tf.constant(i / 30), 0))) for i in range(31)]
+    bits = [int(np.ceil(strength("trivial_augment", "posterize", i / 30, 0))) for i in range(31)]
     assert bits == [8] * 3 + [7] * 5 + [6] * 5 + [5] * 5 + [4] * 5 + [3] * 5 + [2] * 3
 
 
-def apply_policy(policy, image, count):
-    """Results of a policy for an image with `count` seeds, in tf.data, as bytes."""
-    seeds = tf.data.Dataset.range(count).map(lambda i: policy(image, tf.stack([i, i * i])), tf.data.AUTOTUNE)
-    return [result.tobytes() for result in seeds.as_numpy_iterator()]
+def sample(policy, count, layers=1, magnitude=10.0, std=0.0):
+    """(names of operations, strengths) of `count` images, both (count, layers); the name after the last is None."""
+    recipe = SimpleNamespace(policy_layers=layers, policy_magnitude=magnitude, policy_std=std)
+    indices, strengths = policy.sample(NumPyRandom(0, 0, (count, slice(None))), recipe)
+    return np.array([*policy.operations, None])[np.asarray(indices)], np.asarray(strengths)
 
 
-@pytest.fixture
-def pixels():
-    return tf.constant(np.random.default_rng(1).integers(0, 256, (12, 12, 3)).repeat(3, 0).repeat(3, 1), "uint8")
+def test_rand_augment_chooses_operations_with_equal_probability():
+    """Half of the images are unchanged; at the highest magnitude, the others have one of two strengths."""
+    names, strengths = sample(POLICIES["rand_augment"], 15_000)
+    results = Counter(names[:, 0])
+    assert results.pop(None) == pytest.approx(7500, abs=250)
+    assert list(results.values()) == pytest.approx([500] * 15, abs=100) and set(results) == set(RAND_AUGMENT)
+    shears = strengths[names == "shear_x"]
+    np.testing.assert_allclose(abs(shears), 0.3, rtol=1e-6)
+    assert np.mean(shears > 0) == pytest.approx(0.5, abs=0.1)
 
 
-def test_rand_augment_applies_operations_with_equal_probability(pixels):
-    """At the highest magnitude: half of the images are unchanged; the others have one operation in one direction."""
-    results = Counter(apply_policy(lambda image, seed: auto_augment.rand_augment(image, 1, 10, 0, seed), pixels, 1500))
-    assert results.pop(pixels.numpy().tobytes()) == pytest.approx(750, abs=80)
-    rows = [
-        operation(pixels, strength(tf.constant(1.0), u)).numpy().tobytes()
-        for operation, strength in RAND_AUGMENT.values()
-        for u in (0.1, 0.9)
-    ]
-    assert set(results) == set(rows)
-    expected = Counter(rows)  # in 30ths: operations without a direction occur twice
-    for result, count in results.items():
-        assert count == pytest.approx(25 * expected[result], abs=30 * expected[result] ** 0.5)
-
-
-def test_magnitudes_have_the_given_mean_and_deviation(pixels, monkeypatch):
+def test_magnitudes_have_the_given_mean_and_deviation():
     """The factor of brightness is 1 +- 0.09 times a normal variable of mean 5 and standard deviation 1."""
-    monkeypatch.setattr(auto_augment, "RAND_AUGMENT", {"brightness": RAND_AUGMENT["brightness"]})
-    grey = tf.fill(pixels.shape, tf.constant(100, "uint8"))
-    results = apply_policy(lambda image, seed: auto_augment.rand_augment(image, 1, 5, 1.0, seed), grey, 1500)
-    brightness = np.array([result[0] for result in results]) + 0.5
-    for side in (brightness[brightness > 101], 200 - brightness[brightness < 100]):
-        strengths = (side - 100) / 9
-        assert len(side) == pytest.approx(375, abs=70)
-        assert strengths.mean() == pytest.approx(5, abs=0.25)
-        assert strengths.std() == pytest.approx(1, abs=0.2)
+    policy = Policy({"brightness": RAND_AUGMENT["brightness"]}, rand_augment)
+    names, strengths = sample(policy, 3000, magnitude=5.0, std=1.0)
+    brightness = strengths[names == "brightness"]
+    for side in (brightness[brightness > 1] - 1, 1 - brightness[brightness < 1]):
+        assert len(side) == pytest.approx(750, abs=100)
+        assert side.mean() / 0.09 == pytest.approx(5, abs=0.15)
+        assert side.std() / 0.09 == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize("name", ["rand_augment", "trivial_augment"])
-def test_equal_seeds_give_equal_images(pixels, name):
-    policies = {
-        "rand_augment": lambda image, seed: auto_augment.rand_augment(image, 2, 7.0, 0.5, seed),
-        "trivial_augment": auto_augment.trivial_augment,
-    }
-    results = apply_policy(policies[name], pixels, 60)
-    assert results == apply_policy(policies[name], pixels, 60)
-    assert len(set(results)) > 30
+def test_two_layers_leave_a_quarter_of_the_images_unchanged():
+    names, _ = sample(POLICIES["rand_augment"], 4000, layers=2)
+    assert names.shape == (4000, 2)
+    assert np.mean([list(row) == [None, None] for row in names]) == pytest.approx(1 / 4, abs=0.03)
 
 
-def test_two_layers_leave_a_quarter_of_the_images_unchanged(pixels):
-    results = Counter(apply_policy(lambda image, seed: auto_augment.rand_augment(image, 2, 10, 0, seed), pixels, 800))
-    # and an image that is inverted twice, by either of two operations of 15
-    expected = 800 * (1 / 4 + 1 / 4 * (2 / 15) ** 2)
-    assert results[pixels.numpy().tobytes()] == pytest.approx(expected, abs=60)
+def test_trivial_augment_chooses_among_31_magnitudes():
+    names, strengths = sample(POLICIES["trivial_augment"], 14_000)
+    counts = Counter(names[:, 0])
+    assert list(counts.values()) == pytest.approx([1000] * 14, abs=150) and set(counts) == set(TRIVIAL_AUGMENT)
+    angles = np.unique(np.round(strengths[names == "rotate"], 3))
+    np.testing.assert_allclose(angles, np.linspace(-135, 135, 61), atol=1e-3)
 
 
-def test_trivial_augment_leaves_some_images_unchanged(pixels):
-    """One in 14 by its operations, and some operations at low magnitudes."""
-    results = Counter(apply_policy(auto_augment.trivial_augment, pixels, 1500))
-    assert 1 / 14 < results[pixels.numpy().tobytes()] / 1500 < 3 / 14
+def test_single_images_are_sampled_like_batches():
+    """Inside tf.data: the same shares of operations, and all of them computed."""
+    policy, recipe = POLICIES["trivial_augment"], None
+    image = tf.constant(np.random.default_rng(1).integers(0, 256, (12, 12, 3)).repeat(3, 0).repeat(3, 1), "uint8")
 
+    def augment(position):
+        indices, strengths = policy.sample(TensorFlowRandom.of_image(0, position), recipe)
+        return tensorflow_operations.apply_operation(image, policy, indices[0], strengths[0])
 
-def test_strength_is_not_symmetric_by_default():
-    assert float(Strength(4, 0)(tf.constant(0.5), 0.1)) == float(Strength(4, 0)(tf.constant(0.5), 0.9)) == 2
+    results = [
+        result.tobytes() for result in tf.data.Dataset.range(1500).map(augment, tf.data.AUTOTUNE).as_numpy_iterator()
+    ]
+    # one in 14 by its operations, and some operations at low magnitudes
+    assert 1 / 14 < Counter(results)[image.numpy().tobytes()] / 1500 < 3 / 14
+    assert len(set(results)) > 300

@@ -1,4 +1,4 @@
-"""TRAIN_CROPS and POLICIES, the names that recipes use; and the augmentation of whole batches on any Keras backend.
+"""TRAIN_CROPS, the names that recipes use; and the augmentation of whole batches on any Keras backend.
 
 Functions on batches take images (B, H, W, C) of integers or floats, and random numbers as arguments, `u` uniform in
 [0, 1), so that a run can be resumed exactly. They return arrays of the same shape and dtype, if not stated otherwise.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from keras import ops
 
+from keras_resnet.data import crops
 from keras_resnet.data.preprocessing import preprocess_input
 
 
@@ -17,57 +18,33 @@ from keras_resnet.data.preprocessing import preprocess_input
 class TrainCrop:
     """A row of TRAIN_CROPS."""
 
-    function: str | None = None
-    """Function of crops.py, (height, width, size, scale, seed) -> crop box; None: the box of test images."""
+    function: Callable | None = None
+    """(height, width, size, scale, random) -> crop box; None: the box of test images."""
     expected_scale: str = "two numbers"
     """What `scale` of the recipe should be."""
     accepts_scale: Callable = lambda low, high: True
     on_batches: bool = False
     """Whether whole batches are padded and cropped, see `pad_and_crop`."""
 
-    def crop_box(self, height, width, recipe, preprocessing, seed):
+    def crop_box(self, height, width, recipe, preprocessing, random):
         """The crop box of a training image."""
-        from keras_resnet.data import crops  # needs TensorFlow, which recipes and other backends do not
-
         if self.function is None:
             return crops.test_crop_box(height, width, preprocessing)
         size = recipe.train_size or preprocessing.size
-        return getattr(crops, self.function)(height, width, size, recipe.scale, seed)
+        return self.function(height, width, size, recipe.scale, random)
 
 
 TRAIN_CROPS = {
     "none": TrainCrop(),
     "pad": TrainCrop(on_batches=True),
     "scale_jitter": TrainCrop(
-        "scale_jitter_box", "two lengths in pixels, the smaller first", lambda low, high: 1 <= low <= high
+        crops.scale_jitter_box, "two lengths in pixels, the smaller first", lambda low, high: 1 <= low <= high
     ),
     "random_resized": TrainCrop(
-        "random_resized_box", "two fractions of the area, the smaller first", lambda low, high: 0 < low <= high <= 1
+        crops.random_resized_box,
+        "two fractions of the area, the smaller first",
+        lambda low, high: 0 < low <= high <= 1,
     ),
-}
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A row of POLICIES."""
-
-    function: str
-    """Function of auto_augment.py, (image, *fields, seed) -> image."""
-    fields: tuple[str, ...] = ()
-    """Fields of the recipe that it takes."""
-
-    def __call__(self, image, recipe, seed):
-        """(H, W, C) uint8 -> (H, W, C) uint8."""
-        from keras_resnet.data import auto_augment
-
-        function = getattr(auto_augment, self.function)
-        return function(image, *(getattr(recipe, field) for field in self.fields), seed)
-
-
-POLICIES = {
-    "none": Policy("identity"),
-    "rand_augment": Policy("rand_augment", ("policy_layers", "policy_magnitude", "policy_std")),
-    "trivial_augment": Policy("trivial_augment"),
 }
 
 # Principal components of the RGB values of ImageNet's pixels in 0..1, one per column, and their standard deviations:

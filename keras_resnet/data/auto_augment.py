@@ -1,20 +1,18 @@
-"""RandAugment as in timm, and TrivialAugment, of one image inside tf.data.
+"""RandAugment as in timm, and TrivialAugment: which operations images get, and how strong, on any Keras backend.
 
 Keras's RandAugment layer computes all its operations for every image, twice; chooses once for a whole batch; rotates by
 up to half a turn; and its random state cannot be resumed.
 
-All operations are those of Pillow, from (H, W, C) uint8, C = 1 or 3, and a strength to the same shape and dtype. Seeds
-are tensors of two integers.
+The operations are in tensorflow_operations.py and pillow_operations.py. `random` is an object of random_numbers.py, for
+one image inside tf.data or for a batch.
 """
 
-import math
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import tensorflow as tf
-
-GREY = 128
-"""Level outside the image in affine operations."""
+import numpy as np
+from keras import ops
 
 
 class Strength(NamedTuple):
@@ -25,210 +23,102 @@ class Strength(NamedTuple):
     symmetric: bool = False
     """Whether half of the images get the opposite strength, relative to `low`."""
 
-    def __call__(self, magnitude, u):
-        sign = tf.where(u < 0.5, -1.0, 1.0) if self.symmetric else 1.0
-        return self.low + sign * magnitude * (self.high - self.low)
+
+# timm/data/auto_augment.py: _RAND_INCREASING_TRANSFORMS
+RAND_AUGMENT = {
+    "auto_contrast": Strength(),
+    "equalize": Strength(),
+    "invert": Strength(),
+    "rotate": Strength(0, 30, symmetric=True),
+    "posterize": Strength(4, 0),
+    "solarize": Strength(256, 0),
+    "solarize_add": Strength(0, 110),
+    "color": Strength(1, 1.9, symmetric=True),
+    "contrast": Strength(1, 1.9, symmetric=True),
+    "brightness": Strength(1, 1.9, symmetric=True),
+    "sharpness": Strength(1, 1.9, symmetric=True),
+    "shear_x": Strength(0, 0.3, symmetric=True),
+    "shear_y": Strength(0, 0.3, symmetric=True),
+    "translate_x": Strength(0, 0.45, symmetric=True),
+    "translate_y": Strength(0, 0.45, symmetric=True),
+}
+
+# torchvision/transforms/autoaugment.py: TrivialAugmentWide
+TRIVIAL_AUGMENT = {
+    "identity": Strength(),
+    "shear_x": Strength(0, 0.99, symmetric=True),
+    "shear_y": Strength(0, 0.99, symmetric=True),
+    "shift_x": Strength(0, 32, symmetric=True),
+    "shift_y": Strength(0, 32, symmetric=True),
+    "rotate": Strength(0, 135, symmetric=True),
+    "brightness": Strength(1, 1.99, symmetric=True),
+    "color": Strength(1, 1.99, symmetric=True),
+    "contrast": Strength(1, 1.99, symmetric=True),
+    "sharpness": Strength(1, 1.99, symmetric=True),
+    "posterize": Strength(7.5, 1.5),  # rounded up: 8 to 2 bits
+    "solarize": Strength(255, 0),
+    "auto_contrast": Strength(),
+    "equalize": Strength(),
+}
 
 
-def rand_augment(image, layers, magnitude, magnitude_std, seed):
+def no_operations(random, recipe):
+    """Magnitudes and choices of no operation, as in `rand_augment`."""
+    return random.normal(0), random.uniform(0)
+
+
+def rand_augment(random, recipe):
     """RandAugment (arXiv:1909.13719) as in timm's "rand-m<magnitude>-n<layers>-mstd<magnitude_std>-inc1".
 
     The policy of "ResNet strikes back" (arXiv:2110.00476): each layer applies one of RAND_AUGMENT with probability 1/2.
     In contrast to timm, pixels outside the image are always grey, and interpolation is always bilinear.
 
     Args:
-        layers: number of operations, one after the other.
-        magnitude: mean strength of the operations, from 0 to 10.
-        magnitude_std: its standard deviation; strengths are clipped to 0..10.
+        recipe: Recipe, whose `policy_layers` is the number of operations, one after the other, `policy_magnitude` the
+            mean strength of the operations, from 0 to 10, and `policy_std` its standard deviation, clipped to 0..10.
+
+    Returns:
+        Magnitudes (..., layers) in 0..1, and choices (..., layers): the first operation in [0, 1 / operations), the
+        second above, and none from 1 on.
     """
-    u = tf.random.stateless_uniform((layers, 4), seed, 1e-7)  # the normal variable of 0 would be infinite
-    magnitudes = tf.clip_by_value((magnitude + magnitude_std * tf.math.ndtri(u[:, 0])) / 10, 0, 1)
-    for layer in range(layers):
-        image = _apply_one(RAND_AUGMENT, image, magnitudes[layer], 2 * u[layer, 1], u[layer, 2])
-    return image
+    magnitudes = (recipe.policy_magnitude + recipe.policy_std * random.normal(recipe.policy_layers)) / 10
+    return ops.clip(magnitudes, 0, 1), 2 * random.uniform(recipe.policy_layers)
 
 
-def trivial_augment(image, seed):
+def trivial_augment(random, recipe):
     """TrivialAugment "wide" (arXiv:2103.10158) as in torchvision: one of TRIVIAL_AUGMENT, with one of 31 magnitudes."""
-    u = tf.random.stateless_uniform((3,), seed)
-    return _apply_one(TRIVIAL_AUGMENT, image, tf.floor(31 * u[1]) / 30, u[0], u[2])
+    return ops.floor(31 * random.uniform(1)) / 30, random.uniform(1)
 
 
-def _apply_one(operations, image, magnitude, which, direction):
-    """Computes only the operation at `which` in [0, 1); from 1 on, the image is unchanged."""
+@dataclass(frozen=True)
+class Policy:
+    """A row of POLICIES."""
 
-    def branch(operation, strength):
-        return lambda: operation(image, strength(magnitude, direction))
+    operations: dict[str, Strength]
+    sample_magnitudes: Callable
+    """(random, recipe) -> magnitudes and choices, as `rand_augment`."""
+    fill: int = 128
+    """Level outside the image in affine operations."""
 
-    branches = [branch(*row) for row in operations.values()]
-    result = tf.switch_case(tf.cast(which * len(operations), "int32"), [*branches, lambda: image])
-    return tf.ensure_shape(result, image.shape)
+    def sample(self, random, recipe):
+        """(indices of operations (..., layers) int32, their strengths (..., layers)); after the last one: none."""
+        magnitudes, choices = self.sample_magnitudes(random, recipe)
+        count = len(self.operations)
+        indices = ops.minimum(ops.cast(choices * count, "int32"), count)
+        return indices, self.strengths(indices, magnitudes, random.uniform(choices.shape[-1]))
 
+    def strengths(self, indices, magnitudes, u):
+        """Strengths of operations for magnitudes in 0..1; where u is below 0.5, those of symmetric ones are opposite.
 
-def identity(image, _):
-    return image
-
-
-def auto_contrast(image, _):
-    """Scales each channel to 0..255."""
-    low, high = (tf.cast(f(image, axis=(0, 1)), "float64")[:, None] for f in (tf.reduce_min, tf.reduce_max))
-    levels = tf.range(256, dtype="float64")
-    scale = 255 / tf.maximum(high - low, 1)
-    return _through_table(image, tf.where(high > low, levels * scale - low * scale, levels))
-
-
-def equalize(image, _):
-    """Equalises the histogram of each channel, in the integer arithmetic of Pillow's ImageOps.equalize."""
-    channels = image.shape[-1]
-    bins = tf.cast(image, "int32") + 256 * tf.range(channels)
-    counts = tf.reshape(tf.math.bincount(tf.reshape(bins, [-1]), minlength=256 * channels), (channels, 256))
-    brightest = tf.gather(counts, tf.cast(tf.reduce_max(image, axis=(0, 1)), "int32"), batch_dims=1)
-    step = (tf.size(image) // channels - brightest)[:, None] // 255
-    table = (step // 2 + tf.cumsum(counts, axis=1, exclusive=True)) // tf.maximum(step, 1)
-    return _through_table(image, tf.where(step > 0, table, tf.range(256)))
+        All arguments have the same shape.
+        """
+        rows = ops.take(np.array([*self.operations.values(), Strength()], "float32"), indices, axis=0)
+        low, high, symmetric = rows[..., 0], rows[..., 1], rows[..., 2]
+        return low + ops.where(u < 0.5, 1 - 2 * symmetric, 1.0) * magnitudes * (high - low)
 
 
-def invert(image, _):
-    return 255 - image
-
-
-def posterize(image, bits):
-    """Keeps the highest bits of each level; their number is rounded up."""
-    dropped = 8 - tf.cast(tf.math.ceil(bits), "int32")
-    return tf.bitwise.bitwise_and(image, tf.cast(256 - tf.bitwise.left_shift(1, dropped), "uint8"))
-
-
-def solarize(image, threshold):
-    """Inverts the levels at and above a threshold."""
-    return tf.where(tf.cast(image, "float32") < threshold, image, 255 - image)
-
-
-def solarize_add(image, added):
-    """Adds to the levels below 128."""
-    return tf.where(image < 128, image + tf.cast(added, "uint8"), image)
-
-
-def color(image, factor):
-    """Changes the saturation: 0 is grey, 1 unchanged."""
-    return _blend(_luma(image), image, factor)
-
-
-def contrast(image, factor):
-    mean = tf.reduce_mean(tf.cast(_luma(image), "float32"))
-    return _blend(tf.floor(mean + 0.5), image, factor)
-
-
-def brightness(image, factor):
-    return _blend(0, image, factor)
-
-
-def sharpness(image, factor):
-    """Changes the sharpness: 0 is smoothed, 1 unchanged. The outermost pixels are unchanged."""
-    levels = tf.cast(image, "float32")
-    inner = levels[1:-1, 1:-1]
-    rows = levels[:-2] + levels[1:-1] + levels[2:]
-    box = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
-    smooth = tf.round((box + 4 * inner) / 13)
-    return _blend(levels + tf.pad(smooth - inner, ((1, 1), (1, 1), (0, 0))), levels, factor)
-
-
-def rotate(image, degrees, fill=GREY):
-    """Rotates counterclockwise around the centre."""
-    radians = degrees * (math.pi / 180)
-    cosine, sine = tf.cos(radians), tf.sin(radians)
-    height, width = (tf.cast(side, "float32") / 2 for side in tf.unstack(tf.shape(image)[:2]))
-    across = (cosine, -sine, width - cosine * width + sine * height)
-    down = (sine, cosine, height - sine * width - cosine * height)
-    return _affine(image, across, down, fill)
-
-
-def shear(image, factor, axis, fill=GREY):
-    """Shears along the x axis (0) or the y axis (1)."""
-    x, y = (factor if each == axis else 0 for each in (0, 1))
-    return _affine(image, (1, x, 0), (y, 1, 0), fill)
-
-
-def shift(image, pixels, axis, fill=GREY):
-    """Shifts along the x axis (0) or the y axis (1) by whole pixels, towards zero."""
-    x, y = (tf.cast(pixels, "int32") if each == axis else 0 for each in (0, 1))
-    return _affine(image, (1, 0, x), (0, 1, y), fill)
-
-
-def translate(image, fraction, axis, fill=GREY):
-    """Shifts along the x axis (0) or the y axis (1) by a fraction of the width or height."""
-    x, y = (fraction * tf.cast(tf.shape(image)[1 - each], "float32") if each == axis else 0 for each in (0, 1))
-    return _affine(image, (1, 0, x), (0, 1, y), fill)
-
-
-def _affine(image, across, down, fill):
-    """Samples each pixel at x' = a x + b y + c, `across` = (a, b, c), and y' likewise, as in Pillow; bilinear."""
-    # The centre of a pixel is at 0.5 in Pillow, at 0 in TensorFlow
-    (a, b, c), (d, e, f) = ([tf.cast(value, "float32") for value in row] for row in (across, down))
-    matrix = [a, b, c + (a + b - 1) / 2, d, e, f + (d + e - 1) / 2, 0.0, 0.0]
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=image[None],
-        transforms=[matrix],
-        output_shape=tf.shape(image)[:2],
-        fill_value=float(fill),
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-    )
-    return moved[0]
-
-
-def _blend(degenerate, image, factor):
-    """Interpolates or extrapolates between two images, rounded towards zero as in Pillow."""
-    start, end = tf.cast(degenerate, "float32"), tf.cast(image, "float32")
-    return tf.saturate_cast(start + factor * (end - start), "uint8")
-
-
-def _luma(image):
-    """Grey levels (H, W, 1) as in Pillow."""
-    if image.shape[-1] == 1:
-        return image
-    red, green, blue = tf.unstack(tf.cast(image, "int32"), axis=-1)
-    return ((19595 * red + 38470 * green + 7471 * blue + 2**15) // 2**16)[..., None]
-
-
-def _through_table(image, table):
-    """Replaces the levels of each channel by those in a table (C, 256), rounded towards zero."""
-    indices = tf.cast(image, "int32") + 256 * tf.range(image.shape[-1])
-    return tf.gather(tf.reshape(tf.saturate_cast(table, "uint8"), [-1]), indices)
-
-
-# timm/data/auto_augment.py: _RAND_INCREASING_TRANSFORMS
-RAND_AUGMENT = {
-    "auto_contrast": (auto_contrast, Strength()),
-    "equalize": (equalize, Strength()),
-    "invert": (invert, Strength()),
-    "rotate": (rotate, Strength(0, 30, symmetric=True)),
-    "posterize": (posterize, Strength(4, 0)),
-    "solarize": (solarize, Strength(256, 0)),
-    "solarize_add": (solarize_add, Strength(0, 110)),
-    "color": (color, Strength(1, 1.9, symmetric=True)),
-    "contrast": (contrast, Strength(1, 1.9, symmetric=True)),
-    "brightness": (brightness, Strength(1, 1.9, symmetric=True)),
-    "sharpness": (sharpness, Strength(1, 1.9, symmetric=True)),
-    "shear_x": (partial(shear, axis=0), Strength(0, 0.3, symmetric=True)),
-    "shear_y": (partial(shear, axis=1), Strength(0, 0.3, symmetric=True)),
-    "translate_x": (partial(translate, axis=0), Strength(0, 0.45, symmetric=True)),
-    "translate_y": (partial(translate, axis=1), Strength(0, 0.45, symmetric=True)),
-}
-
-# torchvision/transforms/autoaugment.py: TrivialAugmentWide, which is black outside the image
-TRIVIAL_AUGMENT = {
-    "identity": (identity, Strength()),
-    "shear_x": (partial(shear, axis=0, fill=0), Strength(0, 0.99, symmetric=True)),
-    "shear_y": (partial(shear, axis=1, fill=0), Strength(0, 0.99, symmetric=True)),
-    "shift_x": (partial(shift, axis=0, fill=0), Strength(0, 32, symmetric=True)),
-    "shift_y": (partial(shift, axis=1, fill=0), Strength(0, 32, symmetric=True)),
-    "rotate": (partial(rotate, fill=0), Strength(0, 135, symmetric=True)),
-    "brightness": (brightness, Strength(1, 1.99, symmetric=True)),
-    "color": (color, Strength(1, 1.99, symmetric=True)),
-    "contrast": (contrast, Strength(1, 1.99, symmetric=True)),
-    "sharpness": (sharpness, Strength(1, 1.99, symmetric=True)),
-    "posterize": (posterize, Strength(7.5, 1.5)),  # rounded up: 8 to 2 bits
-    "solarize": (solarize, Strength(255, 0)),
-    "auto_contrast": (auto_contrast, Strength()),
-    "equalize": (equalize, Strength()),
+POLICIES = {
+    "none": Policy({}, no_operations),
+    "rand_augment": Policy(RAND_AUGMENT, rand_augment),
+    "trivial_augment": Policy(TRIVIAL_AUGMENT, trivial_augment, fill=0),
 }

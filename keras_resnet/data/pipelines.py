@@ -10,8 +10,10 @@ from functools import lru_cache, reduce
 import keras
 import numpy as np
 
-from keras_resnet.data.augmentation import POLICIES, TRAIN_CROPS, augment_batch
+from keras_resnet.data.augmentation import TRAIN_CROPS, augment_batch
+from keras_resnet.data.auto_augment import POLICIES
 from keras_resnet.data.class_balance import Oversampling, class_weights, oversampling
+from keras_resnet.data.crops import test_crop_box
 from keras_resnet.data.datasets import Split
 from keras_resnet.data.preprocessing import preprocess_input
 from keras_resnet.data.random_numbers import NumPyRandom, TensorFlowRandom
@@ -116,18 +118,20 @@ def _tensorflow_batches(dataset, recipe, steps):
             return step, tf.gather(images, indices), tf.gather(labels, indices)
 
         return counter.map(batch, tf.data.AUTOTUNE)
-    from keras_resnet.data import crops
+    from keras_resnet.data.tensorflow_images import image_size, read_crop
+    from keras_resnet.data.tensorflow_operations import apply_operation
 
     preprocessing, crop, policy = dataset.preprocessing, TRAIN_CROPS[recipe.crop], POLICIES[recipe.policy]
     size = recipe.train_size or preprocessing.size
 
     def read(position, image, label):
         """The cropped and augmented uint8 (H, W, C), and the label."""
-        crop_seed, policy_seed = (tf.stack([tf.constant(1000 * steps.seed + i, "int64"), position]) for i in range(2))
-        contents = _contents(dataset.train, image)
-        box = crop.crop_box(*crops.image_size(contents), recipe, preprocessing, crop_seed)
-        pixels = crops.read_crop(contents, box, size, preprocessing.channels, fast=True)
-        return policy(pixels, recipe, policy_seed), label
+        random, contents = TensorFlowRandom.of_image(steps.seed, position), _contents(dataset.train, image)
+        box = crop.crop_box(*image_size(contents), recipe, preprocessing, random)
+        pixels = read_crop(contents, box, size, preprocessing.channels, fast=True)
+        for operation in zip(*map(tf.unstack, policy.sample(random, recipe)), strict=True):
+            pixels = apply_operation(pixels, policy, *operation)
+        return pixels, label
 
     examples = _examples(dataset.train, steps, rows).map(read, tf.data.AUTOTUNE)
     batches = examples.batch(len(rows), drop_remainder=True)
@@ -229,7 +233,7 @@ def _test_examples(split, preprocessing, share):
     """tf.data.Dataset of (uint8 (H, W, C), label), cropped as the Preprocessing of the dataset says."""
     import tensorflow as tf
 
-    from keras_resnet.data import crops
+    from keras_resnet.data.tensorflow_images import image_size, read_crop
 
     size, channels, interpolation = preprocessing.size, preprocessing.channels, preprocessing.interpolation
     if isinstance(split, Split):
@@ -243,8 +247,8 @@ def _test_examples(split, preprocessing, share):
 
     def read(image, label):
         contents = _contents(split, image)
-        box = crops.test_crop_box(*crops.image_size(contents), preprocessing)
-        return crops.read_crop(contents, box, size, channels, interpolation=interpolation), label
+        box = test_crop_box(*image_size(contents), preprocessing)
+        return read_crop(contents, box, size, channels, interpolation=interpolation), label
 
     return examples.map(read, tf.data.AUTOTUNE)
 

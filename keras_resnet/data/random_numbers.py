@@ -34,12 +34,19 @@ class TensorFlowRandom:
     def __init__(self, seed, step, rows):
         import tensorflow
 
-        self.tf, self.seed, self.step, self.rows, self.calls = tensorflow, seed, step, rows, 0
+        self.tf, self.seed, self.step, self.rows = tensorflow, seed, step, rows
+        self.calls = 100  # lower numbers are for the keys of single images
+
+    @classmethod
+    def of_image(cls, seed, position):
+        """Random numbers of one image, without the axis of the batch; `position` in the run may be a tensor."""
+        random = cls(seed, position, (1, 0))
+        random.calls = 0
+        return random
 
     def _next_key(self):
         self.calls += 1
-        # Numbers below 100 are for the keys of single images, in pipelines.py
-        key = self.tf.constant(self.seed * 1000 + 100 + self.calls, "int64")
+        key = self.tf.constant(self.seed * 1000 + self.calls, "int64")
         return self.tf.stack([key, self.tf.cast(self.step, "int64")])
 
     def uniform(self, *shape):

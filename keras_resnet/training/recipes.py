@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from keras_resnet.data.augmentation import POLICIES, TRAIN_CROPS
+from keras_resnet.data.augmentation import TRAIN_CROPS
+from keras_resnet.data.auto_augment import POLICIES
 from keras_resnet.data.class_balance import BALANCED
 from keras_resnet.data.preprocessing import INTERPOLATIONS
 from keras_resnet.errors import check_known, is_integer, is_number

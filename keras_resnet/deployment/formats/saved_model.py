@@ -34,7 +34,8 @@ def _decode(contents, preprocessing):
     """(B,) contents of image files -> (B, size, size, channels) uint8, cropped as a Preprocessing does."""
     import tensorflow as tf
 
-    from keras_resnet.data.crops import image_size, read_crop, test_crop_box
+    from keras_resnet.data.crops import test_crop_box
+    from keras_resnet.data.tensorflow_images import image_size, read_crop
 
     def decode(image):
         size, channels, interpolation = preprocessing.size, preprocessing.channels, preprocessing.interpolation

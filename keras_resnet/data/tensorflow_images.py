@@ -1,0 +1,109 @@
+"""Images inside tf.data: their sizes, and a crop of an image file, decoded and resized at once.
+
+`pillow_images.py` does the same without TensorFlow.
+"""
+
+import tensorflow as tf
+
+KERNELS = {
+    # interpolation -> (kernel of ScaleAndTranslate, its radius in pixels, whether it widens when images shrink)
+    "nearest": ("box", 0.5, False),
+    "bilinear": ("triangle", 1, True),
+    "bicubic": ("keyscubic", 2, True),
+    "lanczos": ("lanczos3", 3, True),
+}
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as in Pillow
+
+
+def image_size(image):
+    """(height, width) of an encoded image or of pixels, as int32 scalars. Only the header of JPEG and PNG is read."""
+    if image.dtype != tf.string:
+        shape = tf.shape(image)
+        return shape[0], shape[1]
+
+    def png_size():
+        """Width and height follow 8 bytes of signature and 8 bytes of chunk header."""
+        sides = tf.io.decode_raw(tf.strings.substr(image, 16, 8), "int32", little_endian=False)
+        return tf.ensure_shape(sides, (2,))[::-1]
+
+    shape = tf.case(
+        [
+            (tf.io.is_jpeg(image), lambda: tf.io.extract_jpeg_shape(image)[:2]),
+            (_is_png(image), png_size),
+        ],
+        default=lambda: tf.shape(tf.io.decode_image(image, expand_animations=False))[:2],
+    )
+    return shape[0], shape[1]
+
+
+def _is_png(contents):
+    return tf.strings.substr(contents, 0, 8) == b"\x89PNG\r\n\x1a\n"
+
+
+def read_crop(image, box, size, channels, *, fast=False, interpolation="bilinear"):
+    """Reads a crop of an image and resizes it to a square, antialiased as in Pillow.
+
+    JPEG is decoded only inside the box. Pixels around the box contribute as far as the interpolation kernel reaches, as
+    in an image that is resized before it is cropped. Transparent pixels become white. The EXIF orientation is ignored.
+
+    Args:
+        image: encoded JPEG, PNG, GIF or BMP as a string scalar; or (H, W, C) uint8, grey or RGB.
+        box: crop box.
+        size: side of the square.
+        channels: 3 for RGB, 1 for grey.
+        fast: whether JPEG is decoded with a faster, less exact inverse DCT, which is good enough for training.
+        interpolation: a name in KERNELS.
+
+    Returns:
+        (size, size, channels) uint8. For other contents, executing it raises tf.errors.InvalidArgumentError.
+    """
+    kernel, radius, antialias = KERNELS[interpolation]
+    corner, sides = box[:2], box[2:]
+    # One more pixel: the outermost columns of a partly decoded JPEG lack the colour of their neighbours
+    margin = radius * tf.maximum(sides / size, 1) + 1
+    start = tf.maximum(tf.cast(tf.floor(corner - margin), "int32"), 0)
+    stop = tf.cast(tf.math.ceil(corner + sides + margin), "int32")
+    pixels = _decode_part(image, start, stop, channels, "INTEGER_FAST" if fast else "INTEGER_ACCURATE")
+    square = tf.raw_ops.ScaleAndTranslate(
+        images=pixels[None],
+        size=(size, size),
+        scale=size / sides,
+        translation=(tf.cast(start, "float32") - corner) * size / sides,
+        kernel_type=kernel,
+        antialias=antialias,
+    )
+    return tf.saturate_cast(tf.round(tf.ensure_shape(square[0], (size, size, channels))), "uint8")
+
+
+def _decode_part(image, start, stop, channels, dct_method):
+    """uint8 pixels of the rows and columns in [start, stop), clipped to the image."""
+
+    def part_of_jpeg():
+        sides = tf.minimum(stop, tf.io.extract_jpeg_shape(image)[:2]) - start
+        window = tf.concat([start, sides], axis=0)
+        return tf.io.decode_and_crop_jpeg(image, window, channels, dct_method=dct_method)
+
+    def part_of_pixels(pixels):
+        return pixels[start[0] : stop[0], start[1] : stop[1]]
+
+    if image.dtype != tf.string:
+        pixels = part_of_pixels(image)
+        return pixels if image.shape[-1] == channels else _to_channels(pixels, channels)
+    return tf.cond(tf.io.is_jpeg(image), part_of_jpeg, lambda: part_of_pixels(_decode(image, channels)))
+
+
+def _decode(contents, channels):
+    """PNG, GIF or BMP -> (H, W, channels) uint8, on a white background."""
+    pixels = tf.cast(tf.io.decode_image(contents, expand_animations=False), "float32")
+    depth = tf.shape(pixels)[2]
+    has_alpha = (depth % 2 == 0) & _is_png(contents)  # the fourth channel of a BMP is unused
+    alpha = tf.cond(has_alpha, lambda: pixels[..., -1:] / 255, lambda: tf.ones_like(pixels[..., :1]))
+    opaque = 255 - (255 - pixels[..., : depth - 1 + depth % 2]) * alpha
+    return _to_channels(opaque, channels)
+
+
+def _to_channels(pixels, channels):
+    """Grey or RGB pixels -> (H, W, channels) uint8 with 1 or 3 channels."""
+    rgb = tf.broadcast_to(tf.cast(pixels, "float32"), (*tf.unstack(tf.shape(pixels)[:2]), 3))
+    grey = tf.reduce_sum(rgb * LUMA, axis=-1, keepdims=True)
+    return tf.cast(tf.round({1: grey, 3: rgb}[channels]), "uint8")
