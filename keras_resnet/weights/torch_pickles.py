@@ -195,7 +195,8 @@ class _StateDictPickler(pickle._Pickler):
         if isinstance(value, Tensor):  # (storage, offset, shape, strides, requires_grad, backward_hooks)
             arguments = (value.storage, value.offset, value.shape, value.strides, False, OrderedDict())
             return _global("torch._utils", "_rebuild_tensor_v2"), arguments
-        return NotImplemented
+        # Classes are written by `save_global`, also after an import of dill, which replaces how pickle does it
+        return value.__name__ if isinstance(value, type) else NotImplemented
 
     def save_global(self, value, name=None):
         self.write(pickle.GLOBAL + f"{value.__module__}\n{value.__name__}\n".encode())
