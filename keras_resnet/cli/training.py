@@ -23,7 +23,7 @@ from keras_resnet.studies.degradation import degradation as run_degradation
 from keras_resnet.studies.results import to_markdown
 from keras_resnet.training.options import RunOptions
 
-DATA = {load_dataset: "data_dir download validation_split skip_bad"}
+DATA = {load_dataset: "data_dir download labels validation_split fold skip_bad"}
 RUN = "devices precision seed deterministic checkpoint_every resume overwrite"
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 OF_SIZE = "the size's"

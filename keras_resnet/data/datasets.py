@@ -2,8 +2,10 @@
 
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -16,6 +18,27 @@ UNLABELLED = -1
 """Label of an image whose class is unknown."""
 MEMORY_FRACTION = 0.25
 """Fraction of the machine's memory that images may occupy."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One of several equal parts of the training images, held out to test on: k-fold cross-validation."""
+
+    number: int
+    """From 1 to `count`."""
+    count: int
+
+    def __str__(self):
+        return f"{self.number}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Fold":
+        """ "2/5" -> Fold(2, 5); ValueError for anything else."""
+        found = re.fullmatch(r"(\d+)/(\d+)", str(text))
+        fold = cls(*map(int, found.groups())) if found else cls(0, 0)
+        if not 1 <= fold.number <= fold.count or fold.count < 2:
+            raise value_error("fold", text, 'a fold and the number of folds, such as "2/5"')
+        return fold
 
 
 @dataclass(frozen=True)
@@ -77,28 +100,37 @@ class Split:
         """Whether the images are paths of files."""
         return not self.is_decoded and isinstance(self.images[0], str)
 
-    def stratified_split(self, amount: float) -> tuple["Split", "Split"]:
+    def stratified_split(self, amount: float | Fold) -> tuple["Split", "Split"]:
         """(the remaining images, the images held out): stratified by `strata` and always the same ones.
+
+        Args:
+            amount: a fraction or a number of images, see `num_held_out`; or a Fold.
 
         Raises:
             ValueError: as `num_held_out`, and if a class would be missing on either side.
         """
-        from sklearn.model_selection import train_test_split
+        from sklearn.model_selection import StratifiedKFold, train_test_split
 
-        count, strata = num_held_out(amount, len(self)), self.strata
+        indices, strata = np.arange(len(self)), self.strata
         sizes = np.unique(strata, return_counts=True)[1]
-        if sizes.min() < 2 or not len(sizes) <= count <= len(self) - len(sizes):
-            raise self._split_error(amount)
-        rest, held_out = train_test_split(np.arange(len(self)), test_size=count, stratify=strata, random_state=0)
-        if self.multi_label and not (self.labels[rest].any(axis=0) & self.labels[held_out].any(axis=0)).all():
-            raise self._split_error(amount)
+        if isinstance(amount, Fold):
+            self._check_split(amount, sizes.min() >= amount.count)
+            folds = StratifiedKFold(amount.count, shuffle=True, random_state=0).split(indices, strata)
+            rest, held_out = next(islice(folds, amount.number - 1, None))
+        else:
+            count = num_held_out(amount, len(self))
+            self._check_split(amount, sizes.min() >= 2 and len(sizes) <= count <= len(self) - len(sizes))
+            rest, held_out = train_test_split(indices, test_size=count, stratify=strata, random_state=0)
+        if self.multi_label:
+            self._check_split(amount, (self.labels[rest].any(axis=0) & self.labels[held_out].any(axis=0)).all())
         return self[rest], self[held_out]
 
-    def _split_error(self, amount):
-        counts = self.labels.sum(axis=0) if self.multi_label else np.unique(self.labels, return_counts=True)[1]
-        expected = f"an amount that leaves an image of each of the {len(counts)} classes on both sides"
-        hint = f"There are {len(self)} images, {counts.min()} in the smallest class."
-        return value_error("validation_split", amount, expected, hint)
+    def _check_split(self, amount, is_possible):
+        if not is_possible:
+            counts = count_classes(self.labels, 0)
+            expected = f"an amount that leaves an image of each of the {(counts > 0).sum()} classes on both sides"
+            hint = f"There are {len(self)} images, {counts[counts > 0].min()} in the smallest class."
+            raise value_error(*_argument(amount), expected, hint)
 
 
 @dataclass(frozen=True)
@@ -165,8 +197,17 @@ class Dataset:
         """(K,) integers, the number of training images of each class; None for a Stream, whose labels are not known."""
         if not isinstance(self.train, Split) or self.class_names is None:
             return None
-        labels, num_classes = self.train.labels, len(self.class_names)
-        return labels.sum(axis=0, dtype=int) if self.multi_label else np.bincount(labels, minlength=num_classes)
+        return count_classes(self.train.labels, len(self.class_names))
+
+
+def count_classes(labels, num_classes):
+    """(K,) integers, the number of images of each class, for labels as in a Split."""
+    return labels.sum(axis=0, dtype=int) if labels.ndim == 2 else np.bincount(labels, minlength=num_classes)
+
+
+def _argument(amount):
+    """(name, value) of the argument of `load_dataset` that gave an amount to hold out."""
+    return ("fold", str(amount)) if isinstance(amount, Fold) else ("validation_split", amount)
 
 
 def num_held_out(amount, length):
@@ -175,6 +216,8 @@ def num_held_out(amount, length):
     `amount` is a fraction in (0, 1), rounded up to whole images as in scikit-learn, or an integer, the number itself.
     """
     is_count = isinstance(amount, (int, np.integer))
+    if isinstance(amount, Fold):
+        raise value_error("fold", str(amount), "left out for a data set that is read as a stream, as this one")
     if not is_number(amount) or not 0 < amount < (length if is_count else 1):
         raise value_error("validation_split", amount, f"a fraction in (0, 1), or a number of images below {length}")
     return int(amount) if is_count else math.ceil(amount * length)

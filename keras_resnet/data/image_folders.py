@@ -9,7 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT, Dataset, Split, default_preprocessing, fits_in_memory
+from keras_resnet.data.datasets import (
+    DEFAULT_VALIDATION_SPLIT,
+    Dataset,
+    Split,
+    count_classes,
+    default_preprocessing,
+    fits_in_memory,
+)
 from keras_resnet.data.image_files import (
     FORMATS,
     UnreadableImageError,
@@ -53,17 +60,33 @@ def load_folder(path, validation_split=None, skip_bad=False):
     classes = [_images_by_class(root) for root in roots]
     _check_classes(roots, classes)
     groups = [_labelled_paths(images) for images in classes]
+    return load_training_files(groups, tuple(classes[0]), folder, validation_split, skip_bad)
+
+
+def load_training_files(groups, class_names, folder, held_out=None, skip_bad=False):
+    """A Dataset of groups of pairs (path, label): training and test images, or one group of which a part is held out.
+
+    Args:
+        groups: lists of (path, label), where labels are as in a Split.
+        class_names: tuple of names.
+        folder: Path of the folder that the images are in.
+        held_out: as for `Split.stratified_split`; None: a fifth.
+        skip_bad: whether to skip unreadable images.
+
+    Raises:
+        ValueError: for unreadable images without `skip_bad`, and for a class without a readable image.
+    """
     keep = fits_in_memory(sum(os.path.getsize(path) for group in groups for path, _ in group if os.path.isfile(path)))
     splits, skipped = _read_splits(groups, folder, skip_bad, lambda path: _read_for_training(path, keep))
     if skipped:
         message = f"Skipped {len(skipped)} unreadable images in {folder}:\n  {format_errors(skipped)}"
-        warnings.warn(message, stacklevel=3)
-    class_names = tuple(classes[0])
-    for root, split in zip(roots, splits, strict=True):
-        if empty := [name for label, name in enumerate(class_names) if label not in split.labels]:
-            raise ValueError(f"Expected a readable image in every class folder. Received: {root} with none in {empty}")
-    held_out = DEFAULT_VALIDATION_SPLIT if validation_split is None else validation_split
-    train, test = splits if len(splits) == 2 else splits[0].stratified_split(held_out)
+        warnings.warn(message, stacklevel=4)
+    for split in splits[: None if skipped else 1]:
+        counts = count_classes(split.labels, len(class_names))
+        if empty := [name for name, count in zip(class_names, counts, strict=True) if not count]:
+            raise ValueError(f"Expected readable images of every class. Received: {folder} with none in {empty}")
+    amount = DEFAULT_VALIDATION_SPLIT if held_out is None else held_out
+    train, test = splits if len(splits) == 2 else splits[0].stratified_split(amount)
     return Dataset(folder.resolve().name, train, test, class_names, default_preprocessing((None, None, 3)), skipped)
 
 
@@ -159,7 +182,12 @@ def _read_splits(groups, folder, skip_bad, read):
     for group in groups:
         images = [(results[path][0], label) for path, label in group if not results[path][1]]
         dtype = object if images and isinstance(images[0][0], bytes) else str
-        splits.append(Split(np.array([i for i, _ in images], dtype), np.array([label for _, label in images], "int32")))
+        labels = [label for _, label in images]
+        splits.append(
+            Split(
+                np.array([i for i, _ in images], dtype), np.array(labels, "uint8" if np.ndim(labels) == 2 else "int32")
+            )
+        )
     return splits, errors
 
 

@@ -13,13 +13,14 @@ from keras_resnet.data.datasets import (
     DEFAULT_VALIDATION_SPLIT,
     UNLABELLED,
     Dataset,
+    Fold,
     Split,
     Stream,
     default_preprocessing,
 )
 from keras_resnet.data.image_files import find_images
 from keras_resnet.data.image_folders import TEST_FOLDER_NAMES, load_folder, load_test_folder
-from keras_resnet.data.label_files import load_labelled_folder
+from keras_resnet.data.labelled_folders import load_labelled_folder, load_labelled_test_folder
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.tfds import find_builder, list_tfds, load_tfds, load_tfds_split
 from keras_resnet.errors import unknown_name_error, value_error
@@ -49,6 +50,8 @@ def load_dataset(
     download: bool = True,
     validation_split: float | int | None = None,
     skip_bad: bool = False,
+    labels: str | os.PathLike | None = None,
+    fold: str | None = None,
 ) -> Dataset:
     """Loads a dataset for training.
 
@@ -65,20 +68,38 @@ def load_dataset(
         validation_split: fraction in (0, 1) or number of the training images to test on instead of the test images,
             which stay unused. They are stratified by class (He et al. 2015, sec. 4.2: 45k/5k).
         skip_bad: whether to skip images that cannot be read.
+        labels: file with the class, or the classes, of each image of a folder, such as a CSV with the columns file and
+            label. See `load_labelled_folder`.
+        fold: "2/5" to test on the second of five equal parts of the training images and train on the others, for k-fold
+            cross-validation; None: no folds. The parts are stratified by class and always the same ones.
 
     Raises:
         ValueError: for an unknown name, a dataset that is not for image classification, and invalid images or labels.
         OSError: for a missing folder, and a dataset that cannot or may not be downloaded.
     """
+    if fold is None:
+        return _load(name, data_dir, download, validation_split, skip_bad, labels)
+    if validation_split is not None:
+        raise value_error("validation_split", validation_split, "left out with `fold`, which holds out a part itself")
+    dataset = _load(name, data_dir, download, Fold.parse(fold), skip_bad, labels)
+    return replace(dataset, name=f"{dataset.name}, fold {fold}")  # names the run: others of its size are other runs
+
+
+def _load(name, data_dir, download, held_out, skip_bad, labels):
+    """`load_dataset`, with `held_out` as for `Split.stratified_split`, or None."""
     kind, found = _find(name, data_dir)
+    if labels is not None:
+        if kind != "folder":
+            raise value_error("labels", str(labels), f"left out for a dataset that has labels, as {str(name)!r}")
+        return load_labelled_folder(found, labels, held_out, skip_bad)
     if kind == "folder":
-        return load_folder(found, validation_split, skip_bad)
+        return load_folder(found, held_out, skip_bad)
     if kind == "tfds":
-        return load_tfds(found, download, validation_split)
+        return load_tfds(found, download, held_out)
     dataset = found()
-    if validation_split is None:
+    if held_out is None:
         return dataset
-    train, test = dataset.train.stratified_split(validation_split)
+    train, test = dataset.train.stratified_split(held_out)
     return replace(dataset, train=train, test=test)
 
 
@@ -101,10 +122,10 @@ def load_test(
     Args:
         name: as for `load_dataset`; or a folder of images, with `labels`. Of a folder of class folders all images are
             used, unless it has a folder "train" and a test folder.
-        split: "train", the name of a folder, or a split of tensorflow-datasets such as "validation" or "train[:1000]";
-            None: the test images.
+        split: "train", the name of a folder, a value of the column "split" of `labels`, or a split of
+            tensorflow-datasets such as "validation" or "train[:1000]"; None: the test images.
         data_dir, download: as for `load_dataset`.
-        labels: file with the class of each image in a folder without class folders. See `load_labelled_folder`.
+        labels: file with the class, or the classes, of each image in a folder. See `load_labelled_test_folder`.
         skip_bad: whether to skip images that cannot be read.
 
     Returns:
@@ -114,12 +135,9 @@ def load_test(
         ValueError, OSError: as `load_dataset`, and for an unknown split.
     """
     if labels is not None:
-        if split is not None or not os.path.isdir(name):
-            raise ValueError(
-                "`labels` should be given with a folder of images, which has no splits. "
-                f"Received: dataset={str(name)!r}, split={split!r}"
-            )
-        return load_labelled_folder(name, labels, skip_bad)
+        if not os.path.isdir(name):
+            raise value_error("dataset", str(name), "a folder of images, as `labels` is given")
+        return load_labelled_test_folder(name, labels, split, skip_bad)
     kind, found = _find(name, data_dir)
     if kind == "folder":
         return load_test_folder(found, split, skip_bad)
@@ -165,7 +183,8 @@ def from_arrays(
 
     Args:
         train: (images, labels): images are (N, H, W) or (N, H, W, C) uint8, or whole numbers from 0 to 255, square,
-            with 1 or 3 channels; labels are (N,) or (N, 1) integers.
+            with 1 or 3 channels; labels are (N,) or (N, 1) integers, or (N, K) zeros and ones, which
+            are multi-label unless every row has exactly one 1.
         test: the same, of equal shape.
         class_names: in the order of the labels; None: the numbers up to the largest label.
         name: of the dataset, for reports.
@@ -178,11 +197,14 @@ def from_arrays(
     """
     train = _array_split(*train, "train")
     test = _array_split(*test, "test") if test else None
+    parts = [part for part in (train, test) if part]
+    if all(part.multi_label and (part.labels.sum(axis=1) == 1).all() for part in parts):
+        train, test = ([replace(part, labels=part.labels.argmax(axis=1)) for part in parts] + [None])[:2]
     shape = train.images.shape[1:]
     if test and test.images.shape[1:] != shape:
         raise ValueError(f"`test` should have images of {shape}, like `train`. Received: {test.images.shape[1:]}")
     if class_names is None:
-        class_names = range(max(0, train.labels.max()) + 1)
+        class_names = range(train.labels.shape[1] if train.multi_label else max(0, train.labels.max()) + 1)
     if validation_split is not None or not test:
         train, test = train.stratified_split(DEFAULT_VALIDATION_SPLIT if validation_split is None else validation_split)
     preprocessing = preprocessing or default_preprocessing(shape)
@@ -208,11 +230,15 @@ def _array_split(images, labels, argument):
                 f"Images of `{argument}` should be uint8, or whole numbers from 0 to 255. "
                 f"Received: {images.dtype}{value_range}"
             )
+    images = images.astype("uint8", copy=False).reshape(shape)
+    if labels.ndim == 2 and labels.shape[1] > 1 and ((labels == 0) | (labels == 1)).all():
+        return Split(images, labels.astype("uint8"))
     if labels.shape[1:] not in ((), (1,)) or labels.ndim == 0 or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"Labels of `{argument}` should be (N,) or (N, 1) integers. Received: shape {labels.shape}, {labels.dtype}"
+            f"Labels of `{argument}` should be (N,) or (N, 1) integers, or (N, K) zeros and ones. "
+            f"Received: shape {labels.shape}, {labels.dtype}"
         )
-    return Split(images.astype("uint8", copy=False).reshape(shape), labels.reshape(-1).astype("int32"))
+    return Split(images, labels.reshape(-1).astype("int32"))
 
 
 @dataclass(frozen=True)
