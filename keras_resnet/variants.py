@@ -1,6 +1,5 @@
 """VARIANTS: every network of the family as one row with its source, named as in keras.applications or timm."""
 
-import fnmatch
 from dataclasses import replace
 
 from keras_resnet.architecture.spec import ResNetSpec
@@ -13,12 +12,19 @@ _26 = ResNetSpec("bottleneck", depths=(2, 2, 2, 2))
 _50 = replace(_26, depths=(3, 4, 6, 3))
 _101 = replace(_26, depths=(3, 4, 23, 3))
 _152 = replace(_26, depths=(3, 8, 36, 3))
+_200 = replace(_26, depths=(3, 24, 36, 3))
 
 _KERAS = {"conv_bias": True, "bn_epsilon": 1.001e-5, "bn_momentum": 0.99}
 _V1 = {"stride_on": "1x1", **_KERAS}
 _V2 = {"preactivation": True, "downsample_at": "last", "explicit_padding": True, **_KERAS}
 _V2_TIMM = {"preactivation": True, "stem": "imagenet_torch"}
+_C = {"stem": "deep"}
+_S = {"stem": "deep", "stem_width": 128}
 _D = {"stem": "deep", "shortcut": "pooled"}
+_T = {"stem": "deep_tiered", "shortcut": "pooled"}
+_X4 = {"groups": 32, "group_width": 4}
+_X8 = {"groups": 32, "group_width": 8}
+_X64 = {"groups": 64, "group_width": 4}
 _SE = {"se_ratio": 1 / 16}
 _RS = {**_D, "stem": "deep_conv", "se_ratio": 1 / 4}
 
@@ -60,10 +66,24 @@ VARIANTS = {
     "resnet50d": replace(_50, **_D),
     "resnet101d": replace(_101, **_D),
     "resnet152d": replace(_152, **_D),
+    "resnet200d": replace(_200, **_D),
+    "resnext50d_32x4d": replace(_50, **_D, **_X4),
+    # its changes one by one: C is the deep stem, S a wider one, T one of three widths (gluon-cv, timm/models/resnet.py)
+    "resnet26t": replace(_26, **_T),
+    "resnet50c": replace(_50, **_C),
+    "resnet50s": replace(_50, **_S),
+    "resnet50t": replace(_50, **_T),
+    "resnet101c": replace(_101, **_C),
+    "resnet101s": replace(_101, **_S),
+    "resnet152c": replace(_152, **_C),
+    "resnet152s": replace(_152, **_S),
     # Xie et al. 2017, arXiv:1611.05431
-    "resnext50_32x4d": replace(_50, groups=32, group_width=4),
-    "resnext101_32x8d": replace(_101, groups=32, group_width=8),
-    "resnext101_64x4d": replace(_101, groups=64, group_width=4),
+    "resnext50_32x4d": replace(_50, **_X4),
+    "resnext101_32x4d": replace(_101, **_X4),
+    "resnext101_32x8d": replace(_101, **_X8),
+    "resnext101_32x16d": replace(_101, groups=32, group_width=16),
+    "resnext101_32x32d": replace(_101, groups=32, group_width=32),
+    "resnext101_64x4d": replace(_101, **_X64),
     # Zagoruyko and Komodakis 2016, arXiv:1605.07146
     "wide_resnet50_2": replace(_50, group_width=128),
     "wide_resnet101_2": replace(_101, group_width=128),
@@ -73,8 +93,29 @@ VARIANTS = {
     "seresnet50": replace(_50, **_SE),
     "seresnet101": replace(_101, **_SE),
     "seresnet152": replace(_152, **_SE),
+    "seresnet152d": replace(_152, **_SE, **_D),
+    "seresnext26d_32x4d": replace(_26, **_SE, **_D, **_X4),
+    "seresnext26t_32x4d": replace(_26, **_SE, **_T, **_X4),
+    "seresnext50_32x4d": replace(_50, **_SE, **_X4),
+    "seresnext101_32x4d": replace(_101, **_SE, **_X4),
+    "seresnext101_32x8d": replace(_101, **_SE, **_X8),
+    "seresnext101_64x4d": replace(_101, **_SE, **_X64),
+    "seresnext101d_32x8d": replace(_101, **_SE, **_D, **_X8),
+    # Wang et al. 2020, arXiv:1910.03151
+    "ecaresnet26t": replace(_26, eca=True, **_T),
+    "ecaresnet50d": replace(_50, eca=True, **_D),
+    "ecaresnet50t": replace(_50, eca=True, **_T),
+    "ecaresnet101d": replace(_101, eca=True, **_D),
+    "ecaresnet269d": replace(_26, depths=(3, 30, 48, 8), eca=True, **_D),
+    "ecaresnetlight": replace(_26, depths=(1, 1, 11, 3), eca=True, shortcut="pooled"),
     # Bello et al. 2021, arXiv:2103.07579
     "resnetrs50": replace(_50, **_RS),
+    "resnetrs101": replace(_101, **_RS),
+    "resnetrs152": replace(_152, **_RS),
+    "resnetrs200": replace(_200, **_RS),
+    "resnetrs270": replace(_26, depths=(4, 29, 53, 4), **_RS),
+    "resnetrs350": replace(_26, depths=(4, 36, 72, 4), **_RS),
+    "resnetrs420": replace(_26, depths=(4, 44, 87, 4), **_RS),
     # He et al. 2015, sec. 4.2
     "resnet20_cifar": _cifar(3),
     "resnet32_cifar": _cifar(5),
@@ -93,16 +134,6 @@ VARIANTS = {
     # arXiv:1605.07146: 28 convolutions, the three projections among them
     "wrn28_10_cifar": _cifar(4, widen=10, shortcut="B", preactivation=True),
 }
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of the networks that match a shell-style pattern, in the order of VARIANTS.
-
-    >>> from keras_resnet import list_models
-    >>> list_models("resnext*")
-    ['resnext50_32x4d', 'resnext101_32x8d', 'resnext101_64x4d']
-    """
-    return fnmatch.filter(VARIANTS, pattern)
 
 
 def canonical_name(name: str) -> str:

@@ -1,33 +1,16 @@
 """Parameters and multiply-adds against published numbers and built models."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
+from support import REFERENCES
 
 from keras_resnet import build, complexity, get_spec, list_models
+from keras_resnet.weights.catalog import TIMM_NETWORKS
 
-TORCH_PARAMETERS = {  # torchvision 0.29.2 and timm 1.0.31: numel of the parameters
-    "resnet18": 11_689_512,
-    "resnet34": 21_797_672,
-    "resnet50_v1_5": 25_557_032,
-    "resnet101_v1_5": 44_549_160,
-    "resnet152_v1_5": 60_192_808,
-    "resnext50_32x4d": 25_028_904,
-    "resnext101_32x8d": 88_791_336,
-    "resnext101_64x4d": 83_455_272,
-    "wide_resnet50_2": 68_883_240,
-    "wide_resnet101_2": 126_886_696,
-    "resnet26": 15_995_176,
-    "resnet18d": 11_708_744,
-    "resnet34d": 21_816_904,
-    "resnet50d": 25_576_264,
-    "resnet101d": 44_568_392,
-    "resnet152d": 60_212_040,
-    "seresnet18": 11_779_624,
-    "seresnet50": 28_088_024,
-    "seresnet101": 49_326_872,
-    "resnetv2_50": 25_549_352,
-    "resnetrs50": 35_691_912,
+CIFAR_PARAMETERS = {  # github.com/akamaster/pytorch_resnet_cifar10: numel of the parameters
     "resnet20": 269_722,
     "resnet32": 464_154,
     "resnet44": 658_586,
@@ -35,6 +18,8 @@ TORCH_PARAMETERS = {  # torchvision 0.29.2 and timm 1.0.31: numel of the paramet
     "resnet110": 1_727_962,
     "resnet1202": 19_421_274,
 }
+TIMM_COSTS = json.loads((REFERENCES / "networks" / "index.json").read_text())["timm"]
+"""timm's name of a network -> [parameters, multiply-adds]."""
 KERAS_PARAMETERS = {  # keras.applications: count_params() with and without the top
     "resnet50": (25_636_712, 23_587_712),
     "resnet101": (44_707_176, 42_658_176),
@@ -54,9 +39,15 @@ PAPER_MULTIPLY_ADDS = {  # He et al. 2015, table 1, in units of 1e9
 }
 
 
-@pytest.mark.parametrize(("name", "parameters"), TORCH_PARAMETERS.items())
-def test_parameters_equal_those_of_torchvision_and_timm(name, parameters):
+@pytest.mark.parametrize(("name", "parameters"), CIFAR_PARAMETERS.items())
+def test_parameters_equal_those_of_the_torch_networks(name, parameters):
     assert complexity(get_spec(name)).parameters == parameters
+
+
+@pytest.mark.parametrize(("theirs", "name"), TIMM_NETWORKS.items())
+def test_parameters_and_multiply_adds_equal_those_of_timm(theirs, name):
+    cost = complexity(get_spec(name))
+    assert [cost.parameters, cost.multiply_adds] == TIMM_COSTS[theirs]
 
 
 @pytest.mark.parametrize(("name", "counts"), KERAS_PARAMETERS.items())
@@ -74,7 +65,7 @@ def count_multiply_adds(model):
     """Multiply-adds of a built model, from the kernels and output shapes of its layers."""
     total = 0
     for layer in model.layers:
-        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
+        if isinstance(layer, (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Dense)):
             total += int(np.prod(layer.kernel.shape)) * int(np.prod(layer.output.shape[1:-1]))
     return total
 

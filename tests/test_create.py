@@ -12,6 +12,7 @@ from support import random_images, randomize_weights
 import keras_resnet
 from keras_resnet import create, list_models, list_weights, load_model, preprocessing
 from keras_resnet.models.transforms import clone
+from keras_resnet.weights.catalog import TIMM, TIMM_NETWORKS
 
 PAIRS = ["ResNet50", "ResNet101", "ResNet152", "ResNet50V2", "ResNet101V2", "ResNet152V2"]
 
@@ -178,6 +179,9 @@ def test_weights_and_models_are_listed():
     assert list_weights("resnet50", "torchvision:*") == list_weights("resnet50")[1:3]
     assert list_weights("plain18") == []
     assert {"resnet50", "resnet50d", "resnet20_cifar"} < set(list_models())
+    pretrained = set(list_models(pretrained=True))
+    assert TIMM.keys() <= TIMM_NETWORKS.keys() and {TIMM_NETWORKS[name] for name in TIMM} <= pretrained
+    assert {"resnet50v2", "resnet20_cifar"} < pretrained and "plain18" not in pretrained
 
 
 def test_preprocessing_belongs_to_the_weights():

@@ -265,7 +265,7 @@ def test_files_of_older_keras_versions_have_numbered_layers(tmp_path):
     np.testing.assert_array_equal(logits(loaded), logits(model))
 
 
-@pytest.mark.parametrize("layout", ["kreas", "timm", None])
+@pytest.mark.parametrize("layout", ["kreas", None])
 def test_unknown_and_unsuitable_layouts_are_refused(layout, trained, tmp_path):
     with pytest.raises(ValueError, match="layout"):
         save_weights(trained[0], tmp_path / "out.safetensors", layout=layout)

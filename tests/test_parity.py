@@ -9,9 +9,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from support import REFERENCES
+from support import REFERENCES, assert_same_arrays, read_arrays
 
-from keras_resnet import get_spec, save_weights
+from keras_resnet import get_spec, load_weights, save_weights
 from keras_resnet.weights.file_formats import open_weights
 from keras_resnet.weights.loading import build_from_file
 
@@ -77,6 +77,17 @@ def test_saved_files_equal_the_loaded_files(name, suffix, tmp_path):
         assert set(ours.arrays) == set(theirs.arrays)
         for key, array in theirs.arrays.items():
             np.testing.assert_array_equal(ours.arrays[key].read(), array.read())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnetv2_50"])
+def test_the_layout_of_timm_is_that_of_the_kind_of_network(name, tmp_path):
+    """Both kinds are written and read under the name "timm", though their arrays are named differently."""
+    spec, path, row = reference(name)
+    model = build_from_file(spec, path)
+    save_weights(model, tmp_path / "timm.pth", layout="timm")
+    save_weights(model, tmp_path / "named.pth", layout=row["layout"])
+    assert_same_arrays(read_arrays(tmp_path / "timm.pth"), read_arrays(tmp_path / "named.pth"))
+    load_weights(model, path, layout="timm")
 
 
 FULL = sorted(Path(os.environ.get("KERAS_RESNET_FULL_REFERENCES", "-")).glob("*.safetensors"))

@@ -41,6 +41,7 @@ def test_depth_is_counted_as_in_the_papers(name, depth):
         ({"drop_path": 1.0}, r"\[0, 1\)"),
         ({"drop_path": float("nan")}, r"\[0, 1\)"),
         ({"bn_epsilon": 0}, "positive number"),
+        ({"eca": True, "se_ratio": 0.25}, "squeeze-excite"),
         ({"stem": "deep", "stem_width": 33}, "even"),
         ({"preactivation": "yes"}, "True or False"),
         ({"stride_on": "2x2"}, "3x3"),

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 
 from keras import layers
 
-from keras_resnet.architecture.layers import Convolution, bn_relu, chain, conv, conv_bn, squeeze_excite
+from keras_resnet.architecture.layers import (
+    Convolution,
+    bn_relu,
+    chain,
+    conv,
+    conv_bn,
+    efficient_channel_attention,
+    squeeze_excite,
+)
 from keras_resnet.architecture.shortcuts import shortcut
 
 
@@ -126,6 +134,8 @@ def _extras(block, spec):
     """Yields the optional layers after F's last convolution."""
     if spec.se_ratio:
         yield squeeze_excite(block.filters, spec=spec, name=block.name)
+    if spec.eca:
+        yield efficient_channel_attention(block.filters, spec=spec, name=block.name)
     if block.drop_path:  # stochastic depth, arXiv:1603.09382: F is 0 for a fraction of the images
         yield layers.Dropout(block.drop_path, noise_shape=(None, 1, 1, 1), name=f"{block.name}_drop_path")
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from keras_resnet.architecture.blocks import TRANSFORMS
-from keras_resnet.architecture.layers import Convolution, squeeze_excite_width, uses_bias
+from keras_resnet.architecture.layers import Convolution, eca_kernel_size, squeeze_excite_width, uses_bias
 from keras_resnet.architecture.shortcuts import projection
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import MAX_POOLS, STEMS
@@ -108,4 +108,7 @@ class _Total:
             squeezed = squeeze_excite_width(channels, spec.se_ratio)
             self.convolution(Convolution(squeezed, 1), channels, (1, 1), bias=True)
             self.convolution(Convolution(channels, 1), squeezed, (1, 1), bias=True)
+        if spec.eca:
+            self.parameters += eca_kernel_size(channels)
+            self.multiply_adds += eca_kernel_size(channels) * channels
         return size

@@ -1,5 +1,6 @@
 """The layers of residual networks. Each factory returns a function of a tensor, so that they can be chained."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -101,6 +102,32 @@ def squeeze_excite(channels, *, spec, name):
         layers.Conv2D(channels, 1, activation="sigmoid", name=f"{name}_se_expand", **shared),
     )
     return lambda x: layers.Multiply(name=f"{name}_se_scale")([x, gate(x)])
+
+
+def eca_kernel_size(channels: int) -> int:
+    """Neighbouring channels that ECA combines: log2(channels) / 2 + 1 / 2, rounded to an odd number, at least 3."""
+    return max(3, int((math.log2(channels) + 1) / 2) | 1)
+
+
+def efficient_channel_attention(channels, *, spec, name):
+    """x -> x * sigmoid(conv1d(mean(x))), a convolution along the channels (Wang et al. 2020, arXiv:1910.03151)."""
+    per_channel = (1, 1, channels) if spec.channel_axis == 3 else (channels, 1, 1)
+    gate = chain(
+        layers.GlobalAveragePooling2D(data_format=spec.data_format, name=f"{name}_eca_squeeze"),
+        layers.Reshape((channels, 1), name=f"{name}_eca_sequence"),
+        layers.Conv1D(
+            1,
+            eca_kernel_size(channels),
+            padding="same",
+            use_bias=False,
+            activation="sigmoid",
+            kernel_initializer=spec.kernel_initializer,
+            data_format="channels_last",
+            name=f"{name}_eca_conv",
+        ),
+        layers.Reshape(per_channel, name=f"{name}_eca_gate"),
+    )
+    return lambda x: layers.Multiply(name=f"{name}_eca_scale")([x, gate(x)])
 
 
 @keras.saving.register_keras_serializable("keras_resnet")

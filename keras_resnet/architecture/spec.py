@@ -36,7 +36,7 @@ _CHOICES = {
     "merge": ("add", "concat"),
     "data_format": ("channels_last", "channels_first", None),
 }
-_BOOLEANS = ("preactivation", "conv_bias", "zero_init_residual", "explicit_padding")
+_BOOLEANS = ("preactivation", "eca", "conv_bias", "zero_init_residual", "explicit_padding")
 _COUNTS = ("stem_width", "groups", "group_width", "output_stride")
 _FRACTIONS = ("se_ratio", "drop_path", "dropout", "block_dropout", "bn_momentum")
 _CHECKS = [
@@ -89,6 +89,8 @@ class ResNetSpec:
     """Channels in each group of a stage of width 64; one group of 128 is Wide ResNet-50-2."""
     se_ratio: float = 0.0
     """Width of the squeeze-excite layers as a fraction of the block's channels; 0 for none."""
+    eca: bool = False
+    """Whether efficient channel attention (arXiv:1910.03151) follows F's last convolution, without squeeze-excite."""
     conv_bias: bool = False
     """Whether convolutions have biases; in pre-activation networks only those not followed by a batch norm."""
     bn_epsilon: float = 1e-5
@@ -137,6 +139,8 @@ class ResNetSpec:
             self._raise("stem_width", f"even for the stem {self.stem!r}")
         if self.block == "basic" and (self.groups, self.group_width) != (1, 64):
             self._raise("groups", "1, and `group_width` 64, for basic blocks: only a bottleneck's 3x3 is grouped")
+        if self.eca and self.se_ratio:
+            self._raise("eca", "False with squeeze-excite (`se_ratio`)")
         if any(int(width * self.group_width / 64) < 1 for width in self.widths):
             self._raise("group_width", f"at least one channel per group in a stage of width {min(self.widths)}")
         if self.shortcut is None and self.merge == "concat":

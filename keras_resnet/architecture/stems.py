@@ -44,6 +44,7 @@ STEMS = {
     "imagenet": Stem(((7, 2, 1.0),), pool="max"),  # He et al. 2015, table 1
     "imagenet_torch": Stem(((7, 2, 1.0),), pool="max_unpadded"),  # timm/models/resnetv2.py
     "deep": Stem(((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1.0)), pool="max"),  # arXiv:1812.01187, fig. 2 b (ResNet-C)
+    "deep_tiered": Stem(((3, 2, 0.375), (3, 1, 0.5), (3, 1, 1.0)), pool="max"),  # 24, 32, 64: timm/models/resnet.py
     "deep_conv": Stem(((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1.0)), pool="conv"),  # ResNet-RS: timm/models/resnet.py
     "cifar": Stem(((3, 1, 1.0),), size=32, minimum_size=8, classes=10),  # He et al. 2015, sec. 4.2
 }

@@ -243,6 +243,8 @@ def _channels_last_changes(layer):
     if config.get("data_format") == "channels_last" and isinstance(layer, layers.ZeroPadding2D):
         # shortcut A pads the channels by the opposite data format
         return {"data_format": "channels_first", "padding": config["padding"][::-1]}
+    if config.get("target_shape", ())[1:] == (1, 1):  # one value per channel
+        return {"target_shape": (1, 1, config["target_shape"][0])}
     changes = {"data_format": "channels_last"} if "data_format" in config else {}
     return changes | ({"axis": 3} if config.get("axis") == 1 and len(layer.output.shape) == 4 else {})
 

@@ -25,7 +25,7 @@ from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipes import Recipe, get_recipe
 from keras_resnet.training.train import check_run, train
 from keras_resnet.training.workdir import HISTORY, REPORT, SETTINGS, prepare_workdir, read_history
-from keras_resnet.variants import list_models
+from keras_resnet.weights.catalog import list_models
 
 PLOT, TABLE, RESULT = "degradation.png", "degradation.md", "degradation.json"
 

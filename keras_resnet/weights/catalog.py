@@ -68,27 +68,53 @@ _TORCHVISION_ROWS = (
 
 # timm's name of a network -> its tags (timm 1.0.31, list_pretrained); other hf://timm/<network>.<tag> work too
 TIMM = {
+    "ecaresnet26t": "ra2_in1k",
+    "ecaresnet50d": "miil_in1k",
+    "ecaresnet50t": "a1_in1k a2_in1k a3_in1k ra2_in1k",
+    "ecaresnet101d": "miil_in1k",
+    "ecaresnet269d": "ra2_in1k",
+    "ecaresnetlight": "miil_in1k",
     "resnet18": "a1_in1k a2_in1k a3_in1k fb_ssl_yfcc100m_ft_in1k fb_swsl_ig1b_ft_in1k gluon_in1k tv_in1k",
     "resnet18d": "ra2_in1k ra4_e3600_r224_in1k",
     "resnet26": "bt_in1k",
     "resnet26d": "bt_in1k",
+    "resnet26t": "ra2_in1k",
     "resnet34": "a1_in1k a2_in1k a3_in1k bt_in1k gluon_in1k ra4_e3600_r224_in1k tv_in1k",
     "resnet34d": "ra2_in1k",
     "resnet50": "a1_in1k a1h_in1k a2_in1k a3_in1k am_in1k b1k_in1k b2k_in1k bamboo bt_in1k c1_in1k c2_in1k d_in1k "
     "fb_ssl_yfcc100m_ft_in1k fb_swsl_ig1b_ft_in1k gluon_in1k ra_in1k ram_in1k tv2_in1k tv_in1k",
+    "resnet50c": "gluon_in1k",
+    "resnet50s": "gluon_in1k",
     "resnet50d": "a1_in1k a2_in1k a3_in1k gluon_in1k ra2_in1k ra4_e3600_r224_in1k",
     "resnet101": "a1_in1k a1h_in1k a2_in1k a3_in1k gluon_in1k tv2_in1k tv_in1k",
+    "resnet101c": "gluon_in1k",
     "resnet101d": "gluon_in1k ra2_in1k",
+    "resnet101s": "gluon_in1k",
     "resnet152": "a1_in1k a1h_in1k a2_in1k a3_in1k gluon_in1k tv2_in1k tv_in1k",
+    "resnet152c": "gluon_in1k",
     "resnet152d": "gluon_in1k ra2_in1k",
-    "resnetrs50": "tf_in1k",
+    "resnet152s": "gluon_in1k",
+    "resnet200d": "ra2_in1k",
+    **dict.fromkeys([f"resnetrs{depth}" for depth in (50, 101, 152, 200, 270, 350, 420)], "tf_in1k"),
     "resnetv2_50": "a1h_in1k",
     "resnetv2_101": "a1h_in1k",
     "resnext50_32x4d": "a1_in1k a1h_in1k a2_in1k a3_in1k fb_ssl_yfcc100m_ft_in1k fb_swsl_ig1b_ft_in1k gluon_in1k "
     "ra_in1k tv2_in1k tv_in1k",
+    "resnext50d_32x4d": "bt_in1k",
+    "resnext101_32x4d": "fb_ssl_yfcc100m_ft_in1k fb_swsl_ig1b_ft_in1k gluon_in1k",
     "resnext101_32x8d": "fb_ssl_yfcc100m_ft_in1k fb_swsl_ig1b_ft_in1k fb_wsl_ig1b_ft_in1k tv2_in1k tv_in1k",
+    "resnext101_32x16d": "fb_ssl_yfcc100m_ft_in1k fb_swsl_ig1b_ft_in1k fb_wsl_ig1b_ft_in1k",
+    "resnext101_32x32d": "fb_wsl_ig1b_ft_in1k",
     "resnext101_64x4d": "c1_in1k gluon_in1k tv_in1k",
     "seresnet50": "a1_in1k a2_in1k a3_in1k ra2_in1k",
+    "seresnet152d": "ra2_in1k",
+    "seresnext26d_32x4d": "bt_in1k",
+    "seresnext26t_32x4d": "bt_in1k",
+    "seresnext50_32x4d": "gluon_in1k racm_in1k",
+    "seresnext101_32x4d": "gluon_in1k",
+    "seresnext101_32x8d": "ah_in1k",
+    "seresnext101_64x4d": "gluon_in1k",
+    "seresnext101d_32x8d": "ah_in1k",
     "wide_resnet50_2": "racm_in1k tv2_in1k tv_in1k",
     "wide_resnet101_2": "tv2_in1k tv_in1k",
 }
@@ -120,6 +146,30 @@ IMAGENET1K_V1 for networks that keras.applications does not have."""
 def timm_name(name: str) -> str:
     """timm's name of a network of VARIANTS; timm's ResNets are the v1.5 networks."""
     return canonical_name(name).removesuffix("_v1_5")
+
+
+TIMM_NETWORKS = {
+    timm_name(name): name
+    for name, spec in VARIANTS.items()
+    if spec.stem != "cifar" and spec.shortcut in ("B", "pooled") and not spec.conv_bias
+}
+"""timm's name of a network -> ours, for every network of VARIANTS that timm has."""
+
+
+def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
+    """Names of the networks that match a shell-style pattern, in the order of VARIANTS.
+
+    >>> from keras_resnet import list_models
+    >>> list_models("resnext101_64*")
+    ['resnext101_64x4d']
+    >>> list_models("plain*"), list_models("plain*", pretrained=True)
+    (['plain18', 'plain34', 'plain20_cifar', 'plain32_cifar', 'plain44_cifar', 'plain56_cifar'], [])
+
+    Args:
+        pattern: shell-style wildcards, such as "*cifar*".
+        pretrained: whether to list only networks with published weights, those of `list_weights`.
+    """
+    return [name for name in fnmatch.filter(VARIANTS, pattern) if not pretrained or list_weights(name)]
 
 
 def list_weights(name: str, pattern: str = "*") -> list[str]:

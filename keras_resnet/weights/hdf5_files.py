@@ -38,6 +38,7 @@ _SMALL_DATASET_BYTES = 2**24
 _NOT_A_LAYER = re.compile(r"(^optimizer|(^|/)seed_generator(_\d+)?)(/|$)")
 _WEIGHT_NAMES = {
     "batch_normalization": (("gamma", "beta", "moving_mean", "moving_variance"), ("moving_mean", "moving_variance")),
+    "conv1d": (("kernel", "bias"), ("kernel",)),
     "conv2d": (("kernel", "bias"), ("kernel",)),
     "dense": (("kernel", "bias"), ("kernel",)),
     "depthwise_conv2d": (("kernel", "bias"), ("kernel",)),

@@ -96,6 +96,7 @@ _TORCHVISION = Layout(
         **{f"{i}_bn": f"bn{i}" for i in (1, 2, 3)},
         "se_reduce": "se.fc1",
         "se_expand": "se.fc2",
+        "eca_conv": "se.conv",
     },
     postactivation={"stride_on": "3x3", **_TORCH_SPEC},
 )
@@ -144,9 +145,11 @@ def detect_layout(names: Iterable[str], path: str | os.PathLike) -> Layout:
     )
 
 
-def get_layout(name: str) -> Layout:
-    """The Layout with this name."""
-    check_known("layout", name, LAYOUTS)
+def get_layout(name: str, spec: ResNetSpec) -> Layout:
+    """The Layout with this name; "timm" and "auto" are the one in which timm has networks like `spec`."""
+    check_known("layout", name, (*LAYOUTS, "auto"))
+    if name in ("timm", "auto"):
+        return _TIMM if spec.preactivation else _TORCHVISION
     return LAYOUTS[name]
 
 
@@ -221,7 +224,8 @@ def with_layer_names(arrays: Mapping[str, StoredArray], layers: Iterable[keras.L
     return {f"{names.get(layer, layer)}{slash}{weight}": array for layer, slash, weight, array in split}
 
 
-_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}  # torch's (out, in, height, width) -> Keras's; the same for (out, in)
+_AXES = {4: (2, 3, 1, 0), 3: (2, 1, 0), 2: (1, 0)}
+"""Number of axes of a kernel -> torch's axes in Keras's order; torch has (out, in, height, width)."""
 
 
 def to_keras_axes(array: StoredArray, name: str | None) -> StoredArray:

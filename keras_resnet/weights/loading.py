@@ -138,7 +138,7 @@ class NetworkWeights:
 def _open_network_weights(path, spec, layout="auto", source_preprocessing=None):
     """Yield the NetworkWeights of a file for a network like `spec`; `layout`: a name in LAYOUTS, or "auto"."""
     with open_weights(path) as file:
-        row = detect_layout(file.arrays, path) if layout == "auto" else get_layout(layout)
+        row = detect_layout(file.arrays, path) if layout == "auto" else get_layout(layout, spec)
         spec = match_spec_to_weights(spec, row, file.arrays, file.metadata["spec"])
         yield NetworkWeights(file, row, spec, source_preprocessing)
 

@@ -34,8 +34,8 @@ def save_weights(model: keras.Model, path: str | os.PathLike, layout: str = "ker
         model: network of this package.
         path: `.safetensors`, `.pth` / `.pt` / `.th` (PyTorch's zip format), `.h5` (as in keras.applications) or, in the
             layout "keras" only, Keras's `.weights.h5` and `.keras`.
-        layout: names and axes of the arrays: "keras", "torchvision" (also timm's post-activation networks), "timm" (its
-            pre-activation networks), "cifar", or "auto" for "torchvision" or "timm", whichever has such networks.
+        layout: names and axes of the arrays: "keras", "torchvision", "cifar", or "timm", whose post-activation networks
+            have torchvision's names. "auto" is the same as "timm".
 
     Raises:
         ValueError: if the layout has no such networks, or has them with another stride placement, biases or epsilon:
@@ -43,7 +43,7 @@ def save_weights(model: keras.Model, path: str | os.PathLike, layout: str = "ker
         OSError: if the folder does not exist or is not writable.
     """
     spec, path = require_spec(model), Path(path)
-    row = get_layout(("timm" if spec.preactivation else "torchvision") if layout == "auto" else layout)
+    row = get_layout(layout, spec)
     metadata = json.dumps({"spec": spec.to_config(), "info": model_info(model)})
     if row.is_keras and path.name.endswith((".weights.h5", ".keras")):
         import h5py

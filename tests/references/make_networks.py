@@ -129,6 +129,8 @@ _50D = {"widths": (4, 8, 12, 16), "stem_width": 8}
 _18D = {"widths": (8, 16, 24, 32), "stem_width": 8}
 _SE18 = {"widths": (8, 16, 24, 32), "stem_width": 64}
 _SE50 = {"widths": (4, 8, 16, 48), "stem_width": 64, "depths": (2, 2, 2, 1)}
+_T26 = dict(_50D, stem_width=64)
+_SEX = {"widths": (8, 16, 24, 32), "stem_width": 64, "groups": 4, "group_width": 16}
 _V2 = {"widths": (8, 16, 24, 32), "stem_width": 8, "depths": (2, 2, 2, 2)}
 
 ROWS = {
@@ -145,6 +147,12 @@ ROWS = {
     "seresnet18": _timm("seresnet18", _SE18),
     "seresnet50": _timm("seresnet50", _SE50, layers=(2, 2, 2, 1)),
     "resnetrs50": _timm("resnetrs50", _50D, stem_width=4),
+    "resnet50c": _timm("resnet50c", _50D, stem_width=4),
+    "resnet50s": _timm("resnet50s", dict(_50D, stem_width=16), stem_width=8),
+    "resnet26t": _timm("resnet26t", _T26),
+    "seresnext26d_32x4d": _timm("seresnext26d_32x4d", _SEX, cardinality=4, base_width=16),
+    "ecaresnet26t": _timm("ecaresnet26t", _T26),
+    "ecaresnetlight": _timm("ecaresnetlight", dict(_26, depths=(1, 1, 2, 1)), layers=(1, 1, 2, 1)),
     "resnetv2_50": _timm("resnetv2_50", _V2, channels=(32, 64, 96, 128), stem_chs=8, layers=(2, 2, 2, 2)),
 }
 ROWS |= {
@@ -218,6 +226,18 @@ def save_weights(state, path):
     save_file({name: value.half() if value.is_floating_point() else value for name, value in state.items()}, path)
 
 
+def cost(name):
+    """[parameters, multiply-adds of its convolutions and linear layers] of timm's network at 224 x 224."""
+    model = timm.create_model(name, device="meta").eval()
+    counts = []
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Linear)):
+            count = lambda m, _, y: counts.append(m.weight.numel() * (y[0].numel() // y.shape[1]))  # noqa: E731
+            module.register_forward_hook(count)
+    model(torch.zeros(1, 3, 224, 224, device="meta"))
+    return [sum(parameter.numel() for parameter in model.parameters()), sum(counts)]
+
+
 def write_narrow(folder):
     """Write every network of ROWS, and index.json, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -241,8 +261,11 @@ def write_narrow(folder):
             "weights": row.weights or name,
             "call": row.call,
         }
+    costs = {name: cost(name) for module in ("resnet", "resnetv2") for name in timm.list_models(module=module)}
     versions = {package: importlib.metadata.version(package) for package in ("torch", "torchvision", "timm")}
-    (folder / "index.json").write_text(json.dumps({"versions": versions, "networks": index}, indent=1) + "\n")
+    (folder / "index.json").write_text(
+        json.dumps({"versions": versions, "networks": index, "timm": costs}, indent=1) + "\n"
+    )
 
 
 def write_full(folder, names):
