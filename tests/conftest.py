@@ -24,6 +24,12 @@ def test_data():
     return Path(folder)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Manifests of temporary folders are not written into the user's cache."""
+    os.environ["KERAS_RESNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def _fresh_keras():
     """Resets layer names, the random state, the precision and the data format between tests."""

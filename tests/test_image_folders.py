@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from keras_resnet.data import datasets
-from keras_resnet.data.image_files import load_image
 from keras_resnet.data.image_folders import load_folder
 from keras_resnet.data.sources import load_dataset
 
@@ -195,20 +194,3 @@ def test_invalid_folders_raise(tmp_path, names, message):
 def test_file_instead_of_folder_raises(tmp_path):
     with pytest.raises(NotADirectoryError, match="Expected a folder with a folder for each class"):
         load_dataset(save_images(tmp_path, "a.png") / "a.png")
-
-
-def test_photographs_are_upright_as_in_predict(tmp_path):
-    """TensorFlow ignores the EXIF orientation."""
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), "uint8"))
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    for name in ("ants", "bees"):
-        (tmp_path / name).mkdir()
-        for number in range(2):
-            image.save(tmp_path / name / f"{number}.jpg", exif=turned, quality=95)
-    split = load_folder(tmp_path, validation_split=2).train
-    import tensorflow as tf
-
-    decoded = tf.io.decode_image(split.images[0]).numpy()
-    np.testing.assert_array_equal(decoded, np.asarray(load_image(tmp_path / "ants" / "0.jpg")))
-    assert decoded.shape == (30, 20, 3)

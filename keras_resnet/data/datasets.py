@@ -49,6 +49,8 @@ class Split:
     """(N, H, W, C) uint8; or (N,) encoded files (bytes, dtype object); or (N,) paths (str)."""
     labels: np.ndarray
     """(N,) int32: the class of each image; or multi-label (N, K) uint8: 1 for each class of the image, else 0."""
+    orientations: np.ndarray | None = None
+    """(N,) uint8: EXIF orientations of the files, from 1 to 8; None if all are upright. Pixels are upright."""
 
     def __post_init__(self):
         shape, dtype = self.images.shape, self.images.dtype
@@ -65,12 +67,16 @@ class Split:
                 f"`labels` should be {shape[0]} integers, one for each image, or ({shape[0]}, classes) uint8 zeros and "
                 f"ones. Received: labels of shape {self.labels.shape}, {self.labels.dtype}"
             )
+        turned = self.orientations
+        if turned is not None and (turned.shape != shape or turned.dtype != np.uint8 or not (turned - 1 < 8).all()):
+            raise value_error("orientations", turned, f"{shape[0]} numbers from 1 to 8 (uint8), for encoded files")
 
     def __len__(self):
         return len(self.labels)
 
     def __getitem__(self, indices):
-        return Split(self.images[indices], self.labels[indices])
+        turned = self.orientations
+        return Split(self.images[indices], self.labels[indices], None if turned is None else turned[indices])
 
     @property
     def multi_label(self) -> bool:

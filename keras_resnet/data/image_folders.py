@@ -1,9 +1,7 @@
 """Folders of class folders -> Dataset. Every file is checked before training begins."""
 
-import io
-import os
-import stat
 import warnings
+from importlib.metadata import version
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -22,17 +20,17 @@ from keras_resnet.data.image_files import (
     UnreadableImageError,
     format_errors,
     images_in_folder,
-    load_image,
+    orientation_of,
     raise_if_unreadable,
     with_pil_image,
 )
+from keras_resnet.data.manifests import read_files
 
 TEST_FOLDER_NAMES = ("val", "valid", "validation", "test")
 """Names of a test folder beside "train"; the first one that exists is used."""
 TENSORFLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 """Formats that TensorFlow decodes as well."""
 TENSORFLOW_SUFFIXES = " ".join(suffix for name in TENSORFLOW_FORMATS for suffix in FORMATS[name])
-EXIF_ORIENTATION = 0x0112
 
 
 def load_folder(path, validation_split=None, skip_bad=False):
@@ -41,8 +39,7 @@ def load_folder(path, validation_split=None, skip_bad=False):
     The folder has either PATH/train/<class>/... and PATH/val/<class>/... (or another of TEST_FOLDER_NAMES), or
     PATH/<class>/..., whose images are split: by default, a fifth is held out for testing. Images in subfolders of a
     class folder belong to the class, links are followed, hidden files and files with other suffixes are ignored. Files
-    that fit in memory are kept there, turned upright as EXIF says; otherwise paths are kept, and TensorFlow, which
-    reads them, ignores EXIF. With `skip_bad`, a warning lists the unreadable files.
+    that fit in memory are kept there. With `skip_bad`, a warning lists the unreadable files.
 
     Raises:
         ValueError: for fewer than two class folders, a class without images, different classes in training and test
@@ -76,8 +73,9 @@ def load_training_files(groups, class_names, folder, held_out=None, skip_bad=Fal
     Raises:
         ValueError: for unreadable images without `skip_bad`, and for a class without a readable image.
     """
-    keep = fits_in_memory(sum(os.path.getsize(path) for group in groups for path, _ in group if os.path.isfile(path)))
-    splits, skipped = _read_splits(groups, folder, skip_bad, lambda path: _read_for_training(path, keep))
+    groups, skipped = _check_files(groups, "training", folder, skip_bad)
+    keep = fits_in_memory(sum(record.size for group in groups for _, _, record in group))
+    splits = [_training_split(group, keep) for group in groups]
     if skipped:
         message = f"Skipped {len(skipped)} unreadable images in {folder}:\n  {format_errors(skipped)}"
         warnings.warn(message, stacklevel=4)
@@ -114,10 +112,8 @@ def load_test_files(labelled_paths, class_names, folder, skip_bad=False):
             f"the class of each image. Received: path={str(folder)!r}"
         )
 
-    def check_header(path):
-        return with_pil_image(path, lambda image: path)
-
-    (test,), skipped = _read_splits([labelled_paths], folder, skip_bad, check_header)
+    (readable,), skipped = _check_files([labelled_paths], "header", folder, skip_bad)
+    test = _split(readable)
     if not len(test):
         raise ValueError(f"Expected readable images. Received: none of {len(labelled_paths)} in {folder}")
     return Dataset(folder.resolve().name, None, test, class_names, default_preprocessing((None, None, 3)), skipped)
@@ -163,63 +159,46 @@ def _labelled_paths(images_by_class):
     return [(path, label) for label, paths in enumerate(images_by_class.values()) for path in paths]
 
 
-def _read_splits(groups, folder, skip_bad, read):
-    """Reads the files of groups of (path, label) in threads.
-
-    Args:
-        read: function path -> path or contents, which raises for an unreadable file.
-
-    Returns:
-        (a Split for each group, messages about the unreadable files).
-    """
-    paths = [path for group in groups for path, _ in group]
-    with ThreadPool() as threads:
-        results = threads.imap(lambda path: _try_to_read(path, read), paths, chunksize=16)
-        results = dict(zip(paths, results, strict=True))
-    errors = tuple(f"{path} ({error})" for path, (_, error) in results.items() if error)
+def _check_files(groups, check, folder, skip_bad):
+    """Groups of (path, label) -> (groups of (path, label, FileRecord) without the unreadable files, their messages)."""
+    function, libraries = CHECKS[check]
+    kind = " ".join([check, *(f"{library} {version(library)}" for library in libraries)])
+    records = read_files(function, [path for group in groups for path, _ in group], folder, kind)
+    errors = tuple(f"{path} ({record.error})" for path, record in records.items() if record.error is not None)
     raise_if_unreadable(errors, skip_bad, folder)
-    splits = []
-    for group in groups:
-        images = [(results[path][0], label) for path, label in group if not results[path][1]]
-        dtype = object if images and isinstance(images[0][0], bytes) else str
-        labels = [label for _, label in images]
-        splits.append(
-            Split(
-                np.array([i for i, _ in images], dtype), np.array(labels, "uint8" if np.ndim(labels) == 2 else "int32")
-            )
-        )
-    return splits, errors
+    readable = [[(*row, records[row[0]]) for row in group if records[row[0]].error is None] for group in groups]
+    return readable, errors
 
 
-def _try_to_read(path, read):
-    """(result of `read`, None), or (None, why the file cannot be read)."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would block
-            return None, "not a file"
-        return read(path), None
-    except OSError as error:
-        return None, error.strerror
-    except UnreadableImageError as error:
-        return None, error.reason
+def _split(group):
+    """A Split of the paths in a group of (path, label, FileRecord)."""
+    labels = [label for _, label, _ in group]
+    dtype = "uint8" if np.ndim(labels) == 2 else "int32"
+    return Split(np.array([path for path, *_ in group], str), np.array(labels, dtype))
 
 
-def _read_for_training(path, keep):
-    """The contents of an image file, or its path if contents are not kept."""
-    contents = Path(path).read_bytes()
-    _check_decodable(contents)
-    if not keep:
-        return path
-    if with_pil_image(contents, lambda image: image.getexif().get(EXIF_ORIENTATION, 1)) == 1:
-        return contents
-    upright = io.BytesIO()
-    load_image(contents).save(upright, "PNG")
-    return upright.getvalue()
+def _training_split(group, keep):
+    """A Split as `_split`, with orientations; of the files' contents if they are kept in memory."""
+    split = _split(group)
+    with ThreadPool() as threads:
+        contents = threads.map(lambda path: Path(path).read_bytes(), split.images if keep else [], chunksize=16)
+    orientations = np.array([record.result for _, _, record in group], "uint8")
+    is_turned = bool((orientations > 1).any())
+    return Split(
+        np.array(contents, object) if keep else split.images, split.labels, orientations if is_turned else None
+    )
 
 
-def _check_decodable(contents):
-    """Raises UnreadableImageError unless Pillow identifies an image that TensorFlow can decode."""
+def _check_header(path):
+    """Whether Pillow identifies an image; raises UnreadableImageError otherwise."""
+    return with_pil_image(path, lambda image: True)
+
+
+def _check_decodable(path):
+    """EXIF orientation of an image that TensorFlow can decode; raises UnreadableImageError for other files."""
     import tensorflow as tf
 
+    contents = Path(path).read_bytes()
     name, mode = with_pil_image(contents, lambda image: (image.format, image.mode))
     has_palette = name == "BMP" and mode in ("1", "P")  # TensorFlow would read the indices as grey
     if name not in TENSORFLOW_FORMATS or has_palette:
@@ -232,3 +211,8 @@ def _check_decodable(contents):
             tf.io.decode_image(contents, channels=3, expand_animations=False)
     except tf.errors.OpError as error:
         raise UnreadableImageError(f"{len(contents)} bytes", "damaged or truncated") from error
+    return with_pil_image(contents, orientation_of)
+
+
+CHECKS = {"header": (_check_header, ["pillow"]), "training": (_check_decodable, ["pillow", "tensorflow"])}
+"""Name -> (function of a path, libraries whose versions its result depends on)."""

@@ -124,11 +124,12 @@ def _tensorflow_batches(dataset, recipe, steps):
     preprocessing, crop, policy = dataset.preprocessing, TRAIN_CROPS[recipe.crop], POLICIES[recipe.policy]
     size = recipe.train_size or preprocessing.size
 
-    def read(position, image, label):
+    def read(position, image, label, orientation=None):
         """The cropped and augmented uint8 (H, W, C), and the label."""
-        random, contents = TensorFlowRandom.of_image(steps.seed, position), _contents(dataset.train, image)
-        box = crop.crop_box(*image_size(contents), recipe, preprocessing, random)
-        pixels = read_crop(contents, box, size, preprocessing.channels, fast=True)
+        random = TensorFlowRandom.of_image(steps.seed, position)
+        contents, orientation = _contents(dataset.train, image, orientation)
+        box = crop.crop_box(*image_size(contents, orientation), recipe, preprocessing, random)
+        pixels = read_crop(contents, box, size, preprocessing.channels, orientation=orientation, fast=True)
         for operation in zip(*map(tf.unstack, policy.sample(random, recipe)), strict=True):
             pixels = apply_operation(pixels, policy, *operation)
         return pixels, label
@@ -155,21 +156,20 @@ def _shuffled_indices(positions, split, steps):
 
 
 def _examples(split, steps, rows):
-    """tf.data.Dataset of (position in the run, encoded file or pixels, label), one by one."""
+    """tf.data.Dataset of (position in the run, *columns of `_columns`), one by one."""
     import tensorflow as tf
 
     if not isinstance(split, Split):
         return _stream_examples(split, steps)
     with tf.device("CPU"):
-        images = tf.constant(split.images if split.is_decoded else split.images.tolist())
-        labels = tf.constant(split.labels)
+        columns = [tf.constant(column) for column in _columns(split)]
     positions = tf.data.Dataset.range(steps.first, steps.numbers.stop).flat_map(
         lambda step: tf.data.Dataset.from_tensor_slices(step * steps.batch_size + rows)
     )
 
     def example(position):
         index = _shuffled_indices(position[None], split, steps)[0]
-        return position, images[index], labels[index]
+        return position, *(column[index] for column in columns)
 
     return positions.map(example)
 
@@ -196,11 +196,22 @@ def _stream_examples(split, steps):
     return examples.filter(in_part).map(lambda position, example: (position, *example))
 
 
-def _contents(split, image):
-    """The contents of the file, if the images are paths."""
+def _columns(split):
+    """Pixels, files or paths of a Split, their labels, and their orientations if not all are upright."""
+    images = split.images if split.is_decoded else split.images.tolist()
+    return (images, split.labels) if split.orientations is None else (images, split.labels, split.orientations)
+
+
+def _contents(split, image, orientation):
+    """(pixels or the contents of the file, orientation or None)."""
     import tensorflow as tf
 
-    return tf.io.read_file(image) if split.has_paths else image
+    from keras_resnet.data.orientations import exif_orientation
+
+    contents = tf.io.read_file(image) if split.has_paths else image
+    if isinstance(split, Split) or contents.dtype != tf.string:
+        return contents, orientation
+    return contents, exif_orientation(contents)
 
 
 def evaluation_batches(split, dataset, batch_size, share=(0, 1)):
@@ -236,19 +247,17 @@ def _test_examples(split, preprocessing, share):
     from keras_resnet.data.tensorflow_images import image_size, read_crop
 
     size, channels, interpolation = preprocessing.size, preprocessing.channels, preprocessing.interpolation
-    if isinstance(split, Split):
-        images = split.images if split.is_decoded else split.images.tolist()
-        examples = tf.data.Dataset.from_tensor_slices((images, split.labels))
-    else:
-        examples = split.examples(None)
+    is_split = isinstance(split, Split)
+    examples = tf.data.Dataset.from_tensor_slices(_columns(split)) if is_split else split.examples(None)
     examples = examples.shard(share[1], share[0])
     if preprocessing.resize is None and _has_input_shape(split, size, channels):
         return examples
 
-    def read(image, label):
-        contents = _contents(split, image)
-        box = test_crop_box(*image_size(contents), preprocessing)
-        return read_crop(contents, box, size, channels, interpolation=interpolation), label
+    def read(image, label, orientation=None):
+        contents, orientation = _contents(split, image, orientation)
+        box = test_crop_box(*image_size(contents, orientation), preprocessing)
+        crop = read_crop(contents, box, size, channels, orientation=orientation, interpolation=interpolation)
+        return crop, label
 
     return examples.map(read, tf.data.AUTOTUNE)
 

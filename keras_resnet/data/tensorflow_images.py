@@ -5,6 +5,8 @@
 
 import tensorflow as tf
 
+from keras_resnet.data.orientations import stored_box, turn_upright, upright_size
+
 KERNELS = {
     # interpolation -> (kernel of ScaleAndTranslate, its radius in pixels, whether it widens when images shrink)
     "nearest": ("box", 0.5, False),
@@ -15,42 +17,49 @@ KERNELS = {
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as in Pillow
 
 
-def image_size(image):
-    """(height, width) of an encoded image or of pixels, as int32 scalars. Only the header of JPEG and PNG is read."""
+def image_size(image, orientation=None):
+    """(height, width) of an encoded image or of pixels, int32 scalars. Only the header of JPEG and PNG is read.
+
+    `orientation`: EXIF orientation from 1 to 8, None for upright.
+    """
+    return tuple(tf.unstack(upright_size(_stored_size(image), orientation)))
+
+
+def _stored_size(image):
+    """(2,) height and width, whatever the orientation."""
     if image.dtype != tf.string:
-        shape = tf.shape(image)
-        return shape[0], shape[1]
+        return tf.shape(image)[:2]
 
     def png_size():
         """Width and height follow 8 bytes of signature and 8 bytes of chunk header."""
         sides = tf.io.decode_raw(tf.strings.substr(image, 16, 8), "int32", little_endian=False)
         return tf.ensure_shape(sides, (2,))[::-1]
 
-    shape = tf.case(
+    return tf.case(
         [
             (tf.io.is_jpeg(image), lambda: tf.io.extract_jpeg_shape(image)[:2]),
             (_is_png(image), png_size),
         ],
         default=lambda: tf.shape(tf.io.decode_image(image, expand_animations=False))[:2],
     )
-    return shape[0], shape[1]
 
 
 def _is_png(contents):
     return tf.strings.substr(contents, 0, 8) == b"\x89PNG\r\n\x1a\n"
 
 
-def read_crop(image, box, size, channels, *, fast=False, interpolation="bilinear"):
+def read_crop(image, box, size, channels, *, orientation=None, fast=False, interpolation="bilinear"):
     """Reads a crop of an image and resizes it to a square, antialiased as in Pillow.
 
     JPEG is decoded only inside the box. Pixels around the box contribute as far as the interpolation kernel reaches, as
-    in an image that is resized before it is cropped. Transparent pixels become white. The EXIF orientation is ignored.
+    in an image that is resized before it is cropped. Transparent pixels become white.
 
     Args:
         image: encoded JPEG, PNG, GIF or BMP as a string scalar; or (H, W, C) uint8, grey or RGB.
-        box: crop box.
+        box: crop box of the upright image.
         size: side of the square.
         channels: 3 for RGB, 1 for grey.
+        orientation: EXIF orientation of an encoded image, from 1 to 8; None for upright.
         fast: whether JPEG is decoded with a faster, less exact inverse DCT, which is good enough for training.
         interpolation: a name in KERNELS.
 
@@ -58,6 +67,8 @@ def read_crop(image, box, size, channels, *, fast=False, interpolation="bilinear
         (size, size, channels) uint8. For other contents, executing it raises tf.errors.InvalidArgumentError.
     """
     kernel, radius, antialias = KERNELS[interpolation]
+    if orientation is not None:
+        box = stored_box(box, _stored_size(image), orientation)
     corner, sides = box[:2], box[2:]
     # One more pixel: the outermost columns of a partly decoded JPEG lack the colour of their neighbours
     margin = radius * tf.maximum(sides / size, 1) + 1
@@ -72,7 +83,8 @@ def read_crop(image, box, size, channels, *, fast=False, interpolation="bilinear
         kernel_type=kernel,
         antialias=antialias,
     )
-    return tf.saturate_cast(tf.round(tf.ensure_shape(square[0], (size, size, channels))), "uint8")
+    pixels = tf.saturate_cast(tf.round(tf.ensure_shape(square[0], (size, size, channels))), "uint8")
+    return turn_upright(pixels, orientation)
 
 
 def _decode_part(image, start, stop, channels, dct_method):

@@ -5,11 +5,13 @@ import re
 import shutil
 import sys
 from contextlib import contextmanager, redirect_stdout, suppress
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
 
 from keras_resnet.data.datasets import Dataset, Split, Stream, default_preprocessing, fits_in_memory, num_held_out
+from keras_resnet.data.image_files import exif_orientation
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import unknown_name_error, value_error
 
@@ -141,7 +143,11 @@ class _Source:
             raise OSError(
                 f"Expected a complete dataset in {self.builder.data_path}. Received: damaged files ({_one_line(error)})"
             ) from error
-        return Split(images, labels)
+        if shape:
+            return Split(images, labels)
+        with ThreadPool() as threads:
+            orientations = np.array(threads.map(exif_orientation, images), "uint8")
+        return Split(images, labels, orientations)
 
     def _stream(self, split):
         """A Stream of encoded files, shuffled by the order of the shards and by a buffer."""
