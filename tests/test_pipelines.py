@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,9 +12,10 @@ from scipy.stats import hypergeom
 from keras_resnet import Recipe, from_arrays
 from keras_resnet.data import datasets
 from keras_resnet.data.datasets import Dataset, Split, Stream
-from keras_resnet.data.pipelines import StepRange, _numpy_batches, evaluation_batches, training_batches
+from keras_resnet.data.pipelines import StepRange, evaluation_batches, training_batches
 from keras_resnet.data.preprocessing import Normalization, Preprocessing
 from keras_resnet.data.random_numbers import NumPyRandom, TensorFlowRandom
+from keras_resnet.data.threaded_batches import shuffled_batches
 
 PLAIN = Recipe(epochs=1, batch_size=10)
 BARE = Recipe(epochs=1, batch_size=25)
@@ -47,8 +49,7 @@ def encode_png(image):
 
 def stream(dataset):
     """The same images as a Stream."""
-    import tensorflow as tf
-
+    tf = pytest.importorskip("tensorflow")
     whole = files(dataset)
 
     def examples(seed):
@@ -61,11 +62,18 @@ def stream(dataset):
 KINDS = {"pixels": lambda dataset: dataset, "files": files, "stream": stream}
 
 
+def tests_of(dataset, *arguments):
+    """List of the batches of the test images."""
+    batches = evaluation_batches(dataset.test, dataset, *arguments)
+    return [batches[i] for i in range(len(batches))] if isinstance(batches, keras.utils.PyDataset) else list(batches)
+
+
 def indices_of(batches):
     """Indices of the images in some batches."""
     return [int(index) for images, _ in batches for index in np.asarray(images)[:, 4, 4, 0]]
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_epoch_is_another_permutation_of_the_images(kind, numbered):
     dataset = KINDS[kind](numbered)
@@ -91,6 +99,7 @@ def test_batches_of_sorted_classes_are_mixed_as_at_random(count):
     assert np.std(list(batches)) == pytest.approx(hypergeom(count, count // 2, 25).std(), rel=0.15)
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_has_the_same_batches(kind, numbered):
     dataset = KINDS[kind](numbered)
@@ -104,6 +113,7 @@ def test_a_resumed_run_has_the_same_batches(kind, numbered):
     assert not np.array_equal(whole[0][0], other[0][0])
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_of_a_batch_equal_the_whole_batch(kind, numbered):
     recipe = replace(PLAIN, crop="pad", flip=True, erasing=0.3)
@@ -115,6 +125,7 @@ def test_parts_of_a_batch_equal_the_whole_batch(kind, numbered):
         np.testing.assert_array_equal(y, np.concatenate([y0, y1]))
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize("kind", KINDS)
 def test_repeats_are_consecutive(kind, numbered):
     seen = indices_of(training_batches(KINDS[kind](numbered), replace(PLAIN, repeats=3), 7, first=1))
@@ -126,7 +137,7 @@ def test_repeats_are_consecutive(kind, numbered):
 def test_numpy_batches_are_permutations_and_resume(numbered):
     def read(first, count):
         steps = StepRange(first, count, batch_size=10, part=slice(0, 10), seed=3, repeats=1)
-        return [(x[:, 0, 0, 0].tolist(), y.tolist()) for _, x, y in _numpy_batches(numbered.train, steps)]
+        return [(x[:, 0, 0, 0].tolist(), y.tolist()) for _, x, y in shuffled_batches(numbered.train, steps)]
 
     whole = read(0, 31)
     seen = [number for x, _ in whole for number in x]
@@ -134,6 +145,7 @@ def test_numpy_batches_are_permutations_and_resume(numbered):
     assert read(11, 20) == whole[11:] and all(y == [number % 4 for number in x] for x, y in whole)
 
 
+@pytest.mark.portable
 def test_pad_shifts_images_by_at_most_the_padding():
     image = np.zeros((8, 8, 1), "uint8")
     image[4, 4] = 200
@@ -145,22 +157,24 @@ def test_pad_shifts_images_by_at_most_the_padding():
     assert positions == {(row, column) for row in range(2, 7) for column in range(2, 7)}
 
 
+@pytest.mark.portable
 def test_evaluation_batches_are_in_order(numbered):
     for dataset in (numbered, files(numbered)):
-        batches = list(evaluation_batches(dataset.test, dataset, 10))
+        batches = tests_of(dataset, 10)
         assert [len(x) for x, _ in batches] == [10, 10, 3]
         assert indices_of(batches) == list(range(23))
-        halves = [indices_of(evaluation_batches(dataset.test, dataset, 10, (part, 2))) for part in (0, 1)]
+        halves = [indices_of(tests_of(dataset, 10, (part, 2))) for part in (0, 1)]
         assert halves == [list(range(0, 23, 2)), list(range(1, 23, 2))]
 
 
+@pytest.mark.portable
 def test_evaluation_batches_equal_preprocessing(test_data):
     """The pipeline against Pillow on real photographs: the same model input up to rounding."""
     paths = sorted((test_data / "imagenet_sample").glob("*.JPEG"))[:8]
     preprocessing = Preprocessing("torch", size=224, resize=256)
     split = Split(np.array([path.read_bytes() for path in paths], object), np.zeros(8, "int32"))
     dataset = Dataset("photographs", split, split, ("all",), preprocessing)
-    ((images, _),) = evaluation_batches(split, dataset, 8)
+    ((images, _),) = tests_of(dataset, 8)
     assert np.abs(np.asarray(images) - preprocessing(paths)).mean() < 0.01
 
 
@@ -184,6 +198,7 @@ def test_random_numbers_have_their_distributions_and_depend_on_seed_and_step(ran
     assert abs(np.mean(samples) - 0.5) < 0.08 and abs(np.var(samples) - 1 / 5.6) < 0.03
 
 
+@pytest.mark.portable
 def test_images_larger_than_memory_are_read_from_their_paths(numbered, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "MEMORY_FRACTION", 0)
     for number, image in enumerate(numbered.train.images):
@@ -198,6 +213,7 @@ def test_images_larger_than_memory_are_read_from_their_paths(numbered, tmp_path,
     assert len(set(seen)) == 80
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_are_converted_to_the_channels_of_the_preprocessing(channels):
     """Grey to RGB and RGB to grey, as in Pillow."""
@@ -207,7 +223,7 @@ def test_images_are_converted_to_the_channels_of_the_preprocessing(channels):
     expected = [np.asarray(Image.fromarray(image.squeeze(), given).convert(mode)) for image in images]
     dataset = from_arrays((images, [0, 1] * 3), (images, [0, 1] * 3))
     dataset = replace(dataset, preprocessing=replace(UNNORMALISED, channels=channels))
-    (shown, _), *_ = evaluation_batches(dataset.test, dataset, 6)
+    (shown, _), *_ = tests_of(dataset, 6)
     np.testing.assert_allclose(np.squeeze(shown), expected, atol=1)
     (seen, _), *_ = training_batches(dataset, replace(PLAIN, batch_size=6), 1)
     sums = [sorted(np.reshape(some, (6, -1)).astype("float64").sum(axis=1)) for some in (seen, expected)]

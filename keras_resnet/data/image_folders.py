@@ -5,6 +5,7 @@ from importlib.metadata import version
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from keras_resnet.data.datasets import (
@@ -73,7 +74,8 @@ def load_training_files(groups, class_names, folder, held_out=None, skip_bad=Fal
     Raises:
         ValueError: for unreadable images without `skip_bad`, and for a class without a readable image.
     """
-    groups, skipped = _check_files(groups, "training", folder, skip_bad)
+    reader = "tensorflow" if keras.backend.backend() == "tensorflow" else "pillow"
+    groups, skipped = _check_files(groups, reader, folder, skip_bad)
     keep = fits_in_memory(sum(record.size for group in groups for _, _, record in group))
     splits = [_training_split(group, keep) for group in groups]
     if skipped:
@@ -194,7 +196,18 @@ def _check_header(path):
     return with_pil_image(path, lambda image: True)
 
 
-def _check_decodable(path):
+def _check_with_pillow(path):
+    """EXIF orientation of an image that Pillow can decode; raises UnreadableImageError for other files."""
+
+    def decode(image):
+        image.draft(image.mode, (1, 1))  # JPEG at an eighth of its size: reads all data at little cost
+        image.load()
+        return orientation_of(image)
+
+    return with_pil_image(path, decode)
+
+
+def _check_with_tensorflow(path):
     """EXIF orientation of an image that TensorFlow can decode; raises UnreadableImageError for other files."""
     import tensorflow as tf
 
@@ -214,5 +227,9 @@ def _check_decodable(path):
     return with_pil_image(contents, orientation_of)
 
 
-CHECKS = {"header": (_check_header, ["pillow"]), "training": (_check_decodable, ["pillow", "tensorflow"])}
+CHECKS = {
+    "header": (_check_header, ["pillow"]),
+    "pillow": (_check_with_pillow, ["pillow"]),
+    "tensorflow": (_check_with_tensorflow, ["pillow", "tensorflow"]),
+}
 """Name -> (function of a path, libraries whose versions its result depends on)."""

@@ -5,7 +5,8 @@ step, and the augmentation of an image does not depend on the number of machines
 """
 
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import reduce
+from itertools import islice
 
 import keras
 import numpy as np
@@ -15,8 +16,16 @@ from keras_resnet.data.auto_augment import POLICIES
 from keras_resnet.data.class_balance import Oversampling, class_weights, oversampling
 from keras_resnet.data.crops import test_crop_box
 from keras_resnet.data.datasets import Split
+from keras_resnet.data.prefetch import map_in_threads
 from keras_resnet.data.preprocessing import preprocess_input
 from keras_resnet.data.random_numbers import NumPyRandom, TensorFlowRandom
+from keras_resnet.data.threaded_batches import (
+    EvaluationBatches,
+    has_input_shape,
+    needs_no_crop,
+    read_batch,
+    shuffled_batches,
+)
 
 
 @dataclass(frozen=True)
@@ -51,56 +60,39 @@ def training_batches(dataset, recipe, steps, seed=0, first=0, share=(0, 1)):
 
     Returns:
         Images (B, H, W, C) float32, labels (B, K) float32 and, if the recipe has `class_weight`, weights (B,) float32:
-        on the TensorFlow backend a tf.data.Dataset; otherwise an iterator, which does not need TensorFlow for images in
-        memory that are not changed one by one.
+        on the TensorFlow backend a tf.data.Dataset; otherwise an iterator, of images that threads read with Pillow.
     """
     size = recipe.batch_size // share[1]
     part = slice(share[0] * size, (share[0] + 1) * size)
     steps = StepRange(first, steps, recipe.batch_size, part, seed, recipe.repeats, oversampling(dataset, recipe))
-    num_classes, mode = len(dataset.class_names), dataset.preprocessing.mode
-    weights = class_weights(dataset, recipe.class_weight)
+    num_classes, preprocessing = len(dataset.class_names), dataset.preprocessing
+    weights, is_batchwise = class_weights(dataset, recipe.class_weight), _is_batchwise(dataset, recipe)
 
-    def augment(random, step, images, labels):
-        random = random(seed, step, (recipe.batch_size, part))
-        return augment_batch(images, labels, recipe, num_classes, mode, random, weights)
+    def augment(random, images, labels):
+        return augment_batch(images, labels, recipe, num_classes, preprocessing.mode, random, weights)
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        batches = _tensorflow_batches(dataset, recipe, steps)
-        batches = batches.map(lambda *batch: augment(TensorFlowRandom, *batch), tf.data.AUTOTUNE)
-        return batches.prefetch(tf.data.AUTOTUNE)
-    if _is_batchwise(dataset, recipe):
-        batches = _numpy_batches(dataset.train, steps)
-    else:
-        batches = _tensorflow_batches(dataset, recipe, steps).as_numpy_iterator()
-    return (augment(NumPyRandom, *batch) for batch in batches)
+        def finish(step, images, labels):
+            return augment(TensorFlowRandom(seed, step, (recipe.batch_size, part)), images, labels)
+
+        return _tensorflow_batches(dataset, recipe, steps).map(finish, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+    def read_and_augment(batch):
+        step, images, labels = batch
+        random = NumPyRandom(seed, step, (recipe.batch_size, part))
+        return augment(random, images if is_batchwise else read_batch(images, recipe, preprocessing, random), labels)
+
+    make_batches = shuffled_batches if isinstance(dataset.train, Split) else _stream_batches
+    return map_in_threads(read_and_augment, make_batches(dataset.train, steps))
 
 
 def _is_batchwise(dataset, recipe):
     """Whether images are decoded, of the input size, and only augmented in batches."""
     crop, size = TRAIN_CROPS[recipe.crop], recipe.train_size or dataset.preprocessing.size
     unchanged = crop.function is None and recipe.policy == "none"
-    return unchanged and _has_input_shape(dataset.train, size, dataset.preprocessing.channels)
-
-
-def _has_input_shape(split, size, channels):
-    return split.is_decoded and split.images.shape[1:] == (size, size, channels)
-
-
-def _numpy_batches(split, steps):
-    """Yields (step, images, labels) as NumPy arrays, in the order of one permutation per epoch."""
-    length = len(steps.oversampling or split)
-
-    @lru_cache(1)
-    def order(epoch):
-        places = np.random.default_rng((steps.seed, epoch, 0)).permutation(length)
-        return steps.oversampling.image_indices(places, epoch, np.take) if steps.oversampling else places
-
-    for step in steps.numbers:
-        positions = np.arange(step * steps.batch_size, (step + 1) * steps.batch_size)[steps.part] // steps.repeats
-        indices = [order(int(position // length))[position % length] for position in positions]
-        yield step, split.images[indices], split.labels[indices]
+    return unchanged and has_input_shape(dataset.train, size, dataset.preprocessing.channels)
 
 
 def _tensorflow_batches(dataset, recipe, steps):
@@ -196,6 +188,14 @@ def _stream_examples(split, steps):
     return examples.filter(in_part).map(lambda position, example: (position, *example))
 
 
+def _stream_batches(split, steps):
+    """Yields (step, images, labels) of a Stream as NumPy arrays."""
+    examples = _stream_examples(split, steps).as_numpy_iterator()
+    for step in steps.numbers:
+        _, images, labels = zip(*islice(examples, steps.part.stop - steps.part.start), strict=True)
+        yield step, images, np.array(labels)
+
+
 def _columns(split):
     """Pixels, files or paths of a Split, their labels, and their orientations if not all are upright."""
     images = split.images if split.is_decoded else split.images.tolist()
@@ -219,10 +219,10 @@ def evaluation_batches(split, dataset, batch_size, share=(0, 1)):
 
     Returns:
         (B, H, W, C) float32 and one-hot (B, K) float32 or multi-label (B, K) uint8, where the last batch may be
-        smaller: a tf.data.Dataset; on other backends, for decoded images, a keras.utils.PyDataset.
+        smaller: a tf.data.Dataset; on other backends, unless the split is a Stream, a keras.utils.PyDataset.
     """
-    if split.is_decoded and keras.backend.backend() != "tensorflow":
-        return _NumPyBatches(split, dataset, batch_size)
+    if isinstance(split, Split) and keras.backend.backend() != "tensorflow":
+        return EvaluationBatches(split[share[0] :: share[1]], dataset, batch_size)
     import tensorflow as tf
 
     mode = dataset.preprocessing.mode
@@ -250,7 +250,7 @@ def _test_examples(split, preprocessing, share):
     is_split = isinstance(split, Split)
     examples = tf.data.Dataset.from_tensor_slices(_columns(split)) if is_split else split.examples(None)
     examples = examples.shard(share[1], share[0])
-    if preprocessing.resize is None and _has_input_shape(split, size, channels):
+    if needs_no_crop(split, preprocessing):
         return examples
 
     def read(image, label, orientation=None):
@@ -260,21 +260,3 @@ def _test_examples(split, preprocessing, share):
         return crop, label
 
     return examples.map(read, tf.data.AUTOTUNE)
-
-
-class _NumPyBatches(keras.utils.PyDataset):
-    """`evaluation_batches` without TensorFlow."""
-
-    def __init__(self, split, dataset, batch_size):
-        super().__init__()
-        self.split, self.dataset, self.batch_size = split, dataset, batch_size
-
-    def __len__(self):
-        return -(-len(self.split) // self.batch_size)
-
-    def __getitem__(self, index):
-        part = slice(index * self.batch_size, (index + 1) * self.batch_size)
-        images = preprocess_input(self.split.images[part], self.dataset.preprocessing.mode, "channels_last")
-        labels = self.split.labels[part]
-        one_hot = np.eye(len(self.dataset.class_names), dtype="float32")
-        return images, labels if self.dataset.multi_label else one_hot[labels]

@@ -57,8 +57,7 @@ def prefetch_batches(split, preprocessings, protocol, batch_size, start=0):
     """
     same_size = not protocol.is_uncropped or getattr(split, "is_decoded", False)
     batches = _batches(split, max(1, batch_size // protocol.num_views) if same_size else 1, start)
-    with ThreadPoolExecutor(THREADS) as threads:
-        yield from _prefetched(threads, lambda batch: _prepare(*batch, preprocessings, protocol), batches)
+    yield from map_in_threads(lambda batch: _prepare(*batch, preprocessings, protocol), batches)
 
 
 def images_at(split, indices):
@@ -97,15 +96,18 @@ def _stream_examples(split, start=0):
         raise OSError(f"Expected a dataset that can be read to its end. Received: {reason}") from error
 
 
-def _prefetched(threads, function, items):
+def map_in_threads(function, items):
     """Like `map`, in threads and in order; at most THREADS results wait for the consumer."""
-    waiting = deque()
-    for item in items:
-        waiting.append(threads.submit(function, item))
-        if len(waiting) > THREADS:
+    threads, waiting = ThreadPoolExecutor(THREADS), deque()
+    try:
+        for item in items:
+            waiting.append(threads.submit(function, item))
+            if len(waiting) > THREADS:
+                yield waiting.popleft().result()
+        while waiting:
             yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _prepare(start, images, labels, preprocessings, protocol):

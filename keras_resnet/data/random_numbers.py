@@ -1,31 +1,37 @@
 """Random numbers as a function of seed and step, so that a resumed run continues with the same numbers."""
 
 import numpy as np
+from keras import ops
 
 
 class NumPyRandom:
-    """Random numbers for a step of a run, as NumPy arrays. `rows` is (batch size, needed slice of the batch)."""
+    """Random numbers of NumPy for a step of a run, as tensors of the Keras backend.
+
+    `rows` is (batch size, needed slice of the batch).
+    """
 
     def __init__(self, seed, step, rows):
         self.generator, self.rows = np.random.default_rng((seed, step, 1)), rows
 
     def uniform(self, *shape):
         """(B, *shape) in [0, 1), for each image of the slice."""
-        batch_size, part = self.rows
-        return self.generator.random((batch_size, *shape), "float32")[part]
+        return self._part_of_batch(self.generator.random, shape)
 
     def normal(self, *shape):
         """(B, *shape) from the standard normal distribution, for each image of the slice."""
+        return self._part_of_batch(self.generator.standard_normal, shape)
+
+    def _part_of_batch(self, sample, shape):
         batch_size, part = self.rows
-        return self.generator.standard_normal((batch_size, *shape), "float32")[part]
+        return ops.convert_to_tensor(sample((batch_size, *shape), "float32")[part])
 
     def batch_uniform(self, count):
         """(count,) in [0, 1), for the whole batch."""
-        return self.generator.random(count, "float32")
+        return ops.convert_to_tensor(self.generator.random(count, "float32"))
 
     def batch_beta(self, alpha):
         """A scalar from the beta distribution (alpha, alpha), for the whole batch."""
-        return np.float32(self.generator.beta(alpha, alpha))
+        return ops.convert_to_tensor(np.float32(self.generator.beta(alpha, alpha)))
 
 
 class TensorFlowRandom:
