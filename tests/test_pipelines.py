@@ -62,7 +62,7 @@ def stream(dataset):
 KINDS = {"pixels": lambda dataset: dataset, "files": files, "stream": stream}
 
 
-def tests_of(dataset, *arguments):
+def batches_of(dataset, *arguments):
     """List of the batches of the test images."""
     batches = evaluation_batches(dataset.test, dataset, *arguments)
     return [batches[i] for i in range(len(batches))] if isinstance(batches, keras.utils.PyDataset) else list(batches)
@@ -160,10 +160,10 @@ def test_pad_shifts_images_by_at_most_the_padding():
 @pytest.mark.portable
 def test_evaluation_batches_are_in_order(numbered):
     for dataset in (numbered, files(numbered)):
-        batches = tests_of(dataset, 10)
+        batches = batches_of(dataset, 10)
         assert [len(x) for x, _ in batches] == [10, 10, 3]
         assert indices_of(batches) == list(range(23))
-        halves = [indices_of(tests_of(dataset, 10, (part, 2))) for part in (0, 1)]
+        halves = [indices_of(batches_of(dataset, 10, (part, 2))) for part in (0, 1)]
         assert halves == [list(range(0, 23, 2)), list(range(1, 23, 2))]
 
 
@@ -174,7 +174,7 @@ def test_evaluation_batches_equal_preprocessing(test_data):
     preprocessing = Preprocessing("torch", size=224, resize=256)
     split = Split(np.array([path.read_bytes() for path in paths], object), np.zeros(8, "int32"))
     dataset = Dataset("photographs", split, split, ("all",), preprocessing)
-    ((images, _),) = tests_of(dataset, 8)
+    ((images, _),) = batches_of(dataset, 8)
     assert np.abs(np.asarray(images) - preprocessing(paths)).mean() < 0.01
 
 
@@ -223,7 +223,7 @@ def test_images_are_converted_to_the_channels_of_the_preprocessing(channels):
     expected = [np.asarray(Image.fromarray(image.squeeze(), given).convert(mode)) for image in images]
     dataset = from_arrays((images, [0, 1] * 3), (images, [0, 1] * 3))
     dataset = replace(dataset, preprocessing=replace(UNNORMALISED, channels=channels))
-    (shown, _), *_ = tests_of(dataset, 6)
+    (shown, _), *_ = batches_of(dataset, 6)
     np.testing.assert_allclose(np.squeeze(shown), expected, atol=1)
     (seen, _), *_ = training_batches(dataset, replace(PLAIN, batch_size=6), 1)
     sums = [sorted(np.reshape(some, (6, -1)).astype("float64").sum(axis=1)) for some in (seen, expected)]

@@ -85,7 +85,7 @@ def compile_model(model, recipe, steps, jit_compile):
     optimizer = create_optimizer(recipe, learning_rate(recipe, steps))
     optimizer.layer_rates = _layer_rates(model, recipe.layer_decay)
     top1 = keras.metrics.CategoricalAccuracy("accuracy")
-    top5 = keras.metrics.TopKCategoricalAccuracy(5, "top5_accuracy")
+    top5 = keras.metrics.TopKCategoricalAccuracy(min(5, model.output_shape[-1]), "top5_accuracy")
     model.compile(optimizer, loss(), metrics=[top1, top5], jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
 
