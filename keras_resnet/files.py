@@ -1,17 +1,71 @@
-"""Atomic writing of files, JSON files, and figures as PNG files."""
+"""Files on local disks and in object storage: atomic writing, JSON files, and figures as PNG files."""
 
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.request import url2pathname
+
+from keras_resnet.errors import error_summary, value_error
+
+STORAGES = {
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "memory": "fsspec",  # within this process
+}
+"""Object storages, which replace a file as a whole: scheme of the URL -> library through which fsspec uses it."""
+
+
+def as_path(path: str | os.PathLike, argument: str = "path") -> Path:
+    """A local path as pathlib.Path, a URL in object storage as a UPath, which has the same methods.
+
+    >>> from keras_resnet.files import as_path
+    >>> as_path("runs/paper").name, str(as_path("file:///data/runs")), str(as_path("memory://bucket/run") / "a.json")
+    ('paper', '/data/runs', 'memory://bucket/run/a.json')
+
+    Args:
+        path: local path, file:// URL, URL with a scheme of STORAGES, or a UPath, such as one with options.
+        argument: name of the argument in errors.
+
+    Raises:
+        ValueError: for a URL with another scheme. ImportError: if its library is not installed.
+    """
+    url = re.fullmatch(r"([A-Za-z][\w+.-]+):/+(.*)", str(path))  # Path("s3://bucket") has lost a slash
+    if not url:
+        return Path(path)
+    scheme, rest = url[1].lower(), url[2]
+    if scheme == "file":
+        return Path(url2pathname(f"/{rest}"))
+    if scheme not in STORAGES:
+        known = ", ".join(f"{name}://" for name in ("file", *STORAGES))
+        raise value_error(argument, str(path), f"a local path, or a URL that starts with one of {known}")
+    try:
+        from fsspec import get_filesystem_class
+        from upath import UPath
+
+        get_filesystem_class(scheme)
+    except ImportError as error:
+        raise ImportError(
+            f"`{argument}` needs {STORAGES[scheme]}: pip install universal_pathlib {STORAGES[scheme]}. "
+            f"Received: {argument}={str(path)!r}"
+        ) from error
+    location = path if isinstance(path, UPath) else f"{scheme}://{rest}"
+    return UPath(location, use_listings_cache=False)  # type: ignore  # other processes may write there
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path in the folder of `path` and with its suffix; renames it to `path` afterwards.
+    """Yields a temporary local path with the suffix of `path`; renames the file to `path`, or uploads it, afterwards.
 
     >>> with atomic_write("notes.txt") as temporary:
     ...     _ = temporary.write_text("complete")
@@ -22,27 +76,131 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     target is replaced.
 
     Raises:
-        OSError: if the folder of `path` does not exist or cannot be written to, or if `path` is itself a folder.
+        OSError: if the folder of `path` does not exist or cannot be written to, if `path` is itself a folder, or if
+            object storage does not accept the file.
     """
-    target = check_writable(path)
-    temporary = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
+    target = as_path(path)
+    if not isinstance(target, Path):
+        with TemporaryDirectory() as folder:
+            temporary = Path(folder, target.name)
+            yield temporary
+            with _os_errors(target):
+                target.fs.put_file(str(temporary), target.path)
+        return
+    local = check_writable(target)
+    temporary = local.with_name(f".{secrets.token_hex(4)}.{local.name}")
     try:
         yield temporary
-        os.replace(temporary, target)
+        os.replace(temporary, local)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def local_copy(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a local path to read: `path` itself, or a temporary copy of a file in object storage.
+
+    Raises:
+        OSError: if a file in object storage cannot be read.
+    """
+    source = as_path(path)
+    if isinstance(source, Path):
+        yield source
+        return
+    with TemporaryDirectory() as folder:
+        copy = Path(folder, source.name)
+        with _os_errors(source):
+            source.fs.get_file(source.path, str(copy))
+        yield copy
+
+
+@contextmanager
+def local_folder(path: str | os.PathLike) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Yields a local folder for a library that writes files itself, and a function that uploads them to `path`.
+
+    A local `path` is that folder, and the function does nothing. Files that are uploaded again replace the earlier
+    ones; the end of the block uploads as well.
+    """
+    target = as_path(path)
+    if isinstance(target, Path):
+        yield target, lambda: None
+        return
+    with TemporaryDirectory() as folder:
+
+        def upload() -> None:
+            for file in filter(Path.is_file, Path(folder).rglob("*")):
+                with _os_errors(target):
+                    target.fs.put_file(str(file), target.joinpath(*file.relative_to(folder).parts).path)
+
+        try:
+            yield Path(folder), upload
+        finally:
+            upload()
+
+
+def make_folder(path: Path) -> None:
+    """Makes a local folder unless it exists; in object storage, checks that files can be written, read and deleted.
+
+    Args:
+        path: as returned by `as_path`.
+
+    Raises:
+        OSError: if the folder cannot be made, or if the storage lacks credentials, a bucket or a permission.
+    """
+    if isinstance(path, Path):
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    probe = path / f".{secrets.token_hex(4)}.probe"
+    with _os_errors(path):
+        probe.fs.pipe_file(probe.path, b"probe")
+        probe.fs.cat_file(probe.path)
+        probe.fs.rm_file(probe.path)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with everything in it."""
+    if not isinstance(path, Path):
+        with _os_errors(path):
+            path.fs.rm(path.path, recursive=True)
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@contextmanager
+def _os_errors(path: Path) -> Iterator[None]:
+    """Within the block, errors of a storage's libraries, which share no class, become OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error_summary(error)}. Received: {path}") from error
+
+
 def remove_leftovers(folder: Path, *patterns: str) -> None:
     """Removes temporary files of killed `atomic_write` calls for files in `folder` that match one of the patterns."""
-    for pattern in patterns:
+    for pattern in patterns if isinstance(folder, Path) else ():
         for temporary in folder.glob(f".????????.{pattern}"):
             temporary.unlink()
 
 
+def local_path(path: str | os.PathLike, argument: str = "path") -> Path:
+    """A path as pathlib.Path; raises ValueError for one in object storage."""
+    local = as_path(path, argument)
+    if not isinstance(local, Path):
+        raise value_error(argument, str(path), "a path on a local or mounted disk")
+    return local
+
+
 def check_writable(path: str | os.PathLike) -> Path:
-    """The resolved path that `atomic_write` would write; raises OSError as `atomic_write`."""
-    target = Path(path).resolve()
+    """The resolved local path that `atomic_write` would write.
+
+    Raises:
+        OSError: as `atomic_write`. ValueError: for a path in object storage.
+    """
+    target = local_path(path).resolve()
     if target.is_dir():
         raise IsADirectoryError(f"`path` should be a file, not a folder. Received: path={str(path)!r}")
     if not target.parent.is_dir():
@@ -55,7 +213,8 @@ def check_writable(path: str | os.PathLike) -> Path:
 def read_json(path: str | os.PathLike) -> Any:
     """The values in a JSON file; raises ValueError if it is not JSON."""
     try:
-        return json.loads(Path(path).read_text("utf-8"))
+        with local_copy(path) as file:
+            return json.loads(file.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"Expected a JSON file ({error}). Received: {path}") from error
 

@@ -248,7 +248,7 @@ def test_ants_and_bees(test_data, tmp_path):
         ({"epoch": 2}, "epochs"),
         ({"batch_size": 500}, "at most the number of training images"),
         ({"head_epochs": 0}, "epochs"),
-        ({"ema_decay": 0.9}, "`recipe` should have `ema_decay` 0"),
+        ({"ema_decay": 0.9}, "`ema_decay` should be 0: fine-tuning"),
         ({"mode": "pytorch", "model": "unknown"}, "torch"),
         ({"model": "unknown"}, "known preprocessing"),
     ],

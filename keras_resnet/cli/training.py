@@ -27,6 +27,7 @@ DATA = {load_dataset: "data_dir download labels validation_split fold skip_bad"}
 RUN = "devices precision seed deterministic checkpoint_every resume overwrite"
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 OF_SIZE = "the size's"
+WORKDIR = "Folder for all files, or a URL in object storage: s3://bucket/run."
 RecipeName = Annotated[str, Option("--recipe", help="A name in RECIPES.")]
 
 
@@ -41,14 +42,14 @@ def train(
     model: Annotated[str | None, Option(help="A network of `keras-resnet models`.", show_default="resnet20")] = None,
     spec: Annotated[Path | None, Option(help="A ResNetSpec as JSON instead: winner.json of `tune`.")] = None,
     dataset: TrainingSet = "digits",
-    workdir: Annotated[Path | None, Option(help="Folder for all files.", show_default="runs/RECIPE")] = None,
+    workdir: Annotated[str | None, Option(help=WORKDIR, show_default="runs/RECIPE")] = None,
     changes: Changes = None,
 ):
     """Train a network, and write model, checkpoint, log, curves, settings and report to a folder."""
     if spec and model:
         raise ValueError(f"`--model` and `--spec` should not be given both. Received: --model {model} --spec {spec}")
     row = keras_resnet.get_recipe(recipe, **recipe_changes(changes))
-    workdir = workdir or Path("runs") / recipe
+    workdir = workdir or f"runs/{recipe}"
     model = read_spec(spec) if spec else model or "resnet20"
     report = keras_resnet.train(model, partial(load_dataset, dataset, **data), row, workdir, **options).report
     print_line(
@@ -64,7 +65,7 @@ def finetune(
     dataset: TrainingSet,
     model: Model = "resnet50",
     weights: Annotated[str, Option(help="A tag, a file, or none.")] = "imagenet",
-    workdir: Annotated[Path, Option(help="Folder for all files.")] = Path("runs/finetune"),
+    workdir: Annotated[str, Option(help=WORKDIR)] = "runs/finetune",
     recipe: RecipeName = "finetune",
     changes: Changes = None,
     mode: Mode = None,
@@ -169,7 +170,7 @@ def degradation(
     data,
     options,
     size: Annotated[str, Option(help=f"Networks, data and epochs: {', '.join(SIZES)}.")] = "digits",
-    workdir: Annotated[Path | None, Option(help="Folder for all files.", show_default="runs/degradation_SIZE")] = None,
+    workdir: Annotated[str | None, Option(help=WORKDIR, show_default="runs/degradation_SIZE")] = None,
     depths: Annotated[str | None, Option(help="Numbers of layers: 20,56.", show_default=OF_SIZE)] = None,
     dataset: Annotated[str | None, Option(help="Another data set.", show_default=OF_SIZE)] = None,
     images: Annotated[str | None, Option(help="Training and test images: 10000,2000.", show_default=OF_SIZE)] = None,
@@ -181,7 +182,7 @@ def degradation(
 
     Repeat the command to continue an interrupted study.
     """
-    workdir = workdir or Path("runs") / f"degradation_{size}"
+    workdir = workdir or f"runs/degradation_{size}"
     name = SIZES[size].dataset if dataset is None and size in SIZES else dataset
     source = name and partial(load_dataset, name, **data)
     options |= {"depths": numbers("depths", depths), "images": numbers("images", images, count=2), "recipe": recipe}

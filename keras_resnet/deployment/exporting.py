@@ -21,7 +21,7 @@ from keras_resnet.deployment.images import calibration_pixels, sample_images
 from keras_resnet.deployment.serving import ExportSpec, export_metadata
 from keras_resnet.deployment.verification import REPORT_SUFFIXES, failures, verify
 from keras_resnet.errors import check_integers, error_summary, value_error
-from keras_resnet.files import check_writable
+from keras_resnet.files import check_writable, local_path
 from keras_resnet.models.preprocessing import preprocessing
 from keras_resnet.models.transforms import as_functional, fold_batch_norm, with_input_size
 
@@ -98,7 +98,7 @@ def export(
         ImportError: if the format's libraries are not installed; the message has the command that installs them.
         OSError: if the files cannot be written.
     """
-    format_name, target = find_format(format, path), Path(path).resolve()
+    format_name, target = find_format(format, path), local_path(path).resolve()
     _check_arguments(format_name, target, precision, calibration, overwrite)
     check_integers(calibration_size=calibration_size, batch_size=1 if batch_size is None else batch_size)
 

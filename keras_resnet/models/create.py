@@ -10,6 +10,7 @@ import keras
 from keras_resnet.architecture.network import ResNet, build
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import error_summary, unknown_name_error, value_error
+from keras_resnet.files import local_copy
 from keras_resnet.variants import canonical_name, get_spec
 from keras_resnet.weights.catalog import WEIGHTS, unknown_weights_error
 from keras_resnet.weights.download import resolve_weights
@@ -124,15 +125,17 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     True
 
     Args:
-        path: a file written by `model.save(path)`, of this package or any other Keras model.
+        path: a file written by `model.save(path)`, of this package or any other Keras model; or its URL in object
+            storage, as the workdir of `train`.
 
     Raises:
         ValueError: if it is not a `.keras` file, is damaged, or contains code that Keras's safe mode does not load.
         FileNotFoundError: if it does not exist.
     """
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"`path` should be an existing .keras file. Received: path={str(path)!r}")
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # Keras's parsers and layers raise errors of many types
-        raise value_error("path", str(path), f"an intact .keras file ({error_summary(error)})") from error
+    with local_copy(path) as local:
+        if not local.exists():
+            raise FileNotFoundError(f"`path` should be an existing .keras file. Received: path={str(path)!r}")
+        try:
+            return keras.saving.load_model(local, compile=False)
+        except Exception as error:  # Keras's parsers and layers raise errors of many types
+            raise value_error("path", str(path), f"an intact .keras file ({error_summary(error)})") from error

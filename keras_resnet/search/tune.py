@@ -15,7 +15,7 @@ from keras_resnet.architecture.spec import write_spec
 from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT, Dataset, Split
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, check_known
-from keras_resnet.files import atomic_write, read_json, write_json
+from keras_resnet.files import atomic_write, local_path, read_json, write_json
 from keras_resnet.precision import precision_of
 from keras_resnet.search.budget import Budget, BudgetedSpace
 from keras_resnet.search.results import Candidate, SearchResult, describe, plot_results, to_markdown
@@ -26,7 +26,7 @@ from keras_resnet.training.distribution import Devices
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipes import Recipe, get_recipe
 from keras_resnet.training.train import check_run, train
-from keras_resnet.training.workdir import REPORT, writable_folder
+from keras_resnet.training.workdir import REPORT, make_workdir
 
 SETTINGS, ORACLE = "search.json", "oracle.json"
 RESULTS, TABLE, PLOT, WINNER = "results.json", "results.md", "results.png", "winner.json"
@@ -77,7 +77,7 @@ def tune(
         max_multiply_adds: upper limit of multiply-adds for one image.
         max_latency: upper limit of milliseconds for one image, measured on this machine with untrained candidates.
         recipe: name of a recipe, or a Recipe, for everything that is not searched.
-        workdir: folder for results.json, results.md, results.png, winner.json and the runs; None keeps nothing.
+        workdir: local folder for results.json, results.md, results.png, winner.json and the runs; None keeps nothing.
         options: RunOptions; its fields can also be given as keywords. A search always resumes; `overwrite` removes an
             earlier search from `workdir`.
         validation_split: fraction in (0, 1) or number of the training images for validation.
@@ -102,6 +102,7 @@ def tune(
     check_integers(trials=trials)
     options, changes = split_options(options, changes)
     recipe, space = resolve_space(recipe, space, changes)
+    local = workdir and local_path(workdir, "workdir")  # KerasTuner keeps its trials there
     devices = Devices(options.devices)  # before images are read, which initializes TensorFlow's devices
     dataset = as_dataset(dataset)
     search_dataset = split_for_search(dataset, validation_split)
@@ -116,9 +117,9 @@ def tune(
         "space": {name: list(row) for name, row in candidates.space.items()},
     }
     with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary if workdir is None else workdir)
-        with writable_folder(path):  # creates it
-            folder = SearchFolder(path, settings, candidates)
+        path = local or Path(temporary)
+        make_workdir(path)
+        folder = SearchFolder(path, settings, candidates)
         oracle_class, arguments = ORACLES[tuner]
         arguments = arguments(trials, recipe.num_epochs(len(search_dataset.train)))
         oracle = oracle_class(candidates, trials, options.seed, folder.write_results, **arguments)
@@ -159,11 +160,9 @@ class CandidateTrainer:
 
     def __post_init__(self):
         check_run(self.search_dataset, self.recipe, self.devices, self.options)
-        if self.devices.num_machines > 1:
-            raise ValueError(
-                "A search distributes its candidates by KERASTUNER_ORACLE_IP, and trains each on one machine. "
-                f"Received: {self.devices.num_machines} machines in TF_CONFIG"
-            )
+        self.devices.check_one_machine(
+            "A search distributes its candidates by KERASTUNER_ORACLE_IP, and trains each on one machine."
+        )
 
     def settings(self):
         """What determines the results of all candidates, as JSON values."""

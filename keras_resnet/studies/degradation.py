@@ -13,7 +13,7 @@ import numpy as np
 from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_known, unknown_name_error
-from keras_resnet.files import atomic_write, read_json, write_json
+from keras_resnet.files import as_path, atomic_write, read_json, write_json
 from keras_resnet.precision import precision_of
 from keras_resnet.studies.results import FAMILIES, DegradationResult, read_network_result, to_markdown
 from keras_resnet.training.callbacks import run_in_series
@@ -24,7 +24,7 @@ from keras_resnet.training.model_setup import dataset_settings
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipes import Recipe, get_recipe
 from keras_resnet.training.train import check_run, train
-from keras_resnet.training.workdir import HISTORY, REPORT, SETTINGS, prepare_workdir, read_history
+from keras_resnet.training.workdir import HISTORY, REPORT, SETTINGS, make_workdir, prepare_workdir, read_history
 from keras_resnet.weights.catalog import list_models
 
 PLOT, TABLE, RESULT = "degradation.png", "degradation.md", "degradation.json"
@@ -90,7 +90,8 @@ def degradation(
     plain networks, from 20 to 56 layers: training error +46.87, test error +41.11 percentage points
 
     Args:
-        workdir: folder for the networks' folders, degradation.png, degradation.md and degradation.json.
+        workdir: folder for the networks' folders, degradation.png, degradation.md and degradation.json, or a URL in
+            object storage, as for `train`.
         size: a name in SIZES, whose row holds the defaults of the following arguments.
         dataset: as for `train`; loaded once.
         depths: two or more depths; for each, all networks of FAMILIES in VARIANTS: 20 is plain20 and resnet20.
@@ -113,24 +114,24 @@ def degradation(
     check_known("size", size, SIZES)
     row = SIZES[size]
     options, changes = split_options(options, changes)
+    workdir = as_path(workdir, "workdir")
     recipes = {name: _recipe(row, name, recipe, changes) for name in _network_names(depths or row.depths)}
     devices = Devices(options.devices)  # first, as in `train`: reading images starts TensorFlow's devices
     dataset, images = as_dataset(dataset or row.dataset), images or row.images
     dataset = subset(dataset, *images) if images else dataset
     for network_recipe in recipes.values():
         check_run(dataset, network_recipe, devices, options)
-    if devices.num_machines > 1:
-        raise ValueError(
-            "A study runs on one machine; several can train its networks one by one with `keras-resnet train`. "
-            f"Received: {devices.num_machines} machines in TF_CONFIG"
-        )
+    devices.check_one_machine(
+        "A study runs on one machine; several can train its networks one by one with `keras-resnet train`."
+    )
     settings = dataset_settings(dataset) | {
         "seed": options.seed,
         "backend": keras.backend.backend(),
         "sync_batch_norm": False,
         "precision": options.precision or precision_of(keras.config.dtype_policy()),
     }
-    study = _Study(Path(workdir), recipes, settings)
+    make_workdir(workdir)
+    study = _Study(workdir, recipes, settings)
     if options.overwrite:
         study.clear()
     study.check()

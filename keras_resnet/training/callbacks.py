@@ -13,6 +13,7 @@ import keras
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from keras_resnet.files import local_folder
 from keras_resnet.training.checkpoints import TrainingState, load_best, load_checkpoint, save_best, save_checkpoint
 from keras_resnet.training.curves import draw_curves
 from keras_resnet.training.ema import sync_variables
@@ -27,7 +28,7 @@ class CheckpointCallback(keras.callbacks.Callback):
     """Counts the steps of a run, and writes its checkpoints, its history and its curves.
 
     Args:
-        workdir: Path, or None to write nothing.
+        workdir: Path or UPath, or None to write nothing.
         settings: JSON values that identify the run, stored in its checkpoints.
         data: RunData. All machines collect the values of a checkpoint; the chief writes them.
         checkpoint_every: steps between checkpoints within an epoch; None: only after each epoch.
@@ -196,6 +197,17 @@ class ProgressCallback(keras.callbacks.Callback):
 
 def _loss_and_error(logs):
     return f"loss {logs['loss']:.4f}, training error {1 - logs['accuracy']:.2%}"
+
+
+@contextmanager
+def tensorboard_callbacks(folder):
+    """Yields Keras's TensorBoard callback for a folder, and one that uploads its files; nothing if it is None."""
+    if folder is None:
+        yield []
+        return
+    with local_folder(folder) as (local, upload):
+        upload_logs = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: upload())
+        yield [keras.callbacks.TensorBoard(local), upload_logs]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 import keras
 import numpy as np
 
-from keras_resnet.files import atomic_write
+from keras_resnet.files import atomic_write, local_copy
 from keras_resnet.training.ema import sync_variables
 
 
@@ -95,7 +95,7 @@ def _open(path, expected):
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "numpy") as file:
+        with local_copy(path) as local, safe_open(local, "numpy") as file:
             yield file
     except SettingsMismatch:
         raise

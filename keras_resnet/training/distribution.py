@@ -134,6 +134,11 @@ class Devices:
         """Whether this machine writes the files."""
         return self.cluster.index == 0
 
+    def check_one_machine(self, reason):
+        """Raises ValueError on several machines; `reason` is a sentence about what needs one."""
+        if self.num_machines > 1:
+            raise ValueError(f"{reason} Received: {self.num_machines} machines in TF_CONFIG")
+
     @contextlib.contextmanager
     def explain_errors(self):
         """Within the block, TensorFlow's errors (no memory, a damaged image, a lost machine) become a RuntimeError."""

@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -17,8 +16,15 @@ from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, check_known
+from keras_resnet.files import as_path
 from keras_resnet.models.transforms import clone
-from keras_resnet.training.callbacks import CheckpointCallback, ProgressCallback, ReduceLROnPlateau, stop_on_signal
+from keras_resnet.training.callbacks import (
+    CheckpointCallback,
+    ProgressCallback,
+    ReduceLROnPlateau,
+    stop_on_signal,
+    tensorboard_callbacks,
+)
 from keras_resnet.training.distribution import Devices, jit_compile
 from keras_resnet.training.ema import STATISTICS_BATCHES, EMACallback, assign_averages
 from keras_resnet.training.model_setup import compile_model, model_for_images, run_settings
@@ -69,8 +75,8 @@ def train(
         dataset: name of a data set (see `load_dataset`), a Dataset, or a function that returns one, called after
             TensorFlow's devices are set up.
         recipe: name of a recipe, or a Recipe.
-        workdir: folder for model.keras, history.csv, curves.png, settings.json, report.json and the checkpoint; None
-            writes nothing.
+        workdir: folder for model.keras, history.csv, curves.png, settings.json, report.json and the checkpoint, or a
+            URL in object storage, such as "s3://bucket/run", see STORAGES; None writes nothing.
         options: RunOptions; its fields can also be given as keywords.
         sync_batch_norm: whether batch norm uses the statistics of the global batch instead of each device's part.
         tensorboard: whether to write logs for TensorBoard to `workdir`/tensorboard.
@@ -90,6 +96,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
     options, changes = split_options(options, changes)
+    workdir = workdir and as_path(workdir, "workdir")
     data = _prepare(dataset, get_recipe(recipe, **changes), options, validation_freq, keep)
     if isinstance(model, keras.Model) and data.devices.num_replicas > 1:
         raise ValueError(
@@ -100,7 +107,6 @@ def train(
         model = model_for_images(model, data.dataset, data.recipe, options.precision, sync_batch_norm)
         compile_model(model, data.recipe, data.num_steps, jit_compile(options.xla))
         settings = run_settings(model, data.dataset, data.recipe, options.seed, sync_batch_norm) | {"keep": keep}
-        workdir = workdir and Path(workdir)
         if workdir and data.devices.is_chief:
             size = 4 * sum(math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))
             prepare_workdir(workdir, settings, size, options.overwrite, options.resume)
@@ -185,10 +191,9 @@ def _fit(model, data, checkpoints, tensorboard, validation_freq):
         callbacks.insert(0, checkpoints.plateau)
     if recipe.ema_decay:
         callbacks.insert(0, EMACallback(data.statistics_batches))
-    if tensorboard and checkpoints.workdir and data.devices.is_chief:
-        callbacks.append(keras.callbacks.TensorBoard(checkpoints.workdir / TENSORBOARD))
+    logs = checkpoints.workdir / TENSORBOARD if tensorboard and checkpoints.workdir and data.devices.is_chief else None
     test_batches, first_step = data.test_batches(), checkpoints.state.step
-    with stop_on_signal(checkpoints), progress.bar:
+    with stop_on_signal(checkpoints), progress.bar, tensorboard_callbacks(logs) as log_callbacks:
         for first_epoch, end_epoch, length in _equal_epochs(first_step, data.steps_per_epoch, data.num_steps):
             model.fit(
                 data.training_batches(checkpoints.state.step, (end_epoch - first_epoch) * length),
@@ -197,7 +202,7 @@ def _fit(model, data, checkpoints, tensorboard, validation_freq):
                 initial_epoch=first_epoch,
                 epochs=end_epoch,
                 steps_per_epoch=length,
-                callbacks=[*data.devices.callbacks, *callbacks],
+                callbacks=[*data.devices.callbacks, *callbacks, *log_callbacks],
                 shuffle=False,  # the batches are shuffled already
                 verbose=0,
             )

@@ -1,11 +1,11 @@
-"""The folder of a run: its files, and checks before the training that they can be written."""
+"""The folder of a run, on disk or in object storage: its files, and checks that they can be written."""
 
 import csv
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-from keras_resnet.files import atomic_write, read_json, remove_leftovers, write_json
+from keras_resnet.files import atomic_write, local_copy, make_folder, read_json, remove, remove_leftovers, write_json
 from keras_resnet.training.checkpoints import check_settings
 
 MODEL, CHECKPOINT, HISTORY, CURVES = "model.keras", "checkpoint.safetensors", "history.csv", "curves.png"
@@ -19,7 +19,7 @@ def prepare_workdir(folder, settings, size, overwrite=False, resume=False):
     """Makes the folder and writes the settings, after checks that the files of the run can be written.
 
     Args:
-        folder: Path.
+        folder: Path or UPath.
         settings: JSON values that identify the run.
         size: bytes of one checkpoint.
         overwrite: whether to remove an earlier run.
@@ -30,6 +30,7 @@ def prepare_workdir(folder, settings, size, overwrite=False, resume=False):
         ValueError: if the run to resume has other settings.
         OSError: if the folder cannot be written, or its disk has no room.
     """
+    make_workdir(folder)
     earlier = [name for name in FILES if (folder / name).exists()]
     if earlier and not (overwrite or resume):
         raise FileExistsError(
@@ -38,27 +39,36 @@ def prepare_workdir(folder, settings, size, overwrite=False, resume=False):
         )
     if resume and SETTINGS in earlier:
         check_settings(read_json(folder / SETTINGS), settings, folder / SETTINGS)
-    with writable_folder(folder):
-        # room for the last checkpoint, the next one beside it, the best weights, and the model at the end
-        needed, free = 4 * size + 2**20, shutil.disk_usage(folder).free
-        if free < needed:
-            raise OSError(f"its disk has {free / 2**20:,.0f} MiB free, the run needs {needed / 2**20:,.0f} MiB")
+    with workdir_errors(folder):
+        if isinstance(folder, Path):
+            _check_free_space(folder, size)
         for path in [] if resume else [*(folder / name for name in earlier), *folder.glob(BEST.format("*"))]:
-            remove = shutil.rmtree if path.is_dir() else Path.unlink
             remove(path)
         remove_leftovers(folder, *FILES, BEST.format("*"))
         write_json(settings, folder / SETTINGS)
 
 
+def make_workdir(folder):
+    """Makes the folder unless it exists, and checks that object storage can be used, see `make_folder`."""
+    with workdir_errors(folder):
+        make_folder(folder)
+
+
 @contextmanager
-def writable_folder(workdir):
-    """Makes the folder unless it exists; an OSError here or within the block becomes one that names the workdir."""
+def workdir_errors(workdir):
+    """Within the block, an OSError becomes one that names the workdir."""
     try:
-        Path(workdir).mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         summary = error.strerror or error
         raise OSError(f"`workdir` should be a folder that can be written ({summary}). Received: {workdir}") from error
+
+
+def _check_free_space(folder, size):
+    # room for the last checkpoint, the next one beside it, the best weights, and the model at the end
+    needed, free = 4 * size + 2**20, shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"its disk has {free / 2**20:,.0f} MiB free, the run needs {needed / 2**20:,.0f} MiB")
 
 
 def write_run(model, report, folder):
@@ -83,5 +93,5 @@ def write_history(rows, path):
 
 def read_history(path):
     """The rows that `write_history` wrote, without empty values."""
-    with open(path, newline="", encoding="utf-8") as file:
+    with local_copy(path) as local, open(local, newline="", encoding="utf-8") as file:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]

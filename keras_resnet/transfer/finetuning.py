@@ -6,11 +6,9 @@ folder of its own, and can be resumed like any other run.
 
 import os
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -26,6 +24,7 @@ from keras_resnet.data.protocols import get_protocol, image_views
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_known, is_integer, value_error
 from keras_resnet.evaluation import evaluate
+from keras_resnet.files import as_path, remove
 from keras_resnet.models.create import create, load_model
 from keras_resnet.models.preprocessing import preprocessing, set_preprocessing, weights_digest
 from keras_resnet.models.transforms import clone, with_new_head
@@ -34,7 +33,7 @@ from keras_resnet.training.distribution import Devices
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipes import Recipe, get_recipe
 from keras_resnet.training.train import train
-from keras_resnet.training.workdir import prepare_workdir, write_run
+from keras_resnet.training.workdir import make_workdir, prepare_workdir, write_run
 
 BATCH_NORM = ("frozen", "trained")
 GRAD_CAM_PLOT = "grad_cam.png"
@@ -91,7 +90,8 @@ def finetune(
     Args:
         model: name of a network, or a .keras file or Keras model with a classifier, which is replaced.
         dataset: name for `load_dataset`, a Dataset, or a function that returns one. Its test images select the epoch.
-        workdir: folder for model.keras, report.json, grad_cam.png and a folder for each phase; None writes nothing.
+        workdir: folder for model.keras, report.json, grad_cam.png and a folder for each phase, or a URL in object
+            storage, as for `train`; None writes nothing.
         weights: for a network given by name: a tag, the path of a file, or None for random weights.
         stages: number of stages to train, from the top; 0: only the classifier, the number of stages + 1: everything.
         head_epochs: epochs of the first phase; None: the recipe's. Each other phase has the recipe's epochs.
@@ -112,14 +112,13 @@ def finetune(
     """
     check_known("batch_norm", batch_norm, BATCH_NORM)
     options, changes = split_options(options, changes)
+    folder = workdir and as_path(workdir, "workdir")
     keep_batch_size = not isinstance(recipe, str) or "batch_size" in changes
     recipe = get_recipe(recipe, **changes)
     devices = Devices(options.devices)  # before images are read, which initializes TensorFlow's devices
-    if recipe.ema_decay or devices.num_machines > 1:
-        raise ValueError(
-            "`recipe` should have `ema_decay` 0, and the run one machine: the weights of the best epoch are kept. "
-            f"Received: ema_decay={recipe.ema_decay}, {devices.num_machines} machines"
-        )
+    devices.check_one_machine("Fine-tuning keeps the weights of the best epoch, which needs one machine.")
+    if recipe.ema_decay:
+        raise value_error("ema_decay", recipe.ema_decay, "0: fine-tuning keeps the weights of the best epoch")
     keras.utils.set_random_seed(options.seed)
     dataset = as_dataset(dataset)
     if dataset.train is not None and not keep_batch_size:
@@ -127,7 +126,6 @@ def finetune(
     current = _model_for_classes(model, weights, dataset, options.precision, mode)
     dataset = replace(dataset, preprocessing=preprocessing(current))
     phases = _phases(current, stages, recipe, head_epochs)
-    folder = workdir and Path(workdir)
     if folder:
         settings = {"stages": stages, "batch_norm": batch_norm, "seed": options.seed}
         settings |= {"weights_sha256": weights_digest(current)}
@@ -168,10 +166,10 @@ def _phases(model, stages, recipe, head_epochs):
 
 def _prepare_folder(folder, settings, options):
     """As for a run of `train`; `overwrite` also removes the phases of an earlier fine-tuning."""
-    if options.overwrite and folder.is_dir():
-        for path in folder.iterdir():
-            if PHASE_FOLDER.fullmatch(path.name) and path.is_dir():
-                shutil.rmtree(path)
+    make_workdir(folder)
+    for path in folder.iterdir() if options.overwrite else ():
+        if PHASE_FOLDER.fullmatch(path.name) and path.is_dir():
+            remove(path)
     prepare_workdir(folder, settings, 0, options.overwrite, options.resume)
 
 
