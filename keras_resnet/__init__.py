@@ -7,14 +7,14 @@ from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.network import ResNet, build, endpoints
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.labels import decode_predictions
-from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
+from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import from_arrays, load_dataset
 from keras_resnet.evaluation import evaluate
 from keras_resnet.models import constructors
 from keras_resnet.models.constructors import *  # noqa: F403
 from keras_resnet.models.create import create, load_model
 from keras_resnet.models.feature_extractor import feature_extractor
-from keras_resnet.models.preprocessing import preprocessing
+from keras_resnet.models.preprocessing import preprocess_input, preprocessing
 from keras_resnet.models.transforms import fold_batch_norm
 from keras_resnet.prediction import predict
 from keras_resnet.training.options import RunOptions

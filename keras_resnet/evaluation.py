@@ -18,6 +18,7 @@ from keras_resnet.data.protocols import Protocol, check_scales, get_protocol
 from keras_resnet.data.sources import load_test
 from keras_resnet.errors import value_error
 from keras_resnet.files import check_writable, figure_file
+from keras_resnet.models.cloning import as_functional
 from keras_resnet.models.preprocessing import class_names, preprocessing
 from keras_resnet.models.transforms import fully_convolutional, with_input_size
 from keras_resnet.prediction import predict_probabilities
@@ -161,7 +162,7 @@ def evaluate(
         FloatingPointError: if a model returns NaN or Inf.
     """
     models = list(models) if isinstance(models, (list, tuple)) else [models]
-    models = [with_input_size(model, size) for model in models]
+    models = [with_input_size(as_functional(model), size) for model in models]
     dataset = dataset if isinstance(dataset, Dataset) else load_test(dataset, skip_bad=skip_bad)
     classes, skipped, results, done = _common_classes(models), list(dataset.skipped), [], 0
     class_indices = match_class_indices(dataset.class_names, classes)

@@ -11,6 +11,7 @@ import numpy as np
 from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.data.image_files import find_images, load_image
 from keras_resnet.data.labels import decode_predictions
+from keras_resnet.models.cloning import as_functional
 from keras_resnet.models.preprocessing import class_names, preprocessing
 from keras_resnet.models.transforms import with_input_size
 
@@ -33,7 +34,8 @@ class Classifier:
     """
 
     def __init__(self, model: keras.Model):
-        self.model, self.preprocessing, self.class_names = model, preprocessing(model), class_names(model)
+        self.model = as_functional(model)
+        self.preprocessing, self.class_names = preprocessing(self.model), class_names(self.model)
 
     def prepare(self, images: Any) -> np.ndarray:
         """Preprocessed model inputs, from anything that a Preprocessing takes."""

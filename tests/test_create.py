@@ -11,7 +11,7 @@ from support import random_images, randomize_weights
 
 import keras_resnet
 from keras_resnet import create, list_models, list_weights, load_model, preprocessing
-from keras_resnet.models.transforms import clone
+from keras_resnet.models.cloning import clone
 from keras_resnet.weights.catalog import TIMM, TIMM_NETWORKS
 
 PAIRS = ["ResNet50", "ResNet101", "ResNet152", "ResNet50V2", "ResNet101V2", "ResNet152V2"]

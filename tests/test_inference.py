@@ -226,5 +226,5 @@ def test_has_bfloat16_is_true_or_false():
 def test_unknown_precisions_and_models():
     with pytest.raises(ValueError, match=r"Nearest: \['float16'.*Received: precision='fp16'"):
         optimize_for_inference(network("plain18"), "fp16")
-    with pytest.raises(ValueError, match="one graph of layers"):
+    with pytest.raises(ValueError, match="Functional or Sequential"):
         optimize_for_inference("resnet50")

@@ -5,7 +5,6 @@ import pytest
 from support import cifar_network, png_bytes, random_pixels
 
 import keras_resnet
-from keras_resnet.data.preprocessing import preprocess_input
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +17,7 @@ def test_predict_returns_a_list_with_the_classes_of_keras(model, image_folder):
     assert isinstance(predictions, list) and len(predictions) == 12
     readable = [prediction for prediction in predictions if prediction.error is None]
     assert [prediction.path.name for prediction in predictions if prediction.error] == ["3x.png", "cut.png"]
-    expected = model.predict(preprocess_input(random_pixels(10), "torch"), verbose=0)
+    expected = model.predict(keras_resnet.preprocess_input(random_pixels(10), "torch"), verbose=0)
     for prediction, probabilities in zip(readable, expected, strict=True):
         assert [name for _, name, _ in prediction.classes] == [f"class {i}" for i in np.argsort(-probabilities)]
         np.testing.assert_allclose([p for _, _, p in prediction.classes], np.sort(probabilities)[::-1], rtol=1e-5)

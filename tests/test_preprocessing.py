@@ -14,8 +14,10 @@ import pytest
 from keras.applications import imagenet_utils
 from PIL import Image
 
+from keras_resnet import preprocess_input
 from keras_resnet.data.image_files import find_images
-from keras_resnet.data.preprocessing import MODES, Normalization, Preprocessing, preprocess_input
+from keras_resnet.data.normalization import MODES, Normalization
+from keras_resnet.data.preprocessing import Preprocessing
 
 REFERENCES = np.load(Path(__file__).parent / "references" / "images.npz")
 PIXELS = [name for name in REFERENCES.files if name.startswith(("wide", "tall", "grey"))]
@@ -126,7 +128,8 @@ def test_other_backends_need_no_tensorflow(backend):
     code = (
         "import sys; sys.modules['tensorflow'] = None\n"
         "import keras, numpy as np\n"
-        "from keras_resnet.data.preprocessing import MODES, Preprocessing, preprocess_input\n"
+        "from keras_resnet import Preprocessing, preprocess_input\n"
+        "from keras_resnet.data.normalization import MODES\n"
         "images = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), 'uint8')\n"
         "for mode in MODES:\n"
         "    found = preprocess_input(keras.ops.convert_to_tensor(images), mode)\n"

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from keras_resnet.architecture.metadata import to_channels_last
 from keras_resnet.files import figure_file
+from keras_resnet.models.cloning import as_functional
 from keras_resnet.models.layers import check_inputs, convolutions, find_layer
 
 
@@ -29,7 +30,7 @@ def first_filters(model: keras.Model) -> np.ndarray:
     Raises:
         ValueError: for a model without convolutions.
     """
-    kernel = np.asarray(keras.ops.convert_to_numpy(convolutions(model)[0].kernel), "float32")
+    kernel = np.asarray(keras.ops.convert_to_numpy(convolutions(as_functional(model))[0].kernel), "float32")
     filters = np.moveaxis(kernel, -1, 0)
     largest = abs(filters).max(axis=(1, 2, 3), keepdims=True)
     return 0.5 + filters / np.maximum(2 * largest, np.finfo("float32").tiny)
@@ -55,6 +56,7 @@ def feature_maps(model: keras.Model, inputs: ArrayLike, layer: str) -> np.ndarra
     Raises:
         ValueError: for an unknown layer, with the nearest known names, and for inputs that do not fit the model.
     """
+    model = as_functional(model)
     found, inputs = find_layer(model, layer), check_inputs(model, inputs)
     maps = keras.Model(model.inputs[0], keras.ops.cast(found.output, "float32")).predict_on_batch(inputs)
     return to_channels_last(model, np.asarray(keras.ops.convert_to_numpy(maps)))

@@ -13,6 +13,7 @@ from keras_resnet.analysis.signals import gradients
 from keras_resnet.architecture.metadata import to_channels_last
 from keras_resnet.errors import value_error
 from keras_resnet.files import figure_file
+from keras_resnet.models.cloning import as_functional
 from keras_resnet.models.layers import check_inputs, find_layer, last_feature_map, logits_of
 
 
@@ -44,6 +45,7 @@ def grad_cam(
         ValueError: for inputs that do not fit the model, an unknown layer (with the nearest known names), a layer
             inside a block, a class that does not exist, and a model that is not a classifier.
     """
+    model = as_functional(model)
     inputs, logits = check_inputs(model, inputs), logits_of(model)
     found = find_layer(model, layer) if layer else last_feature_map(model)
     try:

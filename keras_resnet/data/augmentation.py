@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from keras import ops
 
 from keras_resnet.data import crops
-from keras_resnet.data.preprocessing import preprocess_input
+from keras_resnet.data.normalization import normalize
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def augment_batch(images, labels, recipe, num_classes, mode, random, class_weigh
         images: (B, H, W, C) uint8.
         labels: (B,) integers from 0 to K - 1, where K is `num_classes`; or multi-label (B, K) zeros and ones.
         recipe: Recipe.
-        mode: as for `preprocess_input`.
+        mode: as for `normalize`.
         random: NumPyRandom or TensorFlowRandom.
         class_weights: (K,) float32, factors of the loss of each class's images; None for no weights.
 
@@ -77,7 +77,7 @@ def augment_batch(images, labels, recipe, num_classes, mode, random, class_weigh
         images = flip(images, random.uniform())
     if recipe.lighting:
         images = lighting(images, random.normal(3), recipe.lighting)
-    images = preprocess_input(images, mode, data_format="channels_last")
+    images = normalize(images, mode, data_format="channels_last")
     if recipe.erasing:
         images = erase(images, random.uniform(5), recipe.erasing)
     multi_label = len(labels.shape) == 2

@@ -16,8 +16,8 @@ from keras_resnet.data.auto_augment import POLICIES
 from keras_resnet.data.class_balance import Oversampling, class_weights, oversampling
 from keras_resnet.data.crops import test_crop_box
 from keras_resnet.data.datasets import Split
+from keras_resnet.data.normalization import normalize
 from keras_resnet.data.prefetch import map_in_threads
-from keras_resnet.data.preprocessing import preprocess_input
 from keras_resnet.data.random_numbers import NumPyRandom, TensorFlowRandom
 from keras_resnet.data.threaded_batches import (
     EvaluationBatches,
@@ -229,10 +229,10 @@ def evaluation_batches(split, dataset, batch_size, share=(0, 1)):
 
     def finish(images, labels):
         if keras.backend.backend() == "tensorflow":
-            images = preprocess_input(images, mode, "channels_last")
+            images = normalize(images, mode, "channels_last")
         else:
             shape = images.shape
-            images = tf.numpy_function(lambda x: preprocess_input(x, mode, "channels_last"), [images], "float32")
+            images = tf.numpy_function(lambda x: normalize(x, mode, "channels_last"), [images], "float32")
             images.set_shape(shape)
         return images, labels if dataset.multi_label else tf.one_hot(labels, len(dataset.class_names))
 

@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 
 from keras_resnet.data.datasets import Split
-from keras_resnet.data.preprocessing import preprocess_input
+from keras_resnet.data.normalization import normalize
 from keras_resnet.data.protocols import image_views
 
 THREADS = min(8, os.cpu_count() or 1)
@@ -130,6 +130,6 @@ def _inputs(images, preprocessings, protocol):
     """For each Preprocessing, for each scale: normalised float32 (B * views, h, w, C)."""
 
     def normalise(views, mode):
-        return preprocess_input(views.reshape(-1, *views.shape[2:]), mode, "channels_last")
+        return normalize(views.reshape(-1, *views.shape[2:]), mode, "channels_last")
 
     return [[normalise(views, p.mode) for views in image_views(images, p, protocol)] for p in preprocessings]

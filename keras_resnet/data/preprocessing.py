@@ -1,125 +1,23 @@
-"""Preprocessing of images: resizing, cropping and normalisation, on every Keras backend."""
+"""Preprocessing of images: resizing, cropping and normalisation; by Pillow, or as a layer on every Keras backend."""
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src.layers.preprocessing.data_layer import DataLayer  # documented for layers that also work in tf.data
 
 from keras_resnet.data.image_files import as_pil_image, check_channels, is_single_image
-from keras_resnet.errors import is_integer, unknown_name_error, value_error
+from keras_resnet.data.normalization import MODES, Normalization, get_normalization, normalize
+from keras_resnet.errors import check_known, is_integer, value_error
 
 MAX_SIDE = 8192
 """Largest side in pixels: a Preprocessing may come from an untrusted file."""
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """RGB pixels in 0..255 -> (pixels / divisor - mean) / std, with one value per channel or one for all.
-
-    The constructor raises ValueError for inconsistent lengths and divisions by zero.
-    """
-
-    divisor: float = 255.0
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    bgr: bool = False
-    """Whether channels are first reordered to blue, green, red, which is then the order of `mean` and `std`."""
-
-    def __post_init__(self):
-        object.__setattr__(self, "mean", tuple(self.mean))
-        object.__setattr__(self, "std", tuple(self.std))
-        if not self.mean or not self.std or {len(self.mean), len(self.std)} - {1, self.channels}:
-            raise ValueError(f"`mean` and `std` should have one value, or one per channel. Received: {self}")
-        if not self.divisor > 0 or not min(self.std) > 0:
-            raise ValueError(f"`divisor` and every `std` should be positive. Received: {self}")
-
-    @property
-    def channels(self) -> int:
-        """Required number of channels; 1 if any number is possible."""
-        return max(len(self.mean), len(self.std), 3 if self.bgr else 1)
-
-
-MODES = {
-    # keras/src/applications/imagenet_utils.py; "caffe" is for the released Caffe weights (the paper itself subtracts a
-    # mean image)
-    "caffe": Normalization(divisor=1.0, mean=(103.939, 116.779, 123.68), bgr=True),
-    "torch": Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    "tf": Normalization(divisor=127.5, mean=(1.0,)),
-    # mean and standard deviation of all pixels of CIFAR-10's 50,000 training images
-    "cifar": Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
-}
-
-
-def preprocess_input(images: Any, mode: str | Normalization, data_format: str | None = None) -> Any:
-    """Normalises the pixels of images for a model, without modifying the argument, unlike keras.applications.
-
-    >>> import numpy as np
-    >>> import keras_resnet
-    >>> images = np.array([[[[0, 127.5, 255]]]])
-    >>> keras_resnet.preprocess_input(images, mode="tf", data_format="channels_last")
-    array([[[[-1.,  0.,  1.]]]])
-
-    Args:
-        images: (B, H, W, C) or (H, W, C), integers or floats in 0..255, RGB: a NumPy array, a tensor of the Keras
-            backend, or a KerasTensor. For "channels_first", (B, C, H, W) or (C, H, W).
-        mode: a name in MODES ("caffe", "torch", "tf", "cifar"), or a Normalization.
-        data_format: "channels_last", "channels_first", or None for Keras's configured format.
-
-    Returns:
-        The same type and shape: float32, or the dtype of `images` if that is a float. float16 and bfloat16 are computed
-        in float32 and rounded once.
-
-    Raises:
-        ValueError: for an unknown mode or data format, another rank, or another number of channels than the mode has.
-    """
-    normalization = _normalization(mode)
-    if not (keras.ops.is_tensor(images) or isinstance(images, keras.KerasTensor)):
-        images = np.asarray(images)
-    ops = np if isinstance(images, np.ndarray) else keras.ops
-    axis = _channel_axis(images.shape, normalization, mode, data_format)
-    input_dtype = keras.backend.standardize_dtype(images.dtype)
-    output_dtype = input_dtype if keras.backend.is_float_dtype(input_dtype) else "float32"
-    dtype = "float64" if output_dtype == "float64" else "float32"
-    shape = (-1, *[1] * (-1 - axis))
-    mean, std = (np.asarray(values, dtype).reshape(shape) for values in (normalization.mean, normalization.std))
-    pixels = _cast(images, dtype)
-    if normalization.bgr:
-        pixels = ops.flip(pixels, axis)
-    scaled = ops.divide(pixels, np.asarray(normalization.divisor, dtype))
-    return _cast(ops.divide(ops.subtract(scaled, mean), std), output_dtype)
-
-
-def _cast(images, dtype):
-    return images.astype(dtype) if isinstance(images, np.ndarray) else keras.ops.cast(images, dtype)
-
-
-def _normalization(mode):
-    return mode if isinstance(mode, Normalization) else MODES[_check_choice("mode", mode, tuple(MODES))]
-
-
-def _check_choice(name, value, choices):
-    if not isinstance(value, str) or value not in choices:
-        raise unknown_name_error(name, value, choices)
-    return value
-
-
-def _channel_axis(shape, normalization, mode, data_format):
-    """-1 or -3, after a check of the rank and the number of channels."""
-    data_format = data_format or keras.config.image_data_format()
-    _check_choice("data_format", data_format, ("channels_last", "channels_first"))
-    if len(shape) not in (3, 4):
-        raise ValueError(f"`images` should be (B, H, W, C) or (H, W, C). Received: images of shape {tuple(shape)}")
-    axis = -1 if data_format == "channels_last" else -3
-    if normalization.channels > 1 and shape[axis] not in (normalization.channels, None):
-        raise ValueError(
-            f"`images` should have {normalization.channels} channels on axis {axis} ({data_format}) for mode={mode!r}. "
-            f"Received: images of shape {tuple(shape)}"
-        )
-    return axis
+INTERPOLATIONS = {"nearest": "nearest", "bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "lanczos3"}
+"""Name in Pillow -> name in Keras."""
 
 
 @dataclass(frozen=True)
@@ -149,14 +47,14 @@ class Preprocessing:
     """3 for RGB, 1 for grey."""
 
     def __post_init__(self):
-        _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        check_known("interpolation", self.interpolation, INTERPOLATIONS)
         for name in ("size", "resize"):
             value = getattr(self, name)
             if not (is_integer(value, 1) and value <= MAX_SIDE) and (name, value) != ("resize", None):
                 raise value_error(name, value, f"from 1 to {MAX_SIDE} pixels")
         check_channels(self.channels)
-        if _normalization(self.mode).channels not in (1, self.channels):
-            expected = f"{_normalization(self.mode).channels} for mode={self.mode!r}"
+        if get_normalization(self.mode).channels not in (1, self.channels):
+            expected = f"{get_normalization(self.mode).channels} for mode={self.mode!r}"
             raise value_error("channels", self.channels, expected)
 
     @classmethod
@@ -212,7 +110,7 @@ class Preprocessing:
             return self
         if channels != 1:
             return None
-        old = _normalization(self.mode)
+        old = get_normalization(self.mode)
         grey = Normalization(old.divisor, (sum(old.mean) / len(old.mean),), (sum(old.std) / len(old.std),))
         return replace(self, mode=self.mode if old.channels == 1 else grey, channels=1)
 
@@ -229,21 +127,48 @@ class Preprocessing:
         checked = replace(self, size=size)
         return checked if self.resize is None else replace(checked, resize=self.resize * size // self.size)
 
-    def __call__(self, images) -> np.ndarray:
+    def __call__(self, images) -> Any:
         """Preprocesses images, with the results of torchvision.transforms.Resize and CenterCrop.
 
         Args:
             images: a path, a PIL image, or a uint8 array (H, W) or (H, W, C); or a sequence of these, which may differ
-                in size and type, or an array (B, H, W, C).
+                in size and type, or an array (B, H, W, C). Symbolic tensors, in `tf.data` or of a Functional model, are
+                preprocessed by `layer`.
 
         Returns:
-            (B, size, size, channels) float32, channels last.
+            (B, size, size, channels) float32, channels last; from a symbolic tensor one of the same rank.
 
         Raises:
             ValueError: for unreadable files, and arrays of another shape or dtype.
             OSError: for a file that cannot be opened.
         """
-        return preprocess_input(self.pixels(images), self.mode, data_format="channels_last")
+        if _is_symbolic(images):
+            return self.layer()(images)
+        return normalize(self.pixels(images), self.mode, data_format="channels_last")
+
+    def layer(self, **arguments: Any) -> "PreprocessingLayer":
+        """The preprocessing as a Keras layer, for `tf.data` or inside a model, on every backend.
+
+        It resizes with antialiasing, as Pillow does, but does not round to whole levels: in photographs, the pixels of
+        both differ by half a level.
+
+        >>> import numpy as np
+        >>> import keras_resnet
+        >>> layer = keras_resnet.Preprocessing("torch", size=8, resize=10).layer()
+        >>> tuple(layer(np.zeros((2, 30, 20, 3), "uint8")).shape)
+        (2, 8, 8, 3)
+
+        Args:
+            **arguments: `name` and other arguments of Keras layers.
+
+        Returns:
+            A PreprocessingLayer: images (B, H, W, channels) or (H, W, channels), uint8 or floats in 0..255 ->
+            (B, size, size, channels) or (size, size, channels) float32.
+
+        Raises:
+            ValueError: if `resize` is smaller than `size`, so that images would be padded.
+        """
+        return PreprocessingLayer(self, **arguments)
 
     def pixels(self, images) -> np.ndarray:
         """Resized and cropped images before normalisation: (B, size, size, channels) uint8."""
@@ -271,6 +196,67 @@ class Preprocessing:
         from PIL import Image
 
         return Image.Resampling[self.interpolation.upper()]
+
+
+@keras.saving.register_keras_serializable("keras_resnet")
+class PreprocessingLayer(DataLayer):
+    """`Preprocessing` as a Keras layer: see `Preprocessing.layer`."""
+
+    def __init__(self, preprocessing: Preprocessing | Mapping, **arguments):
+        super().__init__(**{"dtype": "float32"} | arguments)
+        if isinstance(preprocessing, Mapping):
+            preprocessing = Preprocessing.from_config(preprocessing)
+        if (preprocessing.resize or preprocessing.size) < preprocessing.size:
+            raise value_error("resize", preprocessing.resize, f"{preprocessing.size} or more, `size`, in a layer")
+        self.preprocessing = preprocessing
+
+    def get_config(self):
+        return {**super().get_config(), "preprocessing": self.preprocessing.to_config()}
+
+    def compute_output_shape(self, input_shape):
+        side, channels = self.preprocessing.size, self.preprocessing.channels
+        if len(input_shape) not in (3, 4) or input_shape[-1] not in (channels, None):
+            expected = f"(B, H, W, {channels}) or (H, W, {channels})"
+            raise ValueError(f"`images` should be {expected}. Received: images of shape {tuple(input_shape)}")
+        return (*input_shape[:-3], side, side, channels)
+
+    def call(self, images):
+        *_, side, _, channels = shape = self.compute_output_shape(images.shape)
+        pixels = self._resize_and_crop(self.backend.cast(images, "float32"))
+        pixels = self.backend.numpy.reshape(pixels, (*[-1] * (len(shape) - 3), side, side, channels))
+        return get_normalization(self.preprocessing.mode)(pixels, ops=self.backend.numpy)
+
+    def _resize_and_crop(self, images):
+        """(..., H, W, C) -> (..., size, size, C) in 0..255; without static sides, these are tensors."""
+        size, resize = self.preprocessing.size, self.preprocessing.resize
+        *_, height, width, _ = self.backend.shape(images)
+        if resize is None:
+            return self._resize(images, (height, width), (size, size))
+        static = isinstance(height, int) and isinstance(width, int)
+        shorter = (min if static else self.backend.numpy.minimum)(height, width)
+        sides = [resize * side // shorter for side in (height, width)]
+        top, left = (_half_to_even(side - size) for side in sides)
+        images = self._resize(images, (height, width), sides)
+        return images[..., top : top + size, left : left + size, :]
+
+    def _resize(self, images, sides, new_sides):
+        if all(isinstance(side, int) for side in sides) and list(sides) == list(new_sides):
+            return images
+        kernel = INTERPOLATIONS[self.preprocessing.interpolation]
+        resized = self.backend.image.resize(images, new_sides, kernel, antialias=True, data_format="channels_last")
+        return self.backend.numpy.clip(resized, 0, 255)
+
+
+def _half_to_even(difference):
+    """round(difference / 2), as Python rounds, of an integer or a tensor of at least 0."""
+    half = difference // 2
+    return half + difference % 2 * (half % 2)
+
+
+def _is_symbolic(images):
+    """Whether these are tensors of a graph, without values."""
+    tensorflow = sys.modules.get("tensorflow")  # whatever Keras's backend; if it is not imported, it made no tensor
+    return isinstance(images, keras.KerasTensor) or bool(tensorflow and tensorflow.is_symbolic_tensor(images))
 
 
 def _resized(size, shorter):

@@ -7,8 +7,8 @@ import numpy as np
 
 from keras_resnet.data.augmentation import TRAIN_CROPS
 from keras_resnet.data.auto_augment import POLICIES
+from keras_resnet.data.normalization import normalize
 from keras_resnet.data.prefetch import THREADS
-from keras_resnet.data.preprocessing import preprocess_input
 
 
 def shuffled_batches(split, steps):
@@ -82,6 +82,6 @@ class EvaluationBatches(keras.utils.PyDataset):
         pixels = part.images
         if not self.is_cropped:
             pixels = self.dataset.preprocessing.pixels(pixels if part.is_decoded else pixels.tolist())
-        images = preprocess_input(pixels, self.dataset.preprocessing.mode, "channels_last")
+        images = normalize(pixels, self.dataset.preprocessing.mode, "channels_last")
         one_hot = np.eye(len(self.dataset.class_names), dtype="float32")
         return images, part.labels if self.dataset.multi_label else one_hot[part.labels]

@@ -22,8 +22,9 @@ from keras_resnet.deployment.serving import ExportSpec, export_metadata
 from keras_resnet.deployment.verification import REPORT_SUFFIXES, failures, verify
 from keras_resnet.errors import check_integers, error_summary, value_error
 from keras_resnet.files import check_writable, local_path
+from keras_resnet.models.cloning import as_functional
 from keras_resnet.models.preprocessing import preprocessing
-from keras_resnet.models.transforms import as_functional, fold_batch_norm, with_input_size
+from keras_resnet.models.transforms import fold_batch_norm, with_input_size
 
 STAGING_PREFIX = ".exporting."
 """Beginning of the name of a staging folder; the number of its process follows."""

@@ -8,7 +8,8 @@ import numpy as np
 
 from keras_resnet.architecture.metadata import channel_axis, copy_metadata, model_info
 from keras_resnet.data.labels import class_ids_and_names
-from keras_resnet.data.preprocessing import Preprocessing, preprocess_input
+from keras_resnet.data.normalization import normalize
+from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.models.preprocessing import class_names, known_preprocessing, preprocessing
 from keras_resnet.models.transforms import cast_model, channels_last
 
@@ -69,7 +70,7 @@ class Metadata:
         """(B, size, size, channels) uint8 -> the inputs of the exported network, normalised if it is raw."""
         if not self.raw:
             return pixels
-        inputs = preprocess_input(pixels, preprocessing.mode, "channels_last")
+        inputs = normalize(pixels, preprocessing.mode, "channels_last")
         return np.moveaxis(inputs, -1, 1) if self.channels_first else inputs
 
 
@@ -136,7 +137,7 @@ def serving_model(model, precision="float32", raw=False):
     else:
         prepare = preprocessing(model)
         inputs = keras.Input((*network.inputs[0].shape[1:3], prepare.channels), dtype="uint8", name=INPUT_NAME)
-        normalised = preprocess_input(keras.ops.cast(inputs, "float32"), prepare.mode, "channels_last")
+        normalised = normalize(keras.ops.cast(inputs, "float32"), prepare.mode, "channels_last")
     outputs = name_outputs(network, network(normalised))
     if "logits" in outputs and not raw:
         outputs = {"probabilities": keras.ops.softmax(outputs["logits"])}

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.data.labels import class_ids_and_names, match_class_indices
-from keras_resnet.data.preprocessing import preprocess_input
+from keras_resnet.data.normalization import normalize
 from keras_resnet.deployment.formats.table import FORMATS
 from keras_resnet.deployment.images import encode_png, evenly_spaced_images, pixel_batches
 from keras_resnet.deployment.serving import name_outputs
@@ -109,7 +109,7 @@ def keras_outputs(model, metadata, preprocessing, pixels) -> dict[str, np.ndarra
 
 def _model_inputs(model, preprocessing, pixels):
     """(B, size, size, channels) uint8 -> inputs of a Keras model."""
-    return to_data_format(model, preprocess_input(pixels, preprocessing.mode, "channels_last"))
+    return to_data_format(model, normalize(pixels, preprocessing.mode, "channels_last"))
 
 
 def _class_indices(model, names):

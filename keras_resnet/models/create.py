@@ -9,8 +9,10 @@ import keras
 
 from keras_resnet.architecture.network import ResNet, build
 from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import error_summary, unknown_name_error, value_error
 from keras_resnet.files import local_copy
+from keras_resnet.models.nested import preprocessing_before
 from keras_resnet.variants import canonical_name, get_spec
 from keras_resnet.weights.catalog import WEIGHTS, unknown_weights_error
 from keras_resnet.weights.download import resolve_weights
@@ -42,7 +44,8 @@ def create(
         variant: name of a network, such as "resnet50d"; see `list_models()`.
         include_top: whether average pooling and the classifier follow the last stage; None: if the weights have one.
         weights: None (random, He initialization), a tag of `list_weights(variant)`, or the path of a weights file.
-        input_tensor: Keras tensor to build upon, instead of `input_shape`.
+        input_tensor: Keras tensor to build upon, instead of `input_shape`. If the layers before it normalise images,
+            `preprocessing(model)` returns pixels in 0..255.
         input_shape: (H, W, C), or (C, H, W) for channels first; without the top, H and W may be None. Default: the
             size and channels of the weights, else (224, 224, 3), or (32, 32, 3) for the CIFAR networks; without the
             top, H and W are None. Inputs are floats, prepared by `preprocessing(model)`, which has the size of these
@@ -88,6 +91,9 @@ def create(
         needed, given = getattr(model.spec, field), getattr(spec, field)
         if given not in (needed, None):  # the model's data format is no longer None
             raise value_error(field, given, f"{needed!r} for these weights")
+    if input_tensor is not None and (needed := model.info.get("preprocessing")):
+        found = preprocessing_before(model, input_tensor, Preprocessing.from_config(needed))
+        model.info["preprocessing"] = found and found.to_config()
     return model
 
 

@@ -9,9 +9,9 @@ from keras import layers
 from keras_resnet.architecture.metadata import channel_axis, copy_metadata
 from keras_resnet.architecture.network import POOLINGS, ResNet
 from keras_resnet.errors import check_known, unknown_name_error, value_error
+from keras_resnet.models.cloning import as_functional, clone
 from keras_resnet.models.create import create, load_model
-from keras_resnet.models.layers import check_network, endpoint_layers, last_feature_map
-from keras_resnet.models.transforms import clone
+from keras_resnet.models.layers import endpoint_layers, last_feature_map
 
 PRE_LOGITS = "pre_logits"
 _DETECTION_NAMES = {f"C{number + 1}": f"stage{number}" for number in range(1, 5)}
@@ -34,7 +34,8 @@ def feature_extractor(
 
     Args:
         name_or_model: name of a network of VARIANTS, path of a .keras file, or a Keras model with the layer names of
-            keras.applications. A model shares its weights with the extractor. An extractor offers its own endpoints.
+            keras.applications. A model shares its weights with the extractor, unless there are models among its layers,
+            which are copied. An extractor offers its own endpoints.
         weights: with a name: None (random), a tag of `list_weights(name)`, or the path of a weights file.
         endpoints: one or several of "stem", "stage1" to "stage4" (or "C2" to "C5"; the CIFAR networks have three
             stages), and "pre_logits": the input of the classifier, a vector; for a model without a classifier, the
@@ -73,8 +74,7 @@ def _get_model(name_or_model, weights, input_shape):
         return create(name_or_model, include_top=False, weights=weights, input_shape=input_shape)
     if weights is not None:
         raise value_error("weights", weights, "None for a model or a .keras file, which has its own")
-    model = load_model(name_or_model) if is_name else name_or_model
-    check_network(model)
+    model = as_functional(load_model(name_or_model) if is_name else name_or_model)
     if input_shape is None:
         return model
     own, axis = model.inputs[0].shape[1:], channel_axis(model) - 1

@@ -3,14 +3,17 @@
 import hashlib
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_resnet.architecture.metadata import image_shape, input_size, model_info
+from keras_resnet.architecture.metadata import channel_axis, image_shape, input_size, model_info
 from keras_resnet.data.labels import imagenet_classes, placeholder_names
+from keras_resnet.data.normalization import Normalization, normalize
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import unknown_name_error, value_error
+from keras_resnet.models.nested import inherited_info
 from keras_resnet.variants import canonical_name
 from keras_resnet.weights.catalog import WEIGHTS
 
@@ -23,7 +26,8 @@ def preprocessing(model_or_weights: keras.Model | str, variant: str | None = Non
     Preprocessing(mode='torch', size=224, resize=232, interpolation='bilinear', channels=3)
 
     Args:
-        model_or_weights: a model whose weights have a known preprocessing, or a tag of WEIGHTS, such as
+        model_or_weights: a model whose weights have a known preprocessing, a model around such a network (with
+            augmentation before it and a new head, for instance), or a tag of WEIGHTS, such as
             "torchvision:IMAGENET1K_V2".
         variant: the network, for a tag whose networks differ in their preprocessing.
 
@@ -41,7 +45,7 @@ def preprocessing(model_or_weights: keras.Model | str, variant: str | None = Non
         raise ValueError(
             "`model` should have weights with a known preprocessing, which random weights and files of unknown origin "
             "do not have. Use `preprocess_input(images, mode=...)` with the mode it was trained with, or set "
-            "`model.info['preprocessing'] = Preprocessing(...).to_config()`. "
+            "`model.info = {'preprocessing': Preprocessing(...).to_config()}`. "
             f"Received: model={getattr(model_or_weights, 'name', model_or_weights)!r}"
         )
     return found
@@ -49,11 +53,45 @@ def preprocessing(model_or_weights: keras.Model | str, variant: str | None = Non
 
 def known_preprocessing(model: keras.Model) -> Preprocessing | None:
     """`preprocessing(model)`, or None if it is not known."""
-    config = model_info(model).get("preprocessing")
+    config = inherited_info(model).get("preprocessing")
     if config is None:
         return None
     found, size = Preprocessing.from_config(config), input_size(model)
     return found.for_size(size) if size else found
+
+
+def preprocess_input(
+    images: Any, mode: str | Normalization | Preprocessing | keras.Model, data_format: str | None = None
+) -> Any:
+    """Normalises the pixels of images for a model, without modifying the argument, unlike keras.applications.
+
+    >>> import numpy as np
+    >>> import keras_resnet
+    >>> images = np.array([[[[0, 127.5, 255]]]])
+    >>> keras_resnet.preprocess_input(images, mode="tf", data_format="channels_last")
+    array([[[[-1.,  0.,  1.]]]])
+
+    Images are not resized, even if `mode` is a Preprocessing or a model; `preprocessing(model)(images)` does that.
+
+    Args:
+        images: (B, H, W, C) or (H, W, C), integers or floats in 0..255, RGB: a NumPy array, a tensor of the Keras
+            backend, or a KerasTensor. For "channels_first", (B, C, H, W) or (C, H, W).
+        mode: a name in MODES ("caffe", "torch", "tf", "cifar", "pixels"), a Normalization, a Preprocessing, or a model
+            whose preprocessing is known.
+        data_format: "channels_last", "channels_first", or None for that of the model, else Keras's configured format.
+
+    Returns:
+        The same type and shape: float32, or the dtype of `images` if that is a float. float16 and bfloat16 are computed
+        in float32 and rounded once.
+
+    Raises:
+        ValueError: for an unknown mode or data format, another rank, or another number of channels than the mode has,
+            and for a model of unknown preprocessing.
+    """
+    if isinstance(mode, keras.Model):
+        data_format = data_format or ("channels_first" if channel_axis(mode) == 1 else "channels_last")
+        mode = preprocessing(mode)
+    return normalize(images, mode.mode if isinstance(mode, Preprocessing) else mode, data_format)
 
 
 def set_preprocessing(model: keras.Model, default: Preprocessing, mode: str | None) -> None:
@@ -93,7 +131,7 @@ def _preprocessing_of_tag(tag, variant):
 
 def class_names(model: keras.Model) -> list[str] | None:
     """The class names stored in a model; else None for 1000 classes (ImageNet's), or "class 0", "class 1", ..."""
-    stored, count = model_info(model).get("class_names"), model.output_shape[-1]
+    stored, count = inherited_info(model).get("class_names"), model.output_shape[-1]
     if stored and len(stored) == count:
         return stored
     return None if count == len(imagenet_classes()) else placeholder_names(count)

@@ -1,4 +1,4 @@
-"""Models made from models: copied, batch norms folded, cast, channels last, fully convolutional, with a new head."""
+"""Models made from models: of another size, without batch norms, cast, fully convolutional, with a new head."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -10,55 +10,8 @@ from keras import layers
 from keras_resnet.architecture.metadata import channel_axis, copy_metadata, input_size, layer_channel_axis, model_spec
 from keras_resnet.architecture.network import ResNet
 from keras_resnet.errors import error_summary, is_integer, value_error
-from keras_resnet.models.layers import check_network
+from keras_resnet.models.cloning import as_functional, clone, rebuild
 from keras_resnet.precision import PRECISIONS, check_precision
-
-
-def clone(model: keras.Model, input_shape: tuple | None = None) -> keras.Model:
-    """A copy with its own layers and weights that keeps the spec and the info, which Keras's `clone_model` drops.
-
-    Its images have the shape `input_shape`, with None for sides of any length; by default that of the model's images.
-
-    Raises:
-        ValueError: for a layer that cannot be rebuilt from its configuration.
-    """
-    copy = _rebuild(model, input_shape=input_shape)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def _rebuild(model, changes=lambda layer: {}, kind=type, call=None, input_shape=None):
-    """Keras's `clone_model`, with the names of the layers and inputs, the spec and the info of `model`; weights unset.
-
-    A new layer has the class `kind(layer)`, and the configuration of `layer` with `changes(layer)`;
-    `call(new layer, *arguments)` returns its output.
-    """
-
-    def rebuild_layer(layer):
-        try:
-            config = layer.get_config() | changes(layer)
-            if "kernel_initializer" in config:
-                config["kernel_initializer"] = "zeros"  # fast; the values are about to be set
-            copy = kind(layer).from_config(config)
-        except Exception as error:  # a layer's own code may raise anything
-            raise ValueError(
-                "`model` should have layers that can be rebuilt from what their `get_config` returns. "
-                f"Received: {model.name} with {type(layer).__name__} {layer.name!r} ({error_summary(error)})"
-            ) from error
-        copy.name = layer.name  # lost by layers without `get_config`
-        return copy
-
-    (given,) = model.inputs
-    shape = given.shape[1:] if input_shape is None else input_shape
-    inputs = keras.tree.map_structure(  # Keras's own clones rename the input
-        lambda _: keras.Input(shape, dtype=given.dtype, name=model.layers[0].name), model.input
-    )
-    copy = keras.models.clone_model(model, inputs, rebuild_layer, call)
-    originals = {layer.name: layer for layer in model.layers}
-    for layer in copy.layers:
-        if hasattr(layer, "kernel_initializer"):
-            layer.kernel_initializer = originals[layer.name].kernel_initializer
-    return copy_metadata(copy, model)
 
 
 def with_input_size(model: keras.Model, size: int | None) -> keras.Model:
@@ -76,6 +29,7 @@ def with_input_size(model: keras.Model, size: int | None) -> keras.Model:
         raise value_error("size", size, "None for an exported network, which has its own")
     if size == input_size(model):
         return model
+    model = as_functional(model)
     spec, channels = model_spec(model), model.inputs[0].shape[channel_axis(model)]
     if not is_integer(size, minimum := spec.minimum_size if spec else 1):
         raise value_error("size", size, f"a number of pixels, at least {minimum} for {model.name}")
@@ -83,24 +37,6 @@ def with_input_size(model: keras.Model, size: int | None) -> keras.Model:
         return clone(model, (channels, size, size) if channel_axis(model) == 1 else (size, size, channels))
     except Exception as error:  # layers raise anything when shapes do not fit
         raise value_error("size", size, f"one that fits the layers of {model.name} ({error_summary(error)})") from error
-
-
-def as_functional(model: keras.Model) -> keras.Model:
-    """The model as a Functional one: a Sequential model is converted, a Functional one returned as it is.
-
-    Raises:
-        ValueError: for a model that is not a graph of layers, or has models among its layers.
-    """
-    if isinstance(model, keras.Sequential) and model.built:
-        model = copy_metadata(keras.Model(model.inputs, model.outputs[0], name=model.name), model)
-    if inner := [layer.name for layer in getattr(model, "layers", ()) if isinstance(layer, keras.Model)]:
-        raise ValueError(
-            "`model` should be one graph of layers: build upon `inner.output` instead of calling the inner model. "
-            f"Received: {model.name} with the model {inner[0]!r} among its layers"
-        )
-    if not hasattr(model, "operations"):
-        raise ValueError(f"`model` should be one graph of layers. Received: {model}")
-    return model
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
@@ -117,7 +53,8 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     is kept. The result is for inference: trained further, it behaves differently.
 
     Args:
-        model: Functional or Sequential model with one input.
+        model: Functional or Sequential model with one input. Models among its layers are replaced by their layers, and
+            augmentation is dropped.
 
     Returns:
         A Functional model with the same inputs, outputs, layer names, dtype policies, spec and info.
@@ -125,18 +62,17 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
         whose output is also used elsewhere.
 
     Raises:
-        ValueError: for a model that is not a graph of layers from one input, has models among its layers, or layers
-            that cannot be rebuilt from their configuration.
+        ValueError: for a model that is not a graph of layers from one input, or has layers that cannot be rebuilt from
+            their configuration.
     """
     model = as_functional(model)
-    check_network(model)
     norms = _foldable_norms(model)
     folded = {norm.name for norm in norms.values()}
 
     def call(layer, *arguments, **keywords):
         return arguments[0] if layer.name in folded else layer(*arguments, **keywords)
 
-    copy = _rebuild(model, lambda layer: {"use_bias": True} if layer.name in norms else {}, call=call)
+    copy = rebuild(model, lambda layer: {"use_bias": True} if layer.name in norms else {}, call=call)
     for layer in copy.layers:
         original, norm = model.get_layer(layer.name), norms.get(layer.name)
         layer.set_weights(_folded_weights(original, norm) if norm else original.get_weights())
@@ -195,7 +131,7 @@ def cast_model(model: keras.Model, precision: str) -> keras.Model:
         grouped = isinstance(layer, layers.Conv2D) and layer.groups > 1 and layer.data_format == "channels_last"
         return GroupedConv2D if grouped and keras.backend.backend() == "tensorflow" else type(layer)
 
-    copy = _rebuild(model, changes, kind)
+    copy = rebuild(model, changes, kind)
     copy.set_weights(model.get_weights())
     return copy
 
@@ -225,7 +161,7 @@ def channels_last(model: keras.Model) -> keras.Model:
         return model
     channels, *sides = model.inputs[0].shape[1:]
     try:
-        copy = _rebuild(model, _channels_last_changes, input_shape=(*sides, channels))
+        copy = rebuild(model, _channels_last_changes, input_shape=(*sides, channels))
     except Exception as error:  # layers raise anything when shapes do not fit
         raise ValueError(
             "`model` should be channels last, or have layers that can be rebuilt as channels last "
@@ -264,6 +200,7 @@ def fully_convolutional(model: keras.Model, side: int) -> keras.Model:
     Raises:
         ValueError: for a model that ends otherwise, or is not a graph of layers with one input.
     """
+    model = as_functional(model)
     position = _pooling_index(model)
     copy = channels_last(model)
     channels = copy.input_shape[-1]
@@ -290,8 +227,7 @@ def _pooling_index(model):
     found = [i for i, layer in enumerate(model.layers) if isinstance(layer, layers.GlobalAveragePooling2D)]
     pooling, *tail = model.layers[found[-1] :] if found else (None,)
     is_chain = all(after.input is before.output for before, after in pairwise([pooling, *tail]))
-    is_flat = not any(isinstance(layer, keras.Model) for layer in model.layers)
-    if not (is_flat and tail and is_chain and all(isinstance(layer, _POINTWISE) for layer in tail)):
+    if not (tail and is_chain and all(isinstance(layer, _POINTWISE) for layer in tail)):
         raise ValueError(
             "`model` should be one graph of layers that ends in global average pooling and a classifier. "
             f"Received: {model.name}, which ends in {[layer.name for layer in model.layers[-3:]]}"

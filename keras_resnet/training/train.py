@@ -17,7 +17,7 @@ from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, check_known
 from keras_resnet.files import as_path
-from keras_resnet.models.transforms import clone
+from keras_resnet.models.cloning import clone
 from keras_resnet.training.callbacks import (
     CheckpointCallback,
     ProgressCallback,

@@ -18,16 +18,17 @@ from keras_resnet.analysis.grad_cam import grad_cam, plot_grad_cam
 from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.architecture.network import num_stages, stage_index
 from keras_resnet.data.datasets import Dataset
+from keras_resnet.data.normalization import normalize
 from keras_resnet.data.prefetch import images_at
-from keras_resnet.data.preprocessing import preprocess_input
 from keras_resnet.data.protocols import get_protocol, image_views
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_known, is_integer, value_error
 from keras_resnet.evaluation import evaluate
 from keras_resnet.files import as_path, remove
+from keras_resnet.models.cloning import clone
 from keras_resnet.models.create import create, load_model
 from keras_resnet.models.preprocessing import preprocessing, set_preprocessing, weights_digest
-from keras_resnet.models.transforms import clone, with_new_head
+from keras_resnet.models.transforms import with_new_head
 from keras_resnet.precision import precision_scope
 from keras_resnet.training.distribution import Devices
 from keras_resnet.training.options import RunOptions, split_options
@@ -188,7 +189,7 @@ def plot_grad_cam_examples(model, dataset, path, max_images=8):
     positions = [np.linspace(0, len(group) - 1, min(max_images, len(group))).astype(int) for group in groups]
     indices = np.concatenate([group[evenly] for group, evenly in zip(groups, positions, strict=True)])
     (views,) = image_views(images_at(dataset.test, indices), preprocessing(model), get_protocol("center"))
-    inputs = preprocess_input(views[:, 0], preprocessing(model).mode, "channels_last")
+    inputs = normalize(views[:, 0], preprocessing(model).mode, "channels_last")
     predicted, labels = result.predicted[indices], result.labels[indices]
     maps = grad_cam(model, to_data_format(model, inputs), predicted)
     names = [name for _, name in result.classes]
