@@ -211,6 +211,11 @@ class ResNetSpec:
         return STEMS[self.stem].size
 
     @property
+    def default_resize(self) -> int:
+        """Shorter side in testing before the central crop, in pixels; `default_size` for networks of small images."""
+        return STEMS[self.stem].resize
+
+    @property
     def default_classes(self) -> int:
         """Number of classes of the dataset the network was designed for."""
         return STEMS[self.stem].classes

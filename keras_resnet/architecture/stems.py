@@ -18,6 +18,8 @@ class Stem:
     """Halves the resolution after the convolutions: a name in MAX_POOLS, "conv" for a strided convolution, or None."""
     size: int = 224
     """Usual side of the images, in pixels."""
+    resize: int = 256
+    """Usual shorter side in testing, in pixels, before the central crop (He et al. 2015, sec. 3.4)."""
     minimum_size: int = 32
     """Smallest side of the images, in pixels; 32 as in keras.applications."""
     classes: int = 1000
@@ -46,7 +48,7 @@ STEMS = {
     "deep": Stem(((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1.0)), pool="max"),  # arXiv:1812.01187, fig. 2 b (ResNet-C)
     "deep_tiered": Stem(((3, 2, 0.375), (3, 1, 0.5), (3, 1, 1.0)), pool="max"),  # 24, 32, 64: timm/models/resnet.py
     "deep_conv": Stem(((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1.0)), pool="conv"),  # ResNet-RS: timm/models/resnet.py
-    "cifar": Stem(((3, 1, 1.0),), size=32, minimum_size=8, classes=10),  # He et al. 2015, sec. 4.2
+    "cifar": Stem(((3, 1, 1.0),), size=32, resize=32, minimum_size=8, classes=10),  # He et al. 2015, sec. 4.2
 }
 
 

@@ -20,7 +20,8 @@ from keras_resnet.precision import COMPUTED, precision_scope
 from keras_resnet.training.recipes import Recipe
 
 AsJson = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
-Model = Annotated[str, Option("--model", help="A network of `keras-resnet models`, or a .keras file.")]
+NETWORK_OR_FILE = "A network of `keras-resnet models`, or a .keras file."
+Model = Annotated[str, Option("--model", help=NETWORK_OR_FILE)]
 Weights = Annotated[str | None, Option(help="A tag (see `keras-resnet models`) or the path of a weights file.")]
 Mode = Annotated[str | None, Option(help=f"Preprocessing, unless the weights define one: {', '.join(MODES)}.")]
 Precision = Annotated[str | None, Option(help=f"What the network computes in: {', '.join(COMPUTED)}.")]

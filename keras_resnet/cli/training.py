@@ -13,7 +13,17 @@ from typer import Option
 import keras_resnet
 from keras_resnet.architecture.spec import read_spec
 from keras_resnet.cli.app import out, print_json, print_line, print_progress, print_table, study
-from keras_resnet.cli.options import AsJson, Changes, Mode, Model, TrainingSet, command, numbers, recipe_changes
+from keras_resnet.cli.options import (
+    NETWORK_OR_FILE,
+    AsJson,
+    Changes,
+    Mode,
+    Model,
+    TrainingSet,
+    command,
+    numbers,
+    recipe_changes,
+)
 from keras_resnet.data.sources import load_dataset
 from keras_resnet.errors import value_error
 from keras_resnet.search.results import describe
@@ -33,13 +43,16 @@ RecipeName = Annotated[str, Option("--recipe", help="A name in RECIPES.")]
 
 @command(
     data=DATA,
-    options={keras_resnet.train: "keep validation_freq sync_batch_norm tensorboard", RunOptions: RUN + " xla"},
+    options={
+        keras_resnet.train: "weights size keep validation_freq sync_batch_norm tensorboard",
+        RunOptions: RUN + " xla",
+    },
 )
 def train(
     data,
     options,
     recipe: RecipeName = "quickstart",
-    model: Annotated[str | None, Option(help="A network of `keras-resnet models`.", show_default="resnet20")] = None,
+    model: Annotated[str | None, Option(help=NETWORK_OR_FILE, show_default="resnet20")] = None,
     spec: Annotated[Path | None, Option(help="A ResNetSpec as JSON instead: winner.json of `tune`.")] = None,
     dataset: TrainingSet = "digits",
     workdir: Annotated[str | None, Option(help=WORKDIR, show_default="runs/RECIPE")] = None,
@@ -58,7 +71,7 @@ def train(
     )
 
 
-@command(data=DATA, options={keras_resnet.finetune: "stages batch_norm head_epochs", RunOptions: RUN})
+@command(data=DATA, options={keras_resnet.finetune: "stages batch_norm head_epochs size", RunOptions: RUN})
 def finetune(
     data,
     options,

@@ -23,6 +23,8 @@ class TrainCrop:
     expected_scale: str = "two numbers"
     """What `scale` of the recipe should be."""
     accepts_scale: Callable = lambda low, high: True
+    scale_in_pixels: bool = False
+    """Whether `scale` has lengths in pixels, which another size of the images changes."""
     on_batches: bool = False
     """Whether whole batches are padded and cropped, see `pad_and_crop`."""
 
@@ -38,7 +40,10 @@ TRAIN_CROPS = {
     "none": TrainCrop(),
     "pad": TrainCrop(on_batches=True),
     "scale_jitter": TrainCrop(
-        crops.scale_jitter_box, "two lengths in pixels, the smaller first", lambda low, high: 1 <= low <= high
+        crops.scale_jitter_box,
+        "two lengths in pixels, the smaller first",
+        lambda low, high: 1 <= low <= high,
+        scale_in_pixels=True,
     ),
     "random_resized": TrainCrop(
         crops.random_resized_box,

@@ -16,6 +16,8 @@ DEFAULT_VALIDATION_SPLIT = 0.2
 """Fraction of the images that is held out where a dataset has no test split."""
 UNLABELLED = -1
 """Label of an image whose class is unknown."""
+DEFAULT_SIZES = {"size": 224, "resize": 256}
+"""Sizes in the Preprocessing of images that may have any size (He et al. 2015, sec. 3.4)."""
 MEMORY_FRACTION = 0.25
 """Fraction of the machine's memory that images may occupy."""
 
@@ -195,6 +197,11 @@ class Dataset:
         return self.test.multi_label
 
     @property
+    def has_any_size(self) -> bool:
+        """Whether the images have any size and none was chosen: that of `preprocessing` is a default."""
+        return {"size": self.preprocessing.size, "resize": self.preprocessing.resize} == DEFAULT_SIZES
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of the model input."""
         return (self.preprocessing.size, self.preprocessing.size, self.preprocessing.channels)
@@ -237,10 +244,10 @@ def fits_in_memory(num_bytes):
 def default_preprocessing(shape):
     """The Preprocessing of a dataset that does not define one: of mode "torch", or "tf" for grey images.
 
-    `shape` is (H, W, C), with None for sides that vary. Square images of one size are not resized; others are, as
-    ImageNet's test images (He et al. 2015, sec. 3.4).
+    `shape` is (H, W, C), with None for sides that vary. Square images of one size are not resized; others are, to
+    DEFAULT_SIZES.
     """
     height, width, channels = shape
     is_square = height is not None and height == width
-    sizes = {"size": height, "resize": None} if is_square else {"size": 224, "resize": 256}
+    sizes = {"size": height, "resize": None} if is_square else DEFAULT_SIZES
     return Preprocessing("tf" if channels == 1 else "torch", channels=channels, **sizes)

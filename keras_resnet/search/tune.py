@@ -105,6 +105,8 @@ def tune(
     local = workdir and local_path(workdir, "workdir")  # KerasTuner keeps its trials there
     devices = Devices(options.devices)  # before images are read, which initializes TensorFlow's devices
     dataset = as_dataset(dataset)
+    if dataset.has_any_size:  # candidates of all stems get images of one size, with which their cost is computed
+        recipe = replace(recipe, test_size=recipe.test_size or dataset.preprocessing.size)
     search_dataset = split_for_search(dataset, validation_split)
     trainer = CandidateTrainer(dataset, search_dataset, recipe, devices, options, progress)
     budget, side = Budget(max_params, max_multiply_adds, max_latency), recipe.test_size or dataset.input_shape[0]

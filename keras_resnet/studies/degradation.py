@@ -20,7 +20,7 @@ from keras_resnet.training.callbacks import run_in_series
 from keras_resnet.training.checkpoints import OVERWRITE_HINT, check_settings
 from keras_resnet.training.curves import draw_curves
 from keras_resnet.training.distribution import Devices
-from keras_resnet.training.model_setup import dataset_settings
+from keras_resnet.training.model_setup import dataset_settings, network_name_and_spec
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipes import Recipe, get_recipe
 from keras_resnet.training.train import check_run, train
@@ -157,7 +157,8 @@ class _Study:
         """Raises ValueError if the folder holds a network that was trained, or started, with other settings."""
         for name, recipe in self.recipes.items():
             path = self.workdir / name / SETTINGS
-            expected = {**self.settings, "model": name, "recipe": recipe.to_config()}
+            model, _ = network_name_and_spec(name, recipe)
+            expected = {**self.settings, "model": model, "recipe": recipe.to_config()}
             if path.exists():
                 found = {key: value for key, value in read_json(path).items() if key in expected}
                 check_settings(found, expected, path, OVERWRITE_HINT.format("folder"))

@@ -1,30 +1,39 @@
 """The model of a run, built for its images and compiled for its recipe, and the settings that identify the run."""
 
 import math
+import os
+import warnings
 from dataclasses import replace
 
 import keras
 
-from keras_resnet.architecture.metadata import model_spec
+from keras_resnet.architecture.complexity import complexity
+from keras_resnet.architecture.metadata import image_shape, input_size, model_info, model_spec
 from keras_resnet.architecture.network import build, num_stages, stage_index
 from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.errors import value_error
 from keras_resnet.machine import versions
+from keras_resnet.models.cloning import clone
+from keras_resnet.models.create import create, load_model
+from keras_resnet.models.preprocessing import known_preprocessing
+from keras_resnet.models.transforms import with_new_head
 from keras_resnet.precision import precision_of, precision_scope
 from keras_resnet.training.distribution import synchronize_batch_norm
 from keras_resnet.training.optimizers import create_optimizer
 from keras_resnet.training.recipes import LOSSES
 from keras_resnet.training.schedules import learning_rate
-from keras_resnet.variants import canonical_name, get_spec
+from keras_resnet.variants import VARIANTS, canonical_name
 
 
-def model_for_images(model, dataset, recipe, precision=None, sync_batch_norm=False):
-    """A model that classifies the data set's images, for training by the recipe.
+def model_for_images(model, dataset, recipe, weights=None, precision=None, sync_batch_norm=False):
+    """A model that classifies the data set's images, and the Dataset with the preprocessing of this model's input.
 
     Args:
-        model: name of a network or a ResNetSpec, built here; or a Keras model, returned unchanged, or a function that
-            returns one.
+        model: name of a network or a ResNetSpec, built here; a .keras file; a Keras model, returned unchanged, or a
+            function that returns one.
         dataset: Dataset.
         recipe: Recipe.
+        weights: for a network given by name, see `train`.
         precision: see `RunOptions`.
         sync_batch_norm: whether batch norm uses the statistics of all devices' images.
 
@@ -33,11 +42,122 @@ def model_for_images(model, dataset, recipe, precision=None, sync_batch_norm=Fal
     """
     if not isinstance(model, keras.Model) and callable(model):
         model = model()
-    if isinstance(model, keras.Model):
+    if is_pretrained(model, weights):
+        model = _with_classes(load_pretrained(model, weights, recipe, precision), dataset.class_names)
+        model, dataset = fit_to_images(model, dataset, recipe)
+        _check_model(model, dataset, recipe, precision)
+    elif isinstance(model, keras.Model):
+        dataset = replace(dataset, preprocessing=_run_preprocessing(dataset, recipe, model))
         _check_model(model, dataset, recipe, precision)
     else:
-        model = _build(model, dataset, recipe, precision)
-    return synchronize_batch_norm(model) if sync_batch_norm else model
+        model, dataset = build_for_images(model, dataset, recipe, precision)
+    return synchronize_batch_norm(model) if sync_batch_norm else model, dataset
+
+
+def is_pretrained(model, weights):
+    """Whether a network by name gets weights, or the model is a .keras file."""
+    return weights is not None or is_model_file(model)
+
+
+def is_model_file(model):
+    """Whether this is the path of a .keras file."""
+    return isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".keras")
+
+
+def load_pretrained(model, weights, recipe, precision=None):
+    """A Keras model as it is, the one in a .keras file, or a network by its name with weights, as for `create`.
+
+    Raises:
+        ValueError: for `weights` together with a model that has its own, and as `create` and `load_model`.
+    """
+    if isinstance(model, (keras.Model, ResNetSpec)) or is_model_file(model):
+        if weights is not None:
+            raise value_error("weights", weights, "left out, unless the model is the name of a network")
+        return load_model(model) if is_model_file(model) else model
+    with precision_scope(precision):
+        return create(model, weights=weights, drop_path=recipe.drop_path)
+
+
+def _with_classes(model, class_names):
+    """The model, with a new classifier unless it has these classes already."""
+    known = model_info(model).get("class_names") or class_names
+    if model.output_shape == (None, len(class_names)) and [*known] == [*class_names]:
+        return model
+    warnings.warn(f"The classifier of {model.name} for {len(class_names)} classes is new and untrained.", stacklevel=2)
+    return with_new_head(model, len(class_names))
+
+
+def fit_to_images(model, dataset, recipe):
+    """The model with its input as large as the images of a run, and the Dataset with their preprocessing."""
+    dataset = replace(dataset, preprocessing=_run_preprocessing(dataset, recipe, model))
+    side, channels = _input_side(dataset, recipe), image_shape(model)[-1]
+    return model if input_size(model) in (None, side) else clone(model, (side, side, channels)), dataset
+
+
+def build_for_images(model, dataset, recipe, precision=None):
+    """A new network by its name or ResNetSpec, and the Dataset with its preprocessing."""
+    name, spec = network_name_and_spec(model, recipe)
+    dataset = replace(dataset, preprocessing=_run_preprocessing(dataset, recipe, spec))
+    side = _input_side(dataset, recipe)
+    with precision_scope(precision):
+        network = build(
+            replace(spec, drop_path=recipe.drop_path or spec.drop_path),
+            input_shape=(side, side, dataset.preprocessing.channels),
+            classes=len(dataset.class_names),
+            name=name,
+        )
+    return network, dataset
+
+
+def network_name_and_spec(model, recipe):
+    """Name and ResNetSpec of the network that a recipe builds for a name or a ResNetSpec."""
+    if isinstance(model, ResNetSpec):
+        return "resnet", model
+    name = canonical_name(model)
+    if recipe.v1_5 and f"{name}_v1_5" in VARIANTS:
+        name = f"{name}_v1_5"
+    return name.removesuffix("_cifar"), VARIANTS[name]
+
+
+def _run_preprocessing(dataset, recipe, network):
+    """How the test images of a run are prepared for a Keras model, or for the network of a ResNetSpec.
+
+    They have the size of the recipe; else the one for which the model's weights were trained; else that of the images,
+    if they have one; else the one for which the network was designed.
+    """
+    is_model = isinstance(network, keras.Model)
+    spec = model_spec(network) if is_model else network
+    found = known_preprocessing(network) if is_model else None
+    if found is None:
+        found = dataset.preprocessing
+        if dataset.has_any_size:
+            found = replace(found, size=spec.default_size, resize=spec.default_resize) if spec else found
+            found = found.for_size((input_size(network) if is_model else None) or found.size)
+    if recipe.test_resize:
+        sizes = {"size": recipe.test_size, "resize": recipe.test_resize}
+        return replace(found, **sizes, interpolation=recipe.test_interpolation)
+    return found.for_size(recipe.test_size or found.size)
+
+
+def _input_side(dataset, recipe):
+    """Side of a model's input images; None if training and test images differ in size."""
+    size = dataset.preprocessing.size
+    return size if recipe.train_size in (None, size) else None
+
+
+def describe_run(model, dataset, recipe):
+    """A line about what is going to be trained: the network, the images and their size, the multiply-adds of a step."""
+    spec, test_size = model_spec(model), dataset.preprocessing.size
+    size = recipe.train_size or test_size
+    sides = f"{size}x{size} pixels" + (f" in training, {test_size}x{test_size} in testing" if size != test_size else "")
+    images = f"{len(dataset.train):,} training and {len(dataset.test):,} test images, {sides}"
+    if spec is None:
+        return f"{model.name}: {images}"
+    bottleneck = f" (stride on the {spec.stride_on}, with{'' if spec.conv_bias else 'out'} biases)"
+    shape = (size, size, dataset.preprocessing.channels)
+    cost = recipe.batch_size * complexity(spec, classes=len(dataset.class_names), input_shape=shape).multiply_adds
+    step = f"{recipe.batch_size:,} images a step, {cost / 1e9:,.4g} G multiply-adds forward"
+    return f"{model.name}{bottleneck if spec.block == 'bottleneck' else ''}: {images}; {step}"
 
 
 def _check_model(model, dataset, recipe, precision):
@@ -60,20 +180,6 @@ def _check_model(model, dataset, recipe, precision):
         raise ValueError(
             f"`precision` should be left out for a Keras model, which has its own ({own_precision}). "
             f"Received: precision={precision!r}"
-        )
-
-
-def _build(model, dataset, recipe, precision):
-    is_spec = isinstance(model, ResNetSpec)
-    spec = model if is_spec else get_spec(model)
-    side, _, channels = dataset.input_shape
-    side = side if recipe.train_size in (None, side) else None
-    with precision_scope(precision):
-        return build(
-            replace(spec, drop_path=recipe.drop_path or spec.drop_path),
-            input_shape=(side, side, channels),
-            classes=len(dataset.class_names),
-            name="resnet" if is_spec else canonical_name(model).removesuffix("_cifar"),
         )
 
 

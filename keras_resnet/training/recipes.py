@@ -81,6 +81,11 @@ class Recipe:
     """In each step the averaged weights become decay * average + (1 - decay) * weights; they are tested and saved, with
     batch-norm statistics recomputed for them. 0 does not average."""
 
+    # Network
+    v1_5: bool = False
+    """Whether "resnet50", "resnet101" and "resnet152" without weights are built as in torchvision and timm, v1.5: with
+    the stride on the 3x3, without biases. Otherwise they are built as in keras.applications."""
+
     # Loss
     loss: str = "cross_entropy"
     """A name in LOSSES."""
@@ -100,11 +105,12 @@ class Recipe:
     train_size: int | None = None
     """Side of the training images in pixels; None: as in testing."""
     test_size: int | None = None
-    """Side of the test images in pixels; None: that of the data set."""
+    """Side of the test images in pixels; None: that of pretrained weights, else that of the data set's images, if all
+    have one, else the size the network was designed for."""
     test_resize: int | None = None
-    """With `test_size`: the shorter side is resized to this before the center crop."""
+    """With `test_size`: the shorter side is resized to this before the center crop; None: the crop share stays."""
     test_interpolation: str = "bilinear"
-    """With `test_size`: interpolation of the resizing."""
+    """With `test_resize`: interpolation of the resizing."""
     crop: str = "none"
     """A name in TRAIN_CROPS."""
     padding: int = 4
@@ -225,7 +231,7 @@ _CHECKS = [
         '"balanced", or a dict {name or index of a class: a number, 0 or more}',
         lambda v: v == BALANCED or (isinstance(v, dict) and all(is_number(it) and it >= 0 for it in v.values())),
     ),
-    ("warmup_constant nesterov decay_all flip oversample", "True or False", lambda v: isinstance(v, bool)),
+    ("warmup_constant nesterov decay_all flip oversample v1_5", "True or False", lambda v: isinstance(v, bool)),
     ("milestones", "a tuple of fractions of the run", _are_numbers),
     ("scale", "two numbers", lambda v: _are_numbers(v) and len(v) == 2),
 ]
@@ -254,6 +260,7 @@ _RSB = Recipe(
     weight_decay=0.02,
     decay_all=False,
     clip_norm=1.0,  # a default of timm's LAMB
+    v1_5=True,
     loss="binary_cross_entropy",
     target_threshold=0.2,
     drop_path=0.05,
@@ -314,6 +321,7 @@ RECIPES = {
         warmup_rate=0.005,
         weight_decay=2e-5,
         decay_all=False,
+        v1_5=True,
         ema_decay=0.999966,  # references/classification/train.py: 1 - 2e-5 * 1024 * 32 / 600 epochs, every 32 steps
         label_smoothing=0.1,
         train_size=176,
@@ -343,7 +351,7 @@ RECIPES = {
 }
 
 
-def get_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
+def get_recipe(recipe: str | Recipe, /, size: int | None = None, **changes: Any) -> Recipe:
     """A recipe by its name in RECIPES, or a Recipe, with some fields changed.
 
     Example:
@@ -354,6 +362,7 @@ def get_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
 
     Args:
         recipe: name of a recipe, or a Recipe.
+        size: side of the training and test images in pixels, cropped by the recipe's shares; None: the recipe's sizes.
         **changes: fields to change; `epochs` takes the place of `iterations`, and the reverse.
 
     Returns:
@@ -371,4 +380,18 @@ def get_recipe(recipe: str | Recipe, /, **changes: Any) -> Recipe:
     for given, other in (("epochs", "iterations"), ("iterations", "epochs")):
         if changes.get(given) is not None:
             changes.setdefault(other, None)
-    return replace(recipe, **changes)
+    return replace(_for_size(recipe, size) if size is not None else recipe, **changes)
+
+
+def _for_size(recipe, size):
+    """The recipe for training and test images of another size."""
+    resize, scale = recipe.test_resize, recipe.scale
+    if recipe.train_size and TRAIN_CROPS[recipe.crop].scale_in_pixels:
+        scale = tuple(length * size // recipe.train_size for length in scale)
+    return replace(
+        recipe,
+        train_size=size,
+        test_size=size,
+        test_resize=resize and resize * size // recipe.test_size,
+        scale=scale,
+    )

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
@@ -27,7 +27,13 @@ from keras_resnet.training.callbacks import (
 )
 from keras_resnet.training.distribution import Devices, jit_compile
 from keras_resnet.training.ema import STATISTICS_BATCHES, EMACallback, assign_averages
-from keras_resnet.training.model_setup import compile_model, model_for_images, run_settings
+from keras_resnet.training.model_setup import (
+    compile_model,
+    describe_run,
+    is_pretrained,
+    model_for_images,
+    run_settings,
+)
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipes import LOSSES, Recipe, get_recipe
 from keras_resnet.training.workdir import TENSORBOARD, columns, prepare_workdir, write_run
@@ -47,11 +53,13 @@ class Run:
 
 
 def train(
-    model: str | ResNetSpec | keras.Model | Callable[[], keras.Model] = "resnet20",
+    model: str | os.PathLike | ResNetSpec | keras.Model | Callable[[], keras.Model] = "resnet20",
     dataset: str | Dataset | Callable[[], Dataset] = "digits",
     recipe: str | Recipe = "quickstart",
     workdir: str | os.PathLike | None = None,
     *,
+    weights: str | os.PathLike | None = None,
+    size: int | None = None,
     options: RunOptions | None = None,
     sync_batch_norm: bool = False,
     tensorboard: bool = False,
@@ -70,13 +78,18 @@ def train(
     True
 
     Args:
-        model: name of a network or a ResNetSpec, built for the images; or a Keras model with a softmax over the
-            classes; on several devices a function that returns one, called in their scope.
+        model: name of a network or a ResNetSpec, built for the images; a .keras file, which gets a new classifier if
+            its classes are others; or a Keras model with a softmax over the classes; on several devices a function that
+            returns one, called in their scope.
         dataset: name of a data set (see `load_dataset`), a Dataset, or a function that returns one, called after
             TensorFlow's devices are set up.
         recipe: name of a recipe, or a Recipe.
         workdir: folder for model.keras, history.csv, curves.png, settings.json, report.json and the checkpoint, or a
             URL in object storage, such as "s3://bucket/run", see STORAGES; None writes nothing.
+        weights: pretrained weights to start from, for a network given by name: a tag of `list_weights`, or the path of
+            a file. Their preprocessing is kept; a classifier for other classes is replaced by a new one.
+        size: side of the images in pixels, in training and testing; None: that of the recipe, else that of pretrained
+            weights, else that of the data set's images, if all have one, else the size the network was designed for.
         options: RunOptions; its fields can also be given as keywords.
         sync_batch_norm: whether batch norm uses the statistics of the global batch instead of each device's part.
         tensorboard: whether to write logs for TensorBoard to `workdir`/tensorboard.
@@ -97,16 +110,20 @@ def train(
     """
     options, changes = split_options(options, changes)
     workdir = workdir and as_path(workdir, "workdir")
-    data = _prepare(dataset, get_recipe(recipe, **changes), options, validation_freq, keep)
-    if isinstance(model, keras.Model) and data.devices.num_replicas > 1:
+    recipe = get_recipe(recipe, size=size, **changes)
+    devices, dataset = _prepare(dataset, recipe, options, validation_freq, keep)
+    if isinstance(model, keras.Model) and devices.num_replicas > 1:
         raise ValueError(
             "`model` should be a name, a ResNetSpec, or a function that returns a Keras model, on several devices: an "
             f"existing model is on one of them. Received: model={model.name}"
         )
-    with data.devices.scope():
-        model = model_for_images(model, data.dataset, data.recipe, options.precision, sync_batch_norm)
+    with devices.scope():
+        pretrained = is_pretrained(model, weights)
+        model, dataset = model_for_images(model, dataset, recipe, weights, options.precision, sync_batch_norm)
+        data = RunData(dataset, recipe, options.seed, devices)
         compile_model(model, data.recipe, data.num_steps, jit_compile(options.xla))
-        settings = run_settings(model, data.dataset, data.recipe, options.seed, sync_batch_norm) | {"keep": keep}
+        settings = run_settings(model, data.dataset, data.recipe, options.seed, sync_batch_norm)
+        settings |= {"keep": keep, "weights_sha256": weights_digest(model) if pretrained else None}
         if workdir and data.devices.is_chief:
             size = 4 * sum(math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))
             prepare_workdir(workdir, settings, size, options.overwrite, options.resume)
@@ -145,17 +162,14 @@ class RunData:
 
 
 def _prepare(dataset, recipe, options, validation_freq, keep):
-    """The RunData. TensorFlow's devices and the random state are set up first, before anything uses them."""
+    """(Devices, Dataset). TensorFlow's devices and the random state are set up first, before anything uses them."""
     devices = Devices(options.devices)
     keras.utils.set_random_seed(options.seed)
     if options.deterministic:
         devices.make_deterministic()
     dataset = as_dataset(dataset)
     check_run(dataset, recipe, devices, options, validation_freq, keep)
-    if recipe.test_size is not None:
-        changes = {"size": recipe.test_size, "resize": recipe.test_resize, "interpolation": recipe.test_interpolation}
-        dataset = replace(dataset, preprocessing=replace(dataset.preprocessing, **changes))
-    return RunData(dataset, recipe, options.seed, devices)
+    return devices, dataset
 
 
 def check_run(dataset, recipe, devices, options, validation_freq=1, keep="last"):
@@ -193,6 +207,7 @@ def _fit(model, data, checkpoints, tensorboard, validation_freq):
         callbacks.insert(0, EMACallback(data.statistics_batches))
     logs = checkpoints.workdir / TENSORBOARD if tensorboard and checkpoints.workdir and data.devices.is_chief else None
     test_batches, first_step = data.test_batches(), checkpoints.state.step
+    progress.console.print(describe_run(model, data.dataset, recipe), markup=False, soft_wrap=True)
     with stop_on_signal(checkpoints), progress.bar, tensorboard_callbacks(logs) as log_callbacks:
         for first_epoch, end_epoch, length in _equal_epochs(first_step, data.steps_per_epoch, data.num_steps):
             model.fit(

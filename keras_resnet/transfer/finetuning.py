@@ -26,11 +26,8 @@ from keras_resnet.errors import check_known, is_integer, value_error
 from keras_resnet.evaluation import evaluate
 from keras_resnet.files import as_path, remove
 from keras_resnet.models.cloning import clone
-from keras_resnet.models.create import create, load_model
-from keras_resnet.models.preprocessing import preprocessing, set_preprocessing, weights_digest
-from keras_resnet.models.transforms import with_new_head
-from keras_resnet.precision import precision_scope
 from keras_resnet.training.distribution import Devices
+from keras_resnet.training.model_setup import build_for_images, fit_to_images, is_model_file, load_pretrained
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipes import Recipe, get_recipe
 from keras_resnet.training.train import train
@@ -76,6 +73,7 @@ def finetune(
     batch_norm: str = "frozen",
     recipe: str | Recipe = "finetune",
     mode: str | None = None,
+    size: int | None = None,
     options: RunOptions | None = None,
     **changes: Any,
 ) -> FineTuning:
@@ -101,6 +99,7 @@ def finetune(
         recipe: name of a recipe, or a Recipe, for every phase. The batch size of a recipe given by name is reduced to
             the number of training images.
         mode: preprocessing for weights that do not define one, a name in MODES.
+        size: side of the images in pixels, in training and testing; None: that of the recipe, else that of the weights.
         options: RunOptions, on one machine; its fields can also be given as keywords.
         **changes: fields of RunOptions, such as `seed=3`, and fields of the recipe to change, such as `epochs=5`.
 
@@ -115,7 +114,7 @@ def finetune(
     options, changes = split_options(options, changes)
     folder = workdir and as_path(workdir, "workdir")
     keep_batch_size = not isinstance(recipe, str) or "batch_size" in changes
-    recipe = get_recipe(recipe, **changes)
+    recipe = get_recipe(recipe, size=size, **changes)
     devices = Devices(options.devices)  # before images are read, which initializes TensorFlow's devices
     devices.check_one_machine("Fine-tuning keeps the weights of the best epoch, which needs one machine.")
     if recipe.ema_decay:
@@ -124,8 +123,7 @@ def finetune(
     dataset = as_dataset(dataset)
     if dataset.train is not None and not keep_batch_size:
         recipe = replace(recipe, batch_size=min(recipe.batch_size, len(dataset.train)))
-    current = _model_for_classes(model, weights, dataset, options.precision, mode)
-    dataset = replace(dataset, preprocessing=preprocessing(current))
+    current, dataset = _model_for_classes(model, weights, dataset, recipe, options.precision, mode)
     phases = _phases(current, stages, recipe, head_epochs)
     if folder:
         settings = {"stages": stages, "batch_norm": batch_norm, "seed": options.seed}
@@ -212,23 +210,21 @@ def _trainable_copy(model, lowest_stage, batch_norm):
     return copy
 
 
-def _model_for_classes(model, weights, dataset, precision, mode):
-    """The pretrained model with a new classifier for the data set's classes, and with known preprocessing."""
-    if isinstance(model, keras.Model) or str(model).endswith(".keras"):
-        for option, given, default in (("weights", weights, DEFAULT_WEIGHTS), ("precision", precision, None)):
-            if given not in (None, default):
-                raise value_error(option, given, "left out with a Keras model or a .keras file, which has its own")
-        body = model if isinstance(model, keras.Model) else load_model(model)
+def _model_for_classes(model, weights, dataset, recipe, precision, mode):
+    """The pretrained model with a new classifier for the data set's classes, and the Dataset with its preprocessing."""
+    has_weights = isinstance(model, keras.Model) or is_model_file(model)
+    if has_weights and precision is not None:
+        raise value_error("precision", precision, "left out with a Keras model or a .keras file, which has its own")
+    if has_weights or weights is not None:
+        weights = None if has_weights and weights == DEFAULT_WEIGHTS else weights
+        body = load_pretrained(model, weights, recipe, precision)
     else:
-        with precision_scope(precision):
-            if weights is not None:
-                body = create(model, weights=weights)
-            else:  # for images as the data set has them
-                body = create(model, input_shape=dataset.input_shape, classes=len(dataset.class_names))
-                set_preprocessing(body, dataset.preprocessing, mode or dataset.preprocessing.mode)
+        body, images = build_for_images(model, dataset, recipe, precision)
+        set_preprocessing(body, images.preprocessing, mode or images.preprocessing.mode)
     if not num_stages(body):
         expected = "a residual network with the layer names of keras.applications, which identify its stages"
         raise value_error("model", body.name, expected)
     network = with_new_head(body, len(dataset.class_names))
     set_preprocessing(network, dataset.preprocessing, mode)
-    return network
+    preprocessing(network)  # raises if it is not known
+    return fit_to_images(network, dataset, recipe)
