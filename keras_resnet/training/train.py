@@ -18,6 +18,7 @@ from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, check_known
 from keras_resnet.files import as_path
 from keras_resnet.models.cloning import clone
+from keras_resnet.models.preprocessing import weights_digest
 from keras_resnet.training.callbacks import (
     CheckpointCallback,
     ProgressCallback,

@@ -26,6 +26,8 @@ from keras_resnet.errors import check_known, is_integer, value_error
 from keras_resnet.evaluation import evaluate
 from keras_resnet.files import as_path, remove
 from keras_resnet.models.cloning import clone
+from keras_resnet.models.preprocessing import preprocessing, set_preprocessing, weights_digest
+from keras_resnet.models.transforms import with_new_head
 from keras_resnet.training.distribution import Devices
 from keras_resnet.training.model_setup import build_for_images, fit_to_images, is_model_file, load_pretrained
 from keras_resnet.training.options import RunOptions, split_options
