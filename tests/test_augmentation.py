@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_resnet import Recipe
 from keras_resnet.data import augmentation
 from keras_resnet.data.random_numbers import NumPyRandom
 
@@ -92,12 +93,10 @@ def test_cutmix_replaces_one_box(generator, weight, u, box):
 def sample_weights(mixup, cutmix, steps=400):
     """Weights of the first image in each pixel (steps, H, W), and its labels (steps, 2), for some steps."""
     images = np.stack([np.ones((20, 20, 1)), np.zeros((20, 20, 1))]).astype("float32")
-    results = [
-        augmentation.mixup_or_cutmix(
-            images, np.eye(2, dtype="float32"), mixup, cutmix, NumPyRandom(0, step, (2, slice(None)))
-        )
-        for step in range(steps)
-    ]
+    recipe = Recipe(epochs=1, mixup=mixup, cutmix=cutmix)
+    numbers = (augmentation.sample_numbers(recipe, NumPyRandom(0, step, (2, slice(None)))) for step in range(steps))
+    weights = (augmentation.mixing_weights(images, recipe, one) for one in numbers)
+    results = [augmentation.blend(images, np.eye(2, dtype="float32"), one) for one in weights]
     return np.stack([numpy(p)[0, ..., 0] for p, _ in results]), np.stack([numpy(labels)[0] for _, labels in results])
 
 

@@ -61,7 +61,21 @@ ERASED_AREA = (0.02, 0.33)
 ERASED_ASPECT_RATIO = (0.3, 3.3)
 
 
-def augment_batch(images, labels, recipe, num_classes, mode, random, class_weights=None):
+def sample_numbers(recipe, random):
+    """The random numbers that `augment_batch` needs; `random` is a NumPyRandom or TensorFlowRandom."""
+    return {
+        "crop": random.uniform(2),
+        "flip": random.uniform(),
+        "lighting": random.normal(3),
+        "erasing": random.uniform(5),
+        "choice": random.batch_uniform(1)[0],
+        "mixup": random.batch_beta(recipe.mixup or 1.0),
+        "cutmix": random.batch_beta(recipe.cutmix or 1.0),
+        "centre": random.batch_uniform(2),
+    }
+
+
+def augment_batch(images, labels, recipe, num_classes, mode, numbers, class_weights=None):
     """Augments and normalises a batch of cropped images.
 
     Args:
@@ -69,7 +83,7 @@ def augment_batch(images, labels, recipe, num_classes, mode, random, class_weigh
         labels: (B,) integers from 0 to K - 1, where K is `num_classes`; or multi-label (B, K) zeros and ones.
         recipe: Recipe.
         mode: as for `normalize`.
-        random: NumPyRandom or TensorFlowRandom.
+        numbers: random numbers of `sample_numbers`.
         class_weights: (K,) float32, factors of the loss of each class's images; None for no weights.
 
     Returns:
@@ -77,18 +91,18 @@ def augment_batch(images, labels, recipe, num_classes, mode, random, class_weigh
         the classes, averaged by their shares in a mixed image, before label smoothing.
     """
     if TRAIN_CROPS[recipe.crop].on_batches:
-        images = pad_and_crop(images, recipe.padding, random.uniform(2))
+        images = pad_and_crop(images, recipe.padding, numbers["crop"])
     if recipe.flip:
-        images = flip(images, random.uniform())
+        images = flip(images, numbers["flip"])
     if recipe.lighting:
-        images = lighting(images, random.normal(3), recipe.lighting)
+        images = lighting(images, numbers["lighting"], recipe.lighting)
     images = normalize(images, mode, data_format="channels_last")
     if recipe.erasing:
-        images = erase(images, random.uniform(5), recipe.erasing)
+        images = erase(images, numbers["erasing"], recipe.erasing)
     multi_label = len(labels.shape) == 2
     labels = ops.cast(labels, "float32") if multi_label else ops.one_hot(labels, num_classes, dtype="float32")
     if recipe.mixup or recipe.cutmix:
-        images, labels = mixup_or_cutmix(images, labels, recipe.mixup, recipe.cutmix, random)
+        images, labels = blend(images, labels, mixing_weights(images, recipe, numbers))
     weights = () if class_weights is None else (ops.matmul(labels, class_weights),)
     labels = smooth_labels(labels, 2 if multi_label else num_classes, recipe.label_smoothing)
     if recipe.target_threshold is not None:
@@ -136,15 +150,14 @@ def lighting(images, normals, std=0.1):
     return ops.cast(images, "float32") + (255 * std) * colors[:, None, None, :]
 
 
-def mixup_or_cutmix(images, labels, mixup_alpha, cutmix_alpha, random):
-    """Applies Mixup or CutMix: each to half of the batches if both alphas, of the beta distribution, are not 0."""
-    u = random.batch_uniform(3)
+def mixing_weights(images, recipe, numbers):
+    """Weights for `blend`: of Mixup or CutMix, each for half of the batches if the recipe has both."""
     weights = []
-    if mixup_alpha:
-        weights.append(mixup_weights(images, random.batch_beta(mixup_alpha)))
-    if cutmix_alpha:
-        weights.append(cutmix_weights(images, random.batch_beta(cutmix_alpha), u[1:]))
-    return blend(images, labels, ops.where(u[0] < 0.5, weights[0], weights[-1]))
+    if recipe.mixup:
+        weights.append(mixup_weights(images, numbers["mixup"]))
+    if recipe.cutmix:
+        weights.append(cutmix_weights(images, numbers["cutmix"], numbers["centre"]))
+    return ops.where(numbers["choice"] < 0.5, weights[0], weights[-1])
 
 
 def blend(images, labels, weights):
