@@ -1,6 +1,7 @@
 """Checks of values, and errors in Keras's form: what was expected, what was received, and the nearest known names."""
 
 import difflib
+import importlib.util
 from collections.abc import Collection, Iterable
 
 
@@ -29,6 +30,14 @@ def check_known(argument: str, value: object, known: Collection, expected: str |
     """Raises the ValueError of `unknown_name_error` for a value that is not one of the known ones."""
     if value not in known:
         raise unknown_name_error(argument, value, known, expected)
+
+
+def check_installed(what: str, modules: Iterable[str], package: str) -> None:
+    """Raises ImportError, with the command that installs `package`, if `what` needs modules that are missing."""
+    if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
+        raise ImportError(
+            f"{what} needs {', '.join(missing)}, not installed here. Install with `pip install '{package}'`."
+        )
 
 
 def is_number(value: object) -> bool:

@@ -26,7 +26,7 @@ MODEL = {"depths": SPEC.depths, "widths": SPEC.widths, "stem_width": 8, "input_s
 def test_quickstart_learns_digits_and_writes_all_files(tmp_path):
     """With a small network and few epochs; test_cli.py trains the whole one."""
     folder = tmp_path / "run"
-    run = train(create("resnet20", **MODEL), workdir=folder, epochs=6, tensorboard=True)
+    run = train(create("resnet20", **MODEL), workdir=folder, epochs=6, log="tensorboard")
     report = json.loads((folder / "report.json").read_text())
     assert report == run.report and 0.9 < report["top1_accuracy"] <= report["top5_accuracy"] <= 1
     assert report["test_images"] == 360 and report["training_images"] == 1437 and report["seed"] == 0

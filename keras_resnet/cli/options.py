@@ -73,8 +73,8 @@ def option(callee, name):
     text = re.split(r"[;.,]\sNone\b|\.\s|\.$", text)[0]
     text = re.sub(r"^[Ww]hether to ", "", text)
     words = re.findall(r"\w+", str(parameter.annotation))
-    if {"int", "float"} <= set(words):
-        kind, settings = str, {"parser": value, "metavar": "NUMBER"}
+    if {"int", "float"} <= set(words) or "dict" in words:
+        kind, settings = str, {"parser": value, "metavar": "NAME|JSON" if "dict" in words else "NUMBER"}
     else:
         kind, settings = next((it for it in TYPES if it.__name__ in words), str), {}
     shown = bool(parameter.default)
@@ -124,12 +124,12 @@ def value(text):
         return text
 
 
-def recipe_changes(texts):
-    """["epochs=2"] -> {"epochs": 2}, fields of a recipe."""
+def recipe_changes(texts, **options):
+    """["epochs=2"] -> {"epochs": 2}, fields of a recipe, and the options that are not None or False."""
     changes, known = {}, [field.name for field in fields(Recipe)]
     for field, equals, text in (text.partition("=") for text in texts or ()):
         if not equals:
             raise value_error("--set", field, "FIELD=VALUE, such as epochs=2")
         check_known("--set", field, known, f"one of the fields of a recipe: {known}")
         changes[field] = value(text)
-    return changes
+    return changes | {field: given for field, given in options.items() if given not in (None, False)}

@@ -32,9 +32,11 @@ from keras_resnet.studies.degradation import SIZES
 from keras_resnet.studies.degradation import degradation as run_degradation
 from keras_resnet.studies.results import to_markdown
 from keras_resnet.training.options import RunOptions
+from keras_resnet.training.recipes import Recipe
 
 DATA = {load_dataset: "data_dir download labels validation_split fold skip_bad"}
 RUN = "devices precision seed deterministic checkpoint_every resume overwrite"
+FIELDS = {Recipe: "patience class_weight oversample"}
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 OF_SIZE = "the size's"
 WORKDIR = "Folder for all files, or a URL in object storage: s3://bucket/run."
@@ -43,13 +45,15 @@ RecipeName = Annotated[str, Option("--recipe", help="A name in RECIPES.")]
 
 @command(
     data=DATA,
+    fields=FIELDS,
     options={
-        keras_resnet.train: "weights size keep validation_freq sync_batch_norm tensorboard",
-        RunOptions: RUN + " xla",
+        keras_resnet.train: "weights size keep validation_freq sync_batch_norm",
+        RunOptions: RUN + " xla log profile",
     },
 )
 def train(
     data,
+    fields,
     options,
     recipe: RecipeName = "quickstart",
     model: Annotated[str | None, Option(help=NETWORK_OR_FILE, show_default="resnet20")] = None,
@@ -61,7 +65,7 @@ def train(
     """Train a network, and write model, checkpoint, log, curves, settings and report to a folder."""
     if spec and model:
         raise ValueError(f"`--model` and `--spec` should not be given both. Received: --model {model} --spec {spec}")
-    row = keras_resnet.get_recipe(recipe, **recipe_changes(changes))
+    row = keras_resnet.get_recipe(recipe, **recipe_changes(changes, **fields))
     workdir = workdir or f"runs/{recipe}"
     model = read_spec(spec) if spec else model or "resnet20"
     report = keras_resnet.train(model, partial(load_dataset, dataset, **data), row, workdir, **options).report
@@ -71,9 +75,14 @@ def train(
     )
 
 
-@command(data=DATA, options={keras_resnet.finetune: "stages batch_norm head_epochs size", RunOptions: RUN})
+@command(
+    data=DATA,
+    fields=FIELDS,
+    options={keras_resnet.finetune: "stages batch_norm head_epochs size", RunOptions: RUN + " log"},
+)
 def finetune(
     data,
+    fields,
     options,
     dataset: TrainingSet,
     model: Model = "resnet50",
@@ -86,7 +95,7 @@ def finetune(
     """Train a pretrained network on classes of your own: first a new classifier, then the upper stages with it."""
     data = partial(load_dataset, dataset, **data)
     options |= {"weights": None if weights == "none" else weights, "recipe": recipe, "mode": mode}
-    result = keras_resnet.finetune(model, data, workdir, **options, **recipe_changes(changes))
+    result = keras_resnet.finetune(model, data, workdir, **options, **recipe_changes(changes, **fields))
     accuracies = {name: f"{it['top1_accuracy']:.2%} of {it['test_images']:,}" for name, it in result.phases.items()}
     accuracies[result.best] += " (kept)"
     print_table({"phase": name, "best epoch's accuracy": accuracy} for name, accuracy in accuracies.items())

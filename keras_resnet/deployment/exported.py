@@ -7,8 +7,8 @@ import numpy as np
 
 from keras_resnet.data.labels import imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, check_installed, find_format
-from keras_resnet.errors import error_summary
+from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, find_format
+from keras_resnet.errors import check_installed, error_summary
 from keras_resnet.prediction import softmax
 
 
@@ -66,7 +66,7 @@ class ExportedModel:
             raise FileNotFoundError(f"Expected an exported network. Received a missing path={str(path)!r}")
         self.path, self.format = path, find_format(None, path)
         row = FORMATS[self.format]
-        check_installed(self.format, row.libraries[:1])
+        check_installed(row.title, row.libraries[:1], f"keras-residual[{self.format}]")
         try:
             self.session = row.module.Session(path)
         except Exception as error:  # runtimes raise errors of any kind

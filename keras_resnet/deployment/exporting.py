@@ -16,11 +16,11 @@ from keras_resnet.architecture.metadata import image_shape, model_info
 from keras_resnet.data.datasets import default_preprocessing
 from keras_resnet.data.sources import image_source
 from keras_resnet.deployment.exported import ExportedModel
-from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, check_installed, check_precision, find_format
+from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, check_precision, find_format
 from keras_resnet.deployment.images import calibration_pixels, sample_images
 from keras_resnet.deployment.serving import ExportSpec, export_metadata
 from keras_resnet.deployment.verification import REPORT_SUFFIXES, failures, verify
-from keras_resnet.errors import check_integers, error_summary, value_error
+from keras_resnet.errors import check_installed, check_integers, error_summary, value_error
 from keras_resnet.files import check_writable, local_path
 from keras_resnet.models.cloning import as_functional
 from keras_resnet.models.preprocessing import preprocessing
@@ -131,7 +131,7 @@ def _check_arguments(format_name, target, precision, calibration, overwrite):
     if keras.backend.backend() != "tensorflow":
         raise ValueError(f"Keras should run on TensorFlow to export. Received: KERAS_BACKEND={keras.backend.backend()}")
     check_precision(format_name, precision)
-    check_installed(format_name, row.libraries)
+    check_installed(row.title, row.libraries, f"keras-residual[{format_name}]")
     if target.suffix != row.suffix and (row.suffix or target.suffix in SUFFIXES):
         raise value_error("path", str(target), f"a path that ends in {row.suffix or 'no suffix'} for {row.title}")
     if not row.suffix and glob.escape(str(target)) != str(target):

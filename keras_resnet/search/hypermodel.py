@@ -9,6 +9,7 @@ import keras
 import keras_tuner
 
 from keras_resnet.architecture.network import build
+from keras_resnet.data.class_balance import images_per_epoch
 from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.search.budget import Budget, BudgetedSpace
@@ -93,7 +94,8 @@ class ResNetHyperModel(keras_tuner.HyperModel):
         """
         if not isinstance(data, Dataset):
             return super().fit(hp, model, data, *args, **arguments)
-        recipe, num_images = self._recipe(hp), len(data.train or ())
+        recipe = self._recipe(hp)
+        num_images = images_per_epoch(data, recipe) if data.train else 0
         (steps_per_epoch, num_steps), num_epochs = recipe.steps(num_images), recipe.num_epochs(num_images)
         compile_model(model, recipe, num_steps, jit_compile())
         return model.fit(

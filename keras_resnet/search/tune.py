@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_resnet.architecture.spec import write_spec
+from keras_resnet.data.class_balance import images_per_epoch
 from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT, Dataset, Split
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, check_known
@@ -123,7 +124,7 @@ def tune(
         make_workdir(path)
         folder = SearchFolder(path, settings, candidates)
         oracle_class, arguments = ORACLES[tuner]
-        arguments = arguments(trials, recipe.num_epochs(len(search_dataset.train)))
+        arguments = arguments(trials, recipe.num_epochs(images_per_epoch(search_dataset, recipe)))
         oracle = oracle_class(candidates, trials, options.seed, folder.write_results, **arguments)
         loop = TrialLoop(oracle, trainer.evaluate_candidate, path)
         if loop.is_worker:
@@ -195,7 +196,7 @@ class CandidateTrainer:
     def _train(self, dataset, spec, changes, folder, suffix=""):
         self.progress(f"{folder.name}: {describe(spec)}{suffix}")
         recipe = get_recipe(self.recipe, **changes)
-        validation_freq = 1 if recipe.schedule == "plateau" else recipe.num_epochs(len(dataset.train))
+        validation_freq = 1 if recipe.needs_every_test else recipe.num_epochs(images_per_epoch(dataset, recipe))
         options = replace(self.options, resume=True, overwrite=False)
         with run_in_series(folder.name):
             return train(spec, dataset, recipe, folder, options=options, validation_freq=validation_freq).report

@@ -13,7 +13,6 @@ import keras
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from keras_resnet.files import local_folder
 from keras_resnet.training.checkpoints import TrainingState, load_best, load_checkpoint, save_best, save_checkpoint
 from keras_resnet.training.curves import draw_curves
 from keras_resnet.training.ema import sync_variables
@@ -33,18 +32,21 @@ class CheckpointCallback(keras.callbacks.Callback):
         data: RunData. All machines collect the values of a checkpoint; the chief writes them.
         checkpoint_every: steps between checkpoints within an epoch; None: only after each epoch.
         keep_best: whether to keep the weights of the epoch with the highest test accuracy.
+        callbacks: callbacks that are called before this one. The state of those with `get_state` and `set_state` is
+            saved; no two of these should have the same class.
 
     Raises:
         FloatingPointError: at the end of a step whose loss is not finite.
         TrainingInterrupted: after Ctrl-C or SIGTERM, see `stop_on_signal`.
     """
 
-    def __init__(self, workdir, settings, data, checkpoint_every=None, keep_best=False):
+    def __init__(self, workdir, settings, data, checkpoint_every=None, keep_best=False, callbacks=()):
         super().__init__()
         self.workdir, self.settings, self.devices = workdir, settings, data.devices
         self.steps_per_epoch, self.batch_size = data.steps_per_epoch, data.recipe.batch_size
         self.checkpoint_every, self.keep_best = checkpoint_every, keep_best
-        self.state, self.best_weights, self.signal, self.plateau = TrainingState(), None, None, None
+        self.state, self.best_weights, self.signal = TrainingState(), None, None
+        self.stateful = {type(it).__name__: it for it in callbacks if hasattr(it, "get_state")}
         self.epoch_metrics = []
         """Values of the metrics' variables in the middle of an interrupted epoch."""
 
@@ -53,6 +55,8 @@ class CheckpointCallback(keras.callbacks.Callback):
         if self._has_checkpoint():
             self.state, metrics = load_checkpoint(self.workdir / CHECKPOINT, model, self.settings)
             self.epoch_metrics = metrics if self.state.step % self.steps_per_epoch else []
+            for name, state in self.state.callbacks.items():
+                self.stateful[name].set_state(state)
             self._publish()  # the process may have been killed between the checkpoint and these files
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -92,8 +96,8 @@ class CheckpointCallback(keras.callbacks.Callback):
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         row = {"epoch": epoch + 1, "step": self.state.step, **logs, "learning_rate": rate}
         row |= {"images_per_s": round(steps * self.batch_size / training, 1), "seconds": round(training, 3)}
-        plateau = self.plateau.get_state() if self.plateau else {}
-        self.state = replace(self.state, seconds=self._seconds(), history=(*self.state.history, row), plateau=plateau)
+        history, stopped = (*self.state.history, row), self.model.stop_training
+        self.state = replace(self.state, seconds=self._seconds(), history=history, stopped=stopped)
         if self.keep_best and self.best_epoch == epoch + 1:
             self._save_best()
         self._save()
@@ -136,27 +140,53 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def _save(self):
         if self.workdir:
-            path = self.workdir / CHECKPOINT
+            path, states = self.workdir / CHECKPOINT, {name: it.get_state() for name, it in self.stateful.items()}
+            self.state = replace(self.state, callbacks=states)
             save_checkpoint(path, self.model, self.state, self.settings, write=self.devices.is_chief)
 
     def _seconds(self):
         return self.start.seconds + time.perf_counter() - self.began
 
 
-class ReduceLROnPlateau(keras.callbacks.ReduceLROnPlateau):
-    """Keras's callback with a state that can be saved: Keras resets it at the start of every `fit`."""
+class _SavedState:
+    """A callback of Keras with a state that can be saved: Keras resets it at the start of every `fit`."""
 
-    def __init__(self, patience, state):
-        super().__init__(monitor="val_accuracy", mode="max", factor=0.1, patience=patience)
-        self._reset()
-        vars(self).update(state)
+    def __init__(self, **arguments):
+        super().__init__(monitor="val_accuracy", mode="max", **arguments)
+        super().on_train_begin()
 
     def on_train_begin(self, logs=None):
         """Keeps the state."""
 
     def get_state(self):
-        """The `state` for the constructor of a callback that continues."""
-        return {name: getattr(self, name) for name in ("best", "wait", "cooldown_counter")}
+        """The state as JSON values."""
+        return {name: getattr(self, name) for name in self.saved}
+
+    def set_state(self, state):
+        """Continues from a state of `get_state`."""
+        vars(self).update(state)
+
+
+class ReduceLROnPlateau(_SavedState, keras.callbacks.ReduceLROnPlateau):
+    """Divides the learning rate by 10 when the test accuracy no longer rises."""
+
+    saved = ("best", "wait", "cooldown_counter")
+
+
+class EarlyStopping(_SavedState, keras.callbacks.EarlyStopping):
+    """Ends the run when the test accuracy no longer rises."""
+
+    saved = ("best", "wait", "best_epoch", "stopped_epoch")
+
+
+def callbacks_of(recipe):
+    """The callbacks that a recipe asks for."""
+    callbacks = []
+    if recipe.schedule == "plateau":
+        callbacks.append(ReduceLROnPlateau(factor=0.1, patience=recipe.plateau_patience))
+    if recipe.patience:
+        callbacks.append(EarlyStopping(patience=recipe.patience))
+    return callbacks
 
 
 class ProgressCallback(keras.callbacks.Callback):
@@ -197,17 +227,6 @@ class ProgressCallback(keras.callbacks.Callback):
 
 def _loss_and_error(logs):
     return f"loss {logs['loss']:.4f}, training error {1 - logs['accuracy']:.2%}"
-
-
-@contextmanager
-def tensorboard_callbacks(folder):
-    """Yields Keras's TensorBoard callback for a folder, and one that uploads its files; nothing if it is None."""
-    if folder is None:
-        yield []
-        return
-    with local_folder(folder) as (local, upload):
-        upload_logs = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: upload())
-        yield [keras.callbacks.TensorBoard(local), upload_logs]
 
 
 @contextmanager

@@ -21,8 +21,10 @@ class TrainingState:
     """Time spent on them."""
     history: tuple[dict, ...] = ()
     """The metrics after each epoch."""
-    plateau: dict = field(default_factory=dict)
-    """Schedule "plateau": the state of ReduceLROnPlateau."""
+    callbacks: dict[str, dict] = field(default_factory=dict)
+    """{class name: state} of the callbacks that have `get_state` and `set_state`."""
+    stopped: bool = False
+    """Whether a callback ended the run early."""
 
 
 def save_checkpoint(path, model, state, settings, write=True):

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from keras_resnet.errors import check_integers
+from keras_resnet.errors import check_integers, check_known
 from keras_resnet.precision import COMPUTED, check_precision
+from keras_resnet.training.trackers import TRACKERS
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class RunOptions:
     (3, None)
 
     Raises:
-        ValueError: on construction, for an unknown precision or a `checkpoint_every` below 1.
+        ValueError: on construction, for an unknown precision or tracker, or a `checkpoint_every` below 1.
     """
 
     seed: int = 0
@@ -43,12 +44,19 @@ class RunOptions:
     """Whether to remove an earlier run from the workdir."""
     xla: bool | None = None
     """Whether XLA compiles the training step; None: not on TensorFlow's CPU, where it halves the speed."""
+    log: str | None = None
+    """Where to log the metrics: "tensorboard", in the workdir, "wandb" or "mlflow"; None: nowhere but in the
+    run's own history. A resumed run is a new run of wandb and MLflow, which begins with the interrupted epoch."""
+    profile: bool = False
+    """Whether to write a trace of steps 11 to 15 for TensorBoard's profiler to `workdir`/tensorboard."""
 
     def __post_init__(self):
         if self.precision is not None:
             check_precision(self.precision, COMPUTED)
         if self.checkpoint_every is not None:
             check_integers(checkpoint_every=self.checkpoint_every)
+        if self.log is not None:
+            check_known("log", self.log, TRACKERS)
 
 
 def split_options(options: RunOptions | None, keywords: dict[str, Any]) -> tuple[RunOptions, dict[str, Any]]:

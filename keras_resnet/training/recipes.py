@@ -42,7 +42,7 @@ class Recipe:
     iterations: int | None = None
     """Length of the run in steps; exactly one of `epochs` and `iterations` is given."""
     patience: int | None = None
-    """Early stopping: the run ends after this many epochs without a lower test error; None: it never ends early."""
+    """Early stopping: the run ends after this many epochs without a lower test error; None: no early stopping."""
     batch_size: int = 128
     """Images per step on all devices together."""
 
@@ -97,7 +97,7 @@ class Recipe:
     """Factors of the loss of each class's images: "balanced", inversely proportional to the numbers of images, or {name
     or index of a class: factor}, 1 for the others; None: 1 for all."""
     oversample: bool = False
-    """Whether images of smaller classes repeat, so that an epoch has as many images of each class as of the largest."""
+    """Whether to repeat images of smaller classes, so that an epoch has as many images of each as of the largest."""
     drop_path: float = 0.0
     """Stochastic depth: rate at which the last block is skipped, falling linearly towards the first block."""
 
@@ -179,6 +179,11 @@ class Recipe:
             self._raise("batch_size", f"at most the number of training images ({num_images})")
         steps_per_epoch = num_images // self.batch_size
         return steps_per_epoch, self.iterations or (self.epochs or 0) * steps_per_epoch
+
+    @property
+    def needs_every_test(self) -> bool:
+        """Whether the schedule or early stopping needs the test error after every epoch."""
+        return self.schedule == "plateau" or self.patience is not None
 
     def num_epochs(self, num_images: int) -> int:
         """Epochs of the run, the last of which may be incomplete, for a number of training images."""

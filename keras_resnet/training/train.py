@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
@@ -15,17 +15,11 @@ from keras_resnet.data.class_balance import class_weights, images_per_epoch
 from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
-from keras_resnet.errors import check_integers, check_known
+from keras_resnet.errors import check_integers, check_known, value_error
 from keras_resnet.files import as_path
 from keras_resnet.models.cloning import clone
 from keras_resnet.models.preprocessing import weights_digest
-from keras_resnet.training.callbacks import (
-    CheckpointCallback,
-    ProgressCallback,
-    ReduceLROnPlateau,
-    stop_on_signal,
-    tensorboard_callbacks,
-)
+from keras_resnet.training.callbacks import CheckpointCallback, ProgressCallback, callbacks_of, stop_on_signal
 from keras_resnet.training.distribution import Devices, jit_compile
 from keras_resnet.training.ema import STATISTICS_BATCHES, EMACallback, assign_averages
 from keras_resnet.training.model_setup import (
@@ -37,7 +31,8 @@ from keras_resnet.training.model_setup import (
 )
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipes import LOSSES, Recipe, get_recipe
-from keras_resnet.training.workdir import TENSORBOARD, columns, prepare_workdir, write_run
+from keras_resnet.training.trackers import LoggedRun, check_trackers, open_trackers
+from keras_resnet.training.workdir import columns, prepare_workdir, write_run
 
 KEEP = ("last", "best")
 
@@ -63,7 +58,7 @@ def train(
     size: int | None = None,
     options: RunOptions | None = None,
     sync_batch_norm: bool = False,
-    tensorboard: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     validation_freq: int = 1,
     keep: str = "last",
     **changes: Any,
@@ -93,7 +88,10 @@ def train(
             weights, else that of the data set's images, if all have one, else the size the network was designed for.
         options: RunOptions; its fields can also be given as keywords.
         sync_batch_norm: whether batch norm uses the statistics of the global batch instead of each device's part.
-        tensorboard: whether to write logs for TensorBoard to `workdir`/tensorboard.
+        callbacks: callbacks of Keras, called before the checkpoint is written. A run is one to three calls of `fit`,
+            each with `on_train_begin`; resuming calls them anew, since their state is not in the checkpoint, unless
+            they have `get_state()`, which returns JSON values, and `set_state(state)`. If one of them sets
+            `model.stop_training`, the run ends, and stays ended when resumed.
         validation_freq: epochs between tests; with the number of epochs, the test set is used only once, at the end.
         keep: "last", or "best": the weights of the epoch with the highest test accuracy. The test images then choose
             the weights; use `validation_split` of `load_dataset` to leave the real test set untouched.
@@ -113,6 +111,7 @@ def train(
     workdir = workdir and as_path(workdir, "workdir")
     recipe = get_recipe(recipe, size=size, **changes)
     devices, dataset = _prepare(dataset, recipe, options, validation_freq, keep)
+    check_trackers(options, workdir, recipe.steps(images_per_epoch(dataset, recipe))[1])
     if isinstance(model, keras.Model) and devices.num_replicas > 1:
         raise ValueError(
             "`model` should be a name, a ResNetSpec, or a function that returns a Keras model, on several devices: an "
@@ -128,11 +127,13 @@ def train(
         if workdir and data.devices.is_chief:
             size = 4 * sum(math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))
             prepare_workdir(workdir, settings, size, options.overwrite, options.resume)
-        checkpoints = CheckpointCallback(workdir, settings, data, options.checkpoint_every, keep == "best")
+        callbacks = [*callbacks_of(data.recipe), *callbacks]
+        checkpoints = CheckpointCallback(workdir, settings, data, options.checkpoint_every, keep == "best", callbacks)
         if options.resume:
             checkpoints.resume(model)
-    with data.devices.explain_errors():
-        _fit(model, data, checkpoints, tensorboard, validation_freq)
+    logged = LoggedRun(checkpoints.workdir, settings, checkpoints.state.step, options.profile)
+    with data.devices.explain_errors(), open_trackers(options, data.devices.is_chief and logged) as trackers:
+        _fit(model, data, checkpoints, [*callbacks, checkpoints, *trackers], validation_freq)
         return _finish(model, data, checkpoints)
 
 
@@ -189,28 +190,24 @@ def check_run(dataset, recipe, devices, options, validation_freq=1, keep="last")
         )
     devices.check_batch_size(recipe.batch_size)
     check_integers(validation_freq=validation_freq)
-    if recipe.schedule == "plateau" and validation_freq != 1:
-        raise ValueError(
-            f'`validation_freq` should be 1 with the schedule "plateau". Received: validation_freq={validation_freq}'
-        )
+    if recipe.needs_every_test and validation_freq != 1:
+        expected = '1 with the schedule "plateau" and with early stopping (`patience`)'
+        raise value_error("validation_freq", validation_freq, expected)
     if options.precision == "float16" and devices.num_replicas > 1:  # Keras checks the first replica for overflows only
         raise ValueError("`precision` should be bfloat16 or float32 on several devices. Received: precision='float16'")
 
 
-def _fit(model, data, checkpoints, tensorboard, validation_freq):
+def _fit(model, data, checkpoints, callbacks, validation_freq):
     """Runs `model.fit` from the state of the checkpoint to the end."""
-    recipe, progress = data.recipe, ProgressCallback(checkpoints, data)
-    callbacks = [checkpoints, progress]
-    if recipe.schedule == "plateau":
-        checkpoints.plateau = ReduceLROnPlateau(recipe.plateau_patience, checkpoints.state.plateau)
-        callbacks.insert(0, checkpoints.plateau)
-    if recipe.ema_decay:
-        callbacks.insert(0, EMACallback(data.statistics_batches))
-    logs = checkpoints.workdir / TENSORBOARD if tensorboard and checkpoints.workdir and data.devices.is_chief else None
+    progress = ProgressCallback(checkpoints, data)
+    averages = [EMACallback(data.statistics_batches)] if data.recipe.ema_decay else []
+    callbacks = [*data.devices.callbacks, *averages, *callbacks, progress]
     test_batches, first_step = data.test_batches(), checkpoints.state.step
-    progress.console.print(describe_run(model, data.dataset, recipe), markup=False, soft_wrap=True)
-    with stop_on_signal(checkpoints), progress.bar, tensorboard_callbacks(logs) as log_callbacks:
+    progress.console.print(describe_run(model, data.dataset, data.recipe), markup=False, soft_wrap=True)
+    with stop_on_signal(checkpoints), progress.bar:
         for first_epoch, end_epoch, length in _equal_epochs(first_step, data.steps_per_epoch, data.num_steps):
+            if checkpoints.state.stopped:
+                break
             model.fit(
                 data.training_batches(checkpoints.state.step, (end_epoch - first_epoch) * length),
                 validation_data=test_batches,
@@ -218,7 +215,7 @@ def _fit(model, data, checkpoints, tensorboard, validation_freq):
                 initial_epoch=first_epoch,
                 epochs=end_epoch,
                 steps_per_epoch=length,
-                callbacks=[*data.devices.callbacks, *callbacks, *log_callbacks],
+                callbacks=callbacks,
                 shuffle=False,  # the batches are shuffled already
                 verbose=0,
             )
@@ -279,6 +276,7 @@ def _results(model, data, checkpoints):
         "top1_accuracy": metrics["accuracy"],
         "top5_accuracy": metrics["top5_accuracy"],
         "loss": metrics["loss"],
+        "stopped_early": checkpoints.state.stopped,
         "wall_time_s": round(checkpoints.state.seconds, 1),
         "training_images_per_s": round(mean(row["images_per_s"] for row in history), 1),
     }

@@ -1,6 +1,5 @@
 """FORMATS: the file formats that networks are exported to, one row each."""
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -76,12 +75,3 @@ def check_precision(format, precision):
         hint = f" ({precision} is supported by {', '.join(others)})" if others else ""
         expected = f"one of {list(row.precisions)} for {row.title}{hint}"
         raise unknown_name_error("precision", precision, row.precisions, expected)
-
-
-def check_installed(format, modules):
-    """Raises ImportError, with the command that installs them, if modules are missing."""
-    if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
-        raise ImportError(
-            f"{FORMATS[format].title} needs {', '.join(missing)}, not installed here. Install with "
-            f"`pip install 'keras-residual[{format}]'`."
-        )
