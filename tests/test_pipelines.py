@@ -117,7 +117,7 @@ def test_a_resumed_run_has_the_same_batches(kind, numbered):
 @pytest.mark.portable
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_of_a_batch_equal_the_whole_batch(kind, numbered):
-    recipe = replace(PLAIN, crop="pad", flip=True, erasing=0.3)
+    recipe = replace(PLAIN, crop="pad", flip=True, erasing=0.3, repeats=2)  # read in pairs, but not for halves of 5
     dataset = KINDS[kind](numbered)
     whole = training_batches(dataset, recipe, 12, seed=1)
     halves = zip(*(training_batches(dataset, recipe, 12, seed=1, share=(part, 2)) for part in (0, 1)), strict=True)

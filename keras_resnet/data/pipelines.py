@@ -4,6 +4,7 @@ All random numbers are a function of (seed, step) and of an image's position in 
 step, and the augmentation of an image does not depend on the number of machines that share a batch.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from itertools import islice
@@ -47,6 +48,11 @@ class StepRange:
     @property
     def numbers(self):
         return range(self.first, self.first + self.count)
+
+    @property
+    def copies(self):
+        """How many consecutive rows have the same image, which is read once for them, wherever they begin."""
+        return math.gcd(self.repeats, self.batch_size, self.part.start, self.part.stop)
 
 
 def training_batches(dataset, recipe, steps, seed=0, first=0, share=(0, 1)):
@@ -132,25 +138,35 @@ def _tensorflow_batches(dataset, recipe, steps):
             return step, tf.gather(images, indices), tf.gather(labels, indices)
 
         return counter.map(batch, tf.data.AUTOTUNE)
-    from keras_resnet.data.tensorflow_images import image_size, read_crop
+    from keras_resnet.data.tensorflow_images import decode, image_size, read_crop
     from keras_resnet.data.tensorflow_operations import apply_operation
 
     preprocessing, crop, policy = dataset.preprocessing, TRAIN_CROPS[recipe.crop], POLICIES[recipe.policy]
     size = recipe.train_size or preprocessing.size
 
-    def read(position, image, label, orientation=None):
-        """The cropped and augmented uint8 (H, W, C), and the label."""
+    def augmented_crop(position, image, orientation):
+        """The crop (H, W, C) uint8 at a position in the run, augmented by the policy."""
         random = TensorFlowRandom.of_image(steps.seed, position)
-        contents, orientation = _contents(dataset.train, image, orientation)
-        box = crop.crop_box(*image_size(contents, orientation), recipe, preprocessing, random)
-        pixels = read_crop(contents, box, size, preprocessing.channels, orientation=orientation, fast=True)
+        box = crop.crop_box(*image_size(image, orientation), recipe, preprocessing, random)
+        pixels = read_crop(image, box, size, preprocessing.channels, orientation=orientation, fast=True)
         for operation in zip(*map(tf.unstack, policy.sample(random, recipe)), strict=True):
             pixels = apply_operation(pixels, policy, *operation)
-        return pixels, label
+        return pixels
+
+    def read(position, image, label, orientation=None):
+        """The copies of an image from `position` on, (copies, H, W, C), and their labels."""
+        image, orientation = _contents(dataset.train, image, orientation)
+        if steps.copies > 1 and image.dtype == tf.string:
+            image = decode(image, preprocessing.channels, fast=True)
+        crops = [augmented_crop(position + copy, image, orientation) for copy in range(steps.copies)]
+        return tf.stack(crops), tf.stack([label] * steps.copies)
+
+    def in_one_batch(step, batch):
+        return step, *(tf.reshape(column, (len(rows), *column.shape[2:])) for column in batch)
 
     examples = _examples(dataset.train, steps, rows).map(read, tf.data.AUTOTUNE)
-    batches = examples.batch(len(rows), drop_remainder=True)
-    return tf.data.Dataset.zip(counter, batches).map(lambda step, batch: (step, *batch))
+    batches = examples.batch(len(rows) // steps.copies, drop_remainder=True)
+    return tf.data.Dataset.zip(counter, batches).map(in_one_batch)
 
 
 def _shuffled_indices(positions, split, steps):
@@ -170,7 +186,7 @@ def _shuffled_indices(positions, split, steps):
 
 
 def _examples(split, steps, rows):
-    """tf.data.Dataset of (position in the run, *columns of `_columns`), one by one."""
+    """tf.data.Dataset of (position in the run, *columns of `_columns`), one for all copies that are read together."""
     import tensorflow as tf
 
     if not isinstance(split, Split):
@@ -178,7 +194,7 @@ def _examples(split, steps, rows):
     with tf.device("CPU"):
         columns = [tf.constant(column) for column in _columns(split)]
     positions = tf.data.Dataset.range(steps.first, steps.numbers.stop).flat_map(
-        lambda step: tf.data.Dataset.from_tensor_slices(step * steps.batch_size + rows)
+        lambda step: tf.data.Dataset.from_tensor_slices(step * steps.batch_size + rows[:: steps.copies])
     )
 
     def example(position):
@@ -205,7 +221,7 @@ def _stream_examples(split, steps):
 
     def in_part(position, _):
         row = position % steps.batch_size
-        return (row >= steps.part.start) & (row < steps.part.stop)
+        return (row >= steps.part.start) & (row < steps.part.stop) & (row % steps.copies == 0)
 
     return examples.filter(in_part).map(lambda position, example: (position, *example))
 
@@ -214,8 +230,8 @@ def _stream_batches(split, steps):
     """Yields (step, images, labels) of a Stream as NumPy arrays."""
     examples = _stream_examples(split, steps).as_numpy_iterator()
     for step in steps.numbers:
-        _, images, labels = zip(*islice(examples, steps.part.stop - steps.part.start), strict=True)
-        yield step, images, np.array(labels)
+        _, images, labels = zip(*islice(examples, (steps.part.stop - steps.part.start) // steps.copies), strict=True)
+        yield step, [image for image in images for _ in range(steps.copies)], np.repeat(labels, steps.copies, axis=0)
 
 
 def _columns(split):

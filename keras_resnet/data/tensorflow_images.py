@@ -14,6 +14,8 @@ KERNELS = {
     "bicubic": ("keyscubic", 2, True),
     "lanczos": ("lanczos3", 3, True),
 }
+DCT_METHODS = {True: "INTEGER_FAST", False: "INTEGER_ACCURATE"}
+"""Whether JPEG is decoded fast -> the inverse cosine transform."""
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, as in Pillow
 
 
@@ -74,7 +76,7 @@ def read_crop(image, box, size, channels, *, orientation=None, fast=False, inter
     margin = radius * tf.maximum(sides / size, 1) + 1
     start = tf.maximum(tf.cast(tf.floor(corner - margin), "int32"), 0)
     stop = tf.cast(tf.math.ceil(corner + sides + margin), "int32")
-    pixels = _decode_part(image, start, stop, channels, "INTEGER_FAST" if fast else "INTEGER_ACCURATE")
+    pixels = _decode_part(image, start, stop, channels, DCT_METHODS[fast])
     square = tf.raw_ops.ScaleAndTranslate(
         images=pixels[None],
         size=(size, size),
@@ -101,10 +103,19 @@ def _decode_part(image, start, stop, channels, dct_method):
     if image.dtype != tf.string:
         pixels = part_of_pixels(image)
         return pixels if image.shape[-1] == channels else _to_channels(pixels, channels)
-    return tf.cond(tf.io.is_jpeg(image), part_of_jpeg, lambda: part_of_pixels(_decode(image, channels)))
+    return tf.cond(tf.io.is_jpeg(image), part_of_jpeg, lambda: part_of_pixels(_decode_other(image, channels)))
 
 
-def _decode(contents, channels):
+def decode(image, channels, *, fast=False):
+    """(H, W, channels) uint8 of an encoded image, whatever its orientation; arguments as of `read_crop`."""
+    return tf.cond(
+        tf.io.is_jpeg(image),
+        lambda: tf.io.decode_jpeg(image, channels, dct_method=DCT_METHODS[fast]),
+        lambda: _decode_other(image, channels),
+    )
+
+
+def _decode_other(contents, channels):
     """PNG, GIF or BMP -> (H, W, channels) uint8, on a white background."""
     pixels = tf.cast(tf.io.decode_image(contents, expand_animations=False), "float32")
     depth = tf.shape(pixels)[2]
