@@ -117,6 +117,13 @@ def test_bfloat16_reaches_the_convolutions(network, resnet8, tmp_path):
     assert (kinds["Conv2D"], kinds["BatchNormalization"], kinds["Dense"]) == ("bfloat16", "bfloat16", "float32")
 
 
+def test_batches_are_augmented_as_the_recipe_says(tmp_path):
+    network = KerasNetwork(replace(SMALL, recipe="rsb_a3"), tmp_path)
+    (images, labels), *_ = network.training_batches(1)
+    assert images.shape == (2, 160, 160, 3)
+    assert set(np.unique(labels)) == {0, 1}, "binary cross-entropy's targets"
+
+
 def test_xla_is_left_off_on_the_cpu_and_switched_on_when_asked(resnet8, tmp_path):
     usual = KerasNetwork(TINY, tmp_path)
     if keras.backend.backend() != "tensorflow" or machine.accelerator("tensorflow")[0]:

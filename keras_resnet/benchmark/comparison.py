@@ -14,6 +14,7 @@ from keras_resnet.benchmark.keras_networks import Job
 from keras_resnet.benchmark.worker import Worker, WorkerDied
 from keras_resnet.errors import check_integers, check_known, value_error
 from keras_resnet.machine import machine, versions
+from keras_resnet.training.recipes import get_recipe
 from keras_resnet.variants import canonical_name, get_spec
 
 SECONDS_PER_ROUND = 2
@@ -30,6 +31,7 @@ def compare(
     rounds: int = 5,
     steps: int | None = None,
     xla: bool | None = None,
+    recipe: str | None = None,
     progress: Callable[[str], object] = lambda text: None,
 ) -> dict:
     """Measures the speed of a network in several libraries.
@@ -47,6 +49,8 @@ def compare(
         rounds: number of rounds after the warm-up.
         steps: number of batches in a round; None: as many as take about two seconds.
         xla: whether to compile Keras with XLA; None: except on the CPU under TensorFlow, where it halves the speed.
+        recipe: name of a recipe, whose crops and augmentation the tasks "pipeline" and "whole_run" use. None: random
+            crops and mirroring.
         progress: function that is called with messages about the progress.
 
     Returns:
@@ -61,6 +65,7 @@ def compare(
     """
     spec, name = get_spec(model), canonical_name(model)
     image_size = spec.default_size if image_size is None else image_size
+    get_recipe("quickstart" if recipe is None else recipe)  # raises for an unknown name
     known = {"precisions": MEASURED_PRECISIONS, "contenders": CONTENDERS, "tasks": TASKS}
     for argument, given in {"precisions": precisions, "contenders": contenders, "tasks": tasks}.items():
         if not given:
@@ -74,12 +79,12 @@ def compare(
     with Workers(progress) as workers:
         for precision in dict.fromkeys(precisions):
             for contender in dict.fromkeys(contenders):
-                workers.start(Job(contender, precision, name, batch_size, image_size, xla))
+                workers.start(Job(contender, precision, name, batch_size, image_size, xla, recipe))
         rows = [row for task in TASKS if task in tasks for row in workers.measure(task, rounds, steps)]
-    settings = {"model": name, "batch_size": batch_size, "image_size": image_size, "rounds": rounds, "xla": xla}
+    settings = {"model": name, "batch_size": batch_size, "image_size": image_size, "rounds": rounds}
     return {
         **report,
-        "settings": {**settings, "backend": keras.backend.backend()},
+        "settings": {**settings, "xla": xla, "recipe": recipe, "backend": keras.backend.backend()},
         "baseline": {"contender": BASELINE, "precision": precisions[0]},
         "results": [_with_ratios(row, rows, precisions[0]) for row in rows],
         "not_measured": workers.not_measured,

@@ -36,6 +36,8 @@ class Job:
     image_size: int
     xla: bool | None = None
     """Whether Keras compiles with XLA; None: except on the CPU under TensorFlow, where it is slower."""
+    recipe: str | None = None
+    """A name in RECIPES, whose crops and augmentation the pipeline and whole runs use; None: those of `Workloads`."""
 
     @property
     def images(self):

@@ -11,7 +11,7 @@ from keras_resnet.data.pipelines import training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation import evaluate
 from keras_resnet.training.options import RunOptions
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.recipes import Recipe, get_recipe
 from keras_resnet.training.train import train
 from keras_resnet.transfer.extraction import extract, vector_extractor
 from keras_resnet.variants import get_spec
@@ -26,7 +26,8 @@ class Workloads:
     """Tasks of `keras_resnet` beyond single steps. CIFAR's images come from memory, ImageNet's from JPEG files.
 
     In training, CIFAR's are padded, cropped and mirrored (He et al. 2015, sec. 4.2); of ImageNet's, crops of random
-    size and aspect ratio are mirrored (Szegedy et al. 2015, arXiv:1409.4842). In tests, each image is cropped once.
+    size and aspect ratio are mirrored (Szegedy et al. 2015, arXiv:1409.4842); or both as the job's recipe says. In
+    tests, each image is cropped once.
     The base of a network with the attributes `model`, `job`, a Job, and `folder`, a Path for the image files.
     """
 
@@ -80,6 +81,8 @@ class Workloads:
 
     @property
     def _recipe(self):
+        if self.job.recipe:
+            return get_recipe(self.job.recipe, epochs=2, batch_size=self.job.batch_size)
         crop = "pad" if self._in_memory else "random_resized"
         return Recipe(epochs=2, batch_size=self.job.batch_size, crop=crop, flip=True)
 

@@ -115,7 +115,7 @@ def _print_evaluation(result, title, by_class):
         print_note("skipped", text, "yellow")
 
 
-@command(options={compare: "model batch_size image_size rounds steps xla"})
+@command(options={compare: "model batch_size image_size rounds steps xla recipe"})
 def benchmark(
     options,
     precision: Annotated[list[str], Option(help=f"Of {', '.join(MEASURED_PRECISIONS)}.")] = ("float32",),
