@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -13,6 +14,7 @@ from support import EXPORT_NAMES, png_bytes, random_pixels, require_format, tiny
 import keras_resnet
 
 gc.set_threshold(10_000)  # models are many small objects that live long
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
 
 
 @pytest.fixture(scope="session")
