@@ -30,13 +30,20 @@ def with_input_size(model: keras.Model, size: int | None) -> keras.Model:
     if size == input_size(model):
         return model
     model = as_functional(model)
-    spec, channels = model_spec(model), model.inputs[0].shape[channel_axis(model)]
-    if not is_integer(size, minimum := spec.minimum_size if spec else 1):
-        raise value_error("size", size, f"a number of pixels, at least {minimum} for {model.name}")
+    check_input_size(model, size)
+    channels = model.inputs[0].shape[channel_axis(model)]
     try:
         return clone(model, (channels, size, size) if channel_axis(model) == 1 else (size, size, channels))
     except Exception as error:  # layers raise anything when shapes do not fit
         raise value_error("size", size, f"one that fits the layers of {model.name} ({error_summary(error)})") from error
+
+
+def check_input_size(model: keras.Model, size: int) -> None:
+    """Raises ValueError unless `size` is a number of pixels that is enough for the model's network."""
+    spec = model_spec(model)
+    minimum = spec.minimum_size if spec else 1
+    if not is_integer(size, minimum):
+        raise value_error("size", size, f"a number of pixels, at least {minimum} for {model.name}")
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:

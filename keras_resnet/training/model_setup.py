@@ -16,7 +16,7 @@ from keras_resnet.machine import versions
 from keras_resnet.models.cloning import clone
 from keras_resnet.models.create import create, load_model
 from keras_resnet.models.preprocessing import known_preprocessing
-from keras_resnet.models.transforms import with_new_head
+from keras_resnet.models.transforms import check_input_size, with_new_head
 from keras_resnet.precision import precision_of, precision_scope
 from keras_resnet.training.distribution import synchronize_batch_norm
 from keras_resnet.training.optimizers import create_optimizer
@@ -90,6 +90,8 @@ def _with_classes(model, class_names):
 def fit_to_images(model, dataset, recipe):
     """The model with its input as large as the images of a run, and the Dataset with their preprocessing."""
     dataset = replace(dataset, preprocessing=_run_preprocessing(dataset, recipe, model))
+    for size in (dataset.preprocessing.size, recipe.train_size or dataset.preprocessing.size):
+        check_input_size(model, size)
     side, channels = _input_side(dataset, recipe), image_shape(model)[-1]
     return model if input_size(model) in (None, side) else clone(model, (side, side, channels)), dataset
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import check_known, value_error
+from keras_resnet.variants import VARIANTS
 from keras_resnet.weights.weights_file import StoredArray
 
 _TORCH_WEIGHTS = {
@@ -197,9 +198,14 @@ def _differences(config, other, names):
 def check_spec_fits_weights(spec: ResNetSpec, required: ResNetSpec, path: str | os.PathLike) -> None:
     """Raise ValueError if a model's spec differs in stride placement, biases or epsilon from what its weights need."""
     if different := _differences(required.to_config(), spec.to_config(), _FIELDS_OF_WEIGHTS):
+        fields = (*_FIELDS_OF_NETWORK, *_FIELDS_OF_WEIGHTS)
+        rows = [
+            name for name, row in VARIANTS.items() if not _differences(row.to_config(), required.to_config(), fields)
+        ]
+        arguments = repr(rows[0]) if rows else "..., weights=path"
         raise ValueError(
             f"`model` should have the spec that the weights need: {different}. "
-            f"`create(..., weights=path)` builds such a model. Received: path={str(path)!r}"
+            f"`create({arguments})` builds such a model. Received: path={str(path)!r}"
         )
 
 
