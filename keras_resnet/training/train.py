@@ -125,8 +125,10 @@ def train(
         settings = run_settings(model, data.dataset, data.recipe, options.seed, sync_batch_norm)
         settings |= {"keep": keep, "weights_sha256": weights_digest(model) if pretrained else None}
         if workdir and data.devices.is_chief:
-            size = 4 * sum(math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))
-            prepare_workdir(workdir, settings, size, options.overwrite, options.resume)
+            num_bytes = 4 * sum(
+                math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables)
+            )
+            prepare_workdir(workdir, settings, num_bytes, options.overwrite, options.resume)
         callbacks = [*callbacks_of(data.recipe), *callbacks]
         checkpoints = CheckpointCallback(workdir, settings, data, options.checkpoint_every, keep == "best", callbacks)
         if options.resume:
