@@ -170,13 +170,12 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def _os_errors(path: Path) -> Iterator[None]:
-    """Within the block, errors of a storage's libraries, which share no class, become OSError."""
+    """Within the block, errors of a storage's libraries, which share no class, become an OSError with the path."""
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
-        raise OSError(f"{type(error).__name__}: {error_summary(error)}. Received: {path}") from error
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+        raise kind(f"{path}: {getattr(error, 'strerror', None) or error_summary(error)}") from error
 
 
 def remove_leftovers(folder: Path, *patterns: str) -> None:
