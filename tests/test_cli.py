@@ -87,16 +87,17 @@ def test_train_then_predict(small_spec, tmp_path, monkeypatch):
     assert done.exit_code == 1 and "overwrite" in done.stderr
 
 
-def test_ctrl_c_saves_a_checkpoint_and_prints_how_to_continue(small_spec, tmp_path):
-    """A real SIGINT, as soon as the run has finished an epoch."""
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_a_checkpoint_and_prints_how_to_continue(number, status, small_spec, tmp_path):
+    """A real signal, as soon as the run has finished an epoch."""
     start = "from keras_resnet_command import main; main()"
     words = ["train", "--spec", small_spec, "--set", "epochs=5000", "--workdir", tmp_path / "run"]
     process = subprocess.Popen([sys.executable, "-c", start, *words], stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "run" / "history.csv").exists():
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in stderr
+    assert process.returncode == status and "Traceback" not in stderr
     assert re.search(r"stopped: Stopped after step \d+\. To continue, repeat the command with --resume", stderr)
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()
 

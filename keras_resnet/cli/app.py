@@ -1,4 +1,4 @@
-"""The application, what its commands print, and how an error or Ctrl-C ends a command."""
+"""The application, what its commands print, and how an error or a signal ends a command."""
 
 import json
 import logging
@@ -73,7 +73,7 @@ def progress_bar(total=None):
 
 @contextmanager
 def error_messages():
-    """Ends a command that fails with one message: exit status 1 after an error, 130 after Ctrl-C."""
+    """Ends a command that fails with one message: exit status 1 after an error, 130 after Ctrl-C, 143 after SIGTERM."""
     interrupts, handler = [], signal.getsignal(signal.SIGINT)
 
     def interrupt(*signal_and_frame):
@@ -89,7 +89,7 @@ def error_messages():
         if isinstance(error, typer.Exit) or not (stopped or isinstance(error, ERRORS)):
             raise
         print_note("stopped" if stopped else "error", str(error))
-        raise typer.Exit(130 if stopped else 1) from None
+        raise typer.Exit(128 + getattr(error, "signal_number", signal.SIGINT) if stopped else 1) from None
     finally:
         signal.signal(signal.SIGINT, handler)
 

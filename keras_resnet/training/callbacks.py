@@ -20,7 +20,16 @@ from keras_resnet.training.workdir import BEST, CHECKPOINT, CURVES, HISTORY, wri
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """The run was stopped by a signal, between two steps and after a checkpoint."""
+    """The run was stopped by a signal, between two steps and after a checkpoint.
+
+    Args:
+        message: what happened, and how to continue.
+        signal_number: the signal, of which the command line makes its exit status.
+    """
+
+    def __init__(self, message, signal_number):
+        super().__init__(message)
+        self.signal_number = signal_number
 
 
 class CheckpointCallback(keras.callbacks.Callback):
@@ -88,7 +97,8 @@ class CheckpointCallback(keras.callbacks.Callback):
     def _stop_if_signalled(self):
         if self.signal:
             raise TrainingInterrupted(
-                f"Stopped after step {self.state.step}. To continue, repeat the command with --resume (resume=True)."
+                f"Stopped after step {self.state.step}. To continue, repeat the command with --resume (resume=True).",
+                self.signal,
             )
 
     def on_epoch_end(self, epoch, logs=None):
@@ -234,8 +244,9 @@ def run_in_series(name):
     """Wraps one run of a series: frees its memory afterwards; an interruption names the run."""
     try:
         yield
-    except TrainingInterrupted:
-        raise TrainingInterrupted(f"Stopped in {name}. To continue, repeat the command without --overwrite.") from None
+    except TrainingInterrupted as error:
+        message = f"Stopped in {name}. To continue, repeat the command without --overwrite."
+        raise TrainingInterrupted(message, error.signal_number) from None
     finally:
         gc.collect()  # models refer to themselves; `keras.utils.clear_session` would also reset the dtype policy
 
