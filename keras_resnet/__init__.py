@@ -15,6 +15,7 @@ from keras_resnet.models.constructors import *  # noqa: F403
 from keras_resnet.models.create import create, load_model
 from keras_resnet.models.feature_extractor import feature_extractor
 from keras_resnet.models.preprocessing import preprocess_input, preprocessing
+from keras_resnet.models.publishing import push_to_hub, save_pretrained
 from keras_resnet.models.transforms import fold_batch_norm
 from keras_resnet.prediction import predict
 from keras_resnet.training.options import RunOptions
@@ -76,6 +77,8 @@ __all__ = [
     "predict",
     "preprocess_input",
     "preprocessing",
+    "push_to_hub",
+    "save_pretrained",
     "save_weights",
     "train",
     "tune",

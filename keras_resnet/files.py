@@ -233,3 +233,21 @@ def figure_file(path: str | os.PathLike, **arguments: Any) -> Iterator[Any]:
     yield figure
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100, bbox_inches="tight")
+
+
+STAGING_PREFIX = ".staging."
+"""Beginning of the names of temporary folders; the number of the process that writes into it follows."""
+
+
+@contextmanager
+def staging_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target`; such folders of processes that no longer run are deleted first."""
+    for folder in target.parent.glob(f"{STAGING_PREFIX}*"):
+        try:
+            os.kill(int(folder.name.split(".")[2]), 0)  # signal 0 only asks whether the process runs
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (ValueError, OSError):
+            pass  # no process number: not a staging folder; or another user's process
+    with TemporaryDirectory(prefix=f"{STAGING_PREFIX}{os.getpid()}.", dir=target.parent) as folder:
+        yield Path(folder)

@@ -68,6 +68,9 @@ VARIANTS = {
     "resnet152d": replace(_152, **_D),
     "resnet200d": replace(_200, **_D),
     "resnext50d_32x4d": replace(_50, **_D, **_X4),
+    # ResNet-vd of PaddlePaddle and KerasHub, whose first block has a projection; from 50 layers on they are those above
+    "resnet18_vd": replace(_18, **_D | {"shortcut": "pooled_first"}),
+    "resnet34_vd": replace(_34, **_D | {"shortcut": "pooled_first"}),
     # its changes one by one: C is the deep stem, S a wider one, T one of three widths (gluon-cv, timm/models/resnet.py)
     "resnet26t": replace(_26, **_T),
     "resnet50c": replace(_50, **_C),

@@ -212,7 +212,9 @@ def test_convert_between_layouts_keeps_the_weights(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-COMMANDS = "models summary predict convert train evaluate features probe nearest finetune tune study export benchmark"
+COMMANDS = (
+    "models summary predict convert publish train evaluate features probe nearest finetune tune study export benchmark"
+)
 
 
 def test_help_names_every_command():

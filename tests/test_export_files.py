@@ -24,6 +24,7 @@ from keras_resnet.deployment import exporting
 from keras_resnet.deployment.formats.table import FORMATS
 from keras_resnet.deployment.images import calibration_pixels, pixel_batches, sample_images
 from keras_resnet.deployment.serving import MAX_METADATA_LENGTH, METADATA_KEY, Metadata
+from keras_resnet.files import staging_folder
 from keras_resnet.models.preprocessing import preprocessing
 
 pytestmark = [
@@ -276,10 +277,10 @@ def test_an_interrupted_export_leaves_nothing(tmp_path, monkeypatch):
 def test_staging_folders_of_running_processes_are_kept(tmp_path):
     ended = subprocess.Popen(["true"])
     ended.wait()
-    names = {f".exporting.{os.getpid()}.a": True, f".exporting.{ended.pid}.b": False, ".exporting.of.mine": True}
+    names = {f".staging.{os.getpid()}.a": True, f".staging.{ended.pid}.b": False, ".staging.of.mine": True}
     for name in names:
         (tmp_path / name).mkdir()
-    with exporting.staging_folder(tmp_path / "net"):
+    with staging_folder(tmp_path / "net"):
         assert {name: (tmp_path / name).exists() for name in names} == names
 
 

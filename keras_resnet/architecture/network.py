@@ -11,6 +11,7 @@ from keras import layers
 
 from keras_resnet.architecture.blocks import stage
 from keras_resnet.architecture.layers import bn_relu, chain
+from keras_resnet.architecture.metadata import channel_axis
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import stem
 from keras_resnet.errors import check_known, is_integer, value_error
@@ -34,6 +35,19 @@ class ResNet(keras.Model):
     """The ResNetSpec it was built from."""
     info: dict | None = None
     """Facts about its weights as JSON values: their source, the preprocessing of images, the class names."""
+
+    @property
+    def data_format(self) -> str:
+        """ "channels_last" or "channels_first"."""
+        return "channels_first" if channel_axis(self) == 1 else "channels_last"
+
+    @property
+    def pyramid_outputs(self) -> dict[str, keras.KerasTensor]:
+        """The feature maps of a feature extractor by KerasHub's names: {"P2": C2 or stage1, ...}."""
+        levels = {f"stage{number}": f"P{number + 1}" for number in range(1, num_stages(self) + 1)}
+        levels |= {level.replace("P", "C"): level for level in levels.values()}
+        found = self.output.items() if isinstance(self.output, dict) else ()
+        return {levels[name]: maps for name, maps in found if name in levels and len(maps.shape) == 4}
 
     def get_config(self):
         spec = self.spec and self.spec.to_config()

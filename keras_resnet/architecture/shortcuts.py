@@ -12,7 +12,8 @@ class Shortcut:
     """A shortcut as data."""
 
     project: str
-    """When it contains a 1x1 convolution: "never", "on_change" (of the number of channels) or "always"."""
+    """When it contains a 1x1 convolution: "never", "on_change" (of the number of channels), "first" (and in the first
+    block), or "always"."""
     pool: bool = False
     """Whether 2x2 average pooling halves the resolution, instead of taking every other pixel."""
 
@@ -22,6 +23,7 @@ SHORTCUTS = {
     "B": Shortcut("on_change"),
     "C": Shortcut("always"),
     "pooled": Shortcut("on_change", pool=True),  # arXiv:1812.01187, fig. 2 c (ResNet-D)
+    "pooled_first": Shortcut("first", pool=True),  # ResNet-vd: keras_hub/src/models/resnet/resnet_backbone.py
     None: None,  # a plain network
 }
 
@@ -29,7 +31,8 @@ SHORTCUTS = {
 def projection(block, spec) -> Convolution | None:
     """The 1x1 convolution in the shortcut of `block`, or None."""
     kind = SHORTCUTS[spec.shortcut]
-    if kind is None or kind.project == "never" or (kind.project == "on_change" and not block.changes_channels):
+    needed = block.changes_channels or (kind is not None and kind.project == "first" and block.first)
+    if kind is None or kind.project == "never" or (kind.project != "always" and not needed):
         return None
     return Convolution(block.filters, 1, 1 if kind.pool else block.stride)
 

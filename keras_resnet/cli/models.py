@@ -1,4 +1,4 @@
-"""Commands about networks and their weights: models, summary, predict, convert, export."""
+"""Commands about networks and their weights: models, summary, predict, convert, publish, export."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,6 +18,7 @@ from keras_resnet.data.sources import load_dataset, load_test
 from keras_resnet.deployment.exported import is_exported
 from keras_resnet.deployment.verification import to_markdown
 from keras_resnet.errors import value_error
+from keras_resnet.files import read_json
 from keras_resnet.models.preprocessing import set_preprocessing
 from keras_resnet.weights.catalog import WEIGHTS
 
@@ -135,6 +136,24 @@ def convert(
     network = keras_resnet.create(model, include_top=None, weights=source)
     keras_resnet.save_weights(network, target, layout=layout)
     print_line(f"{target}: {network.name}, {network.count_params():,} numbers in the {layout} layout")
+
+
+@command(options={keras_resnet.save_pretrained: "license overwrite"})
+def publish(
+    options,
+    model: Annotated[Path, Argument(help="A .keras file.")],
+    folder: Annotated[Path, Argument(help="The folder to write.")],
+    report: Annotated[Path | None, Option(help="The JSON of `evaluate`, or a run's report.json.")] = None,
+    upload: Annotated[
+        str | None, Option(help="Repository on the Hugging Face Hub to upload to.", metavar="USER/NAME")
+    ] = None,
+):
+    """Write a folder that timm and the Hugging Face Hub know: weights, config.json and a model card."""
+    network, results = keras_resnet.load_model(model), report and read_json(report)
+    keras_resnet.save_pretrained(network, folder, results, **options)
+    print_line(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    if upload:
+        print_line(keras_resnet.push_to_hub(network, upload, results, options["license"]))
 
 
 @command(

@@ -87,6 +87,31 @@ class Preprocessing:
             channels=channels,
         )
 
+    def to_timm(self) -> dict:
+        """The inverse of `from_timm`: the values of this preprocessing in a timm model's `pretrained_cfg`.
+
+        >>> import keras_resnet
+        >>> keras_resnet.Preprocessing("tf", size=224, resize=256).to_timm()["crop_pct"]
+        0.875
+
+        Raises:
+            ValueError: for a mode with the channels in the order blue, green, red, which timm does not have.
+        """
+        normalization, share = get_normalization(self.mode), self.size / (self.resize or self.size)
+        if normalization.bgr:
+            raise value_error("mode", self.mode, "one with the channels red, green, blue, as in timm")
+        while self.resize and math.floor(self.size / share) < self.resize:  # timm's rounding of the resized side
+            share = math.nextafter(share, 0)
+        scale = normalization.divisor / 255
+        return {
+            "input_size": [self.channels, self.size, self.size],
+            "interpolation": self.interpolation,
+            "crop_pct": share,
+            "crop_mode": "center" if self.resize else "squash",
+            "mean": [mean * scale for mean in np.broadcast_to(normalization.mean, self.channels).tolist()],
+            "std": [std * scale for std in np.broadcast_to(normalization.std, self.channels).tolist()],
+        }
+
     @classmethod
     def from_config(cls, config: Mapping) -> "Preprocessing":
         """The inverse of `to_config`."""

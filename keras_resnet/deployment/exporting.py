@@ -4,10 +4,8 @@ import errno
 import glob
 import os
 import shutil
-import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,13 +19,10 @@ from keras_resnet.deployment.images import calibration_pixels, sample_images
 from keras_resnet.deployment.serving import ExportSpec, export_metadata
 from keras_resnet.deployment.verification import REPORT_SUFFIXES, failures, verify
 from keras_resnet.errors import check_installed, check_integers, error_summary, value_error
-from keras_resnet.files import check_writable, local_path
+from keras_resnet.files import check_writable, local_path, staging_folder
 from keras_resnet.models.cloning import as_functional
 from keras_resnet.models.preprocessing import preprocessing
 from keras_resnet.models.transforms import fold_batch_norm, with_input_size
-
-STAGING_PREFIX = ".exporting."
-"""Beginning of the name of a staging folder; the number of its process follows."""
 
 
 class VerificationError(ValueError):
@@ -197,20 +192,6 @@ def _clear_errors(row, model, folder):
             f"`model` should have layers that {row.title} can express ({error_summary(error)}). "
             f"Received: {model.name}{layers}"
         ) from error
-
-
-@contextmanager
-def staging_folder(target):
-    """A temporary folder beside `target`; such folders of processes that no longer run are deleted first."""
-    for folder in target.parent.glob(f"{STAGING_PREFIX}*"):
-        try:
-            os.kill(int(folder.name.split(".")[2]), 0)  # signal 0 only asks whether the process runs
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
-        except (ValueError, OSError):
-            pass  # no process number: not a staging folder; or another user's process
-    with tempfile.TemporaryDirectory(prefix=f"{STAGING_PREFIX}{os.getpid()}.", dir=target.parent) as folder:
-        yield Path(folder)
 
 
 def _publish(folder, target, report):

@@ -17,6 +17,7 @@ from keras_resnet.variants import canonical_name, get_spec
 from keras_resnet.weights.catalog import WEIGHTS, unknown_weights_error
 from keras_resnet.weights.download import resolve_weights
 from keras_resnet.weights.loading import build_from_file
+from keras_resnet.weights.repositories import is_repository, open_repository
 
 
 def create(
@@ -41,9 +42,11 @@ def create(
     ((None, 32, 32, 3), (None, 10))
 
     Args:
-        variant: name of a network, such as "resnet50d"; see `list_models()`.
+        variant: name of a network, such as "resnet50d"; see `list_models()`. Or a folder that `save_pretrained` or timm
+            wrote, or "hf://user/name" on the Hugging Face Hub: the network with its weights and class names.
         include_top: whether average pooling and the classifier follow the last stage; None: if the weights have one.
-        weights: None (random, He initialization), a tag of `list_weights(variant)`, or the path of a weights file.
+        weights: None (random, He initialization), a tag of `list_weights(variant)`, "hf://user/name", or the path of a
+            weights file.
         input_tensor: Keras tensor to build upon, instead of `input_shape`. If the layers before it normalise images,
             `preprocessing(model)` returns pixels in 0..255.
         input_shape: (H, W, C), or (C, H, W) for channels first; without the top, H and W may be None. Default: the
@@ -66,12 +69,18 @@ def create(
         ConnectionError: if the file of a tag cannot be downloaded.
         TypeError: for a change of something that is not a field of ResNetSpec.
     """
-    variant = canonical_name(variant)
+    source, repository = variant, None
+    if is_repository(source):
+        if weights is not None:
+            raise value_error("weights", weights, "None for a folder or repository, which has its own")
+        repository = open_repository(source)
+        weights = repository.weights
+    variant = repository.name if repository else canonical_name(variant)
     known = [field.name for field in fields(ResNetSpec)]
     for field in changes:
         if field not in known:
             raise TypeError(str(unknown_name_error("changes", field, known, "fields of ResNetSpec")))
-    spec = replace(get_spec(variant), **changes)
+    spec = replace(repository.spec if repository else get_spec(variant), **changes)
     _check_like_keras(variant, weights, include_top, input_shape, classes, classifier_activation)
     arguments = {
         "include_top": include_top,
@@ -83,10 +92,13 @@ def create(
     }
     if weights is None:
         return build(spec, classes=classes, **arguments)
-    path, preprocessing = resolve_weights(weights, variant, include_top)
+    if repository:
+        path, preprocessing = repository.weights, repository.preprocessing
+    else:
+        source, (path, preprocessing) = weights, resolve_weights(weights, variant, include_top)
     model = build_from_file(spec, path, classes=classes, preprocessing=preprocessing, **arguments)
-    if path != Path(weights):
-        model.info["weights"] = weights
+    if not Path(source).exists():  # a tag or a repository
+        model.info["weights"] = str(source)
     for field in changes:
         needed, given = getattr(model.spec, field), getattr(spec, field)
         if given not in (needed, None):  # the model's data format is no longer None

@@ -2,16 +2,19 @@
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 
 import keras
 from keras import layers
 
-from keras_resnet.architecture.metadata import channel_axis, copy_metadata
-from keras_resnet.architecture.network import POOLINGS, ResNet
+from keras_resnet.architecture.metadata import channel_axis, copy_metadata, model_info
+from keras_resnet.architecture.network import POOLINGS, ResNet, build
 from keras_resnet.errors import check_known, unknown_name_error, value_error
 from keras_resnet.models.cloning import as_functional, clone
 from keras_resnet.models.create import create, load_model
 from keras_resnet.models.layers import endpoint_layers, last_feature_map
+from keras_resnet.weights.layouts import weight_variables
+from keras_resnet.weights.loading import require_spec
 
 PRE_LOGITS = "pre_logits"
 _DETECTION_NAMES = {f"C{number + 1}": f"stage{number}" for number in range(1, 5)}
@@ -24,6 +27,7 @@ def feature_extractor(
     endpoints: str | Iterable[str] | None = None,
     pooling: str | None = None,
     input_shape: tuple[int | None, ...] | None = None,
+    output_stride: int | None = None,
 ) -> ResNet:
     """A model that outputs the features of one or several endpoints of a network.
 
@@ -43,17 +47,20 @@ def feature_extractor(
         pooling: None for feature maps, "avg" or "max" for one vector per image.
         input_shape: (H, W, C), or (C, H, W) for channels first, with None for sides of any length. None: as in the
             model; with a name, sides of any length.
+        output_stride: largest total stride: 8 or 16 dilates the last stages instead, with the same weights, as in
+            DeepLab. None: that of the network. Of a model, the extractor then has a copy of the weights.
 
     Returns:
         A Functional model, (B, H, W, C) -> {endpoint: (B, h, w, channels), or (B, channels)}, with the spec and the
-        preprocessing of the network.
+        preprocessing of the network. Its `pyramid_outputs` and `data_format` are those that KerasHub's detectors expect
+        of an `image_encoder`.
 
     Raises:
-        ValueError: for an unknown endpoint or pooling, `weights` given together with a model, and as `create` and
-            `load_model`.
+        ValueError: for an unknown endpoint or pooling, `weights` given together with a model, an `output_stride` of a
+            model without a spec, and as `create` and `load_model`.
     """
     check_known("pooling", pooling, (None, *POOLINGS))
-    model = _get_model(name_or_model, weights, input_shape)
+    model = _get_model(name_or_model, weights, input_shape, output_stride)
     if isinstance(model.output, dict):  # an extractor
         known = dict(model.output)
     else:
@@ -68,19 +75,33 @@ def feature_extractor(
     return copy_metadata(ResNet(model.inputs[0], outputs, name=model.name), model)
 
 
-def _get_model(name_or_model, weights, input_shape):
+def _get_model(name_or_model, weights, input_shape, output_stride):
     is_name = isinstance(name_or_model, (str, os.PathLike))
     if is_name and not str(name_or_model).endswith(".keras"):
-        return create(name_or_model, include_top=False, weights=weights, input_shape=input_shape)
+        changes = {} if output_stride is None else {"output_stride": output_stride}
+        return create(name_or_model, include_top=False, weights=weights, input_shape=input_shape, **changes)
     if weights is not None:
         raise value_error("weights", weights, "None for a model or a .keras file, which has its own")
     model = as_functional(load_model(name_or_model) if is_name else name_or_model)
+    if output_stride is not None:
+        model = _dilated(model, output_stride)
     if input_shape is None:
         return model
     own, axis = model.inputs[0].shape[1:], channel_axis(model) - 1
     if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3 or input_shape[axis] != own[axis]:
         raise value_error("input_shape", input_shape, f"like {own}, with other sides or None for them")
     return clone(model, input_shape)
+
+
+def _dilated(model, output_stride):
+    """A copy of a network of this package, without its top, with another output stride."""
+    spec = replace(require_spec(model), output_stride=output_stride)
+    copy = build(spec, include_top=False, input_shape=model.inputs[0].shape[1:], name=model.name, initialize=False)
+    variables = weight_variables(model)
+    for name, variable in weight_variables(copy).items():
+        variable.assign(variables[name])
+    copy.info = model_info(model)
+    return copy
 
 
 def _pre_logits(model):

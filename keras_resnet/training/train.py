@@ -253,7 +253,9 @@ def _finish(model, data, checkpoints):
         "preprocessing": data.dataset.preprocessing.to_config(),
         "class_names": list(data.dataset.class_names),
     }
-    report = {**checkpoints.settings, **_results(model, data, checkpoints)}
+    results = _results(model, data, checkpoints)
+    model.info["results"] = {"dataset": data.dataset.name, **results}
+    report = {**checkpoints.settings, **results}
     if LOSSES[recipe.loss][1]:
         model.layers[-1].activation = keras.activations.softmax
     if workdir and data.devices.is_chief:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -9,11 +10,15 @@ from pathlib import Path
 import keras
 
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.files import atomic_write, read_json
+from keras_resnet.errors import value_error
+from keras_resnet.files import atomic_write
 from keras_resnet.weights.catalog import WEIGHTS, timm_name, unknown_weights_error
+from keras_resnet.weights.timm_config import CONFIG_NAME, WEIGHTS_NAME, timm_preprocessing
 
 ASSETS = Path(__file__).parent / "assets"
 """Folder of the weights files that are part of the package."""
+HUB = "hf://"
+"""Beginning of the name of a repository on the Hugging Face Hub."""
 
 
 def resolve_weights(
@@ -35,7 +40,7 @@ def resolve_weights(
         url, digest = (include_top is False and row.no_top) or (row.url, row.digest)
         path = fetch(url, digest) if "://" in url else ASSETS / url
         return path, row.preprocessing
-    if str(weights).startswith("hf://"):
+    if str(weights).startswith(HUB):
         return _download_from_hub(weights, name)
     if not os.path.exists(weights):
         raise unknown_weights_error(name, weights)
@@ -77,25 +82,31 @@ def _download_error(source, error):
 
 
 def _download_from_hub(weights, name):
-    """Path of model.safetensors in `hf://timm/<network>.<tag>`, and the Preprocessing in its config.json."""
+    """Path of model.safetensors in `hf://user/name`, and the Preprocessing in its config.json.
+
+    A repository of timm must be of the network, which its name begins with.
+    """
+    owner, _, repository = weights.removeprefix(HUB).partition("/")
+    if owner == "timm" and repository.split(".")[0] != timm_name(name):
+        raise unknown_weights_error(name, weights)
+    folder = download_repository(weights)
+    return folder / WEIGHTS_NAME, timm_preprocessing(folder / CONFIG_NAME)
+
+
+def download_repository(source: str) -> Path:
+    """Folder with config.json and model.safetensors of "hf://user/name", downloaded into the hub's cache.
+
+    Raises:
+        ValueError: for a name of another form.
+        ConnectionError: if a file cannot be downloaded.
+    """
     from huggingface_hub import hf_hub_download
 
-    repository = weights.removeprefix("hf://")
-    network = repository.split("/")[-1].split(".")[0]
-    if repository.count("/") != 1 or network != timm_name(name):
-        raise unknown_weights_error(name, weights)
+    repository = source.removeprefix(HUB)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise value_error("weights", source, f"{HUB}user/name")
     try:
-        config = hf_hub_download(repository, "config.json")
-        path = Path(hf_hub_download(repository, "model.safetensors"))
+        paths = [Path(hf_hub_download(repository, name)) for name in (CONFIG_NAME, WEIGHTS_NAME)]
     except Exception as error:  # the errors of huggingface_hub and of its HTTP client have no common base class
-        raise _download_error(weights, error) from error
-    return path, timm_preprocessing(config)
-
-
-def timm_preprocessing(path: str | os.PathLike) -> Preprocessing:
-    """Preprocessing in timm's config.json; raises ValueError for a file without one."""
-    try:
-        config = read_json(path)
-        return Preprocessing.from_timm(config.get("pretrained_cfg", config))
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"`{path}` should be timm's config.json with a preprocessing. Received: {error}") from error
+        raise _download_error(source, error) from error
+    return paths[0].parent

@@ -1,4 +1,4 @@
-"""LAYOUTS: how torchvision, timm and keras.applications name and transpose the weights of a network.
+"""LAYOUTS: how torchvision, timm, KerasHub and keras.applications name and transpose the weights of a network.
 
 Keras's name of a weight is "<layer>/<weight>", such as "conv3_block1_2_conv/kernel". A Layout is a row of data that
 gives the name of the array in the file, and the fields of ResNetSpec that its networks have (strides, biases, epsilon).
@@ -40,7 +40,7 @@ class Layout:
     patterns: tuple[str, ...]
     """Regular expressions; a file has this layout if each of them matches the name of an array."""
     modules: dict[str, str] = field(default_factory=dict)
-    """Keras layer outside the blocks -> torch module; empty for files with Keras's names and axes."""
+    """Keras layer outside the blocks -> module; empty for files with the names of keras.applications."""
     block: str = ""
     """Prefix of a block's modules, a format string of `stage` and `block` (from 0) or `layer` (from 1)."""
     block_modules: dict[str, str] = field(default_factory=dict)
@@ -49,12 +49,14 @@ class Layout:
     """Fields of ResNetSpec that post-activation networks have in this layout; None if it has no such networks."""
     preactivation: dict[str, Any] | None = None
     """The same for pre-activation networks."""
+    keras_axes: bool = False
+    """Whether weights have Keras's names and axes ("kernel", not "weight"), and modules are layers."""
     dense_as_conv: bool = False
     """Whether the classifier is stored as a 1x1 convolution."""
 
     @property
     def is_keras(self) -> bool:
-        """Whether the arrays have Keras's names and axes."""
+        """Whether the arrays have the names of keras.applications."""
         return not self.modules
 
     def array_name(self, name: str, spec: ResNetSpec) -> str | None:
@@ -70,7 +72,7 @@ class Layout:
                 module = _POOLED_SHORTCUT.get(module, module)
             stage, block = int(match[1]) - 2, int(match[2]) - 1
             module = self.block.format(stage=stage, layer=stage + 1, block=block) + module
-        return module and f"{module}.{_TORCH_WEIGHTS[weight]}"
+        return module and (f"{module}/{weight}" if self.keras_axes else f"{module}.{_TORCH_WEIGHTS[weight]}")
 
 
 _TORCHVISION = Layout(
@@ -124,14 +126,34 @@ _TIMM = Layout(
     preactivation={"downsample_at": "first", "stem": "imagenet_torch", "stride_on": "3x3", **_TORCH_SPEC},
     dense_as_conv=True,
 )
+_KERAS_HUB = Layout(  # keras_hub/src/models/resnet/resnet_backbone.py
+    "keras_hub",
+    patterns=(r"stack0_block0_1_conv/kernel",),
+    modules={
+        "conv1_conv": "conv1_conv",
+        "conv1_bn": "conv1_bn",
+        **{f"conv1_{i}_{kind}": f"conv{i}_{kind}" for i in (1, 2, 3) for kind in ("conv", "bn")},
+        "post_bn": "post_bn",
+        "predictions": "predictions",
+    },
+    block="stack{stage}_block{block}_",
+    block_modules={
+        "preact_bn": "pre_activation_bn",
+        **{f"{i}_{kind}": f"{i}_{kind}" for i in (0, 1, 2, 3) for kind in ("conv", "bn")},
+    },
+    postactivation=_TORCHVISION.postactivation,
+    preactivation=_TIMM.preactivation,
+    keras_axes=True,
+)
 _KERAS_SPEC = {"conv_bias": True, "bn_epsilon": 1.001e-5}
 _KERAS = Layout(
     "keras",
     patterns=(r"conv\d+_block\d+_\w+/\w+|conv2d(_\d+)?/kernel",),
     postactivation={"stride_on": "1x1", **_KERAS_SPEC},
     preactivation={"downsample_at": "last", "stem": "imagenet", "stride_on": "3x3", **_KERAS_SPEC},
+    keras_axes=True,
 )
-LAYOUTS = {layout.name: layout for layout in (_CIFAR, _TORCHVISION, _TIMM, _KERAS)}
+LAYOUTS = {layout.name: layout for layout in (_CIFAR, _TORCHVISION, _TIMM, _KERAS_HUB, _KERAS)}
 
 
 def detect_layout(names: Iterable[str], path: str | os.PathLike) -> Layout:
@@ -234,10 +256,10 @@ _AXES = {4: (2, 3, 1, 0), 3: (2, 1, 0), 2: (1, 0)}
 """Number of axes of a kernel -> torch's axes in Keras's order; torch has (out, in, height, width)."""
 
 
-def to_keras_axes(array: StoredArray, name: str | None) -> StoredArray:
-    """The array of a torch file for the Keras weight `name` with Keras's axes; unchanged if `name` is None."""
+def to_keras_axes(array: StoredArray, layout: Layout, name: str | None) -> StoredArray:
+    """The array of a file for the Keras weight `name` with Keras's axes; unchanged if `name` is None."""
     axes = _AXES.get(len(array.shape))
-    if name is None or axes is None:
+    if layout.keras_axes or name is None or axes is None:
         return array
     shape = tuple(array.shape[axis] for axis in axes)
     if name == HEAD_WEIGHTS[0]:  # in some files a 1x1 convolution
@@ -247,7 +269,7 @@ def to_keras_axes(array: StoredArray, name: str | None) -> StoredArray:
 
 def to_layout_axes(array: np.ndarray, layout: Layout, name: str) -> np.ndarray:
     """The Keras weight `name` with the axes of the layout, contiguous."""
-    if layout.is_keras or array.ndim not in _AXES:
+    if layout.keras_axes or array.ndim not in _AXES:
         return array
     if layout.dense_as_conv and name == HEAD_WEIGHTS[0]:
         array = array[None, None]

@@ -18,7 +18,6 @@ from keras_resnet.data.labels import CIFAR10_CLASSES, imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import value_error
 from keras_resnet.weights.catalog import WEIGHTS
-from keras_resnet.weights.download import timm_preprocessing
 from keras_resnet.weights.file_formats import open_weights
 from keras_resnet.weights.layouts import (
     HEAD_WEIGHTS,
@@ -31,6 +30,7 @@ from keras_resnet.weights.layouts import (
     weight_variables,
     with_layer_names,
 )
+from keras_resnet.weights.timm_config import CONFIG_NAME, timm_class_names, timm_preprocessing
 from keras_resnet.weights.weights_file import StoredArray, WeightsFile
 
 
@@ -59,7 +59,7 @@ class NetworkWeights:
         stems = (self.layout.array_name(f"{stem}_conv/kernel", self.spec) for stem in ("conv1", "conv1_1"))
         for name in (*stems, "conv2d/kernel"):
             if name in self.file.arrays and len(self.file.arrays[name].shape) == 4:
-                return self.file.arrays[name].shape[2 if self.layout.is_keras else 1]
+                return self.file.arrays[name].shape[2 if self.layout.keras_axes else 1]
         return 3
 
     @cached_property
@@ -90,17 +90,28 @@ class NetworkWeights:
         published = {Path(row.url).name: row.preprocessing for row in WEIGHTS.values()}
         if path.name in published:
             return published[path.name]
-        timm_config = path.with_name("config.json")
-        if not self.layout.is_keras and timm_config.exists():
+        if timm_config := self._timm_config:
             with suppress(ValueError):  # the config.json of another library
                 return timm_preprocessing(timm_config)
         if self.layout.name == "cifar":
             return Preprocessing("torch", size=32, resize=None)
-        if self.layout.name == "timm" or self.num_classes not in (None, len(imagenet_classes())):
-            return None  # timm's networks differ in their preprocessing
+        if self.layout.name in ("timm", "keras_hub") or self.num_classes not in (None, len(imagenet_classes())):
+            return None  # their networks differ in their preprocessing
         if not self.layout.is_keras:
             return Preprocessing("torch")
         return Preprocessing("tf" if self.spec.preactivation else "caffe") if self.spec.conv_bias else None
+
+    @cached_property
+    def _timm_config(self):
+        """Path of the config.json beside a file with the names of torch, or None."""
+        path = self.file.path.with_name(CONFIG_NAME)
+        return path if path.exists() and not self.layout.keras_axes else None
+
+    def _timm_class_names(self):
+        with suppress(ValueError):  # the config.json of another library
+            names = self._timm_config and timm_class_names(self._timm_config)
+            return names if names and len(names) == self.num_classes else None
+        return None
 
     def input_shape(self, include_top: bool) -> tuple[int | None, int | None, int | None]:
         """Default input shape: the file's channels and, with the classifier, the size of its preprocessing."""
@@ -117,8 +128,10 @@ class NetworkWeights:
         info = {"weights": self.file.path.name, **self.file.metadata["info"]}
         if self.layout.name == "cifar" and self.num_classes == len(CIFAR10_CLASSES):
             info.setdefault("class_names", list(CIFAR10_CLASSES))
+        if names := self._timm_class_names():
+            info.setdefault("class_names", names)
         if new_head:
-            info.pop("class_names", None)
+            info = {name: value for name, value in info.items() if name not in ("class_names", "results")}
         info.pop("preprocessing", None)
         preprocessing = self.preprocessing and self.preprocessing.for_channels(_first_kernel(model)[1].shape[2])
         if preprocessing is None:
@@ -131,7 +144,9 @@ class NetworkWeights:
         if self.layout.is_keras:
             return with_layer_names(arrays, model.layers)
         names = {self.layout.array_name(name, self.spec): name for name in (*weight_variables(model), *HEAD_WEIGHTS)}
-        return {names.get(name, name): to_keras_axes(array, names.get(name)) for name, array in arrays.items()}
+        return {
+            names.get(name, name): to_keras_axes(array, self.layout, names.get(name)) for name, array in arrays.items()
+        }
 
 
 @contextmanager
@@ -156,7 +171,8 @@ def load_weights(model: keras.Model, path: str | os.PathLike, layout: str = "aut
     Args:
         model: network of this package.
         path: `.safetensors`, PyTorch or Keras file, recognized by its content.
-        layout: names and axes of the arrays: "keras", "torchvision", "timm", "cifar", or "auto" to detect them.
+        layout: names and axes of the arrays: "keras", "torchvision", "timm", "cifar", "keras_hub", or "auto" to detect
+            them.
 
     Raises:
         ValueError: if the file is damaged or does not match the model; the message lists the differences. The model

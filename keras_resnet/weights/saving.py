@@ -34,8 +34,9 @@ def save_weights(model: keras.Model, path: str | os.PathLike, layout: str = "ker
         model: network of this package.
         path: `.safetensors`, `.pth` / `.pt` / `.th` (PyTorch's zip format), `.h5` (as in keras.applications) or, in the
             layout "keras" only, Keras's `.weights.h5` and `.keras`.
-        layout: names and axes of the arrays: "keras", "torchvision", "cifar", or "timm", whose post-activation networks
-            have torchvision's names. "auto" is the same as "timm".
+        layout: names and axes of the arrays: "keras", "torchvision", "cifar", "keras_hub" (a network without the top as
+            `.h5`, for `backbone.load_weights(path, by_name=True)`), or "timm", whose post-activation networks have
+            torchvision's names. "auto" is the same as "timm".
 
     Raises:
         ValueError: if the layout has no such networks, or has them with another stride placement, biases or epsilon:

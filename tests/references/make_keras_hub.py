@@ -1,0 +1,75 @@
+"""Writes narrow ResNets of KerasHub with random weights, and their logits, into keras_hub/: python make_keras_hub.py
+
+Run with keras-hub and a backend installed. `<kind>.weights.h5` is what `ResNetImageClassifier.save_weights` writes,
+with compressed arrays; weights are multiples of a power of two, which compress well. `outputs.npz` has images `x`
+(2, 33, 32, 3) and `<kind>`, the logits (2, 5). `preset/` is what `save_to_preset` writes.
+"""
+
+from pathlib import Path
+
+import h5py
+import keras
+import keras_hub
+import numpy as np
+
+FOLDER = Path(__file__).parent / "keras_hub"
+DEEP = ([32, 32, 64], [3, 3, 3])
+KINDS = {  # block_type, use_pre_activation, stem
+    "basic": ("basic_block", False, ([64], [7])),
+    "bottleneck": ("bottleneck_block", False, ([64], [7])),
+    "preactivation": ("bottleneck_block", True, ([64], [7])),
+    "basic_vd": ("basic_block_vd", False, DEEP),
+    "bottleneck_vd": ("bottleneck_block_vd", False, DEEP),
+}
+
+
+def classifier(block_type, use_pre_activation, stem):
+    """A network of two stages of 64 and 128 channels, with random weights."""
+    backbone = keras_hub.models.ResNetBackbone(
+        input_conv_filters=stem[0],
+        input_conv_kernel_sizes=stem[1],
+        stackwise_num_filters=[64, 128],
+        stackwise_num_blocks=[1, 1],
+        stackwise_num_strides=[1, 2],
+        block_type=block_type,
+        use_pre_activation=use_pre_activation,
+    )
+    model = keras_hub.models.ResNetImageClassifier(backbone=backbone, num_classes=5)
+    generator = np.random.default_rng(0)
+    for weight in model.weights:
+        positive = weight.path.endswith(("gamma", "moving_variance"))
+        scale = 0.5 if len(weight.shape) == 1 else 2.0 ** round(np.log2((1 / np.prod(weight.shape[:-1])) ** 0.5))
+        weight.assign(generator.integers(1 if positive else -1, 4 if positive else 2, weight.shape) * scale)
+    return model
+
+
+def compress(path):
+    """Rewrites an HDF5 file with compressed arrays."""
+    content = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: content.update({name: (dict(item.attrs), getattr(item, "shape", None) and item[()])})
+        )
+    with h5py.File(path, "w", libver="latest") as file:
+        for name, (attributes, array) in content.items():
+            is_array = isinstance(array, np.ndarray)
+            item = (
+                file.create_dataset(name, data=array, compression="gzip", shuffle=True)
+                if is_array
+                else file.require_group(name)
+            )
+            item.attrs.update(attributes)
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    outputs = {"x": np.random.default_rng(1).integers(-4, 5, (2, 33, 32, 3)).astype("float32") / 2}
+    for kind, arguments in KINDS.items():
+        model = classifier(*arguments)
+        outputs[kind] = keras.ops.convert_to_numpy(model(outputs["x"], training=False))
+        model.save_weights(FOLDER / f"{kind}.weights.h5")
+        compress(FOLDER / f"{kind}.weights.h5")
+    model.save_to_preset(FOLDER / "preset")  # of the last kind
+    for path in (FOLDER / "preset").glob("*.h5"):
+        compress(path)
+    np.savez_compressed(FOLDER / "outputs.npz", **outputs)

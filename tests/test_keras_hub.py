@@ -1,0 +1,76 @@
+"""Files of KerasHub, which tests/references/make_keras_hub.py wrote, and encoders for its detectors."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+from support import REFERENCES, assert_same_arrays, random_images, randomize_weights, read_arrays
+
+from keras_resnet import create, feature_extractor, get_spec, save_weights
+from keras_resnet.weights.loading import build_from_file
+
+FOLDER = REFERENCES / "keras_hub"
+NARROW = {"depths": (1, 1), "widths": (64, 128)}
+VARIANTS = {
+    "basic": "resnet18",
+    "bottleneck": "resnet50_v1_5",
+    "preactivation": "resnetv2_50",
+    "basic_vd": "resnet18_vd",
+    "bottleneck_vd": "resnet50d",
+}
+
+
+def outputs(model, x):
+    return keras.ops.convert_to_numpy(model(x, training=False))
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_files_of_keras_hub_reproduce_its_logits(kind, tmp_path):
+    spec, path, expected = replace(get_spec(VARIANTS[kind]), **NARROW), FOLDER / f"{kind}.weights.h5", outputs_file()
+    model = build_from_file(spec, path, input_shape=(33, 32, 3), classifier_activation=None)
+    np.testing.assert_allclose(outputs(model, expected["x"]), expected[kind], rtol=1e-5, atol=1e-5)
+    save_weights(model, tmp_path / "ours.h5", layout="keras_hub")
+    assert_same_arrays(read_arrays(tmp_path / "ours.h5"), read_arrays(path))
+
+
+def outputs_file():
+    return np.load(FOLDER / "outputs.npz")
+
+
+def test_the_keras_applications_network_gets_the_stride_of_keras_hub():
+    loaded = create("resnet50", weights=FOLDER / "bottleneck.weights.h5", input_shape=(32, 32, 3), **NARROW)
+    assert (loaded.spec.stride_on, loaded.spec.conv_bias, loaded.spec.bn_epsilon) == ("3x3", False, 1e-5)
+
+
+def test_an_extractor_has_what_the_detectors_of_keras_hub_expect_of_an_image_encoder():
+    extractor = feature_extractor("resnet18", endpoints=("C3", "C4", "C5"))
+    assert extractor.data_format == "channels_last"
+    assert {name: maps.shape[-1] for name, maps in extractor.pyramid_outputs.items()} == {
+        "P3": 128,
+        "P4": 256,
+        "P5": 512,
+    }
+    config = keras.saving.serialize_keras_object(extractor)
+    assert list(keras.saving.deserialize_keras_object(config).pyramid_outputs) == ["P3", "P4", "P5"]
+    by_stage = feature_extractor("resnet20", endpoints=("stem", "stage2"), input_shape=(32, 32, 3))
+    assert list(by_stage.pyramid_outputs) == ["P3"]
+    assert feature_extractor("resnet18", pooling="avg").pyramid_outputs == create("resnet20").pyramid_outputs == {}
+
+
+def test_the_output_stride_of_an_extractor_dilates_with_the_same_weights():
+    """As if the network had been built with this stride; the maps of the stages before are the same."""
+    model = randomize_weights(create("resnet18", classes=3, input_shape=(64, 64, 3)))
+    extractor = feature_extractor(model, endpoints=("C3", "C5"), output_stride=8)
+    direct = create("resnet18", include_top=False, input_shape=(64, 64, 3), output_stride=8)
+    direct.set_weights(model.get_weights()[:-2])
+    x = random_images(1, 64, 64, 3)
+    found = extractor(x, training=False)
+    assert found["C5"].shape == (1, 8, 8, 512) and extractor.spec.output_stride == 8
+    np.testing.assert_array_equal(found["C5"], outputs(direct, x))
+    np.testing.assert_array_equal(found["C3"], feature_extractor(model, endpoints="C3")(x, training=False)["C3"])
+    assert feature_extractor("resnet18", output_stride=16).spec.output_stride == 16
+    with pytest.raises(ValueError, match="output_stride"):
+        feature_extractor("resnet18", output_stride=12)
+    with pytest.raises(ValueError, match="spec"):
+        feature_extractor(keras.applications.ResNet50(weights=None, input_shape=(64, 64, 3)), output_stride=8)
