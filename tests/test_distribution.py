@@ -13,7 +13,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_resnet.training.distribution import Cluster, Devices, cluster, get_strategy, synchronize_batch_norm
+from keras_resnet.training.cluster import Cluster, cluster
+from keras_resnet.training.distribution import Devices, get_strategy, synchronize_batch_norm
 from keras_resnet.training.keras_workarounds import WORKAROUNDS, apply_workarounds
 
 WORKER = Path(__file__).parent / "worker_process.py"
@@ -206,7 +207,7 @@ def test_one_device_has_the_default_strategy(monkeypatch):
 
 @pytest.mark.parametrize("devices", [0, -1, 1.0, True, "2"])
 def test_devices_should_be_a_positive_integer(devices):
-    with pytest.raises(ValueError, match=r"`devices` should be None or a positive integer. Received: devices="):
+    with pytest.raises(ValueError, match=r"`devices` should be an integer, 1 or more. Received: devices="):
         Devices(devices)
 
 

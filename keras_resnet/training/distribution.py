@@ -1,5 +1,8 @@
 """Training on one device, several devices, or several machines: replicas of one model, each on its part of the batch.
 
+On TensorFlow by tf.distribute; on several devices of JAX by keras.distribution, see jax_devices.py; torch uses one. The
+following is about TensorFlow.
+
 The batch size of a recipe is the global one. Each of R replicas gets batch / R images, losses and gradients are
 averaged over the global batch, and all replicas take the same step. The result is that of one device up to rounding,
 except for batch norm, which uses the statistics of each replica's own images unless `synchronize_batch_norm` is called.
@@ -15,74 +18,18 @@ TensorFlow's UnavailableError ("Collective ops is aborted by ..."), and all have
 
 import contextlib
 import functools
-import json
 import math
 import os
-import re
 import socket
-from dataclasses import dataclass
 
 import keras
 
-from keras_resnet.errors import error_summary, is_integer
+from keras_resnet.errors import check_integers, error_summary, value_error
+from keras_resnet.training.cluster import Cluster, cluster
+from keras_resnet.training.jax_devices import data_parallel
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """The machines that train one model together, as TF_CONFIG describes them to each."""
-
-    addresses: tuple[str, ...] = ("localhost:0",)
-    """host:port of each machine, the chief first."""
-    index: int = 0
-    """Index of this machine; number 0, the chief, writes the files."""
-
-    def __len__(self):
-        return len(self.addresses)
-
-
-def cluster():
-    """The Cluster of TF_CONFIG; without TF_CONFIG, this machine alone.
-
-    TensorFlow's own TFConfigClusterResolver reads the same variable, but accepts indices such as "0" and 0.9, addresses
-    without a port and duplicates, which end in processes that wait for each other forever.
-
-    Raises:
-        ValueError: for a TF_CONFIG that describes no cluster, or one with jobs other than `worker` and `chief`.
-    """
-    text, config = os.environ.get("TF_CONFIG"), None
-    if text is None:
-        return Cluster()
-
-    def check(is_met, expected):
-        if not is_met:
-            raise ValueError(f"`TF_CONFIG` should {expected}. Received: TF_CONFIG={text}")
-
-    with contextlib.suppress(ValueError):
-        config = json.loads(text)
-    is_config = isinstance(config, dict) and all(isinstance(config.get(key), dict) for key in ("cluster", "task"))
-    check(is_config, "be a JSON object that holds the objects `cluster` and `task`")
-    jobs, task = config["cluster"], config["task"]
-    jobs_known = jobs.keys() <= {"chief", "worker"}
-    check(jobs_known, "have no jobs in `cluster` but `worker` and `chief` (no parameter servers, no evaluators)")
-    are_lists = all(isinstance(job, list) for job in jobs.values())
-    check(are_lists and any(jobs.values()), "have lists of addresses in `cluster`, with at least one address")
-    chiefs, workers = jobs.get("chief", []), jobs.get("worker", [])
-    check(len(chiefs) <= 1, "have one chief at most")
-    addresses = (*chiefs, *workers)
-    check(all(map(_is_address, addresses)), "have addresses of the form 'host:port', with a port from 1 to 65535")
-    check(len(set(addresses)) == len(addresses), "name every address once")
-    check(task.get("type") in list(jobs), "have the name of a job of `cluster` as the `type` of `task`")
-    is_index = is_integer(task.get("index"), 0) and task["index"] < len(jobs[task["type"]])
-    check(is_index, "have an `index` of `task` that counts the addresses of its job from 0")
-    return Cluster(addresses, task["index"] + (len(chiefs) if task["type"] == "worker" else 0))
-
-
-def _is_address(address):
-    match = isinstance(address, str) and re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/]+):([0-9]{1,5})", address)
-    return bool(match) and 1 <= int(match[2]) <= 65535
 
 
 def jit_compile(xla=None):
@@ -100,28 +47,32 @@ class Devices:
     afterwards. On several machines the constructor returns when all of them have called it.
 
     Args:
-        devices: see `RunOptions.devices`. Other backends than TensorFlow use the one device that Keras gives them.
+        devices: see `RunOptions.devices`.
 
     Raises:
         ValueError: for more devices than there are, an impossible TF_CONFIG, a port in use, devices that TensorFlow has
-            started already, or several devices on another backend.
+            started already, or several devices on torch.
     """
 
     def __init__(self, devices=None):
-        self.strategy, self.cluster = None, Cluster()
+        self.strategy, self.data_parallel, self.cluster = None, None, Cluster()
+        if devices is not None:
+            check_integers(devices=devices)
         if keras.backend.backend() == "tensorflow":
             self.strategy, self.cluster = get_strategy(devices), cluster()
+        elif keras.backend.backend() == "jax":
+            self.data_parallel = data_parallel(devices)
         elif devices not in (None, 1):
-            raise ValueError(
-                "`devices` should be None or 1 on other backends than TensorFlow. "
-                f"Received: devices={devices!r} on the {keras.backend.backend()} backend"
-            )
-        self.callbacks = [AverageBatchNorm()] if self.num_replicas > 1 else []
+            hint = f"The backend is {keras.backend.backend()}."
+            raise value_error("devices", devices, "None or 1 on other backends than TensorFlow and JAX", hint)
+        self.callbacks = [AverageBatchNorm()] if self.strategy and self.num_replicas > 1 else []
         """Callbacks that a `fit` on these devices needs, before its other callbacks."""
 
     @property
     def num_replicas(self):
         """Number of parts that a batch is divided into."""
+        if self.data_parallel:
+            return self.data_parallel.num_model_replicas
         return self.strategy.num_replicas_in_sync if self.strategy else 1
 
     @property
@@ -140,11 +91,15 @@ class Devices:
             raise ValueError(f"{reason} Received: {self.num_machines} machines in TF_CONFIG")
 
     @contextlib.contextmanager
-    def explain_errors(self):
-        """Within the block, TensorFlow's errors (no memory, a damaged image, a lost machine) become a RuntimeError."""
+    def running(self):
+        """Context of the training, on JAX with the distribution over several devices.
+
+        TensorFlow's errors (no memory, a damaged image, a lost machine) become a RuntimeError.
+        """
         errors = (tf.errors.OpError,) if self.strategy else ()
         try:
-            yield
+            with self.data_parallel.scope() if self.data_parallel else contextlib.nullcontext():
+                yield
         except errors as error:
             summary = error_summary(error)  # without the graph, which follows
             raise RuntimeError(f"TensorFlow stopped the run: {type(error).__name__}: {summary}") from error
@@ -156,7 +111,8 @@ class Devices:
 
     def scope(self):
         """Context in which the model is built and compiled."""
-        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
+        found = self.strategy or self.data_parallel
+        return found.scope() if found else contextlib.nullcontext()
 
     def check_batch_size(self, batch_size):
         """Raises ValueError, with the nearest valid sizes, unless every replica gets the same number of images."""
@@ -169,6 +125,11 @@ class Devices:
                 f"Received: batch_size={batch_size}"
             )
 
+    def test_batch_size(self, num_images, batch_size):
+        """Number of test images in a batch, for batches that `distribute_test` takes."""
+        # Keras on JAX divides every batch or none, as the first one: see jax_devices.py
+        return batch_size - 1 if self.data_parallel and num_images % self.num_replicas else batch_size
+
     def distribute(self, make_dataset, batch_size):
         """Batches for `model.fit`: of each global batch, replica r gets the r-th part.
 
@@ -178,14 +139,14 @@ class Devices:
             batch_size: images in a global batch.
 
         Returns:
-            What `make_dataset` returns; for several replicas, a tf.distribute.DistributedDataset of it.
+            What `make_dataset` returns; for several replicas of TensorFlow, a tf.distribute.DistributedDataset of it.
 
         Raises:
             ValueError: as `check_batch_size`.
         """
         self.check_batch_size(batch_size)
         dataset = make_dataset(self.cluster.index, self.num_machines)
-        if self.num_replicas == 1:
+        if self.num_replicas == 1 or self.data_parallel:
             return dataset
         return self._split(dataset, batch_size // self.num_replicas, dataset.cardinality().numpy())
 
@@ -205,6 +166,8 @@ class Devices:
             ValueError: if there are fewer images than replicas.
         """
         replicas, machines = self.num_replicas, self.num_machines
+        if self.data_parallel:
+            return make_dataset(self.cluster.index, machines)
         if num_images < replicas:
             raise ValueError(
                 f"`num_images` should be at least the number of replicas ({replicas}), so that each has one to test. "
@@ -256,8 +219,6 @@ def _create_strategy(kind, count, on_several_machines):
 
 
 def _check_devices(devices, gpus, num_machines):
-    if type(devices) is not int or devices < 1:
-        raise ValueError(f"`devices` should be None or a positive integer. Received: devices={devices!r}")
     if gpus and devices > len(gpus):
         names = [gpu.name for gpu in gpus]
         raise ValueError(f"`devices` should be at most the number of GPUs, {names}. Received: devices={devices}")
@@ -312,9 +273,10 @@ def synchronize_batch_norm(model):
     """Makes batch norm use the statistics of the whole global batch, in place; returns the model.
 
     Costs three sums over all replicas per layer and step. With it, training on R replicas equals training on one up to
-    rounding. Without it, the default and what the papers did, each replica normalizes by its own images.
+    rounding. Without it, the default and what the papers did, each replica normalizes by its own images. On JAX, batch
+    norm always uses the statistics of the whole batch.
     """
-    for layer in _batch_norms(model):
+    for layer in _batch_norms(model) if keras.backend.backend() == "tensorflow" else ():
         layer.synchronized = True
     return model
 

@@ -29,8 +29,9 @@ class RunOptions:
     seed: int = 0
     """Seed of the initial weights, the order of the images and the augmentation."""
     devices: int | None = None
-    """Number of GPUs of this machine to use, or without GPUs of logical devices to split its CPU into; None: all GPUs.
-    Several machines find each other by TF_CONFIG (see `training/distribution.py`), and share the workdir."""
+    """Number of GPUs of this machine to use, on JAX also TPUs; without them, on TensorFlow, of logical devices to split
+    its CPU into; None: all GPUs. torch uses one. Several machines find each other by TF_CONFIG (see
+    `training/distribution.py`), and share the workdir."""
     precision: str | None = None
     """"float32", "bfloat16" or "float16" (the latter two with float32 weights) for a network given by name or spec;
     None: Keras's global dtype policy. A Keras model keeps its own policy."""

@@ -134,9 +134,11 @@ def train(
         if options.resume:
             checkpoints.resume(model)
     logged = LoggedRun(checkpoints.workdir, settings, checkpoints.state.step, options.profile)
-    with data.devices.explain_errors(), open_trackers(options, data.devices.is_chief and logged) as trackers:
+    with data.devices.running(), open_trackers(options, data.devices.is_chief and logged) as trackers:
         _fit(model, data, checkpoints, [*callbacks, checkpoints, *trackers], validation_freq)
-        return _finish(model, data, checkpoints)
+        run = _finish(model, data, checkpoints)
+    # A copy on one device, whose `predict` does not divide batches
+    return replace(run, model=clone(run.model)) if data.devices.num_replicas > 1 else run
 
 
 class RunData:
@@ -154,9 +156,10 @@ class RunData:
         )
 
     def test_batches(self):
-        dataset, batch_size = self.dataset, self.recipe.batch_size
+        dataset, num_images = self.dataset, len(self.dataset.test)
+        batch_size = self.devices.test_batch_size(num_images, self.recipe.batch_size)
         return self.devices.distribute_test(
-            lambda *share: evaluation_batches(dataset.test, dataset, batch_size, share), len(dataset.test), batch_size
+            lambda *share: evaluation_batches(dataset.test, dataset, batch_size, share), num_images, batch_size
         )
 
     def statistics_batches(self):
@@ -260,7 +263,6 @@ def _finish(model, data, checkpoints):
         model.layers[-1].activation = keras.activations.softmax
     if workdir and data.devices.is_chief:
         write_run(model, report, workdir)
-    model = clone(model) if data.devices.num_replicas > 1 else model  # one whose `predict` does not split batches
     return Run(model, columns(checkpoints.state.history), report)
 
 
