@@ -17,6 +17,7 @@ from keras_resnet.deployment.exported import ExportedModel
 from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, check_precision, find_format
 from keras_resnet.deployment.images import calibration_pixels, sample_images
 from keras_resnet.deployment.serving import ExportSpec, export_metadata
+from keras_resnet.deployment.tensorflow_process import call_with_tensorflow
 from keras_resnet.deployment.verification import REPORT_SUFFIXES, failures, verify
 from keras_resnet.errors import check_installed, check_integers, error_summary, value_error
 from keras_resnet.files import check_writable, local_path, staging_folder
@@ -54,6 +55,7 @@ def export(
 
     Batch norms are folded into convolutions. The exported network takes "images", (B, size, size, C) uint8 RGB in
     0..255, and returns "probabilities", (B, classes) float32; class names and preprocessing are stored as metadata.
+    All formats are written by TensorFlow: on another backend, a process with TensorFlow exports the model.
     Reports are written beside it, to `path` + ".report.md" and ".report.json".
 
     >>> from keras_resnet import create, export
@@ -98,6 +100,11 @@ def export(
     _check_arguments(format_name, target, precision, calibration, overwrite)
     check_integers(calibration_size=calibration_size, batch_size=1 if batch_size is None else batch_size)
 
+    if keras.backend.backend() != "tensorflow":
+        arguments = {"format": format_name, "precision": precision, "raw": raw, "batch_size": batch_size}
+        arguments |= {"calibration": calibration, "images": images, "calibration_size": calibration_size}
+        arguments |= {"measure_speed": measure_speed, "overwrite": overwrite, "size": size}
+        return call_with_tensorflow(export, model, path=target, **arguments)
     model = with_input_size(as_functional(model), size)
     if len(model.outputs) > 1 and not isinstance(model.output, dict):
         received = f"{model.name} with {len(model.outputs)}"
@@ -123,8 +130,6 @@ def export(
 def _check_arguments(format_name, target, precision, calibration, overwrite):
     """Raises the errors that can be found without any work."""
     row = FORMATS[format_name]
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(f"Keras should run on TensorFlow to export. Received: KERAS_BACKEND={keras.backend.backend()}")
     check_precision(format_name, precision)
     check_installed(row.title, row.libraries, f"keras-residual[{format_name}]")
     if target.suffix != row.suffix and (row.suffix or target.suffix in SUFFIXES):
