@@ -32,6 +32,10 @@ def check_known(argument: str, value: object, known: Collection, expected: str |
         raise unknown_name_error(argument, value, known, expected)
 
 
+TENSORFLOW = "keras-residual[tensorflow]"
+"""What installs TensorFlow and tensorflow-datasets."""
+
+
 def check_installed(what: str, modules: Iterable[str], package: str) -> None:
     """Raises ImportError, with the command that installs `package`, if `what` needs modules that are missing."""
     if missing := [module for module in modules if importlib.util.find_spec(module) is None]:

@@ -1,5 +1,6 @@
 """Datasets of tensorflow-datasets: all that have one image and one class label per example."""
 
+import importlib.util
 import logging
 import re
 import shutil
@@ -13,7 +14,7 @@ import numpy as np
 from keras_resnet.data.datasets import Dataset, Split, Stream, default_preprocessing, fits_in_memory, num_held_out
 from keras_resnet.data.image_files import exif_orientation
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.errors import unknown_name_error, value_error
+from keras_resnet.errors import TENSORFLOW, check_installed, unknown_name_error, value_error
 
 PREPROCESSING = {name: Preprocessing("cifar", size=32, resize=None) for name in ("cifar10", "cifar100")}
 """Datasets that are normalised by their own mean and standard deviation."""
@@ -24,7 +25,9 @@ SHUFFLE_BUFFER = 8192
 
 
 def list_tfds():
-    """Names of all datasets of tensorflow-datasets, for any task."""
+    """Names of all datasets of tensorflow-datasets, for any task; none if it is not installed."""
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        return []
     import tensorflow_datasets as tfds
 
     return tfds.list_builders(with_community_datasets=False)
@@ -35,10 +38,11 @@ def find_builder(name, data_dir=None):
 
     `data_dir` may hold prepared datasets that are not registered. Raises ValueError for an unknown config or version.
     """
-    import tensorflow_datasets as tfds
-
     if not re.fullmatch(r"\w+(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", name):
         return None
+    check_installed(f"The data set {name!r}, if not a folder,", ["tensorflow", "tensorflow_datasets"], TENSORFLOW)
+    import tensorflow_datasets as tfds
+
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError:

@@ -1,6 +1,5 @@
 """A process whose Keras runs on TensorFlow, for what only TensorFlow can do with a model of another backend."""
 
-import importlib.util
 import os
 import pickle
 import subprocess
@@ -8,8 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import keras
-
+from keras_resnet.errors import TENSORFLOW, check_installed
 from keras_resnet.models.create import load_model
 
 MODEL, CALL, RESULT = "model.keras", "call.pickle", "result.pickle"
@@ -29,11 +27,7 @@ def call_with_tensorflow(function, model, **arguments):
         ValueError: for arguments that cannot be pickled.
         RuntimeError: if the process ends without a result; with the last lines of what it printed.
     """
-    if importlib.util.find_spec("tensorflow") is None:
-        raise ImportError(
-            f"`{function.__name__}` needs TensorFlow, also for a model on {keras.backend.backend()}. It is not "
-            "installed here. Install with `pip install 'keras-residual[tensorflow]'`."
-        )
+    check_installed(f"`{function.__name__}`, also of a model on another backend,", ["tensorflow"], TENSORFLOW)
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder, MODEL))
         try:
