@@ -157,9 +157,9 @@ def test_an_interrupted_run_continues_from_storage(s3, local_run, tmp_path, monk
 
     monkeypatch.setattr(CheckpointCallback, "on_train_batch_end", stop_at_third_step)
     with pytest.raises(KeyboardInterrupt, match="after step 3"):
-        train(SPEC, workdir=storage, tensorboard=True, **RUN)
+        train(SPEC, workdir=storage, log="tensorboard", **RUN)
     monkeypatch.undo()
-    train(SPEC, workdir=storage, tensorboard=True, resume=True, **RUN)
+    train(SPEC, workdir=storage, log="tensorboard", resume=True, **RUN)
     assert_same_weights(f"{storage}/model.keras", local_run / "model.keras")
     assert timeless_history(storage) == timeless_history(local_run)
     logs = [name for name in files(storage) if name.startswith("tensorboard/")]
