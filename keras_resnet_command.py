@@ -36,4 +36,11 @@ def main():
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        if error.name != "tensorflow":
+            raise
+        sys.exit(
+            "error: Keras would run on TensorFlow, which is not installed. Install with "
+            "`pip install 'keras-residual[tensorflow]'`, or choose another backend by KERAS_BACKEND=jax or torch."
+        )
     main()
