@@ -2,7 +2,7 @@
 
 import difflib
 import importlib.util
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 
 def value_error(argument: str, value: object, expected: str, hint: str = "") -> ValueError:
@@ -10,7 +10,13 @@ def value_error(argument: str, value: object, expected: str, hint: str = "") -> 
     return ValueError(f"`{argument}` should be {expected}.{hint and ' ' + hint} Received: {argument}={value!r}")
 
 
-def unknown_name_error(argument: str, value: object, known: Iterable, expected: str | None = None) -> ValueError:
+def unknown_name_error(
+    argument: str,
+    value: object,
+    known: Iterable,
+    expected: str | None = None,
+    equivalents: Mapping[str, str] | None = None,
+) -> ValueError:
     """The ValueError for a name that is not one of the known ones.
 
     Args:
@@ -18,18 +24,27 @@ def unknown_name_error(argument: str, value: object, known: Iterable, expected: 
         value: the unknown name.
         known: the known names.
         expected: description of the known names, if they are too many to list.
+        equivalents: {name in another library: what to write here}; named instead of the nearest known names.
     """
     names = [str(name) for name in known]
     given = str(value)
+    if equivalent := (equivalents or {}).get(given.replace("-", "_")):
+        return value_error(argument, value, expected or f"one of {names}", f"Use {equivalent}.")
     longer = [name for name in names if given and name.lower().startswith(given.lower())]
     near = list(dict.fromkeys(longer + difflib.get_close_matches(given.lower(), names, n=3, cutoff=0.4)))[:3]
     return value_error(argument, value, expected or f"one of {names}", f"Nearest: {near}." if near else "")
 
 
-def check_known(argument: str, value: object, known: Collection, expected: str | None = None) -> None:
+def check_known(
+    argument: str,
+    value: object,
+    known: Collection,
+    expected: str | None = None,
+    equivalents: Mapping[str, str] | None = None,
+) -> None:
     """Raises the ValueError of `unknown_name_error` for a value that is not one of the known ones."""
     if value not in known:
-        raise unknown_name_error(argument, value, known, expected)
+        raise unknown_name_error(argument, value, known, expected, equivalents)
 
 
 TENSORFLOW = "keras-residual[tensorflow]"

@@ -19,7 +19,11 @@ PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))
 }
-BLOCKS_TO_RUN = (("docs/weights.md", "## Specifications"), ("docs/own-images.md", "## Arrays"))
+BLOCKS_TO_RUN = (
+    ("docs/weights.md", "## Specifications"),
+    ("docs/own-images.md", "## Arrays"),
+    ("docs/tutorials/replace_keras_applications.md", "## A model of keras.io"),
+)
 """Pages and headings of Python blocks that need neither files nor a download."""
 
 

@@ -3,10 +3,13 @@
 import numbers
 import re
 import sys
+import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from keras_resnet.architecture.blocks import stage
@@ -14,6 +17,7 @@ from keras_resnet.architecture.layers import bn_relu, chain
 from keras_resnet.architecture.metadata import channel_axis
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import stem
+from keras_resnet.data.normalization import MODES, Normalization
 from keras_resnet.errors import check_known, is_integer, value_error
 
 POOLINGS = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
@@ -33,6 +37,7 @@ class ResNet(keras.Model):
 
     spec: ResNetSpec | None = None
     """The ResNetSpec it was built from."""
+    _has_warned = False
     info: dict | None = None
     """Facts about its weights as JSON values: their source, the preprocessing of images, the class names."""
 
@@ -48,6 +53,34 @@ class ResNet(keras.Model):
         levels |= {level.replace("P", "C"): level for level in levels.values()}
         found = self.output.items() if isinstance(self.output, dict) else ()
         return {levels[name]: maps for name, maps in found if name in levels and len(maps.shape) == 4}
+
+    def predict(self, x, *arguments, **keywords):
+        """As `keras.Model.predict`; warns once of arrays that cannot be images normalised for this model's weights."""
+        self._warn_of_wrong_range(x)
+        return super().predict(x, *arguments, **keywords)
+
+    def predict_on_batch(self, x):
+        """As `keras.Model.predict_on_batch`; warns as `predict` does."""
+        self._warn_of_wrong_range(x)
+        return super().predict_on_batch(x)
+
+    def _warn_of_wrong_range(self, images):
+        """Looks at some values of the first images, if they are a NumPy array of floats or integers."""
+        config = (self.info or {}).get("preprocessing")
+        if self._has_warned or not config or not isinstance(images, np.ndarray) or images.dtype.kind not in "fui":
+            return
+        mode, values = config["mode"], images[:4].ravel()[::7]
+        normalization = Normalization(**mode) if isinstance(mode, Mapping) else MODES[mode]
+        if values.size and normalization.cannot_be(values):
+            self._has_warned = True
+            low, high = normalization.value_range
+            warnings.warn(
+                f"The images for {self.name} should be normalised as its weights need it, to values from {low:.3g} to "
+                f"{high:.3g}: use `keras_resnet.preprocessing(model)(images)` or "
+                "`keras_resnet.preprocess_input(images, model)`. "
+                f"Received: images with values from {values.min():.3g} to {values.max():.3g}",
+                stacklevel=3,
+            )
 
     def get_config(self):
         spec = self.spec and self.spec.to_config()

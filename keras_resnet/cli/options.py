@@ -15,6 +15,7 @@ from typer import Option
 import keras_resnet
 from keras_resnet.cli.app import app, error_messages
 from keras_resnet.data.normalization import MODES
+from keras_resnet.equivalents import RECIPE_FIELDS
 from keras_resnet.errors import check_known, value_error
 from keras_resnet.precision import COMPUTED, precision_scope
 from keras_resnet.training.recipes import Recipe
@@ -130,6 +131,6 @@ def recipe_changes(texts, **options):
     for field, equals, text in (text.partition("=") for text in texts or ()):
         if not equals:
             raise value_error("--set", field, "FIELD=VALUE, such as epochs=2")
-        check_known("--set", field, known, f"one of the fields of a recipe: {known}")
+        check_known("--set", field, known, f"one of the fields of a recipe: {known}", RECIPE_FIELDS)
         changes[field] = value(text)
     return changes | {field: given for field, given in options.items() if given not in (None, False)}

@@ -9,6 +9,9 @@ import numpy as np
 
 from keras_resnet.errors import check_known
 
+CONTRAST = 8
+"""Levels of 255 between which no batch of photographs lies."""
+
 
 @dataclass(frozen=True)
 class Normalization:
@@ -35,6 +38,21 @@ class Normalization:
     def channels(self) -> int:
         """Required number of channels; 1 if any number is possible."""
         return max(len(self.mean), len(self.std), 3 if self.bgr else 1)
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """(smallest, largest) normalised value of pixels in 0..255."""
+        extremes = self(np.broadcast_to(np.array([[0.0], [255.0]]), (2, self.channels)), ops=np, dtype="float64")
+        return float(extremes.min()), float(extremes.max())
+
+    def cannot_be(self, values: np.ndarray) -> bool:
+        """Whether images certainly were not normalised by this.
+
+        They lie outside the range by three times its width; or they have contrast, but not of CONTRAST levels of 255.
+        """
+        (low, high), least, most = self.value_range, values.min(), values.max()
+        width = high - low
+        return bool(max(low - least, most - high) > 3 * width or 0.5 < most - least < CONTRAST / 255 * width)
 
     def __call__(self, pixels: Any, axis: int = -1, ops: ModuleType = keras.ops, dtype: str = "float32") -> Any:
         """Normalised pixels (..., C), with the channels on `axis`, computed by the `flip`, `subtract` ... of `ops`.

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.network import ResNet
-from keras_resnet.models.create import create
+from keras_resnet.models.create import check_arguments, create
 from keras_resnet.variants import canonical_name, get_spec
 from keras_resnet.weights.catalog import WEIGHTS
 
@@ -75,7 +75,11 @@ def _constructor(class_name: str, variant: str, source: str) -> Constructor:
         classes=default_classes,
         classifier_activation="softmax",
         name=default_name,
+        **unknown,
     ):
+        if unknown:
+            check_arguments(unknown)
+            raise TypeError(f"`{class_name}` should get fields of ResNetSpec by `create`. Received: {sorted(unknown)}")
         num_classes = None if classes is default_classes else classes
         return create(
             variant, include_top, weights, input_tensor, input_shape, pooling, num_classes, classifier_activation, name

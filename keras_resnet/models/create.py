@@ -1,6 +1,7 @@
 """`create`: a network of VARIANTS as a Keras model, with random or published weights; `load_model`."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import keras
 from keras_resnet.architecture.network import ResNet, build
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.equivalents import MODEL_ARGUMENTS
 from keras_resnet.errors import error_summary, unknown_name_error, value_error
 from keras_resnet.files import local_copy
 from keras_resnet.models.nested import preprocessing_before
@@ -76,10 +78,7 @@ def create(
         repository = open_repository(source)
         weights = repository.weights
     variant = repository.name if repository else canonical_name(variant)
-    known = [field.name for field in fields(ResNetSpec)]
-    for field in changes:
-        if field not in known:
-            raise TypeError(str(unknown_name_error("changes", field, known, "fields of ResNetSpec")))
+    check_arguments(changes)
     spec = replace(repository.spec if repository else get_spec(variant), **changes)
     _check_like_keras(variant, weights, include_top, input_shape, classes, classifier_activation)
     arguments = {
@@ -107,6 +106,15 @@ def create(
         found = preprocessing_before(model, input_tensor, Preprocessing.from_config(needed))
         model.info["preprocessing"] = found and found.to_config()
     return model
+
+
+def check_arguments(names: Iterable[str]) -> None:
+    """Raises TypeError for names that are not fields of ResNetSpec; for those of timm and torchvision it has ours."""
+    known = [field.name for field in fields(ResNetSpec)]
+    for name in names:
+        if name not in known:
+            expected = "arguments of `create`, or fields of ResNetSpec"
+            raise TypeError(str(unknown_name_error("changes", name, known, expected, MODEL_ARGUMENTS)))
 
 
 def _check_like_keras(variant, weights, include_top, input_shape, classes, classifier_activation):

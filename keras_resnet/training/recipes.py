@@ -11,6 +11,7 @@ from keras_resnet.data.augmentation import TRAIN_CROPS
 from keras_resnet.data.auto_augment import POLICIES
 from keras_resnet.data.class_balance import BALANCED
 from keras_resnet.data.preprocessing import INTERPOLATIONS
+from keras_resnet.equivalents import RECIPE_FIELDS
 from keras_resnet.errors import check_known, is_integer, is_number
 from keras_resnet.training.optimizers import OPTIMIZERS
 from keras_resnet.training.schedules import SHAPES
@@ -381,7 +382,7 @@ def get_recipe(recipe: str | Recipe, /, size: int | None = None, **changes: Any)
         recipe = RECIPES[recipe]
     known = [field.name for field in fields(Recipe)]
     for name in changes:
-        check_known("changes", name, known, f"fields of a recipe: {known}")
+        check_known("changes", name, known, f"fields of a recipe: {known}", RECIPE_FIELDS)
     for given, other in (("epochs", "iterations"), ("iterations", "epochs")):
         if changes.get(given) is not None:
             changes.setdefault(other, None)

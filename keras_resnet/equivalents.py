@@ -1,0 +1,52 @@
+"""The words of timm and torchvision for what this package calls otherwise: errors name the right one."""
+
+MODEL_ARGUMENTS = {
+    # timm.create_model
+    "pretrained": "`weights`, a tag of `list_weights(name)` or a path; None is random",
+    "checkpoint_path": "`weights`, a path",
+    "num_classes": "`classes`",
+    "in_chans": "`input_shape=(height, width, channels)`",
+    "img_size": "`input_shape=(height, width, channels)`",
+    "global_pool": "`pooling` with `include_top=False`",
+    "drop_rate": "`dropout`",
+    "drop_path_rate": "`drop_path`",
+    "zero_init_last": "`zero_init_residual`",
+    "features_only": "`feature_extractor(name, endpoints=...)`",
+    "out_indices": "`feature_extractor(name, endpoints=('stage1', 'stage2', ...))`",
+    # torchvision.models
+    "progress": "nothing: downloads show their progress",
+    "replace_stride_with_dilation": "`output_stride=16` or 8",
+    "norm_layer": "`bn_epsilon` and `bn_momentum`; batch norm is fixed",
+    "width_per_group": "`group_width`",
+}
+"""Argument of timm's or torchvision's models -> what to write here."""
+
+RECIPE_FIELDS = {
+    # train.py of timm, references/classification/train.py of torchvision
+    "lr": "`learning_rate`",
+    "opt": "`optimizer`",
+    "sched": "`schedule`",
+    "lr_scheduler": "`schedule`",
+    "decay_milestones": "`milestones`",
+    "warmup_epochs": "`warmup`, a share of the run",
+    "lr_warmup_epochs": "`warmup`, a share of the run",
+    "warmup_lr": "`warmup_rate`",
+    "clip_grad": "`clip_norm`",
+    "smoothing": "`label_smoothing`",
+    "bce_loss": "`loss='binary_cross_entropy'`",
+    "mixup_alpha": "`mixup`",
+    "cutmix_alpha": "`cutmix`",
+    "aa": "`policy`",
+    "auto_augment": "`policy`",
+    "reprob": "`erasing`",
+    "random_erase": "`erasing`",
+    "hflip": "`flip`",
+    "ra_reps": "`repeats`",
+    "aug_repeats": "`repeats`",
+    "model_ema_decay": "`ema_decay`",
+    "img_size": "`train_size` and `test_size`",
+    "train_crop_size": "`train_size`",
+    "val_crop_size": "`test_size`",
+    "val_resize_size": "`test_resize`",
+}
+"""Option of timm's or torchvision's training scripts -> field of a recipe."""
