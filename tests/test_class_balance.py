@@ -11,9 +11,9 @@ from sklearn.utils.class_weight import compute_class_weight
 from keras_resnet import Recipe, from_arrays, train
 from keras_resnet.data.class_balance import class_weights, images_per_epoch
 from keras_resnet.data.datasets import Dataset, Stream
-from keras_resnet.data.normalization import Normalization
 from keras_resnet.data.pipelines import training_batches
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.normalization import Normalization
 
 COUNTS = (40, 9, 3)
 LABELS = np.repeat(np.arange(3), COUNTS)

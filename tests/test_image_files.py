@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from keras_resnet.data.image_files import FORMATS, find_images, load_image
-from keras_resnet.data.normalization import Normalization
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.normalization import Normalization
 
 ORIENTATION = 0x0112
 TO_STORED = {  # EXIF orientation -> transform of an upright image to the stored one (CIPA DC-008, 4.6.4)

@@ -37,7 +37,7 @@ LAZY_MODULES = {
 }
 """Modules that import a heavy library, and are themselves imported inside functions, or by each other."""
 FOLDERS = [
-    ["errors", "files", "machine", "precision"],
+    ["errors", "equivalents", "files", "machine", "precision", "normalization"],
     ["architecture", "variants"],
     ["data"],
     ["weights"],

@@ -12,11 +12,11 @@ from scipy.stats import hypergeom
 from keras_resnet import Recipe, from_arrays
 from keras_resnet.data import datasets
 from keras_resnet.data.datasets import Dataset, Split, Stream
-from keras_resnet.data.normalization import Normalization
 from keras_resnet.data.pipelines import StepRange, evaluation_batches, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.random_numbers import NumPyRandom, TensorFlowRandom
 from keras_resnet.data.threaded_batches import shuffled_batches
+from keras_resnet.normalization import Normalization
 
 PLAIN = Recipe(epochs=1, batch_size=10)
 BARE = Recipe(epochs=1, batch_size=25)

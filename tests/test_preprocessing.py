@@ -16,8 +16,8 @@ from PIL import Image
 
 from keras_resnet import preprocess_input
 from keras_resnet.data.image_files import find_images
-from keras_resnet.data.normalization import MODES, Normalization
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.normalization import MODES, Normalization
 
 REFERENCES = np.load(Path(__file__).parent / "references" / "images.npz")
 PIXELS = [name for name in REFERENCES.files if name.startswith(("wide", "tall", "grey"))]
@@ -129,7 +129,7 @@ def test_other_backends_need_no_tensorflow(backend):
         "import sys; sys.modules['tensorflow'] = None\n"
         "import keras, numpy as np\n"
         "from keras_resnet import Preprocessing, preprocess_input\n"
-        "from keras_resnet.data.normalization import MODES\n"
+        "from keras_resnet.normalization import MODES\n"
         "images = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), 'uint8')\n"
         "for mode in MODES:\n"
         "    found = preprocess_input(keras.ops.convert_to_tensor(images), mode)\n"

@@ -17,8 +17,8 @@ from keras_resnet.architecture.layers import bn_relu, chain
 from keras_resnet.architecture.metadata import channel_axis
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import stem
-from keras_resnet.data.normalization import MODES, Normalization
 from keras_resnet.errors import check_known, is_integer, value_error
+from keras_resnet.normalization import MODES, Normalization
 
 POOLINGS = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 

@@ -14,9 +14,9 @@ from typer import Option
 
 import keras_resnet
 from keras_resnet.cli.app import app, error_messages
-from keras_resnet.data.normalization import MODES
 from keras_resnet.equivalents import RECIPE_FIELDS
 from keras_resnet.errors import check_known, value_error
+from keras_resnet.normalization import MODES
 from keras_resnet.precision import COMPUTED, precision_scope
 from keras_resnet.training.recipes import Recipe
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from keras import ops
 
 from keras_resnet.data import crops
-from keras_resnet.data.normalization import normalize
+from keras_resnet.normalization import normalize
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from keras_resnet.data.auto_augment import POLICIES
 from keras_resnet.data.class_balance import Oversampling, class_weights, oversampling
 from keras_resnet.data.crops import test_crop_box
 from keras_resnet.data.datasets import Split
-from keras_resnet.data.normalization import normalize
 from keras_resnet.data.prefetch import map_in_threads
 from keras_resnet.data.random_numbers import NumPyRandom, TensorFlowRandom
 from keras_resnet.data.threaded_batches import (
@@ -27,6 +26,7 @@ from keras_resnet.data.threaded_batches import (
     read_batch,
     shuffled_batches,
 )
+from keras_resnet.normalization import normalize
 
 
 @dataclass(frozen=True)

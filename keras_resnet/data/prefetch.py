@@ -9,8 +9,8 @@ from itertools import islice
 import numpy as np
 
 from keras_resnet.data.datasets import Split
-from keras_resnet.data.normalization import normalize
 from keras_resnet.data.protocols import image_views
+from keras_resnet.normalization import normalize
 
 THREADS = min(8, os.cpu_count() or 1)
 """Threads that read; also the largest number of batches in memory."""

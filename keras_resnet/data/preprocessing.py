@@ -11,8 +11,8 @@ import numpy as np
 from keras.src.layers.preprocessing.data_layer import DataLayer  # documented for layers that also work in tf.data
 
 from keras_resnet.data.image_files import as_pil_image, check_channels, is_single_image
-from keras_resnet.data.normalization import MODES, Normalization, get_normalization, normalize
 from keras_resnet.errors import check_known, is_integer, value_error
+from keras_resnet.normalization import MODES, Normalization, get_normalization, normalize
 
 MAX_SIDE = 8192
 """Largest side in pixels: a Preprocessing may come from an untrusted file."""

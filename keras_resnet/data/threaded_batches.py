@@ -7,8 +7,8 @@ import numpy as np
 
 from keras_resnet.data.augmentation import TRAIN_CROPS
 from keras_resnet.data.auto_augment import POLICIES
-from keras_resnet.data.normalization import normalize
 from keras_resnet.data.prefetch import THREADS
+from keras_resnet.normalization import normalize
 
 
 def shuffled_batches(split, steps):

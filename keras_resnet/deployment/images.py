@@ -9,10 +9,10 @@ import numpy as np
 
 from keras_resnet.data.datasets import UNLABELLED, Split
 from keras_resnet.data.image_files import as_pil_image, format_errors
-from keras_resnet.data.normalization import Normalization
 from keras_resnet.data.prefetch import describe_errors, images_at, prefetch_batches
 from keras_resnet.data.protocols import get_protocol
 from keras_resnet.data.sources import ImageSource, image_source, load_test
+from keras_resnet.normalization import Normalization
 
 
 def pixel_batches(source: ImageSource, preprocessing, batch_size):

@@ -8,10 +8,10 @@ import numpy as np
 
 from keras_resnet.architecture.metadata import channel_axis, copy_metadata, model_info
 from keras_resnet.data.labels import class_ids_and_names
-from keras_resnet.data.normalization import normalize
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.models.preprocessing import class_names, known_preprocessing, preprocessing
 from keras_resnet.models.transforms import cast_model, channels_last
+from keras_resnet.normalization import normalize
 
 INPUT_NAME = "images"
 """Name of the input of every exported network."""

@@ -13,13 +13,13 @@ import numpy as np
 
 from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.data.labels import class_ids_and_names, match_class_indices
-from keras_resnet.data.normalization import normalize
 from keras_resnet.deployment.formats.table import FORMATS
 from keras_resnet.deployment.images import encode_png, evenly_spaced_images, pixel_batches
 from keras_resnet.deployment.serving import name_outputs
 from keras_resnet.machine import machine, versions
 from keras_resnet.models.preprocessing import class_names
 from keras_resnet.models.transforms import cast_model
+from keras_resnet.normalization import normalize
 from keras_resnet.precision import PRECISIONS
 from keras_resnet.prediction import softmax
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from keras_resnet.architecture.metadata import channel_axis, image_shape, input_size, model_info
 from keras_resnet.data.labels import imagenet_classes, placeholder_names
-from keras_resnet.data.normalization import Normalization, normalize
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.models.nested import inherited_info
+from keras_resnet.normalization import Normalization, normalize
 from keras_resnet.variants import canonical_name
 from keras_resnet.weights.catalog import WEIGHTS
 

@@ -18,7 +18,6 @@ from keras_resnet.analysis.grad_cam import grad_cam, plot_grad_cam
 from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.architecture.network import num_stages, stage_index
 from keras_resnet.data.datasets import Dataset
-from keras_resnet.data.normalization import normalize
 from keras_resnet.data.prefetch import images_at
 from keras_resnet.data.protocols import get_protocol, image_views
 from keras_resnet.data.sources import as_dataset
@@ -28,6 +27,7 @@ from keras_resnet.files import as_path, remove
 from keras_resnet.models.cloning import clone
 from keras_resnet.models.preprocessing import preprocessing, set_preprocessing, weights_digest
 from keras_resnet.models.transforms import with_new_head
+from keras_resnet.normalization import normalize
 from keras_resnet.training.distribution import Devices
 from keras_resnet.training.model_setup import build_for_images, fit_to_images, is_model_file, load_pretrained
 from keras_resnet.training.options import RunOptions, split_options
