@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 from support import REFERENCES, cifar_network, random_images, randomize_weights, read_arrays, run_command
 
 from keras_resnet import Preprocessing, ResNetSpec, create, get_spec, preprocessing, push_to_hub, save_pretrained
-from keras_resnet.data.normalization import Normalization
+from keras_resnet.normalization import Normalization
 from keras_resnet.weights.file_formats import write_arrays
 from keras_resnet.weights.timm_config import timm_network
 from keras_resnet.weights.weights_file import METADATA_KEY

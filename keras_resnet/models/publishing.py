@@ -12,11 +12,11 @@ import keras
 from keras_resnet.architecture.complexity import Complexity, complexity
 from keras_resnet.architecture.metadata import image_shape, model_info
 from keras_resnet.architecture.spec import ResNetSpec
-from keras_resnet.data.normalization import get_normalization
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import error_summary, is_number, value_error
 from keras_resnet.files import local_path, staging_folder, write_json
 from keras_resnet.models.preprocessing import class_names, preprocessing
+from keras_resnet.normalization import get_normalization
 from keras_resnet.weights.loading import require_spec
 from keras_resnet.weights.saving import save_weights
 from keras_resnet.weights.timm_config import CONFIG_NAME, WEIGHTS_NAME, timm_network, to_timm_config
