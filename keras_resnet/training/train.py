@@ -257,7 +257,8 @@ def _finish(model, data, checkpoints):
         "class_names": list(data.dataset.class_names),
     }
     results = _results(model, data, checkpoints)
-    model.info["results"] = {"dataset": data.dataset.name, **results}
+    measured = {name: results[name] for name in ("top1_accuracy", "top5_accuracy", "loss")}
+    model.info["results"] = {"dataset": data.dataset.name, **measured}
     report = {**checkpoints.settings, **results}
     if LOSSES[recipe.loss][1]:
         model.layers[-1].activation = keras.activations.softmax
