@@ -50,6 +50,7 @@ def exported(tmp_path_factory):
     return folder, json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_exported_network_equals_the_model_on_jax(exported):
     folder, result = exported
     import tensorflow as tf
@@ -60,6 +61,7 @@ def test_the_exported_network_equals_the_model_on_jax(exported):
     np.testing.assert_allclose(outputs, result["probabilities"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_errors_of_the_process_are_raised(exported):
     folder, result = exported
     missing, generator, without_tensorflow = result["errors"]
