@@ -19,7 +19,7 @@ import keras_resnet_command
 from keras_resnet import ResNetSpec, create, load_weights, save_weights
 from keras_resnet.cli import app
 from keras_resnet.cli.options import option
-from keras_resnet.data.sources import digits
+from keras_resnet.data.source_kinds import digits
 
 
 def command(*words, **kwargs):

@@ -17,7 +17,8 @@ from keras_resnet import create, load_model, predict
 from keras_resnet.data.datasets import Split, Stream
 from keras_resnet.data.prefetch import images_at
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.data.sources import digits, load_dataset
+from keras_resnet.data.source_kinds import digits
+from keras_resnet.data.sources import load_dataset
 from keras_resnet.models.transforms import with_new_head
 from keras_resnet.training.recipes import get_recipe
 from keras_resnet.training.train import train

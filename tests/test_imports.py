@@ -28,6 +28,10 @@ LAZY = {
     "safetensors",
     "h5py",
     "PIL",
+    "datasets",
+    "webdataset",
+    "braceexpand",
+    "pyarrow",
 }
 LAZY_MODULES = {
     "search.hypermodel": "keras_tuner",

@@ -9,7 +9,8 @@ from PIL import Image
 
 from keras_resnet.data import datasets
 from keras_resnet.data.datasets import Split
-from keras_resnet.data.sources import digits, from_arrays, load_dataset
+from keras_resnet.data.source_kinds import digits
+from keras_resnet.data.sources import from_arrays, load_dataset
 from keras_resnet.data.tfds import list_tfds, load_tfds
 
 tfds = pytest.importorskip("tensorflow_datasets")

@@ -10,6 +10,7 @@ from itertools import islice
 import numpy as np
 
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.stored_files import StoredFiles
 from keras_resnet.errors import is_number, value_error
 
 DEFAULT_VALIDATION_SPLIT = 0.2
@@ -47,8 +48,8 @@ class Fold:
 class Split:
     """Labelled images with random access. The constructor raises ValueError for other shapes and dtypes."""
 
-    images: np.ndarray
-    """(N, H, W, C) uint8; or (N,) encoded files (bytes, dtype object); or (N,) paths (str)."""
+    images: np.ndarray | StoredFiles
+    """(N, H, W, C) uint8; or (N,) encoded files (bytes, dtype object), in memory or stored; or (N,) paths (str)."""
     labels: np.ndarray
     """(N,) int32: the class of each image; or multi-label (N, K) uint8: 1 for each class of the image, else 0."""
     orientations: np.ndarray | None = None

@@ -1,11 +1,9 @@
 """Folders of class folders -> Dataset. Every file is checked before training begins."""
 
 import warnings
-from importlib.metadata import version
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from keras_resnet.data.datasets import (
@@ -16,22 +14,12 @@ from keras_resnet.data.datasets import (
     default_preprocessing,
     fits_in_memory,
 )
-from keras_resnet.data.image_files import (
-    FORMATS,
-    UnreadableImageError,
-    format_errors,
-    images_in_folder,
-    orientation_of,
-    raise_if_unreadable,
-    with_pil_image,
-)
+from keras_resnet.data.image_checks import CHECKS, TENSORFLOW_SUFFIXES, training_check
+from keras_resnet.data.image_files import format_errors, images_in_folder, raise_if_unreadable
 from keras_resnet.data.manifests import read_files
 
 TEST_FOLDER_NAMES = ("val", "valid", "validation", "test")
 """Names of a test folder beside "train"; the first one that exists is used."""
-TENSORFLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
-"""Formats that TensorFlow decodes as well."""
-TENSORFLOW_SUFFIXES = " ".join(suffix for name in TENSORFLOW_FORMATS for suffix in FORMATS[name])
 
 
 def load_folder(path, validation_split=None, skip_bad=False):
@@ -74,13 +62,17 @@ def load_training_files(groups, class_names, folder, held_out=None, skip_bad=Fal
     Raises:
         ValueError: for unreadable images without `skip_bad`, and for a class without a readable image.
     """
-    reader = "tensorflow" if keras.backend.backend() == "tensorflow" else "pillow"
-    groups, skipped = _check_files(groups, reader, folder, skip_bad)
+    groups, skipped = _check_files(groups, training_check(), folder, skip_bad)
     keep = fits_in_memory(sum(record.size for group in groups for _, _, record in group))
     splits = [_training_split(group, keep) for group in groups]
+    return training_dataset(folder, splits, class_names, held_out, skipped)
+
+
+def training_dataset(folder, splits, class_names, held_out, skipped):
+    """A Dataset of a training and a test Split, or of one of which a part is held out; see `load_training_files`."""
     if skipped:
         message = f"Skipped {len(skipped)} unreadable images in {folder}:\n  {format_errors(skipped)}"
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=5)
     for split in splits[: None if skipped else 1]:
         counts = count_classes(split.labels, len(class_names))
         if empty := [name for name, count in zip(class_names, counts, strict=True) if not count]:
@@ -114,7 +106,7 @@ def load_test_files(labelled_paths, class_names, folder, skip_bad=False):
             f"the class of each image. Received: path={str(folder)!r}"
         )
 
-    (readable,), skipped = _check_files([labelled_paths], "header", folder, skip_bad)
+    (readable,), skipped = _check_files([labelled_paths], CHECKS["header"], folder, skip_bad)
     test = _split(readable)
     if not len(test):
         raise ValueError(f"Expected readable images. Received: none of {len(labelled_paths)} in {folder}")
@@ -163,9 +155,7 @@ def _labelled_paths(images_by_class):
 
 def _check_files(groups, check, folder, skip_bad):
     """Groups of (path, label) -> (groups of (path, label, FileRecord) without the unreadable files, their messages)."""
-    function, libraries = CHECKS[check]
-    kind = " ".join([check, *(f"{library} {version(library)}" for library in libraries)])
-    records = read_files(function, [path for group in groups for path, _ in group], folder, kind)
+    records = read_files(check.function, [path for group in groups for path, _ in group], folder, check.kind)
     errors = tuple(f"{path} ({record.error})" for path, record in records.items() if record.error is not None)
     raise_if_unreadable(errors, skip_bad, folder)
     readable = [[(*row, records[row[0]]) for row in group if records[row[0]].error is None] for group in groups]
@@ -189,47 +179,3 @@ def _training_split(group, keep):
     return Split(
         np.array(contents, object) if keep else split.images, split.labels, orientations if is_turned else None
     )
-
-
-def _check_header(path):
-    """Whether Pillow identifies an image; raises UnreadableImageError otherwise."""
-    return with_pil_image(path, lambda image: True)
-
-
-def _check_with_pillow(path):
-    """EXIF orientation of an image that Pillow can decode; raises UnreadableImageError for other files."""
-
-    def decode(image):
-        image.draft(image.mode, (1, 1))  # JPEG at an eighth of its size: reads all data at little cost
-        image.load()
-        return orientation_of(image)
-
-    return with_pil_image(path, decode)
-
-
-def _check_with_tensorflow(path):
-    """EXIF orientation of an image that TensorFlow can decode; raises UnreadableImageError for other files."""
-    import tensorflow as tf
-
-    contents = Path(path).read_bytes()
-    name, mode = with_pil_image(contents, lambda image: (image.format, image.mode))
-    has_palette = name == "BMP" and mode in ("1", "P")  # TensorFlow would read the indices as grey
-    if name not in TENSORFLOW_FORMATS or has_palette:
-        reason = f"TensorFlow does not read {name}{' with a palette' if has_palette else ''}"
-        raise UnreadableImageError(f"{len(contents)} bytes", reason)
-    try:
-        if name == "JPEG":
-            tf.io.decode_jpeg(contents, channels=3, ratio=8)  # reads all data at little cost
-        else:
-            tf.io.decode_image(contents, channels=3, expand_animations=False)
-    except tf.errors.OpError as error:
-        raise UnreadableImageError(f"{len(contents)} bytes", "damaged or truncated") from error
-    return with_pil_image(contents, orientation_of)
-
-
-CHECKS = {
-    "header": (_check_header, ["pillow"]),
-    "pillow": (_check_with_pillow, ["pillow"]),
-    "tensorflow": (_check_with_tensorflow, ["pillow", "tensorflow"]),
-}
-"""Name -> (function of a path, libraries whose versions its result depends on)."""

@@ -16,9 +16,10 @@ from keras_resnet.data.augmentation import TRAIN_CROPS, augment_batch, sample_nu
 from keras_resnet.data.auto_augment import POLICIES
 from keras_resnet.data.class_balance import Oversampling, class_weights, oversampling
 from keras_resnet.data.crops import test_crop_box
-from keras_resnet.data.datasets import Split
+from keras_resnet.data.datasets import Split, Stream
 from keras_resnet.data.prefetch import map_in_threads
 from keras_resnet.data.random_numbers import NumPyRandom, TensorFlowRandom
+from keras_resnet.data.stored_files import StoredFiles
 from keras_resnet.data.threaded_batches import (
     EvaluationBatches,
     has_input_shape,
@@ -235,8 +236,10 @@ def _stream_batches(split, steps):
 
 
 def _columns(split):
-    """Pixels, files or paths of a Split, their labels, and their orientations if not all are upright."""
-    images = split.images if split.is_decoded else split.images.tolist()
+    """Pixels, files, paths or indices of a Split, their labels, and their orientations if not all are upright."""
+    images = split.images
+    if not split.is_decoded:
+        images = images.indices if isinstance(images, StoredFiles) else images.tolist()
     return (images, split.labels) if split.orientations is None else (images, split.labels, split.orientations)
 
 
@@ -246,10 +249,12 @@ def _contents(split, image, orientation):
 
     from keras_resnet.data.orientations import exif_orientation
 
-    contents = tf.io.read_file(image) if split.has_paths else image
-    if isinstance(split, Split) or contents.dtype != tf.string:
-        return contents, orientation
-    return contents, exif_orientation(contents)
+    if isinstance(split, Stream):
+        return image, exif_orientation(image) if image.dtype == tf.string else None
+    if isinstance(split.images, StoredFiles):
+        contents = tf.numpy_function(lambda index: split.images.read(int(index)), [image], tf.string)
+        return tf.ensure_shape(contents, ()), orientation
+    return tf.io.read_file(image) if split.has_paths else image, orientation
 
 
 def evaluation_batches(split, dataset, batch_size, share=(0, 1)):

@@ -19,29 +19,10 @@ from keras_resnet.data.datasets import (
     default_preprocessing,
 )
 from keras_resnet.data.image_files import find_images
-from keras_resnet.data.image_folders import TEST_FOLDER_NAMES, load_folder, load_test_folder
-from keras_resnet.data.labelled_folders import load_labelled_folder, load_labelled_test_folder
+from keras_resnet.data.image_folders import TEST_FOLDER_NAMES
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.data.tfds import find_builder, list_tfds, load_tfds, load_tfds_split
-from keras_resnet.errors import unknown_name_error, value_error
-
-
-def digits() -> Dataset:
-    """scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels in ten classes, without a download.
-
-    Alpaydin and Kaynak 1998, https://archive.ics.uci.edu/dataset/80. A fixed fifth, stratified by class, is for tests.
-    """
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    images = np.round(found.images[..., None] * (255 / 16)).astype("uint8")
-    train, test = Split(images, found.target.astype("int32")).stratified_split(DEFAULT_VALIDATION_SPLIT)
-    names = tuple(str(name) for name in found.target_names)
-    return Dataset("digits", train, test, names, Preprocessing(mode="tf", size=8, resize=None, channels=1))
-
-
-DATASETS = {"digits": digits}
-"""Datasets that need neither files nor a download."""
+from keras_resnet.data.source_kinds import SOURCES, LoadOptions, find_source
+from keras_resnet.errors import value_error
 
 
 def load_dataset(
@@ -61,10 +42,12 @@ def load_dataset(
     (1293, 144, (8, 8, 1))
 
     Args:
-        name: "digits"; a folder of class folders, see `load_folder`; or a dataset of tensorflow-datasets for image
-            classification, such as "cifar10", "cifar10:3.0.2" or "emnist/letters".
-        data_dir: folder of tensorflow-datasets; None: its default folder.
-        download: whether to download datasets of tensorflow-datasets that are missing in `data_dir`.
+        name: "digits"; a folder of class folders, see `load_folder`; a folder of Parquet files or one written by
+            `datasets.save_to_disk`; "hf://owner/name" on the Hugging Face hub; WebDataset's tar files, as a folder or a
+            pattern such as "train-{000..146}.tar"; or a dataset of tensorflow-datasets for image classification, such
+            as "cifar10", "cifar10:3.0.2" or "emnist/letters".
+        data_dir: folder of tensorflow-datasets, or cache of Hugging Face's datasets; None: the default folder.
+        download: whether to download datasets that are missing in `data_dir`.
         validation_split: fraction in (0, 1) or number of the training images to test on instead of the test images,
             which stay unused. They are stratified by class (He et al. 2015, sec. 4.2: 45k/5k).
         skip_bad: whether to skip images that cannot be read.
@@ -77,30 +60,14 @@ def load_dataset(
         ValueError: for an unknown name, a dataset that is not for image classification, and invalid images or labels.
         OSError: for a missing folder, and a dataset that cannot or may not be downloaded.
     """
-    if fold is None:
-        return _load(name, data_dir, download, validation_split, skip_bad, labels)
-    if validation_split is not None:
+    if fold is not None and validation_split is not None:
         raise value_error("validation_split", validation_split, "left out with `fold`, which holds out a part itself")
-    dataset = _load(name, data_dir, download, Fold.parse(fold), skip_bad, labels)
-    return replace(dataset, name=f"{dataset.name}, fold {fold}")  # names the run: others of its size are other runs
-
-
-def _load(name, data_dir, download, held_out, skip_bad, labels):
-    """`load_dataset`, with `held_out` as for `Split.stratified_split`, or None."""
-    kind, found = _find(name, data_dir)
-    if labels is not None:
-        if kind != "folder":
-            raise value_error("labels", str(labels), f"left out for a dataset that has labels, as {str(name)!r}")
-        return load_labelled_folder(found, labels, held_out, skip_bad)
-    if kind == "folder":
-        return load_folder(found, held_out, skip_bad)
-    if kind == "tfds":
-        return load_tfds(found, download, held_out)
-    dataset = found()
-    if held_out is None:
-        return dataset
-    train, test = dataset.train.stratified_split(held_out)
-    return replace(dataset, train=train, test=test)
+    held_out = validation_split if fold is None else Fold.parse(fold)
+    options = LoadOptions(data_dir, download, skip_bad, labels, held_out)
+    kind, found = find_source(name, options)
+    dataset = SOURCES[kind].load(found, options)
+    # The name of the run: those with other folds of the same size are other runs
+    return dataset if fold is None else replace(dataset, name=f"{dataset.name}, fold {fold}")
 
 
 def as_dataset(dataset) -> Dataset:
@@ -122,8 +89,8 @@ def load_test(
     Args:
         name: as for `load_dataset`; or a folder of images, with `labels`. Of a folder of class folders all images are
             used, unless it has a folder "train" and a test folder.
-        split: "train", the name of a folder, a value of the column "split" of `labels`, or a split of
-            tensorflow-datasets such as "validation" or "train[:1000]"; None: the test images.
+        split: "train", the name of a folder or another split, a value of the column "split" of `labels`, or a split of
+            tensorflow-datasets such as "train[:1000]"; None: the test images.
         data_dir, download: as for `load_dataset`.
         labels: file with the class, or the classes, of each image in a folder. See `load_labelled_test_folder`.
         skip_bad: whether to skip images that cannot be read.
@@ -134,34 +101,11 @@ def load_test(
     Raises:
         ValueError, OSError: as `load_dataset`, and for an unknown split.
     """
-    if labels is not None:
-        if not os.path.isdir(name):
-            raise value_error("dataset", str(name), "a folder of images, as `labels` is given")
-        return load_labelled_test_folder(name, labels, split, skip_bad)
-    kind, found = _find(name, data_dir)
-    if kind == "folder":
-        return load_test_folder(found, split, skip_bad)
-    if kind == "tfds":
-        return load_tfds_split(found, split, download)
-    if split not in (None, "train", "test"):
-        raise unknown_name_error("split", split, ("train", "test"))
-    dataset = found()
-    return replace(dataset, train=None, test=getattr(dataset, split or "test"))
-
-
-def _find(name, data_dir):
-    """("built-in", function of DATASETS), ("folder", path) or ("tfds", builder)."""
-    if isinstance(name, (str, os.PathLike)) and os.fspath(name):
-        if name in DATASETS:
-            return "built-in", DATASETS[name]
-        if os.path.exists(name):
-            return "folder", name
-        if builder := find_builder(os.fspath(name), data_dir):
-            return "tfds", builder
-        if os.fspath(name).count(os.sep) > 1 or not isinstance(name, str) or name.startswith((".", "~", os.sep)):
-            raise FileNotFoundError(f"Expected a folder with a folder for each class. Received: dataset={str(name)!r}")
-    expected = f"one of {list(DATASETS)}, a folder with a folder for each class, or a dataset of tensorflow-datasets"
-    raise unknown_name_error("dataset", name, [*DATASETS, *list_tfds()], expected)
+    if labels is not None and not os.path.isdir(name):
+        raise value_error("dataset", str(name), "a folder of images, as `labels` is given")
+    options = LoadOptions(data_dir, download, skip_bad, labels, split=split)
+    kind, found = find_source(name, options)
+    return SOURCES[kind].load_test(found, options)
 
 
 def from_arrays(
@@ -269,7 +213,7 @@ def image_source(images):
     if isinstance(images, ImageSource):
         return images
     if isinstance(images, (str, os.PathLike)):
-        if images in DATASETS or not os.path.exists(images):
+        if find_source(images, LoadOptions())[0] != "folder":
             return image_source(load_test(images))
         if os.path.isdir(images):
             return _folder_source(Path(images))

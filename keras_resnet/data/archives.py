@@ -1,0 +1,136 @@
+"""Splits of images inside larger files -> Dataset. Every image is checked before training begins."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_resnet.data.datasets import UNLABELLED, Dataset, Split, default_preprocessing
+from keras_resnet.data.image_checks import CHECKS, ImageCheck, training_check
+from keras_resnet.data.image_files import UnreadableImageError, raise_if_unreadable
+from keras_resnet.data.image_folders import TEST_FOLDER_NAMES, training_dataset
+from keras_resnet.data.stored_files import StoredFiles
+from keras_resnet.errors import check_known, value_error
+
+MAX_IMAGE_BYTES = 2**28
+"""Largest size of an encoded image."""
+
+
+@dataclass(frozen=True)
+class ArchivedSplit:
+    """The images of a split, and what is known of them."""
+
+    read: Callable[[int], bytes]
+    """Index -> contents of the file."""
+    labels: Sequence
+    """Class of each image: an index or a name."""
+    checks: Sequence
+    """[EXIF orientation, None] or [None, why it cannot be read] of each image."""
+    names: Callable[[int], str]
+    """Index -> name of the image, for messages."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Images inside larger files."""
+
+    name: str
+    splits: Sequence[str]
+    """Names of the splits."""
+    class_names: tuple[str, ...] | None
+    """None if only the labels tell them."""
+    open_split: Callable[[str, ImageCheck], ArchivedSplit]
+
+
+def check_contents(contents: bytes | None, check: ImageCheck) -> list[Any]:
+    """An item of `ArchivedSplit.checks`, for the contents of a file."""
+    if contents is None or len(contents) > MAX_IMAGE_BYTES:
+        return [None, f"more than {MAX_IMAGE_BYTES} bytes" if contents else "no contents, only a path"]
+    try:
+        return [check.function(contents), None]
+    except UnreadableImageError as error:
+        return [None, error.reason]
+
+
+def load_archive(archive: Archive, held_out=None, skip_bad=False) -> Dataset:
+    """Loads an Archive for training: its split "train", or the only one, and the first of TEST_FOLDER_NAMES.
+
+    Args:
+        archive: Archive.
+        held_out: as for `Split.stratified_split`; None: a fifth if there is no split for testing.
+        skip_bad: whether to skip unreadable images.
+
+    Raises:
+        ValueError: for missing splits, unreadable images unless `skip_bad`, and classes without an image.
+    """
+    train = archive.splits[0] if len(archive.splits) == 1 else "train"
+    if train not in archive.splits:
+        raise value_error("dataset", archive.name, f"a data set with the split train, not only {list(archive.splits)}")
+    tests = [name for name in TEST_FOLDER_NAMES if name in archive.splits and name != train]
+    names = [train, *(tests[:1] if held_out is None else [])]
+    opened, errors = _open_splits(archive, names, training_check(), skip_bad)
+    class_names = archive.class_names or _class_names(label for split in opened for label in split.labels)
+    splits = [_split(split, class_names) for split in opened]
+    return training_dataset(Path(archive.name), splits, class_names, held_out, errors)
+
+
+def load_test_archive(archive: Archive, split=None, skip_bad=False) -> Dataset:
+    """Loads a split of an Archive for testing; None: the first of TEST_FOLDER_NAMES, or "train". See `load_test`."""
+    if split is not None:
+        check_known("split", split, archive.splits)
+    names = [name for name in TEST_FOLDER_NAMES if name in archive.splits]
+    (opened,), errors = _open_splits(archive, [split or [*names, archive.splits[0]][0]], CHECKS["header"], skip_bad)
+    has_names = archive.class_names or any(isinstance(label, str) for label in opened.labels)
+    class_names = (archive.class_names or _class_names(opened.labels)) if has_names else None
+    test = _split(opened, class_names)
+    return Dataset(Path(archive.name).name, None, test, class_names, default_preprocessing((None, None, 3)), errors)
+
+
+@dataclass(frozen=True)
+class _ReadableImages:
+    """The images of an ArchivedSplit that can be read."""
+
+    files: StoredFiles
+    labels: list
+    orientations: np.ndarray
+
+
+def _open_splits(archive, names, check, skip_bad):
+    """(_ReadableImages of each split, messages about the unreadable images)."""
+    opened = [archive.open_split(name, check) for name in names]
+    errors = tuple(
+        f"{split.names(index)} ({error})"
+        for split in opened
+        for index, (_, error) in enumerate(split.checks)
+        if error is not None
+    )
+    raise_if_unreadable(errors, skip_bad, archive.name)
+    readable = [_readable_images(split) for split in opened]
+    if empty := [name for name, images in zip(names, readable, strict=True) if not images.labels]:
+        raise value_error("dataset", archive.name, f"a data set with readable images; {empty} has none")
+    return readable, errors
+
+
+def _readable_images(split):
+    indices = np.array([index for index, (_, error) in enumerate(split.checks) if error is None], int)
+    orientations = np.array([split.checks[index][0] for index in indices], "uint8")
+    return _ReadableImages(StoredFiles(split.read, indices), [split.labels[index] for index in indices], orientations)
+
+
+def _class_names(labels: Iterable) -> tuple[str, ...]:
+    """Sorted names, or the numbers up to the largest one."""
+    found = set(labels)
+    numbers = [label for label in found if not isinstance(label, str)]
+    if numbers:
+        return tuple(str(number) for number in range(max(numbers) + 1))
+    return tuple(sorted(found))
+
+
+def _split(images, class_names):
+    """The Split of _ReadableImages; -1 for a name that is not one of the class names."""
+    index = {name: number for number, name in enumerate(class_names or ())}
+    labels = [index.get(label, UNLABELLED) if isinstance(label, str) else label for label in images.labels]
+    is_turned = bool((images.orientations > 1).any())
+    return Split(images.files, np.array(labels, "int32"), images.orientations if is_turned else None)

@@ -1,0 +1,132 @@
+"""Kinds of data sets by name: `SOURCES`, one row each."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from keras_resnet.data.archives import load_archive, load_test_archive
+from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT, Dataset, Fold, Split
+from keras_resnet.data.hugging_face import is_hugging_face, open_hugging_face
+from keras_resnet.data.image_folders import load_folder, load_test_folder
+from keras_resnet.data.labelled_folders import load_labelled_folder, load_labelled_test_folder
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.tfds import find_builder, list_tfds, load_tfds, load_tfds_split
+from keras_resnet.data.webdataset_shards import find_shards, open_shards
+from keras_resnet.errors import unknown_name_error, value_error
+
+
+def digits() -> Dataset:
+    """scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels in ten classes, without a download.
+
+    Alpaydin and Kaynak 1998, https://archive.ics.uci.edu/dataset/80. A fixed fifth, stratified by class, is for tests.
+    """
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images = np.round(found.images[..., None] * (255 / 16)).astype("uint8")
+    train, test = Split(images, found.target.astype("int32")).stratified_split(DEFAULT_VALIDATION_SPLIT)
+    names = tuple(str(name) for name in found.target_names)
+    return Dataset("digits", train, test, names, Preprocessing(mode="tf", size=8, resize=None, channels=1))
+
+
+DATASETS = {"digits": digits}
+"""Datasets that need neither files nor a download."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Arguments of `load_dataset` and `load_test`."""
+
+    data_dir: str | os.PathLike | None = None
+    download: bool = True
+    skip_bad: bool = False
+    labels: str | os.PathLike | None = None
+    held_out: float | Fold | None = None
+    """As for `Split.stratified_split`."""
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A kind of data sets."""
+
+    find: Callable
+    """(name: str, LoadOptions) -> what the other functions get; None for a name of another kind."""
+    load: Callable
+    """(what was found, LoadOptions) -> Dataset for training."""
+    load_test: Callable
+    """(what was found, LoadOptions) -> Dataset without `train`."""
+
+
+def _load_built_in(function, options):
+    dataset = function()
+    if options.held_out is None:
+        return dataset
+    train, test = dataset.train.stratified_split(options.held_out)
+    return replace(dataset, train=train, test=test)
+
+
+def _load_built_in_test(function, options):
+    if options.split not in (None, "train", "test"):
+        raise unknown_name_error("split", options.split, ("train", "test"))
+    dataset = function()
+    return replace(dataset, train=None, test=getattr(dataset, options.split or "test"))
+
+
+def _load_folder(folder, options):
+    if options.labels is None:
+        return load_folder(folder, options.held_out, options.skip_bad)
+    return load_labelled_folder(folder, options.labels, options.held_out, options.skip_bad)
+
+
+def _load_test_folder(folder, options):
+    if options.labels is None:
+        return load_test_folder(folder, options.split, options.skip_bad)
+    return load_labelled_test_folder(folder, options.labels, options.split, options.skip_bad)
+
+
+def _archive(open_archive):
+    """(`load`, `load_test`) of a kind whose data sets `open_archive`, of what was found and LoadOptions, opens."""
+    return (
+        lambda found, options: load_archive(open_archive(found, options), options.held_out, options.skip_bad),
+        lambda found, options: load_test_archive(open_archive(found, options), options.split, options.skip_bad),
+    )
+
+
+SOURCES = {
+    "built-in": SourceKind(lambda name, options: DATASETS.get(name), _load_built_in, _load_built_in_test),
+    "webdataset": SourceKind(
+        lambda name, options: find_shards(name), *_archive(lambda paths, options: open_shards(paths))
+    ),
+    "hugging face": SourceKind(
+        lambda name, options: name if is_hugging_face(name) else None,
+        *_archive(lambda name, options: open_hugging_face(name, options.data_dir, options.download)),
+    ),
+    "folder": SourceKind(lambda name, options: name if os.path.exists(name) else None, _load_folder, _load_test_folder),
+    "tensorflow-datasets": SourceKind(
+        lambda name, options: find_builder(name, options.data_dir),
+        lambda builder, options: load_tfds(builder, options.download, options.held_out),
+        lambda builder, options: load_tfds_split(builder, options.split, options.download),
+    ),
+}
+"""Kinds of data sets, in the order in which a name is compared with them."""
+
+
+def find_source(name, options: LoadOptions) -> tuple[str, Any]:
+    """(the first kind in SOURCES that a data set is of, what its functions get); raises as `load_dataset`."""
+    if isinstance(name, (str, os.PathLike)) and os.fspath(name):
+        found = ((kind, row.find(os.fspath(name), options)) for kind, row in SOURCES.items())
+        if match := next((pair for pair in found if pair[1]), None):
+            if options.labels is not None and match[0] != "folder":
+                raise value_error("labels", str(options.labels), f"left out for {str(name)!r}, which has labels")
+            return match
+        if os.fspath(name).count(os.sep) > 1 or not isinstance(name, str) or name.startswith((".", "~", os.sep)):
+            raise FileNotFoundError(f"Expected a folder with a folder for each class. Received: dataset={str(name)!r}")
+    expected = (
+        f"one of {list(DATASETS)}, a folder of class folders, Parquet files or tar files, hf://owner/name, or a "
+        "dataset of tensorflow-datasets"
+    )
+    raise unknown_name_error("dataset", name, [*DATASETS, *list_tfds()], expected)
