@@ -11,7 +11,7 @@ from keras_resnet import Recipe, evaluate, load_dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import image_source, load_test
-from keras_resnet.transfer import extract
+from keras_resnet.transfer import extract, write_features
 
 wds = pytest.importorskip("webdataset")
 hugging_face = pytest.importorskip("datasets")
@@ -136,13 +136,14 @@ def test_evaluation_batches_are_those_of_the_folder(kind, loaded):
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_evaluate_and_extract_take_them(kind, sources):
+def test_evaluate_and_extract_take_them(kind, sources, tmp_path):
     model = cifar_network(classes=4)
     expected, result = (evaluate(model, load_test(sources[it])) for it in ("folder", kind))
     assert result.top1_error == expected.top1_error and result.num_images == 20
     np.testing.assert_array_equal(
         extract(model, sources[kind]).vectors, extract(model, load_test(sources["folder"])).vectors
     )
+    assert write_features(model, sources[kind], tmp_path / "features.npz")["shape"] == [20, 16]
     assert image_source(sources[kind]).class_names == load_test(sources["folder"]).class_names
     assert len(load_test(sources[kind], split="train").test) == 48
     with pytest.raises(ValueError, match="`split` should be one of"):

@@ -1,5 +1,7 @@
 """Splits of images inside larger files -> Dataset. Every image is checked before training begins."""
 
+import glob
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from keras_resnet.data.image_folders import TEST_FOLDER_NAMES, training_dataset
 from keras_resnet.data.stored_files import StoredFiles
 from keras_resnet.errors import check_known, value_error
 
+SPLITS = ("train", *TEST_FOLDER_NAMES)
+"""Names of splits."""
 MAX_IMAGE_BYTES = 2**28
 """Largest size of an encoded image."""
 
@@ -42,6 +46,12 @@ class Archive:
     class_names: tuple[str, ...] | None
     """None if only the labels tell them."""
     open_split: Callable[[str, ImageCheck], ArchivedSplit]
+
+
+def find_archives(folder: str, suffix: str) -> list[str]:
+    """Sorted paths of the files with a suffix in a folder, and in its folders "data" or with the name of a split."""
+    folders = [folder, *(os.path.join(folder, name) for name in ("data", *SPLITS))]
+    return sorted(path for parent in folders for path in glob.glob(f"{glob.escape(parent)}/*{suffix}"))
 
 
 def check_contents(contents: bytes | None, check: ImageCheck) -> list[Any]:

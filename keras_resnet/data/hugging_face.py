@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from keras_resnet.data.archives import Archive, ArchivedSplit, check_contents
+from keras_resnet.data.archives import Archive, ArchivedSplit, check_contents, find_archives
 from keras_resnet.data.manifests import read_files
 from keras_resnet.errors import check_installed, error_summary, value_error
 
@@ -24,7 +24,7 @@ def is_hugging_face(name: str) -> bool:
         return True
     folder = Path(name)
     is_saved = any((folder / file).is_file() for file in SAVED)
-    return folder.is_dir() and (is_saved or any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet")))
+    return folder.is_dir() and (is_saved or bool(find_archives(name, ".parquet")))
 
 
 def open_hugging_face(name: str, data_dir=None, download=True) -> Archive:

@@ -1,7 +1,7 @@
-"""WebDataset's tar files -> Archive. https://github.com/webdataset/webdataset
+"""WebDataset's tar files -> Archive.
 
-The images of a sample are read where they lie in the uncompressed tar file, so that any order costs the same. Only
-images, "cls" and "json" are read; nothing is unpacked and nothing unpickled.
+The form is that of https://github.com/webdataset/webdataset. Images are read where they lie in the uncompressed files,
+so that any order costs the same. Only images, "cls" and "json" are read; nothing is unpacked and nothing unpickled.
 """
 
 import glob
@@ -16,13 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet.data.archives import MAX_IMAGE_BYTES, Archive, ArchivedSplit, check_contents
+from keras_resnet.data.archives import (
+    MAX_IMAGE_BYTES,
+    SPLITS,
+    Archive,
+    ArchivedSplit,
+    check_contents,
+    find_archives,
+)
 from keras_resnet.data.image_files import SUFFIXES, UnreadableImageError
-from keras_resnet.data.image_folders import TEST_FOLDER_NAMES
 from keras_resnet.data.manifests import read_files
 from keras_resnet.errors import check_installed, value_error
 
-SPLITS = ("train", *TEST_FOLDER_NAMES)
 CLASS_NAMES = "classnames.txt"
 """File beside the shards with the name of a class a line, as in the data sets of CLIP's benchmark."""
 LABEL_KEYS = ("label", "cls")
@@ -37,7 +42,7 @@ def find_shards(name: str) -> list[str] | None:
     Raises FileNotFoundError for shards that do not exist.
     """
     if os.path.isdir(name):
-        return sorted(glob.glob(f"{glob.escape(name)}/*.tar") + glob.glob(f"{glob.escape(name)}/*/*.tar")) or None
+        return find_archives(name, ".tar") or None
     if not name.endswith(".tar"):
         return None
     check_installed("A data set of tar files", ["webdataset"], "keras-residual[webdataset]")
@@ -52,8 +57,8 @@ def find_shards(name: str) -> list[str] | None:
 def open_shards(paths: list[str]) -> Archive:
     """The Archive of shards.
 
-    A split is a word in the names of the shards, or of the folders that they share a parent with; without such a word,
-    all are of the split "train". A sample's class is an index or a name, in "cls" or under LABEL_KEYS in "json".
+    A split is a word in the names of the shards, or of their folders below the common one; without such a word, all
+    are of the split "train". A sample's class is an index or a name, in "cls" or under LABEL_KEYS in "json".
     """
     check_installed("A data set of tar files", ["webdataset"], "keras-residual[webdataset]")
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
@@ -62,9 +67,7 @@ def open_shards(paths: list[str]) -> Archive:
         words = re.split(r"[^a-z]+", os.path.relpath(path, folder).lower())
         splits.setdefault(next((word for word in words if word in SPLITS), "train"), []).append(path)
     names = Path(folder, CLASS_NAMES)
-    class_names = tuple(names.read_text("utf-8").split("\n")) if names.is_file() else None
-    if class_names and not class_names[-1]:
-        class_names = class_names[:-1]
+    class_names = tuple(names.read_text("utf-8").splitlines()) if names.is_file() else None
     return Archive(folder, tuple(splits), class_names, lambda split, check: _open_split(splits[split], folder, check))
 
 

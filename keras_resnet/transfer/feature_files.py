@@ -66,7 +66,8 @@ def write_features(
 
     Args:
         model: Keras model whose preprocessing is known, or a `feature_extractor`.
-        folder: searched recursively for images; names in the file are relative to it. Classes as in `extract`.
+        folder: searched recursively for images; names in the file are relative to it. Classes as in `extract`. The
+            images of Parquet and tar files, see `load_dataset`, are numbered instead.
         out: .npz file to write, with arrays "features" (N, D) float32, "names" (N,), "labels" (N,) int32 (-1: no
             class), "class_names" and "settings" (JSON). NumPy loads it without pickle.
         endpoint, pooling, batch_size: as for `extract`.
@@ -125,7 +126,7 @@ def write_features(
 
 def _extraction_settings(extractor, source, endpoint, pooling, batch_size):
     """Everything that determines the vectors, as JSON values."""
-    sizes = (os.path.getsize(path) for path in source.split.images)
+    sizes = map(os.path.getsize if source.split.has_paths else len, source.split.images)
     files = "\n".join(f"{name}\t{size}" for name, size in zip(source.names, sizes, strict=True))
     spec = model_spec(extractor)
     return {
