@@ -26,10 +26,11 @@ def test_tensorboard_has_the_metrics_and_a_profile(tmp_path):
 
 
 def test_wandb_has_the_metrics_without_a_network(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = train(SPEC, workdir=tmp_path / "run", log="wandb", **RUN)
+    wandb.teardown()  # its process writes the rest
     (path,) = (tmp_path / "run").rglob("*.wandb")
     # a log of protocol buffers, with each value in the history and in the summary: key, tag, length, value as JSON
     rows = [float(text) for text in re.findall(rb"epoch/val_accuracy.{1,3}?(0\.\d+)", path.read_bytes(), re.DOTALL)]
