@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from keras_resnet.deployment.inference import optimize_for_inference
     from keras_resnet.search.hypermodel import ResNetHyperModel
     from keras_resnet.search.tune import tune
+    from keras_resnet.training.learning_rate_test import learning_rate_test
     from keras_resnet.training.train import train
     from keras_resnet.transfer.finetuning import finetune
 
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "train": "keras_resnet.training.train",
+    "learning_rate_test": "keras_resnet.training.learning_rate_test",
     "finetune": "keras_resnet.transfer.finetuning",
     "tune": "keras_resnet.search.tune",
     "ResNetHyperModel": "keras_resnet.search.hypermodel",
@@ -67,6 +69,7 @@ __all__ = [
     "from_arrays",
     "get_recipe",
     "get_spec",
+    "learning_rate_test",
     "list_models",
     "list_weights",
     "load_dataset",

@@ -1,5 +1,6 @@
 """Classes with different numbers of images: weights and oversampling against scikit-learn, Keras and counting."""
 
+import warnings
 from collections import Counter
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
 from keras_resnet import Recipe, from_arrays, train
-from keras_resnet.data.class_balance import class_weights, images_per_epoch
+from keras_resnet.data.class_balance import class_table, class_weights, images_per_epoch, warn_if_unbalanced
 from keras_resnet.data.datasets import Dataset, Stream
 from keras_resnet.data.pipelines import training_batches
 from keras_resnet.data.preprocessing import Preprocessing
@@ -28,6 +29,13 @@ def unbalanced():
     images = np.broadcast_to(np.arange(52, dtype="uint8")[:, None, None, None], (52, 4, 4, 1))
     preprocessing = Preprocessing(Normalization(divisor=1.0), size=4, resize=None, channels=1)
     return from_arrays((images, LABELS), (images[::13], LABELS[::13]), NAMES, preprocessing=preprocessing)
+
+
+def dense():
+    """A softmax of the pixels."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Input((4, 4, 1)), keras.layers.Rescaling(1 / 52), keras.layers.Flatten()]
+    return keras.Sequential([*layers, keras.layers.Dense(3, "softmax")])
 
 
 def stream(dataset):
@@ -54,12 +62,7 @@ def test_training_with_class_weights_equals_fit_of_keras(unbalanced, tmp_path):
     """The same batches, in the same order, through Keras's own `class_weight`."""
     recipe = replace(RECIPE, class_weight="balanced", iterations=6, epochs=None, weight_decay=0.0, momentum=0.0)
 
-    def network():
-        keras.utils.set_random_seed(0)
-        layers = [keras.layers.Input((4, 4, 1)), keras.layers.Rescaling(1 / 52), keras.layers.Flatten()]
-        return keras.Sequential([*layers, keras.layers.Dense(3, "softmax")])
-
-    ours, theirs = train(network(), unbalanced, recipe).model, network()
+    ours, theirs = train(dense(), unbalanced, recipe).model, dense()
     theirs.compile(keras.optimizers.SGD(0.1), "categorical_crossentropy")
     batches = training_batches(unbalanced, replace(recipe, class_weight=None), 6)
     images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
@@ -144,3 +147,25 @@ def test_several_labels_an_image_have_no_class_weights(unbalanced):
     for changes in ({"class_weight": "balanced"}, {"class_weight": {"bees": 2}}, {"oversample": True}):
         with pytest.raises(ValueError, match="several labels each"):
             train("resnet20", dataset, RECIPE, **changes)
+
+
+def test_classes_are_listed_and_large_differences_warned_of(unbalanced, capsys):
+    colours = ("red", "green", "blue")
+    with pytest.warns(UserWarning, match="'red' has 40 training images, 'blue' has 3"):
+        train(dense(), replace(unbalanced, class_names=colours), replace(RECIPE, epochs=None, iterations=1))
+    lines = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert [line for line in lines if {*line} & {*colours}] == [["red", "40"], ["green", "9"], ["blue", "3"]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warn_if_unbalanced(unbalanced, replace(RECIPE, oversample=True))
+        warn_if_unbalanced(unbalanced, replace(RECIPE, class_weight="balanced"))
+
+
+def test_of_many_classes_the_largest_and_smallest_are_listed():
+    rows = class_table([f"class {index}" for index in range(30)], range(0, 3000, 100))
+    assert [row["images"] for row in rows] == [
+        *("2,900", "2,800", "2,700", "2,600", "2,500"),
+        "",
+        *("400", "300", "200", "100", "0"),
+    ]
+    assert rows[5]["class"] == "(20 more)" and rows[0]["class"] == "class 29"

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -214,3 +215,30 @@ def degradation(
         return print_json(result.to_config())
     out.print(Markdown(to_markdown(result)))
     print_line(f"everything in {workdir}/")
+
+
+@command(
+    study,
+    data={load_dataset: "data_dir download"},
+    options={
+        keras_resnet.learning_rate_test: "weights lowest highest steps",
+        RunOptions: "devices precision xla seed deterministic",
+    },
+)
+def learning_rate(
+    data,
+    options,
+    model: Annotated[str, Option(help="A network of `keras-resnet models`.")] = "resnet20",
+    dataset: TrainingSet = "digits",
+    recipe: RecipeName = "quickstart",
+    workdir: Annotated[str, Option(help=WORKDIR)] = "runs/learning_rate",
+    changes: Changes = None,
+    as_json: AsJson = False,
+):
+    """Train while the learning rate rises, and suggest one for the network, the images and the recipe."""
+    source = partial(load_dataset, dataset, **data)
+    options |= recipe_changes(changes)
+    result = keras_resnet.learning_rate_test(model, source, recipe, workdir, **options)
+    if as_json:
+        return print_json({**asdict(result), "suggestion": result.suggestion})
+    print_line(f"suggested learning rate {result.suggestion:.2g}, everything in {workdir}/")

@@ -1,5 +1,6 @@
 """Classes with different numbers of images: weights of their images in the loss, oversampling of the smaller ones."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,10 @@ from keras_resnet.data.datasets import Split
 from keras_resnet.errors import unknown_name_error, value_error
 
 BALANCED = "balanced"
+UNBALANCED_RATIO = 5
+"""Ratio of the largest to the smallest class above which a warning is given."""
+LISTED_CLASSES = 10
+"""Classes in a table; of more, the largest and the smallest."""
 
 
 def class_weights(dataset, class_weight):
@@ -34,6 +39,34 @@ def class_weights(dataset, class_weight):
         for key, weight in class_weight.items():
             weights[_class_index(key, dataset.class_names)] = weight
     return weights
+
+
+def class_table(class_names, counts):
+    """Rows of a table of classes and their numbers of images: {"class": name, "images": number}.
+
+    All classes in their order; of more than LISTED_CLASSES, the largest and the smallest, with a row between them.
+    """
+    rows = [{"class": name, "images": f"{count:,}"} for name, count in zip(class_names, counts, strict=True)]
+    if len(rows) <= LISTED_CLASSES:
+        return rows
+    rows = [rows[index] for index in np.argsort(-np.asarray(counts), kind="stable")]
+    half = LISTED_CLASSES // 2
+    return [*rows[:half], {"class": f"({len(rows) - 2 * half:,} more)", "images": ""}, *rows[-half:]]
+
+
+def warn_if_unbalanced(dataset, recipe):
+    """Warns of classes with UNBALANCED_RATIO times as many images as others, unless the recipe balances them."""
+    counts = dataset.class_counts()
+    if counts is None or recipe.class_weight is not None or recipe.oversample:
+        return
+    largest, smallest = int(counts.argmax()), int(counts.argmin())
+    if counts[largest] > UNBALANCED_RATIO * counts[smallest]:
+        most, fewest = (f"{dataset.class_names[index]!r} has {counts[index]:,}" for index in (largest, smallest))
+        warnings.warn(
+            f"The classes are unbalanced: {most} training images, {fewest}. Weights for small classes: --class-weight "
+            'balanced (class_weight="balanced"); more of their images: --oversample (oversample=True).',
+            stacklevel=2,
+        )
 
 
 def _class_index(key, class_names):

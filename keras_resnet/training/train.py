@@ -4,14 +4,18 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from statistics import mean
 from typing import Any
 
 import keras
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
 from keras_resnet.architecture.metadata import model_info
 from keras_resnet.architecture.spec import ResNetSpec
-from keras_resnet.data.class_balance import class_weights, images_per_epoch
+from keras_resnet.data.class_balance import class_table, class_weights, images_per_epoch, warn_if_unbalanced
 from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
@@ -110,7 +114,7 @@ def train(
     options, changes = split_options(options, changes)
     workdir = workdir and as_path(workdir, "workdir")
     recipe = get_recipe(recipe, size=size, **changes)
-    devices, dataset = _prepare(dataset, recipe, options, validation_freq, keep)
+    devices, dataset = prepare_run(dataset, recipe, options, validation_freq, keep)
     check_trackers(options, workdir, recipe.steps(images_per_epoch(dataset, recipe))[1])
     if isinstance(model, keras.Model) and devices.num_replicas > 1:
         raise ValueError(
@@ -168,7 +172,7 @@ class RunData:
         return (images for images, *_ in batches)
 
 
-def _prepare(dataset, recipe, options, validation_freq, keep):
+def prepare_run(dataset, recipe, options, validation_freq=1, keep="last"):
     """(Devices, Dataset). TensorFlow's devices and the random state are set up first, before anything uses them."""
     devices = Devices(options.devices)
     keras.utils.set_random_seed(options.seed)
@@ -209,6 +213,10 @@ def _fit(model, data, checkpoints, callbacks, validation_freq):
     callbacks = [*data.devices.callbacks, *averages, *callbacks, progress]
     test_batches, first_step = data.test_batches(), checkpoints.state.step
     progress.console.print(describe_run(model, data.dataset, data.recipe), markup=False, soft_wrap=True)
+    counts = data.dataset.class_counts()
+    if counts is not None:
+        _print_classes(tuple(data.dataset.class_names), tuple(counts.tolist()))
+    warn_if_unbalanced(data.dataset, data.recipe)
     with stop_on_signal(checkpoints), progress.bar:
         for first_epoch, end_epoch, length in _equal_epochs(first_step, data.steps_per_epoch, data.num_steps):
             if checkpoints.state.stopped:
@@ -224,6 +232,15 @@ def _fit(model, data, checkpoints, callbacks, validation_freq):
                 shuffle=False,  # the batches are shuffled already
                 verbose=0,
             )
+
+
+@cache  # once for a series of runs on the same images
+def _print_classes(class_names, counts):
+    """Prints the classes and their numbers of training images."""
+    table = Table("class", Column("images", justify="right"), box=None)
+    for row in class_table(class_names, counts):
+        table.add_row(Text(row["class"]), row["images"])
+    Console(stderr=True).print(table)
 
 
 def _equal_epochs(step, steps_per_epoch, steps):
