@@ -132,7 +132,7 @@ def learning_rate_test(
             float(lowest), steps - 1, highest / lowest
         )
     recorded = _LossCallback()
-    with devices.explain_errors():
+    with devices.running():
         batches = RunData(dataset, recipe, options.seed, devices).training_batches(0, steps)
         model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[*devices.callbacks, recorded])
     finite = [float(loss) for loss in recorded.losses if np.isfinite(loss)]
