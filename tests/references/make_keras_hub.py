@@ -2,7 +2,7 @@
 
 Run with keras-hub and a backend installed. `<kind>.weights.h5` is what `ResNetImageClassifier.save_weights` writes,
 with compressed arrays; weights are multiples of a power of two, which compress well. `outputs.npz` has images `x`
-(2, 33, 32, 3) and `<kind>`, the logits (2, 5). `preset/` is what `save_to_preset` writes.
+(2, 33, 32, 3) and `<kind>`, the logits (2, 5).
 """
 
 from pathlib import Path
@@ -69,7 +69,4 @@ if __name__ == "__main__":
         outputs[kind] = keras.ops.convert_to_numpy(model(outputs["x"], training=False))
         model.save_weights(FOLDER / f"{kind}.weights.h5")
         compress(FOLDER / f"{kind}.weights.h5")
-    model.save_to_preset(FOLDER / "preset")  # of the last kind
-    for path in (FOLDER / "preset").glob("*.h5"):
-        compress(path)
     np.savez_compressed(FOLDER / "outputs.npz", **outputs)
