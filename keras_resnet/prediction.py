@@ -1,19 +1,27 @@
 """Image files -> the most probable classes."""
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import keras
 import numpy as np
 
-from keras_resnet.architecture.metadata import to_data_format
+from keras_resnet.architecture.metadata import model_spec, to_data_format
 from keras_resnet.data.image_files import find_images, load_image
-from keras_resnet.data.labels import decode_predictions
+from keras_resnet.data.labels import classes_above, decode_predictions
+from keras_resnet.data.protocols import Protocol, check_scales, get_protocol, image_views
+from keras_resnet.errors import is_number, value_error
 from keras_resnet.models.cloning import as_functional
-from keras_resnet.models.preprocessing import class_names, preprocessing
-from keras_resnet.models.transforms import with_input_size
+from keras_resnet.models.preprocessing import class_names, preprocessing, thresholds
+from keras_resnet.models.transforms import fully_convolutional, with_input_size
+from keras_resnet.normalization import normalize
+
+MINIMUM_SIZE = 32
+"""Smallest side in pixels of the images of a model without a spec, as in keras.applications."""
 
 
 @dataclass
@@ -22,7 +30,7 @@ class Prediction:
 
     path: Path
     classes: list[tuple[str, str, float]] = field(default_factory=list)
-    """(id, name, probability), the most probable class first."""
+    """(id, name, probability), the most probable class first; of a multi-label model, all that it predicts."""
     error: str | None = None
 
 
@@ -34,28 +42,97 @@ class Classifier:
     """
 
     def __init__(self, model: keras.Model):
-        self.model = as_functional(model)
-        self.preprocessing, self.class_names = preprocessing(self.model), class_names(self.model)
+        self.model, self.name = as_functional(model), model.name
+        self.preprocessing = preprocessing(self.model)
+        self.class_names, self.thresholds = class_names(self.model), thresholds(self.model)
 
     def prepare(self, images: Any) -> np.ndarray:
         """Preprocessed model inputs, from anything that a Preprocessing takes."""
         return self.preprocessing(images)
+
+    def inputs(self, pixels: np.ndarray) -> np.ndarray:
+        """(B, H, W, C) uint8, resized and cropped -> model inputs."""
+        return normalize(pixels, self.preprocessing.mode, "channels_last")
 
     def probabilities(self, inputs: np.ndarray) -> np.ndarray:
         """(B, H, W, C) -> (B, classes)."""
         return predict_probabilities(self.model, inputs)
 
 
+class ProtocolPredictor:
+    """Averages a classifier's probabilities over the scales and views of a protocol.
+
+    Args:
+        classifier: Classifier, or an exported model if the protocol crops.
+        protocol: Protocol.
+
+    Raises:
+        ValueError: on construction, for scales that are too small for the model.
+    """
+
+    def __init__(self, classifier, protocol):
+        self.classifier, self.protocol, self.preprocessing = classifier, protocol, classifier.preprocessing
+        model, size = getattr(classifier, "model", None), self.preprocessing.size
+        spec = model_spec(model)
+        check_scales(protocol, self.preprocessing, spec.minimum_size if spec else MINIMUM_SIZE)
+        self.functions = [classifier.probabilities] * max(1, len(protocol.scales))
+        """The function (B, h, w, C) inputs -> probabilities of each scale."""
+        if protocol.is_uncropped:
+            if model is None:
+                raise ValueError(f"`protocol` should crop the images of an exported network. Received: {protocol}")
+            sides = [min(size, scale) for scale in protocol.scales]
+            by_side = {side: partial(predict_probabilities, fully_convolutional(model, side)) for side in set(sides)}
+            self.functions = [by_side[side] for side in sides]
+
+    def __call__(self, scales: list[np.ndarray]) -> np.ndarray:
+        """For each scale the inputs (B * views, h, w, C) float32 -> (B, K) probabilities."""
+        return np.mean([self._predict_scale(*pair) for pair in zip(self.functions, scales, strict=True)], axis=0)
+
+    def _predict_scale(self, function, views):
+        probabilities = function(views)
+        if not np.isfinite(probabilities).all():
+            name = self.classifier.name
+            raise FloatingPointError(f"`model` should return finite numbers. Received: NaN or Inf from {name}")
+        return probabilities.reshape(-1, self.protocol.num_views, probabilities.shape[-1]).mean(axis=1)
+
+    def predict_images(self, images: list) -> np.ndarray:
+        """Images, as `image_views` takes them -> (B, K) probabilities."""
+        scales = image_views(images, self.preprocessing, self.protocol)
+        return self([self.classifier.inputs(views.reshape(-1, *views.shape[2:])) for views in scales])
+
+
 @overload
 def predict(
-    model: Any, paths: Any, top: int = ..., batch_size: int = ..., stream: Literal[False] = ..., size: int | None = ...
+    model: Any,
+    paths: Any,
+    top: int = ...,
+    batch_size: int = ...,
+    stream: Literal[False] = ...,
+    size: int | None = ...,
+    protocol: Protocol | str = ...,
+    threshold: float | None = ...,
 ) -> list[Prediction]: ...
 @overload
 def predict(
-    model: Any, paths: Any, top: int = ..., batch_size: int = ..., *, stream: Literal[True], size: int | None = ...
+    model: Any,
+    paths: Any,
+    top: int = ...,
+    batch_size: int = ...,
+    *,
+    stream: Literal[True],
+    size: int | None = ...,
+    protocol: Protocol | str = ...,
+    threshold: float | None = ...,
 ) -> Iterator[Prediction]: ...
 def predict(
-    model: Any, paths: Any, top: int = 5, batch_size: int = 32, stream: bool = False, size: int | None = None
+    model: Any,
+    paths: Any,
+    top: int = 5,
+    batch_size: int = 32,
+    stream: bool = False,
+    size: int | None = None,
+    protocol: Protocol | str = "center",
+    threshold: float | None = None,
 ) -> list[Prediction] | Iterator[Prediction]:
     """Classifies image files.
 
@@ -70,10 +147,12 @@ def predict(
     Args:
         model: a Keras classifier whose preprocessing is known, or what `load_exported` returned.
         paths: a file, a folder (searched for images, with its folders), or a list of them.
-        top: number of classes for each image.
-        batch_size: number of images that are in memory together.
+        top: number of classes for each image; a multi-label model returns all classes that it predicts.
+        batch_size: number of images, or of their views, that are in memory together.
         stream: whether to return an iterator, which classifies the images batch by batch as they are requested.
         size: side of the model's input images in pixels; None: as the model was built, or its weights were trained.
+        protocol: a name in PROTOCOLS, or a Protocol: the views of an image whose probabilities are averaged.
+        threshold: probability from which on a multi-label model predicts a class; None: its own for each class.
 
     Returns:
         A list with a Prediction for each image, in order; an iterator of them if `stream`. Its `error` is set for a
@@ -83,24 +162,49 @@ def predict(
         ValueError, FileNotFoundError: if a file does not exist, a folder has no images, or the model's preprocessing is
             not known.
     """
-    predictions = _predictions(_classifier(with_input_size(model, size)), find_images(paths), top, batch_size)
+    classifier = _classifier(with_input_size(model, size))
+    if threshold is not None:
+        classifier = _with_threshold(classifier, threshold)
+    predictor = ProtocolPredictor(classifier, get_protocol(protocol))
+    predictions = _predictions(predictor, find_images(paths), top, batch_size)
     return predictions if stream else list(predictions)
 
 
-def _predictions(classifier, paths, top, batch_size):
+def _with_threshold(classifier, threshold):
+    """The classifier with one threshold for all its classes."""
+    if classifier.thresholds is None:
+        raise value_error("threshold", threshold, "left out: the model predicts one class for each image")
+    if not is_number(threshold) or not 0 <= threshold <= 1:
+        raise value_error("threshold", threshold, "a probability from 0 to 1")
+    classifier = copy(classifier)
+    classifier.thresholds = (threshold,) * len(classifier.thresholds)
+    return classifier
+
+
+def _predictions(predictor, paths, top, batch_size):
     """Yields the Prediction of each image file; reads and classifies a batch when its first is requested."""
-    for start in range(0, len(paths), batch_size):
-        images, predictions = [], [Prediction(path) for path in paths[start : start + batch_size]]
+    protocol, channels = predictor.protocol, predictor.preprocessing.channels
+    size = 1 if protocol.is_uncropped else max(1, batch_size // protocol.num_views)
+    for start in range(0, len(paths), size):
+        images, predictions = [], [Prediction(path) for path in paths[start : start + size]]
         for prediction in predictions:
             try:
-                images.append(load_image(prediction.path, classifier.preprocessing.channels))
+                images.append(load_image(prediction.path, channels))
             except (ValueError, OSError) as error:
                 prediction.error = str(error)
         readable = [prediction for prediction in predictions if prediction.error is None]
         if readable:
-            for prediction, classes in zip(readable, classify(classifier, images, top), strict=True):
+            decoded = _decode(predictor.classifier, predictor.predict_images(images), top)
+            for prediction, classes in zip(readable, decoded, strict=True):
                 prediction.classes = classes
         yield from predictions
+
+
+def _decode(classifier, probabilities, top):
+    """Probabilities (B, K) -> [(id, name, probability)] of each image: the best ones, or those above the thresholds."""
+    if classifier.thresholds is not None:
+        return classes_above(probabilities, classifier.thresholds, classifier.class_names)
+    return decode_predictions(probabilities, top=top, classes=classifier.class_names)
 
 
 def classify(model: Any, images: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
@@ -111,14 +215,14 @@ def classify(model: Any, images: Any, top: int = 5) -> list[list[tuple[str, str,
         images: anything that a Preprocessing takes: a PIL image, a uint8 array (H, W) or (H, W, C), a path, or several.
 
     Returns:
-        For each image a list of (id, name, probability), the most probable class first.
+        For each image a list of (id, name, probability), the most probable class first; of a multi-label model, all
+        classes whose probability reaches their threshold.
 
     Raises:
         ValueError: for a model of unknown preprocessing, and for anything that is not an image.
     """
     classifier = _classifier(model)
-    probabilities = classifier.probabilities(classifier.prepare(images))
-    return decode_predictions(probabilities, top=top, classes=classifier.class_names)
+    return _decode(classifier, classifier.probabilities(classifier.prepare(images)), top)
 
 
 def _classifier(model):
@@ -126,7 +230,7 @@ def _classifier(model):
 
 
 def predict_probabilities(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
-    """(B, H, W, C) inputs -> (B, classes) probabilities, of a model that ends in a softmax or in logits.
+    """(B, H, W, C) inputs -> (B, classes) probabilities, of a model that ends in a softmax, a sigmoid or in logits.
 
     Raises:
         ValueError: if the model is not a classifier.

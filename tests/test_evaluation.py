@@ -19,7 +19,8 @@ from keras_resnet.data.labels import imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.protocols import Protocol
 from keras_resnet.data.sources import load_test
-from keras_resnet.evaluation import Evaluation, batch_probabilities, check_confusion, plot_confusion
+from keras_resnet.evaluation import batch_probabilities
+from keras_resnet.evaluation_results import Evaluation, check_confusion, plot_confusion
 from keras_resnet.models.transforms import fully_convolutional
 from keras_resnet.prediction import predict_probabilities
 from keras_resnet.transfer import extract
@@ -318,15 +319,16 @@ IDS = [wnid for wnid, _ in imagenet_classes()]
         (IDS[7:9], [7, 8]),
         (("goldfish", "hen"), [1, 8]),
         (IDS[::-1], list(range(999, -1, -1))),
-        ([str(number) for number in range(1000)], list(range(1000))),
+        ([f"class {number}" for number in range(20)], list(range(1000))),
+        (None, list(range(1000))),
     ],
 )
 def test_labels_are_matched_to_classes_by_id_or_name(names, numbers):
     """A dataset with a few of ImageNet's classes is evaluated with all thousand."""
     model = network(classes=1000, widths=(4, 4, 4, 4))
-    labels = np.arange(min(len(names), 20))
+    labels = np.arange(min(len(names or IDS), 20))
     images = np.random.default_rng(0).integers(0, 256, (len(labels), 64, 64, 3), "uint8")
-    result = evaluate(model, Dataset("x", None, Split(images, labels), tuple(names), IMAGENET))
+    result = evaluate(model, Dataset("x", None, Split(images, labels), names and tuple(names), IMAGENET))
     assert result.labels.tolist() == numbers[: len(labels)]
 
 

@@ -209,7 +209,7 @@ def test_folds_that_cannot_be_raise(folder):
 def test_arrays_with_several_classes():
     labels = np.array([[1, 0], [1, 1]] * 10)
     dataset = from_arrays((random_pixels(20), labels))
-    assert dataset.multi_label and dataset.class_names == ("0", "1")
+    assert dataset.multi_label and dataset.class_names == ("class 0", "class 1")
     with pytest.raises(ValueError, match="zeros and ones"):
         from_arrays((random_pixels(20), labels + 1))
     one_hot = (random_pixels(20), np.eye(2)[labels[:, 1]])

@@ -213,3 +213,18 @@ def test_twenty_kills_do_not_change_the_outcome(tmp_path):
     assert reports[0]["top1_accuracy"] == reports[1]["top1_accuracy"]
     one, other = (timeless_history(tmp_path / name / "history.csv") for name in ("whole", "killed"))
     assert one == other and len(one) == 4
+
+
+def test_interrupted_multi_label_runs_continue_with_the_same_metrics(tmp_path, monkeypatch):
+    digits = keras_resnet.load_dataset("digits").train
+    labels = np.stack([digits.labels % 2, digits.labels > 4, digits.labels == 3], axis=1)
+    dataset = keras_resnet.from_arrays((digits.images, labels))
+    arguments = {"recipe": replace(RECIPE, ema_decay=0), "epochs": 1, "deterministic": True}
+    whole = train(SPEC, dataset, **arguments)
+    signal_after(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        train(SPEC, dataset, workdir=tmp_path, **arguments)
+    monkeypatch.undo()
+    resumed = train(SPEC, dataset, workdir=tmp_path, resume=True, **arguments)
+    for name in ("loss", "accuracy", "pr_auc", "val_pr_auc"):
+        assert resumed.history[name] == whole.history[name], name

@@ -273,7 +273,11 @@ def test_arrays_are_kept():
     np.testing.assert_array_equal(data.train.images, images)
     np.testing.assert_array_equal(data.test.images, images[:4])
     assert data.test.images.dtype == "uint8" and data.train.labels.dtype == data.test.labels.dtype == "int32"
-    assert data.class_names == ("0", "1") and data.input_shape == (8, 8, 3) and data.preprocessing.mode == "torch"
+    assert (
+        data.class_names == ("class 0", "class 1")
+        and data.input_shape == (8, 8, 3)
+        and data.preprocessing.mode == "torch"
+    )
     grey = from_arrays(arrays(channels=None), class_names=["a", "b"], validation_split=6)
     assert (len(grey.train), len(grey.test)) == (14, 6) and grey.input_shape == (8, 8, 1)
     assert grey.class_names == ("a", "b") and grey.preprocessing.mode == "tf"

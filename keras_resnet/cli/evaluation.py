@@ -29,14 +29,31 @@ from keras_resnet.data.image_files import format_errors
 from keras_resnet.data.protocols import PROTOCOLS, get_protocol
 from keras_resnet.data.sources import load_dataset, load_test
 from keras_resnet.errors import value_error
-from keras_resnet.evaluation import check_confusion, evenly_spaced_subset, labelled_inputs, plot_confusion
+from keras_resnet.evaluation import MAX_PROBABILITIES, evenly_spaced_subset, keeps_probabilities, labelled_inputs
+from keras_resnet.evaluation_results import Evaluation, check_confusion, plot_confusion, write_predictions
 from keras_resnet.files import check_writable, write_json
-from keras_resnet.models.preprocessing import set_preprocessing
+from keras_resnet.models.preprocessing import set_preprocessing, thresholds
 
 MODELS = "A network of `keras-resnet models`, or a .keras file; several are an ensemble."
 Models = Annotated[list[str], Option("--model", help=MODELS)]
 ALL_WEIGHTS = "A tag or a weights file for each network that is not a .keras file."
 AllWeights = Annotated[list[str] | None, Option("--weights", help=ALL_WEIGHTS)]
+METRICS = {
+    "num_images": "images",
+    "top1_error": "top-1 error",
+    "top5_error": "top-5 error",
+    "mean_average_precision": "mean average precision",
+    "average_precision": "AP",
+    "balanced_accuracy": "balanced accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "micro_f1": "F1 of all labels",
+    "exact_match": "all labels right",
+    "roc_auc": "ROC AUC",
+    "threshold": "threshold",
+}
+"""Titles of the values in the tables of `evaluate`."""
 DATA = {load_test: "split labels", load_dataset: "data_dir download skip_bad"}
 
 
@@ -53,16 +70,25 @@ def evaluate(
     mode: Mode = None,
     precision: Precision = None,
     confusion: Annotated[Path | None, Option(help="PNG file for a plot of the confusion matrix.")] = None,
-    by_class: Annotated[bool, Option("--by-class", help="Print the errors of each class.")] = False,
+    predictions: Annotated[Path | None, Option(help="CSV file for the predictions, a row for each image.")] = None,
+    by_class: Annotated[bool, Option("--by-class", help="Print the errors and metrics of each class.")] = False,
     as_json: AsJson = False,
 ):
-    """Evaluate a network as the paper does, or an ensemble of several: top-1 and top-5 error."""
+    """Evaluate a network as the paper does, or an ensemble of several: top-1 and top-5 error, precision, recall, F1."""
     changes = {"scales": numbers("scales", scales), "flip": flip}
     protocol = get_protocol(protocol, **{name: change for name, change in changes.items() if change is not None})
     models = models_from(model, weights, precision=precision)
+    num_classes = next(iter(models.values())).output_shape[-1]
     if confusion:
-        check_confusion(next(iter(models.values())).output_shape[-1], confusion)
+        if any(map(thresholds, models.values())):
+            raise value_error("--confusion", str(confusion), "left out for a multi-label network")
+        check_confusion(num_classes, confusion)
     images = load_test(dataset, **data)
+    if predictions:
+        check_writable(predictions)
+        if not keeps_probabilities(images, num_classes):
+            expected = f"left out for more than {MAX_PROBABILITIES:,} images times classes"
+            raise value_error("--predictions", str(predictions), expected)
     for one in models.values():
         set_preprocessing(one, images.preprocessing, mode)
     options |= {"skip_bad": data["skip_bad"]}
@@ -75,6 +101,8 @@ def evaluate(
         _print_evaluation(result, f"{' + '.join(models)} on {images.name}", by_class)
     if confusion:
         plot_confusion(result, confusion)
+    if predictions:
+        write_predictions(result, predictions)
 
 
 def models_from(names, weights, default_weights="imagenet", precision=None):
@@ -94,25 +122,35 @@ def models_from(names, weights, default_weights="imagenet", precision=None):
 
 
 def _print_evaluation(result, title, by_class):
-    rows = [
-        {
-            "": f"top-{k}",
-            "error": f"{result.error(k):.2%}",
-            "95% confidence": "{:.2%} to {:.2%}".format(*result.interval(k)),
-            "wrong": f"{result.num_wrong(k)} of {result.num_images}",
-        }
-        for k in (1, 5)
-    ]
-    print_table(rows, title)
+    if isinstance(result, Evaluation):
+        rows = [
+            {
+                "": f"top-{k}",
+                "error": f"{result.error(k):.2%}",
+                "95% confidence": "{:.2%} to {:.2%}".format(*result.interval(k)),
+                "wrong": f"{result.num_wrong(k)} of {result.num_images}",
+            }
+            for k in (1, 5)
+        ]
+        print_table(rows, title)
+        title = None
+    else:
+        title = f"{title}: {result.num_images:,} images"
+    print_table(({"mean of the classes": name, "": it} for name, it in _titled(result.metrics).items()), title)
     if by_class:
-        print_table(
-            {"class": row["name"], "images": row["num_images"]}
-            | {f"top-{k} error": f"{row[f'top{k}_error']:.2%}" for k in (1, 5)}
-            for row in result.by_class
-        )
+        print_table({"class": row["name"]} | _titled(row) for row in result.by_class)
     if result.skipped:
         text = f"{len(result.skipped)} images that could not be read:\n  {format_errors(result.skipped)}"
         print_note("skipped", text, "yellow")
+
+
+def _titled(values):
+    """{"f1": 0.5, "roc_auc": None} -> {"F1": "50.00%", "ROC AUC": "-"}, the values in METRICS."""
+    known = {METRICS[name]: value for name, value in values.items() if name in METRICS}
+    return {
+        title: value if isinstance(value, int) else "-" if value is None else f"{value:.2%}"
+        for title, value in known.items()
+    }
 
 
 @command(options={compare: "model batch_size image_size rounds steps xla recipe"})

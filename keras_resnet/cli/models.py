@@ -1,6 +1,7 @@
 """Commands about networks and their weights: models, summary, predict, convert, publish, export."""
 
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from keras_resnet.cli.app import err, out, print_json, print_line, print_note, p
 from keras_resnet.cli.options import AsJson, Mode, Weights, command, model_from, raise_if_given
 from keras_resnet.data.image_files import find_images
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.protocols import PROTOCOLS
 from keras_resnet.data.sources import load_dataset, load_test
 from keras_resnet.deployment.exported import is_exported
 from keras_resnet.deployment.verification import to_markdown
@@ -85,13 +87,14 @@ def summary(
     model.summary(line_length=min(out.width, 120), print_fn=lambda line: out.print(line, highlight=False))
 
 
-@command(options={keras_resnet.predict: "size"})
+@command(options={keras_resnet.predict: "size threshold"})
 def predict(
     options,
     images: Annotated[list[Path], Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
     model: Annotated[str, Option(help="A network, a .keras file, or an exported network.")] = "resnet50",
     weights: Weights = None,
     top: Annotated[int, Option(help="Number of classes for each image.", min=1)] = 5,
+    protocol: Annotated[str, Option(help=f"Test views: {', '.join(PROTOCOLS)}.")] = "center",
     as_json: AsJson = False,
 ):
     """Predict the classes of images. Unreadable files are listed, and make the exit status 1."""
@@ -102,22 +105,25 @@ def predict(
     else:
         classifier = model_from(model, weights, default_weights="imagenet")
     bar = {"console": err, "transient": True, "disable": not err.is_terminal}
-    found = keras_resnet.predict(classifier, paths, top=top, stream=True, **options)
+    found = keras_resnet.predict(classifier, paths, top=top, stream=True, protocol=protocol, **options)
     predictions = list(track(found, "images", len(paths), **bar))
     if as_json:
         print_json([_prediction_json(prediction) for prediction in predictions])
     else:
-        rows = (
-            {"image": "" if rank else prediction.path, "class": name, "probability": f"{probability:.1%}"}
-            for prediction in predictions
-            for rank, (_, name, probability) in enumerate(prediction.classes)
-        )
-        print_table(rows, left=["class"])
+        print_table(chain(*map(_prediction_rows, predictions)), left=["class"])
     errors = {prediction.path: prediction.error for prediction in predictions if prediction.error}
     for path, error in errors.items():
         print_note("not read", f"{path}: {error}")
     if errors:
         raise typer.Exit(1)
+
+
+def _prediction_rows(prediction):
+    """Rows of a table: the classes of an image, or "none" of a multi-label network; no rows for an unreadable file."""
+    if not (prediction.classes or prediction.error):
+        yield {"image": prediction.path, "class": "none", "probability": ""}
+    for rank, (_, name, probability) in enumerate(prediction.classes):
+        yield {"image": "" if rank else prediction.path, "class": name, "probability": f"{probability:.1%}"}
 
 
 def _prediction_json(prediction):

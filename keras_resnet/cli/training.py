@@ -32,6 +32,7 @@ from keras_resnet.search.tune import WINNER
 from keras_resnet.studies.degradation import SIZES
 from keras_resnet.studies.degradation import degradation as run_degradation
 from keras_resnet.studies.results import to_markdown
+from keras_resnet.training.objectives import run_score
 from keras_resnet.training.options import RunOptions
 from keras_resnet.training.recipes import Recipe
 
@@ -41,6 +42,7 @@ FIELDS = {Recipe: "patience class_weight oversample"}
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 OF_SIZE = "the size's"
 WORKDIR = "Folder for all files, or a URL in object storage: s3://bucket/run."
+SCORES = {"top1_accuracy": "top-1 accuracy", "mean_average_precision": "mean average precision"}
 RecipeName = Annotated[str, Option("--recipe", help="A name in RECIPES.")]
 
 
@@ -71,9 +73,15 @@ def train(
     model = read_spec(spec) if spec else model or "resnet20"
     report = keras_resnet.train(model, partial(load_dataset, dataset, **data), row, workdir, **options).report
     print_line(
-        f"top-1 accuracy {report['top1_accuracy']:.2%} on {report['test_images']} test images, "
+        f"{score_text(report)} on {report['test_images']} test images, "
         f"{report['wall_time_s']:.0f} s, everything in {workdir}/"
     )
+
+
+def score_text(report):
+    """ "top-1 accuracy 91.20%"."""
+    name, value = run_score(report)
+    return f"{SCORES[name]} {value:.2%}"
 
 
 @command(
@@ -97,9 +105,9 @@ def finetune(
     data = partial(load_dataset, dataset, **data)
     options |= {"weights": None if weights == "none" else weights, "recipe": recipe, "mode": mode}
     result = keras_resnet.finetune(model, data, workdir, **options, **recipe_changes(changes, **fields))
-    accuracies = {name: f"{it['top1_accuracy']:.2%} of {it['test_images']:,}" for name, it in result.phases.items()}
-    accuracies[result.best] += " (kept)"
-    print_table({"phase": name, "best epoch's accuracy": accuracy} for name, accuracy in accuracies.items())
+    scores = {name: f"{score_text(it)} of {it['test_images']:,}" for name, it in result.phases.items()}
+    scores[result.best] += " (kept)"
+    print_table({"phase": name, "best epoch": score} for name, score in scores.items())
     print_line(f"everything in {workdir}/")
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from keras_resnet.errors import unknown_name_error, value_error
 
+DEFAULT_THRESHOLD = 0.5
+"""Probability from which on a multi-label model predicts a class, if no other threshold is known."""
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """Class names of CIFAR-10 in index order (Krizhevsky 2009)."""
 
@@ -48,26 +50,30 @@ def match_class_indices(names, classes):
     """The model's class index of each class of a dataset, by id or name, or by number if the model has no names.
 
     Args:
-        names: class names of the dataset, in the order of its labels; None if the labels are the model's indices.
+        names: class names of the dataset, in the order of its labels; None, or the names of `placeholder_names`, if the
+            labels are the model's indices, or the numbers that are the names of its classes.
         classes: pairs (id, name) of the model's K classes.
 
     Returns:
-        (len(names),) int32; (K,) for None.
+        (len(names),) int32; for None an index for each number from 0, or -1 for numbers that are no class.
 
     Raises:
         ValueError: if the model lacks a class.
     """
     num_classes = len(classes)
     in_order = np.arange(num_classes, dtype="int32")
-    if names is None:
-        return in_order
     model_ids, model_names = zip(*classes, strict=True)
+    if names is None:
+        return _indices_by_number(model_names) if all(map(str.isdecimal, model_names)) else in_order
     counts = Counter(model_names)
     known = {name: index for index, name in enumerate(model_names) if counts[name] == 1}
     known |= {wordnet_id: index for index, wordnet_id in enumerate(model_ids)}
     if all(name in known for name in names):
         return np.array([known[name] for name in names], "int32")
-    if all(name.isdecimal() for name in names) and (are_placeholders(classes) or num_classes == len(names)):
+    if list(names) == placeholder_names(len(names)) and len(names) <= num_classes:
+        return in_order[: len(names)]
+    are_numbers = all(name.isdecimal() for name in names)
+    if are_numbers and are_placeholders(classes):
         indices = np.array([int(name) for name in names], "int32")
         if indices.max() >= num_classes:
             raise ValueError(f"Labels should be from 0 to {num_classes - 1}. Received: {indices.max()}")
@@ -77,9 +83,23 @@ def match_class_indices(names, classes):
     if num_classes == len(names) and model_names == tuple(map(str, range(num_classes))):
         warnings.warn(f"The model's class names are numbers: class 0 is taken as {names[0]!r}, etc.", stacklevel=3)
         return in_order
+    if num_classes == len(names) and are_numbers:
+        raise ValueError(
+            "The data set's classes should have the names of the model's, not numbers. If the numbers are indices of "
+            "the model's classes, give them in a label file (--labels), or as class_names=None of the Dataset. "
+            f"Received: classes {', '.join(names[:3])}, ... for a model with {', '.join(model_names[:3])}, ..."
+        )
     missing = [name for name in names if name not in known]
     expected = f"among the model's {num_classes} classes; {len(missing)} of {len(names)} are not"
     raise unknown_name_error("labels", missing[0], [*model_names, *model_ids], expected)
+
+
+def _indices_by_number(model_names):
+    """The index of the class with each number as its name, -1 for none."""
+    numbers = np.array(model_names, int)
+    indices = np.full(numbers.max() + 1, -1, "int32")
+    indices[numbers] = np.arange(len(numbers))
+    return indices
 
 
 def decode_predictions(
@@ -117,3 +137,17 @@ def decode_predictions(
     predictions = keras.ops.convert_to_numpy(predictions)
     order = np.argsort(-predictions.astype("float64"), axis=1, kind="stable")[:, :top]
     return [[(*pairs[index], scores[index]) for index in best] for scores, best in zip(predictions, order, strict=True)]
+
+
+def classes_above(probabilities, thresholds, classes=None):
+    """The classes of each image whose probability reaches the class's threshold, as `decode_predictions` returns them.
+
+    Args:
+        probabilities: (B, K).
+        thresholds: K numbers.
+        classes: as for `decode_predictions`.
+    """
+    counts = (probabilities >= np.array(thresholds)).sum(axis=1)
+    hidden = np.where(probabilities >= np.array(thresholds), probabilities, -1.0)
+    order = decode_predictions(hidden, len(thresholds), classes)
+    return [found[:count] for found, count in zip(order, counts, strict=True)]

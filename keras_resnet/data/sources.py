@@ -20,6 +20,7 @@ from keras_resnet.data.datasets import (
 )
 from keras_resnet.data.image_files import find_images
 from keras_resnet.data.image_folders import TEST_FOLDER_NAMES
+from keras_resnet.data.labels import placeholder_names
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.source_kinds import SOURCES, LoadOptions, find_source
 from keras_resnet.errors import value_error
@@ -130,7 +131,7 @@ def from_arrays(
             with 1 or 3 channels; labels are (N,) or (N, 1) integers, or (N, K) zeros and ones, which
             are multi-label unless every row has exactly one 1.
         test: the same, of equal shape.
-        class_names: in the order of the labels; None: the numbers up to the largest label.
+        class_names: in the order of the labels; None: "class 0", "class 1", ..., the indices of any model's classes.
         name: of the dataset, for reports.
         preprocessing: Preprocessing; None: neither resized nor cropped, with mode "torch", or "tf" for grey images.
         validation_split: fraction in (0, 1) or number of the training images to hold out as `test`; None: a fifth if
@@ -148,7 +149,8 @@ def from_arrays(
     if test and test.images.shape[1:] != shape:
         raise ValueError(f"`test` should have images of {shape}, like `train`. Received: {test.images.shape[1:]}")
     if class_names is None:
-        class_names = range(train.labels.shape[1] if train.multi_label else max(0, train.labels.max()) + 1)
+        count = train.labels.shape[1] if train.multi_label else max(0, train.labels.max()) + 1
+        class_names = placeholder_names(count)
     if validation_split is not None or not test:
         train, test = train.stratified_split(DEFAULT_VALIDATION_SPLIT if validation_split is None else validation_split)
     preprocessing = preprocessing or default_preprocessing(shape)

@@ -99,9 +99,18 @@ class ExportedModel:
         names = self.metadata.class_names
         return None if names == tuple(name for _, name in imagenet_classes()) else names
 
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """The probability from which on a multi-label network predicts a class, of each; else None."""
+        return self.metadata.thresholds
+
     def prepare(self, images) -> np.ndarray:
         """Images, as a Preprocessing takes them -> inputs of the network."""
-        return self.metadata.to_inputs(self.preprocessing, self.preprocessing.pixels(images))
+        return self.inputs(self.preprocessing.pixels(images))
+
+    def inputs(self, pixels: np.ndarray) -> np.ndarray:
+        """(B, size, size, channels) uint8, resized and cropped -> inputs of the network."""
+        return self.metadata.to_inputs(self.preprocessing, pixels)
 
     def __call__(self, inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Runs the network.

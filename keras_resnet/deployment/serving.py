@@ -9,7 +9,7 @@ import numpy as np
 from keras_resnet.architecture.metadata import channel_axis, copy_metadata, model_info
 from keras_resnet.data.labels import class_ids_and_names
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.models.preprocessing import class_names, known_preprocessing, preprocessing
+from keras_resnet.models.preprocessing import class_names, known_preprocessing, preprocessing, thresholds
 from keras_resnet.models.transforms import cast_model, channels_last
 from keras_resnet.normalization import normalize
 
@@ -40,6 +40,8 @@ class Metadata:
     """None for a network that is not a classifier."""
     weights: str | None = None
     """Tag or file name of its weights."""
+    thresholds: tuple[float, ...] | None = None
+    """The probability of each class from which on a multi-label network predicts it; None for one class an image."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self) | {"preprocessing": self.preprocessing and self.preprocessing.to_config()})
@@ -55,6 +57,7 @@ class Metadata:
             given = {
                 "preprocessing": config and Preprocessing.from_config(config),
                 "class_names": names and tuple(names),
+                "thresholds": values.get("thresholds") and tuple(map(float, values["thresholds"])),
             }
             metadata = cls(**values | given)
             strings = [metadata.name, metadata.format, metadata.precision, *(names or ())]
@@ -86,6 +89,7 @@ def export_metadata(model, format, precision, raw) -> Metadata:
         channels_first=raw and channel_axis(model) == 1,
         class_names=tuple(name for _, name in class_ids_and_names(class_names(model))) if classifies else None,
         weights=model_info(model).get("weights"),
+        thresholds=thresholds(model),
     )
 
 
@@ -158,6 +162,7 @@ def output_name(model) -> str:
     """Name of a model's single output: "probabilities" or "logits" of a classifier, otherwise "features"."""
     last = model.layers[-1]
     activation = keras.activations.softmax if isinstance(last, keras.layers.Softmax) else getattr(last, "activation", 0)
-    known = {keras.activations.softmax: "probabilities", keras.activations.linear: "logits"}
+    probabilities = dict.fromkeys((keras.activations.softmax, keras.activations.sigmoid), "probabilities")
+    known = probabilities | {keras.activations.linear: "logits"}
     classifies = len(model.output_shape) == 2 and model.output_shape[1] > 1
     return known.get(activation, "features") if classifies else "features"

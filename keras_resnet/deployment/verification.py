@@ -151,7 +151,12 @@ class OutputComparison:
         best = [np.argsort(-scores, axis=1, kind="stable")[:, :5] for scores in (expected, received)]
         self.counts["top1"] += (best[0][:, 0] == best[1][:, 0]).sum()
         self.counts["top5"] += (np.sort(best[0], axis=1) == np.sort(best[1], axis=1)).all(axis=1).sum()
-        if self.class_indices is None or (labels < 0).any() or labels.max() >= len(self.class_indices):
+        if (
+            self.class_indices is None
+            or labels.ndim == 2
+            or (labels < 0).any()
+            or labels.max() >= len(self.class_indices)
+        ):
             self.class_indices = None
             return
         for name, classes in zip(("keras", "exported"), best, strict=True):

@@ -104,7 +104,9 @@ def _outputs_map(layer):
 
 
 def logits_of(model: keras.Model) -> keras.KerasTensor:
-    """(B, classes) outputs of a classifier before its softmax, if necessary from a copy of the last layer without it.
+    """(B, classes) outputs of a classifier before its softmax or sigmoid.
+
+    If necessary, they come from a copy of the last layer without its activation.
 
     Raises:
         ValueError: if `model` does not output (B, classes).
@@ -113,8 +115,8 @@ def logits_of(model: keras.Model) -> keras.KerasTensor:
     if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
         raise ValueError(f"`model` should be a classifier. Received: a model with outputs {model.output_shape}")
     last = model.layers[-1]
-    ends_in_softmax = getattr(last, "activation", None) is keras.activations.softmax
-    if last.output is not model.outputs[0] or not (ends_in_softmax or isinstance(last, layers.Softmax)):
+    activated = getattr(last, "activation", None) in (keras.activations.softmax, keras.activations.sigmoid)
+    if last.output is not model.outputs[0] or not (activated or isinstance(last, layers.Softmax)):
         return model.outputs[0]
     if isinstance(last, (layers.Softmax, layers.Activation)):
         return last.input

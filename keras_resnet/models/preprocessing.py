@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_resnet.architecture.metadata import channel_axis, image_shape, input_size, model_info
-from keras_resnet.data.labels import imagenet_classes, placeholder_names
+from keras_resnet.data.labels import DEFAULT_THRESHOLD, imagenet_classes, placeholder_names
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.models.nested import inherited_info
@@ -135,3 +135,11 @@ def class_names(model: keras.Model) -> list[str] | None:
     if stored and len(stored) == count:
         return stored
     return None if count == len(imagenet_classes()) else placeholder_names(count)
+
+
+def thresholds(model: keras.Model) -> tuple[float, ...] | None:
+    """The probability of each class from which on a multi-label model predicts it; None for one class an image."""
+    info = model_info(model)
+    if not info.get("multi_label"):
+        return None
+    return tuple(info.get("thresholds") or [DEFAULT_THRESHOLD] * model.output_shape[-1])

@@ -254,4 +254,7 @@ def with_new_head(model: keras.Model, classes: int) -> ResNet:
     head = layers.Dense(
         classes, "softmax", kernel_initializer=last.kernel_initializer, dtype=last.dtype_policy, name=last.name
     )
-    return copy_metadata(ResNet(model.inputs[0], head(last.input), name=model.name), model)
+    network = copy_metadata(ResNet(model.inputs[0], head(last.input), name=model.name), model)
+    of_head = ("class_names", "multi_label", "thresholds", "results")
+    network.info = {name: fact for name, fact in network.info.items() if name not in of_head}
+    return network

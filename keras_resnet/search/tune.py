@@ -206,6 +206,8 @@ def split_for_search(dataset, validation_split):
     """A Dataset of the training images alone: `validation_split` of them, a fraction or a number, are its `test`."""
     if not isinstance(dataset.train, Split):
         raise ValueError(f"`dataset` should fit in memory for a search. Received: dataset={dataset.name!r}")
+    if dataset.multi_label:
+        raise ValueError(f"`dataset` should have one class for each image. Received: {dataset.name}, multi-label")
     train_split, validation = dataset.train.stratified_split(validation_split)
     return replace(dataset, train=train_split, test=validation)
 

@@ -51,7 +51,7 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def __init__(self, workdir, settings, data, checkpoint_every=None, keep_best=False, callbacks=()):
         super().__init__()
-        self.workdir, self.settings, self.devices = workdir, settings, data.devices
+        self.workdir, self.settings, self.devices, self.objective = workdir, settings, data.devices, data.objective
         self.steps_per_epoch, self.batch_size = data.steps_per_epoch, data.recipe.batch_size
         self.checkpoint_every, self.keep_best = checkpoint_every, keep_best
         self.state, self.best_weights, self.signal = TrainingState(), None, None
@@ -116,9 +116,10 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     @property
     def best_epoch(self):
-        """Number of the epoch with the highest test accuracy, the first of equal ones; None before the first test."""
-        tested = [row for row in self.state.history if "val_accuracy" in row]
-        return max(tested, key=lambda row: row["val_accuracy"])["epoch"] if tested else None
+        """Number of the epoch with the best test result, the first of equal ones; None before the first test."""
+        value = f"val_{self.objective.monitor}"
+        tested = [row for row in self.state.history if value in row]
+        return max(tested, key=lambda row: row[value])["epoch"] if tested else None
 
     def restore_best(self, model):
         """Gives the model the weights of its best epoch."""
@@ -161,8 +162,8 @@ class CheckpointCallback(keras.callbacks.Callback):
 class _SavedState:
     """A callback of Keras with a state that can be saved: Keras resets it at the start of every `fit`."""
 
-    def __init__(self, **arguments):
-        super().__init__(monitor="val_accuracy", mode="max", **arguments)
+    def __init__(self, metric, **arguments):
+        super().__init__(monitor=f"val_{metric}", mode="max", **arguments)
         super().on_train_begin()
 
     def on_train_begin(self, logs=None):
@@ -178,24 +179,24 @@ class _SavedState:
 
 
 class ReduceLROnPlateau(_SavedState, keras.callbacks.ReduceLROnPlateau):
-    """Divides the learning rate by 10 when the test accuracy no longer rises."""
+    """Divides the learning rate by 10 when the test accuracy, or the objective's other metric, no longer rises."""
 
     saved = ("best", "wait", "cooldown_counter")
 
 
 class EarlyStopping(_SavedState, keras.callbacks.EarlyStopping):
-    """Ends the run when the test accuracy no longer rises."""
+    """Ends the run when the test accuracy, or the objective's other metric, no longer rises."""
 
     saved = ("best", "wait", "best_epoch", "stopped_epoch")
 
 
-def callbacks_of(recipe):
-    """The callbacks that a recipe asks for."""
+def callbacks_of(recipe, objective):
+    """The callbacks that a recipe asks for; the Objective tells which metric they watch."""
     callbacks = []
     if recipe.schedule == "plateau":
-        callbacks.append(ReduceLROnPlateau(factor=0.1, patience=recipe.plateau_patience))
+        callbacks.append(ReduceLROnPlateau(objective.monitor, factor=0.1, patience=recipe.plateau_patience))
     if recipe.patience:
-        callbacks.append(EarlyStopping(patience=recipe.patience))
+        callbacks.append(EarlyStopping(objective.monitor, patience=recipe.patience))
     return callbacks
 
 
@@ -212,6 +213,7 @@ class ProgressCallback(keras.callbacks.Callback):
     def __init__(self, checkpoints, data):
         super().__init__()
         self.checkpoints, self.steps, self.batch_size = checkpoints, data.num_steps, data.recipe.batch_size
+        self.objective = data.objective
         self.console = Console(stderr=True, highlight=False)
         error, speed = TextColumn("{task.description}"), TextColumn("{task.fields[speed]}")
         columns = (error, BarColumn(), speed, TimeRemainingColumn())
@@ -222,21 +224,21 @@ class ProgressCallback(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         images = self.checkpoints.state.step * self.batch_size
         speed = f"{self.bar.tasks[0].speed or 0:,.0f} images/s"
-        self.bar.update(self.task, completed=images, description=_loss_and_error(logs), speed=speed)
+        self.bar.update(self.task, completed=images, description=self._loss_and_result(logs), speed=speed)
 
     def on_epoch_end(self, epoch, logs=None):
         row = self.checkpoints.state.history[-1]
         seconds_left = (self.steps - row["step"]) * self.batch_size / row["images_per_s"]
-        test_error = f", test error {1 - row['val_accuracy']:.2%}" if "val_accuracy" in row else ""
+        tested = row.get(f"val_{self.objective.monitor}")
+        test_result = "" if tested is None else f", test {self.objective.describe(tested)}"
         self.console.print(
-            f"epoch {row['epoch']}, step {row['step']:,} of {self.steps:,}: {_loss_and_error(row)}{test_error}, "
+            f"epoch {row['epoch']}, step {row['step']:,} of {self.steps:,}: {self._loss_and_result(row)}{test_result}, "
             f"{row['images_per_s']:,.0f} images/s, {timedelta(seconds=round(seconds_left))} left",
             soft_wrap=True,
         )
 
-
-def _loss_and_error(logs):
-    return f"loss {logs['loss']:.4f}, training error {1 - logs['accuracy']:.2%}"
+    def _loss_and_result(self, logs):
+        return f"loss {logs['loss']:.4f}, training {self.objective.describe(logs[self.objective.monitor])}"
 
 
 @contextmanager

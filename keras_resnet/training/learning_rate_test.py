@@ -14,6 +14,7 @@ from keras_resnet.errors import check_integers, is_number, value_error
 from keras_resnet.files import as_path, figure_file, make_folder
 from keras_resnet.training.distribution import jit_compile
 from keras_resnet.training.model_setup import compile_model, model_for_images
+from keras_resnet.training.objectives import objective_of
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipes import Recipe, get_recipe
 from keras_resnet.training.train import RunData, prepare_run
@@ -124,10 +125,10 @@ def learning_rate_test(
     folder = workdir and as_path(workdir, "workdir")
     if folder:
         make_folder(folder)
-    devices, dataset = prepare_run(dataset, recipe, options)
+    devices, dataset, recipe = prepare_run(dataset, recipe, options)
     with devices.scope():
         model, dataset = model_for_images(model, dataset, recipe, weights, options.precision)
-        compile_model(model, recipe, steps, jit_compile(options.xla))
+        compile_model(model, recipe, steps, jit_compile(options.xla), objective_of(dataset))
         model.optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
             float(lowest), steps - 1, highest / lowest
         )

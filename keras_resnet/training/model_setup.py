@@ -19,6 +19,7 @@ from keras_resnet.models.preprocessing import known_preprocessing
 from keras_resnet.models.transforms import check_input_size, with_new_head
 from keras_resnet.precision import precision_of, precision_scope
 from keras_resnet.training.distribution import synchronize_batch_norm
+from keras_resnet.training.objectives import OBJECTIVES
 from keras_resnet.training.optimizers import create_optimizer
 from keras_resnet.training.recipes import LOSSES
 from keras_resnet.training.schedules import learning_rate
@@ -185,16 +186,14 @@ def _check_model(model, dataset, recipe, precision):
         )
 
 
-def compile_model(model, recipe, steps, jit_compile):
+def compile_model(model, recipe, steps, jit_compile, objective=OBJECTIVES["single_label"]):
     """Compiles a model with the recipe's optimizer, loss and learning rate, for a run of `steps` steps."""
     loss, activation = LOSSES[recipe.loss]
-    if activation:
-        model.layers[-1].activation = keras.activations.get(activation)
+    model.layers[-1].activation = keras.activations.get(activation)
     optimizer = create_optimizer(recipe, learning_rate(recipe, steps))
     optimizer.layer_rates = _layer_rates(model, recipe.layer_decay)
-    top1 = keras.metrics.CategoricalAccuracy("accuracy")
-    top5 = keras.metrics.TopKCategoricalAccuracy(min(5, model.output_shape[-1]), "top5_accuracy")
-    model.compile(optimizer, loss(), metrics=[top1, top5], jit_compile=jit_compile)
+    metrics = objective.metrics(model.output_shape[-1])
+    model.compile(optimizer, loss(), metrics=metrics, jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
 
 

@@ -17,8 +17,8 @@ from keras_resnet.training.optimizers import OPTIMIZERS
 from keras_resnet.training.schedules import SHAPES
 
 LOSSES = {
-    # name -> (loss, activation of the last layer in training; None: the softmax that every trained model ends with)
-    "cross_entropy": (keras.losses.CategoricalCrossentropy, None),
+    # name -> (loss, activation of the last layer in training); trained models end in that of their Objective
+    "cross_entropy": (keras.losses.CategoricalCrossentropy, "softmax"),
     "binary_cross_entropy": (keras.losses.BinaryCrossentropy, "sigmoid"),
 }
 
@@ -89,7 +89,7 @@ class Recipe:
 
     # Loss
     loss: str = "cross_entropy"
-    """A name in LOSSES."""
+    """A name in LOSSES; multi-label images always have "binary_cross_entropy"."""
     label_smoothing: float = 0.0
     """Share of each target that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567, sec. 7)."""
     target_threshold: float | None = None

@@ -20,6 +20,7 @@ from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, check_known, value_error
+from keras_resnet.evaluation import evaluate
 from keras_resnet.files import as_path
 from keras_resnet.models.cloning import clone
 from keras_resnet.models.preprocessing import weights_digest
@@ -33,8 +34,9 @@ from keras_resnet.training.model_setup import (
     model_for_images,
     run_settings,
 )
+from keras_resnet.training.objectives import objective_of
 from keras_resnet.training.options import RunOptions, split_options
-from keras_resnet.training.recipes import LOSSES, Recipe, get_recipe
+from keras_resnet.training.recipes import Recipe, get_recipe
 from keras_resnet.training.trackers import LoggedRun, check_trackers, open_trackers
 from keras_resnet.training.workdir import columns, prepare_workdir, write_run
 
@@ -103,6 +105,8 @@ def train(
 
     Returns:
         A Run. `report["top1_accuracy"]` is the share of test images that the trained model classifies correctly, 0..1.
+        Multi-label models have `report["mean_average_precision"]` instead; their `model.info["thresholds"]` are those
+        with the highest F1 on the test images.
 
     Raises:
         ValueError: for an unknown name or field, a model that does not fit the images, or another run's checkpoint.
@@ -114,7 +118,7 @@ def train(
     options, changes = split_options(options, changes)
     workdir = workdir and as_path(workdir, "workdir")
     recipe = get_recipe(recipe, size=size, **changes)
-    devices, dataset = prepare_run(dataset, recipe, options, validation_freq, keep)
+    devices, dataset, recipe = prepare_run(dataset, recipe, options, validation_freq, keep)
     check_trackers(options, workdir, recipe.steps(images_per_epoch(dataset, recipe))[1])
     if isinstance(model, keras.Model) and devices.num_replicas > 1:
         raise ValueError(
@@ -125,7 +129,7 @@ def train(
         pretrained = is_pretrained(model, weights)
         model, dataset = model_for_images(model, dataset, recipe, weights, options.precision, sync_batch_norm)
         data = RunData(dataset, recipe, options.seed, devices)
-        compile_model(model, data.recipe, data.num_steps, jit_compile(options.xla))
+        compile_model(model, data.recipe, data.num_steps, jit_compile(options.xla), data.objective)
         settings = run_settings(model, data.dataset, data.recipe, options.seed, sync_batch_norm)
         settings |= {"keep": keep, "weights_sha256": weights_digest(model) if pretrained else None}
         if workdir and data.devices.is_chief:
@@ -133,7 +137,7 @@ def train(
                 math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables)
             )
             prepare_workdir(workdir, settings, num_bytes, options.overwrite, options.resume)
-        callbacks = [*callbacks_of(data.recipe), *callbacks]
+        callbacks = [*callbacks_of(data.recipe, data.objective), *callbacks]
         checkpoints = CheckpointCallback(workdir, settings, data, options.checkpoint_every, keep == "best", callbacks)
         if options.resume:
             checkpoints.resume(model)
@@ -150,6 +154,7 @@ class RunData:
 
     def __init__(self, dataset, recipe, seed, devices):
         self.dataset, self.recipe, self.seed, self.devices = dataset, recipe, seed, devices
+        self.objective = objective_of(dataset)
         self.steps_per_epoch, self.num_steps = recipe.steps(images_per_epoch(dataset, recipe))
 
     def training_batches(self, first, steps):
@@ -173,14 +178,16 @@ class RunData:
 
 
 def prepare_run(dataset, recipe, options, validation_freq=1, keep="last"):
-    """(Devices, Dataset). TensorFlow's devices and the random state are set up first, before anything uses them."""
+    """(Devices, Dataset, Recipe). The devices and the random state are set up before anything uses them."""
     devices = Devices(options.devices)
     keras.utils.set_random_seed(options.seed)
     if options.deterministic:
         devices.make_deterministic()
     dataset = as_dataset(dataset)
+    if dataset.multi_label:
+        recipe = replace(recipe, loss="binary_cross_entropy")
     check_run(dataset, recipe, devices, options, validation_freq, keep)
-    return devices, dataset
+    return devices, dataset, recipe
 
 
 def check_run(dataset, recipe, devices, options, validation_freq=1, keep="last"):
@@ -272,16 +279,25 @@ def _finish(model, data, checkpoints):
         "weights": f"trained on {data.dataset.name}",
         "preprocessing": data.dataset.preprocessing.to_config(),
         "class_names": list(data.dataset.class_names),
+        "multi_label": data.dataset.multi_label,
     }
     results = _results(model, data, checkpoints)
-    measured = {name: results[name] for name in ("top1_accuracy", "top5_accuracy", "loss")}
+    model.layers[-1].activation = keras.activations.get(data.objective.activation)
+    if data.dataset.multi_label:
+        results |= _set_thresholds(model, data)
+    measured = {name: results[name] for name in (data.objective.score, *data.objective.results, "loss")}
     model.info["results"] = {"dataset": data.dataset.name, **measured}
     report = {**checkpoints.settings, **results}
-    if LOSSES[recipe.loss][1]:
-        model.layers[-1].activation = keras.activations.softmax
     if workdir and data.devices.is_chief:
         write_run(model, report, workdir)
     return Run(model, columns(checkpoints.state.history), report)
+
+
+def _set_thresholds(model, data):
+    """Stores each class's threshold with the highest F1 on the test images in the model; results for the report."""
+    result = evaluate(clone(model) if data.devices.num_replicas > 1 else model, data.dataset)
+    model.info = model_info(model) | {"thresholds": result.best_thresholds}
+    return {"mean_average_precision": result.mean_average_precision}
 
 
 def _results(model, data, checkpoints):
@@ -292,13 +308,12 @@ def _results(model, data, checkpoints):
     """
     history = checkpoints.state.history
     row = history[checkpoints.best_epoch - 1 if checkpoints.keep_best else -1]
-    if "val_accuracy" in row and not data.recipe.ema_decay:
+    if f"val_{data.objective.monitor}" in row and not data.recipe.ema_decay:
         metrics = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
     else:
         metrics = model.evaluate(data.test_batches(), verbose=0, return_dict=True)
     return {
-        "top1_accuracy": metrics["accuracy"],
-        "top5_accuracy": metrics["top5_accuracy"],
+        **{name: metrics[metric] for name, metric in data.objective.results.items()},
         "loss": metrics["loss"],
         "stopped_early": checkpoints.state.stopped,
         "wall_time_s": round(checkpoints.state.seconds, 1),

@@ -30,6 +30,7 @@ from keras_resnet.models.transforms import with_new_head
 from keras_resnet.normalization import normalize
 from keras_resnet.training.distribution import Devices
 from keras_resnet.training.model_setup import build_for_images, fit_to_images, is_model_file, load_pretrained
+from keras_resnet.training.objectives import run_score
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipes import Recipe, get_recipe
 from keras_resnet.training.train import train
@@ -60,8 +61,8 @@ class FineTuning:
 
     @property
     def best(self) -> str:
-        """Name of the first phase with the highest accuracy."""
-        return max(self.phases, key=lambda name: self.phases[name]["top1_accuracy"])
+        """Name of the first phase with the highest accuracy, or mean average precision."""
+        return max(self.phases, key=lambda name: run_score(self.phases[name])[1])
 
 
 def finetune(
@@ -183,19 +184,19 @@ def plot_grad_cam_examples(model, dataset, path, max_images=8):
     result = evaluate(model, dataset)
     if result.skipped:
         raise ValueError(f"`dataset` should have test images that can be read. Received: {result.skipped[0]}")
-    correct = result.predicted == result.labels
+    predicted = result.most_probable
+    correct = result.is_correct(predicted)
     # evenly spaced, since test images are often sorted by class
     groups = [np.flatnonzero(mask) for mask in (correct, ~correct)]
     positions = [np.linspace(0, len(group) - 1, min(max_images, len(group))).astype(int) for group in groups]
     indices = np.concatenate([group[evenly] for group, evenly in zip(groups, positions, strict=True)])
     (views,) = image_views(images_at(dataset.test, indices), preprocessing(model), get_protocol("center"))
     inputs = normalize(views[:, 0], preprocessing(model).mode, "channels_last")
-    predicted, labels = result.predicted[indices], result.labels[indices]
-    maps = grad_cam(model, to_data_format(model, inputs), predicted)
+    maps = grad_cam(model, to_data_format(model, inputs), predicted[indices])
     names = [name for _, name in result.classes]
     titles = [
-        names[guess] if guess == label else f"{names[guess]} (is {names[label]})"
-        for guess, label in zip(predicted, labels, strict=True)
+        names[predicted[index]] + ("" if correct[index] else f" (is {' and '.join(result.true_classes(index))})")
+        for index in indices
     ]
     plot_grad_cam(views[:, 0], maps, path, titles)
 
