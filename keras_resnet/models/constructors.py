@@ -1,5 +1,6 @@
 """ResNet50(...) and its relatives: one function for each network, with the signature of keras.applications."""
 
+import inspect
 import os
 from typing import Any, Protocol
 
@@ -86,6 +87,8 @@ def _constructor(class_name: str, variant: str, source: str) -> Constructor:
         )
 
     cost, size = complexity(spec), spec.default_size
+    *documented, _ = inspect.signature(constructor).parameters.values()  # all but `unknown`, as in keras.applications
+    vars(constructor)["__signature__"] = inspect.Signature(documented)
     constructor.__name__ = constructor.__qualname__ = class_name
     constructor.__doc__ = f"""{class_name}, the network {variant!r} ({source}).
 
