@@ -155,8 +155,8 @@ def test_the_report_is_about_the_outputs_of_onnx_runtime(model, tmp_path):
 
 def change_normalisation(monkeypatch, change):
     """Exported networks normalise changed pixels from now on."""
-    original = serving.preprocess_input
-    monkeypatch.setattr(serving, "preprocess_input", lambda pixels, *rest: original(change(pixels), *rest))
+    original = serving.normalize
+    monkeypatch.setattr(serving, "normalize", lambda pixels, *rest: original(change(pixels), *rest))
 
 
 @needs_tensorflow
