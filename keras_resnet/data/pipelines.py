@@ -139,6 +139,19 @@ def _tensorflow_batches(dataset, recipe, steps):
             return step, tf.gather(images, indices), tf.gather(labels, indices)
 
         return counter.map(batch, tf.data.AUTOTUNE)
+
+    def in_one_batch(step, batch):
+        return step, *(tf.reshape(column, (len(rows), *column.shape[2:])) for column in batch)
+
+    examples = _examples(dataset.train, steps, rows).map(_crop_reader(dataset, recipe, steps), tf.data.AUTOTUNE)
+    batches = examples.batch(len(rows) // steps.copies, drop_remainder=True)
+    return tf.data.Dataset.zip(counter, batches).map(in_one_batch)
+
+
+def _crop_reader(dataset, recipe, steps):
+    """A function of an example of `_examples`: (uint8 crops (copies, H, W, C), augmented by the policy, and labels)."""
+    import tensorflow as tf
+
     from keras_resnet.data.tensorflow_images import decode, image_size, read_crop
     from keras_resnet.data.tensorflow_operations import apply_operation
 
@@ -146,7 +159,6 @@ def _tensorflow_batches(dataset, recipe, steps):
     size = recipe.train_size or preprocessing.size
 
     def augmented_crop(position, image, orientation):
-        """The crop (H, W, C) uint8 at a position in the run, augmented by the policy."""
         random = TensorFlowRandom.of_image(steps.seed, position)
         box = crop.crop_box(*image_size(image, orientation), recipe, preprocessing, random)
         pixels = read_crop(image, box, size, preprocessing.channels, orientation=orientation, fast=True)
@@ -155,19 +167,13 @@ def _tensorflow_batches(dataset, recipe, steps):
         return pixels
 
     def read(position, image, label, orientation=None):
-        """The copies of an image from `position` on, (copies, H, W, C), and their labels."""
         image, orientation = _contents(dataset.train, image, orientation)
         if steps.copies > 1 and image.dtype == tf.string:
             image = decode(image, preprocessing.channels, fast=True)
         crops = [augmented_crop(position + copy, image, orientation) for copy in range(steps.copies)]
         return tf.stack(crops), tf.stack([label] * steps.copies)
 
-    def in_one_batch(step, batch):
-        return step, *(tf.reshape(column, (len(rows), *column.shape[2:])) for column in batch)
-
-    examples = _examples(dataset.train, steps, rows).map(read, tf.data.AUTOTUNE)
-    batches = examples.batch(len(rows) // steps.copies, drop_remainder=True)
-    return tf.data.Dataset.zip(counter, batches).map(in_one_batch)
+    return read
 
 
 def _shuffled_indices(positions, split, steps):
