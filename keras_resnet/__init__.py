@@ -19,7 +19,8 @@ from keras_resnet.models.publishing import push_to_hub, save_pretrained
 from keras_resnet.models.transforms import fold_batch_norm
 from keras_resnet.prediction import predict
 from keras_resnet.training.options import RunOptions
-from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.training.recipe import Recipe
+from keras_resnet.training.recipes import get_recipe
 from keras_resnet.variants import get_spec
 from keras_resnet.weights.catalog import list_models, list_weights
 from keras_resnet.weights.loading import load_weights

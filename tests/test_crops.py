@@ -13,7 +13,7 @@ from keras_resnet.data.augmentation import TRAIN_CROPS
 from keras_resnet.data.image_files import load_image
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.random_numbers import NumPyRandom, TensorFlowRandom
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.recipe import Recipe
 
 
 @pytest.fixture(scope="module")

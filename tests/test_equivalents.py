@@ -10,7 +10,7 @@ from support import run_command
 import keras_resnet
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.equivalents import MODEL_ARGUMENTS, RECIPE_FIELDS
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.recipe import Recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "equivalents.md"
 ROWS = [line.split("|")[-2].strip() for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| `")]

@@ -11,7 +11,8 @@ from keras_resnet.data.pipelines import training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation import evaluate
 from keras_resnet.training.options import RunOptions
-from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.training.recipe import Recipe
+from keras_resnet.training.recipes import get_recipe
 from keras_resnet.training.train import train
 from keras_resnet.transfer.extraction import extract, vector_extractor
 from keras_resnet.variants import get_spec

@@ -18,7 +18,7 @@ from keras_resnet.equivalents import RECIPE_FIELDS
 from keras_resnet.errors import check_known, value_error
 from keras_resnet.normalization import MODES
 from keras_resnet.precision import COMPUTED, precision_scope
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.recipe import Recipe
 
 AsJson = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 NETWORK_OR_FILE = "A network of `keras-resnet models`, or a .keras file."
@@ -126,11 +126,11 @@ def value(text):
 
 
 def recipe_changes(texts, **options):
-    """["epochs=2"] -> {"epochs": 2}, fields of a recipe, and the options that are not None or False."""
+    """["epochs=2"] -> {"epochs": 2}, fields of a recipe, and the options that are given: not None or False."""
     changes, known = {}, [field.name for field in fields(Recipe)]
     for field, equals, text in (text.partition("=") for text in texts or ()):
         if not equals:
             raise value_error("--set", field, "FIELD=VALUE, such as epochs=2")
         check_known("--set", field, known, f"one of the fields of a recipe: {known}", RECIPE_FIELDS)
         changes[field] = value(text)
-    return changes | {field: given for field, given in options.items() if given not in (None, False)}
+    return changes | {field: given for field, given in options.items() if given is not None and given is not False}

@@ -34,7 +34,7 @@ from keras_resnet.studies.degradation import degradation as run_degradation
 from keras_resnet.studies.results import to_markdown
 from keras_resnet.training.objectives import run_score
 from keras_resnet.training.options import RunOptions
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.recipe import Recipe
 
 DATA = {load_dataset: "data_dir download labels validation_split fold skip_bad"}
 RUN = "devices precision seed deterministic checkpoint_every resume overwrite"

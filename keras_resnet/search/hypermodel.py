@@ -16,7 +16,8 @@ from keras_resnet.search.budget import Budget, BudgetedSpace
 from keras_resnet.search.space import SPACE, Space, resolve_space, space_for_images, to_recipe_changes, to_spec
 from keras_resnet.training.distribution import jit_compile
 from keras_resnet.training.model_setup import compile_model
-from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.training.recipe import Recipe
+from keras_resnet.training.recipes import get_recipe
 
 
 class ResNetHyperModel(keras_tuner.HyperModel):

@@ -9,7 +9,8 @@ from typing import Any
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import STEMS
 from keras_resnet.errors import check_known, is_number, unknown_name_error
-from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.training.recipe import Recipe
+from keras_resnet.training.recipes import get_recipe
 
 Space = Mapping[str, tuple[str, Mapping[str, Any]]]
 """{name of a value: (method of keras_tuner.HyperParameters, its arguments)}."""

@@ -25,7 +25,8 @@ from keras_resnet.training.callbacks import run_in_series
 from keras_resnet.training.checkpoints import OVERWRITE_HINT, check_settings
 from keras_resnet.training.distribution import Devices
 from keras_resnet.training.options import RunOptions, split_options
-from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.training.recipe import Recipe
+from keras_resnet.training.recipes import get_recipe
 from keras_resnet.training.train import check_run, train
 from keras_resnet.training.workdir import REPORT, make_workdir
 

@@ -22,7 +22,8 @@ from keras_resnet.training.curves import draw_curves
 from keras_resnet.training.distribution import Devices
 from keras_resnet.training.model_setup import dataset_settings, network_name_and_spec
 from keras_resnet.training.options import RunOptions, split_options
-from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.training.recipe import Recipe
+from keras_resnet.training.recipes import get_recipe
 from keras_resnet.training.train import check_run, train
 from keras_resnet.training.workdir import HISTORY, REPORT, SETTINGS, make_workdir, prepare_workdir, read_history
 from keras_resnet.weights.catalog import list_models

@@ -16,7 +16,8 @@ from keras_resnet.training.distribution import jit_compile
 from keras_resnet.training.model_setup import compile_model, model_for_images
 from keras_resnet.training.objectives import objective_of
 from keras_resnet.training.options import RunOptions, split_options
-from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.training.recipe import Recipe
+from keras_resnet.training.recipes import get_recipe
 from keras_resnet.training.train import RunData, prepare_run
 from keras_resnet.training.workdir import write_history
 

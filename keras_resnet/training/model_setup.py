@@ -21,7 +21,7 @@ from keras_resnet.precision import precision_of, precision_scope
 from keras_resnet.training.distribution import synchronize_batch_norm
 from keras_resnet.training.objectives import OBJECTIVES
 from keras_resnet.training.optimizers import create_optimizer
-from keras_resnet.training.recipes import LOSSES
+from keras_resnet.training.recipe import LOSSES
 from keras_resnet.training.schedules import learning_rate
 from keras_resnet.variants import VARIANTS, canonical_name
 

@@ -36,7 +36,8 @@ from keras_resnet.training.model_setup import (
 )
 from keras_resnet.training.objectives import objective_of
 from keras_resnet.training.options import RunOptions, split_options
-from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.training.recipe import Recipe
+from keras_resnet.training.recipes import get_recipe
 from keras_resnet.training.trackers import LoggedRun, check_trackers, open_trackers
 from keras_resnet.training.workdir import columns, prepare_workdir, write_run
 

@@ -32,7 +32,8 @@ from keras_resnet.training.distribution import Devices
 from keras_resnet.training.model_setup import build_for_images, fit_to_images, is_model_file, load_pretrained
 from keras_resnet.training.objectives import run_score
 from keras_resnet.training.options import RunOptions, split_options
-from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.training.recipe import Recipe
+from keras_resnet.training.recipes import get_recipe
 from keras_resnet.training.train import train
 from keras_resnet.training.workdir import make_workdir, prepare_workdir, write_run
 
