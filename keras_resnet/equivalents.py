@@ -48,5 +48,10 @@ RECIPE_FIELDS = {
     "train_crop_size": "`train_size`",
     "val_crop_size": "`test_size`",
     "val_resize_size": "`test_resize`",
+    "pretrained": "`weights`, an argument of `train`",
+    "num_classes": "`dataset`, an argument of `train`: the classes are its own",
+    "amp": "`options=RunOptions(precision='bfloat16')`",
+    "output": "`workdir`, an argument of `train`",
+    "output_dir": "`workdir`, an argument of `train`",
 }
-"""Option of timm's or torchvision's training scripts -> field of a recipe."""
+"""Option of timm's or torchvision's training scripts -> field of a recipe, or another argument of `train`."""

@@ -159,8 +159,8 @@ def predict(
         file that is not an image or is damaged.
 
     Raises:
-        ValueError, FileNotFoundError: if a file does not exist, a folder has no images, or the model's preprocessing is
-            not known.
+        ValueError: for a folder without images, a model of unknown preprocessing, and a size that does not fit it.
+        FileNotFoundError: if a file does not exist.
     """
     classifier = _classifier(with_input_size(model, size))
     if threshold is not None:
@@ -226,7 +226,8 @@ def classify(model: Any, images: Any, top: int = 5) -> list[list[tuple[str, str,
 
 
 def _classifier(model):
-    return Classifier(model) if isinstance(model, keras.Model) else model
+    """The model as a Classifier, unless it is an exported network, which has the same methods."""
+    return model if hasattr(model, "probabilities") else Classifier(model)
 
 
 def predict_probabilities(model: keras.Model, inputs: np.ndarray) -> np.ndarray:

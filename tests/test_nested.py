@@ -11,6 +11,7 @@ from support import CIFAR_PREPROCESSING, cifar_network, random_images, random_pi
 import keras_resnet
 from keras_resnet import Preprocessing, analysis, from_arrays, preprocess_input, transfer
 from keras_resnet.models.cloning import as_functional
+from keras_resnet.models.preprocessing import set_preprocessing, thresholds
 from keras_resnet.models.transforms import with_input_size
 
 SHAPE = (32, 32, 3)
@@ -99,6 +100,15 @@ def test_a_model_that_returns_the_outputs_of_its_network_has_its_classes():
     assert as_functional(model).info == base.info
     (classes,) = keras_resnet.prediction.classify(model, random_pixels(1), top=10)
     assert sorted(name for _, name, _ in classes) == sorted(names)
+    base.info |= {"multi_label": True, "thresholds": [0.25] * 10}
+    assert thresholds(model) == thresholds(as_functional(model)) == (0.25,) * 10
+
+
+def test_another_mode_does_not_replace_the_inherited_preprocessing():
+    model = around(network())
+    with pytest.warns(UserWarning, match="mode='cifar' is ignored: the weights of around define 'torch'"):
+        set_preprocessing(model, CIFAR_PREPROCESSING, "cifar")
+    assert keras_resnet.preprocessing(model) == CIFAR_PREPROCESSING
 
 
 def test_layers_of_the_same_name_get_the_names_of_their_models():

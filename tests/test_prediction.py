@@ -37,3 +37,8 @@ def test_missing_files_and_preprocessing_raise_at_the_call(model, image_folder):
         keras_resnet.predict(model, "nowhere.png", stream=True)
     with pytest.raises(ValueError, match="known preprocessing"):
         keras_resnet.predict(keras_resnet.create("resnet20", depths=(1, 1, 1)), image_folder, stream=True)
+
+
+def test_something_else_than_a_model_is_refused():
+    with pytest.raises(ValueError, match="`model` should be a built .* model. Received: model='resnet18'"):
+        keras_resnet.prediction.classify("resnet18", np.zeros((32, 32, 3), "uint8"))

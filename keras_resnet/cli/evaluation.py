@@ -11,7 +11,7 @@ from typer import Option
 
 import keras_resnet
 from keras_resnet import analysis
-from keras_resnet.architecture.metadata import model_info, model_spec
+from keras_resnet.architecture.metadata import model_spec
 from keras_resnet.benchmark.comparison import compare, notes, table_rows
 from keras_resnet.benchmark.contenders import CONTENDERS, MEASURED_PRECISIONS, TASKS
 from keras_resnet.cli.app import (
@@ -32,7 +32,7 @@ from keras_resnet.errors import value_error
 from keras_resnet.evaluation import MAX_PROBABILITIES, evenly_spaced_subset, keeps_probabilities, labelled_inputs
 from keras_resnet.evaluation_results import Evaluation, check_confusion, plot_confusion, write_predictions
 from keras_resnet.files import check_writable, write_json
-from keras_resnet.models.preprocessing import set_preprocessing, thresholds
+from keras_resnet.models.preprocessing import known_preprocessing, set_preprocessing, thresholds
 
 MODELS = "A network of `keras-resnet models`, or a .keras file; several are an ensemble."
 Models = Annotated[list[str], Option("--model", help=MODELS)]
@@ -225,8 +225,8 @@ def signals(
     images = evenly_spaced_subset(load_test(dataset, **data), batch_size)
     variances, norms = {}, {}
     for name, one in models.items():
-        known = model_info(one).get("preprocessing")
-        set_preprocessing(one, images.preprocessing, mode if known else mode or images.preprocessing.mode)
+        default_mode = None if known_preprocessing(one) else images.preprocessing.mode
+        set_preprocessing(one, images.preprocessing, mode or default_mode)
         inputs, targets = next(labelled_inputs(one, images, batch_size, data["skip_bad"]))
         variances[name] = analysis.forward_variances(one, inputs)
         norms[name] = analysis.gradient_norms(one, inputs, targets)

@@ -131,6 +131,6 @@ def recipe_changes(texts, **options):
     for field, equals, text in (text.partition("=") for text in texts or ()):
         if not equals:
             raise value_error("--set", field, "FIELD=VALUE, such as epochs=2")
-        check_known("--set", field, known, f"one of the fields of a recipe: {known}", RECIPE_FIELDS)
+        check_known("--set", field, known, "fields of a recipe", RECIPE_FIELDS)
         changes[field] = value(text)
     return changes | {field: given for field, given in options.items() if given is not None and given is not False}

@@ -191,7 +191,7 @@ def _clear_errors(row, model, folder):
         full = os.strerror(errno.ENOSPC)
         if full in str(error) or shutil.disk_usage(folder).free < 2**20:
             raise OSError(errno.ENOSPC, full, str(folder.parent)) from error
-        custom = {type(layer).__name__ for layer in model.layers if not type(layer).__module__.startswith("keras")}
+        custom = {type(layer).__name__ for layer in model.layers if not type(layer).__module__.startswith("keras.")}
         layers = f", with custom layers: {', '.join(sorted(custom))}" if custom else ""
         raise ValueError(
             f"`model` should have layers that {row.title} can express ({error_summary(error)}). "

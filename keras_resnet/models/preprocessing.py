@@ -99,17 +99,14 @@ def set_preprocessing(model: keras.Model, default: Preprocessing, mode: str | No
 
     Its size and channels become those of the model. A mode of None changes nothing.
     """
-    info = model_info(model)
     if mode is None:
         return
-    if known := info.get("preprocessing"):
-        if known.get("mode") != mode:
-            warnings.warn(
-                f"mode={mode!r} is ignored: the weights of {model.name} define {known.get('mode')!r}", stacklevel=2
-            )
+    if known := known_preprocessing(model):
+        if known.mode != mode:
+            warnings.warn(f"mode={mode!r} is ignored: the weights of {model.name} define {known.mode!r}", stacklevel=2)
         return
     found = replace(default.for_size(input_size(model) or default.size), mode=mode, channels=image_shape(model)[-1])
-    model.info = info | {"preprocessing": found.to_config()}
+    model.info = model_info(model) | {"preprocessing": found.to_config()}
 
 
 def weights_digest(model: keras.Model) -> str:
@@ -139,7 +136,7 @@ def class_names(model: keras.Model) -> list[str] | None:
 
 def thresholds(model: keras.Model) -> tuple[float, ...] | None:
     """The probability of each class from which on a multi-label model predicts it; None for one class an image."""
-    info = model_info(model)
+    info = inherited_info(model)
     if not info.get("multi_label"):
         return None
     return tuple(info.get("thresholds") or [DEFAULT_THRESHOLD] * model.output_shape[-1])

@@ -150,7 +150,7 @@ def get_recipe(recipe: str | Recipe, /, size: int | None = None, **changes: Any)
         raise value_error("size", size, "a number of pixels, 1 or more")
     known = [field.name for field in fields(Recipe)]
     for name in changes:
-        check_known("changes", name, known, f"fields of a recipe: {known}", RECIPE_FIELDS)
+        check_known("changes", name, known, "fields of a recipe", RECIPE_FIELDS)
     for given, other in (("epochs", "iterations"), ("iterations", "epochs")):
         if changes.get(given) is not None:
             changes.setdefault(other, None)
