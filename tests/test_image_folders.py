@@ -159,13 +159,14 @@ def test_unusual_files_that_tensorflow_decodes_are_accepted(tmp_path):
     save_classes(tmp_path)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), "uint8"))
     image.convert("CMYK").save(tmp_path / "b/cmyk.jpg")
+    image.save(tmp_path / "b/phone.jpg", "MPO", save_all=True, append_images=[image.rotate(180)])
     image.save(tmp_path / "b/progressive.jpg", progressive=True)
     image.quantize(9).save(tmp_path / "b/palette.png")
     image.convert("L").save(tmp_path / "b/grey.bmp")
     image.save(tmp_path / "b/animated.gif", save_all=True, append_images=[image.rotate(180)])
     Image.fromarray(np.arange(1200, dtype="uint16").reshape(40, 30)).save(tmp_path / "b/sixteen.png")
     data = load_folder(tmp_path)
-    assert len(data.train) + len(data.test) == 16
+    assert len(data.train) + len(data.test) == 17
 
 
 @pytest.mark.parametrize(

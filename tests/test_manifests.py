@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_resnet.data import image_folders
+from keras_resnet.data import image_checks, manifests
 from keras_resnet.data.image_folders import load_folder, load_test_folder
 from keras_resnet.data.manifests import cache_folder, read_files
 
@@ -132,13 +132,16 @@ def test_an_interrupted_start_keeps_what_it_has_read(folder):
         return int(Path(path).read_text())
 
     with pytest.raises(RuntimeError):
-        # 16 files are one task of a thread, which is lost
-        paths = [str(folder / str(number)) for number in range(10)]
-        for number in range(10, 40):
-            paths.insert(-1, str(folder / str(number)))
-            Path(paths[-2]).write_text(str(number))
-        read_files(interrupted, paths, folder, "numbers")
-    assert 0 < len(read(folder, range(40))[1]) < 40
+        read_files(interrupted, [str(folder / str(number)) for number in range(10)], folder, "numbers")
+    assert read(folder)[1] == ["9"]
+
+
+def test_a_long_start_reports_its_progress(folder, monkeypatch, capsys):
+    monkeypatch.setattr(manifests, "PROGRESS_SECONDS", 0)
+    read(folder)
+    assert capsys.readouterr().err.splitlines() == [f"{count} of 10 files checked" for count in range(1, 11)]
+    read(folder)
+    assert capsys.readouterr().err == ""
 
 
 def test_several_processes_at_once(folder, cache):
@@ -169,8 +172,8 @@ def test_the_second_start_from_class_folders_decodes_no_file(tmp_path, monkeypat
         Image.new("RGB", (6, 4), (number, 0, 0)).save(path)
     (tmp_path / "images/a/bad.jpg").write_text("no image")
     decoded = []
-    decode = image_folders.with_pil_image
-    monkeypatch.setattr(image_folders, "with_pil_image", lambda *a: decoded.append(a) or decode(*a))
+    decode = image_checks.with_pil_image
+    monkeypatch.setattr(image_checks, "with_pil_image", lambda *a: decoded.append(a) or decode(*a))
     loads = []
     for start in range(2):
         with pytest.warns(UserWarning, match=r"Skipped 1 unreadable(?s:.*)bad.jpg \(not an image\)"):

@@ -11,10 +11,10 @@ from keras_resnet import Recipe, load_dataset
 from keras_resnet.data import datasets
 from keras_resnet.data.datasets import Dataset, Split, Stream
 from keras_resnet.data.image_files import exif_orientation
-from keras_resnet.data.orientations import exif_orientation as exif_orientation_in_graph
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.tensorflow_images import image_size, read_crop
+from keras_resnet.data.tensorflow_orientations import exif_orientation as exif_orientation_in_graph
 from keras_resnet.normalization import Normalization
 
 UNNORMALISED = Normalization(divisor=1.0)

@@ -74,6 +74,15 @@ def test_the_names_of_shards_or_folders_tell_their_splits(tmp_path):
     assert sizes["names"].class_names == ("0", "1")
 
 
+def test_class_folders_beside_the_tar_files_that_they_come_from_are_read(tmp_path):
+    for name in ("train/a/0.png", "train/b/0.png", "val/a/0.png", "val/b/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(IMAGES[0])
+    write_tar(tmp_path / "train.tar", samples([0, 1, 0, 1]))
+    assert load_dataset(tmp_path).class_names == ("a", "b")
+    assert load_dataset(f"{tmp_path}/*.tar", validation_split=2).class_names == ("0", "1")
+
+
 class Payload:
     """Creates a folder where it is unpickled."""
 

@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet.data.datasets import UNLABELLED, Dataset, Split, default_preprocessing
-from keras_resnet.data.image_checks import CHECKS, ImageCheck, training_check
+from keras_resnet.data.datasets import SPLITS, TEST_SPLITS, UNLABELLED, Dataset, Split, default_preprocessing
+from keras_resnet.data.image_checks import CHECKS, ImageCheck, orientations_of, training_check
 from keras_resnet.data.image_files import UnreadableImageError, raise_if_unreadable
-from keras_resnet.data.image_folders import TEST_FOLDER_NAMES, training_dataset
+from keras_resnet.data.image_folders import training_dataset
 from keras_resnet.data.stored_files import StoredFiles
 from keras_resnet.errors import check_known, value_error
 
-SPLITS = ("train", *TEST_FOLDER_NAMES)
-"""Names of splits."""
 MAX_IMAGE_BYTES = 2**28
 """Largest size of an encoded image."""
 
@@ -65,7 +63,7 @@ def check_contents(contents: bytes | None, check: ImageCheck) -> list[Any]:
 
 
 def load_archive(archive: Archive, held_out=None, skip_bad=False) -> Dataset:
-    """Loads an Archive for training: its split "train", or the only one, and the first of TEST_FOLDER_NAMES.
+    """Loads an Archive for training: its split "train", or the only one, and the first of TEST_SPLITS.
 
     Args:
         archive: Archive.
@@ -78,7 +76,7 @@ def load_archive(archive: Archive, held_out=None, skip_bad=False) -> Dataset:
     train = archive.splits[0] if len(archive.splits) == 1 else "train"
     if train not in archive.splits:
         raise value_error("dataset", archive.name, f"a data set with the split train, not only {list(archive.splits)}")
-    tests = [name for name in TEST_FOLDER_NAMES if name in archive.splits and name != train]
+    tests = [name for name in TEST_SPLITS if name in archive.splits and name != train]
     names = [train, *(tests[:1] if held_out is None else [])]
     opened, errors = _open_splits(archive, names, training_check(), skip_bad)
     class_names = archive.class_names or _class_names(label for split in opened for label in split.labels)
@@ -87,10 +85,10 @@ def load_archive(archive: Archive, held_out=None, skip_bad=False) -> Dataset:
 
 
 def load_test_archive(archive: Archive, split=None, skip_bad=False) -> Dataset:
-    """Loads a split of an Archive for testing; None: the first of TEST_FOLDER_NAMES, or "train". See `load_test`."""
+    """Loads a split of an Archive for testing; None: the first of TEST_SPLITS, or "train". See `load_test`."""
     if split is not None:
         check_known("split", split, archive.splits)
-    names = [name for name in TEST_FOLDER_NAMES if name in archive.splits]
+    names = [name for name in TEST_SPLITS if name in archive.splits]
     (opened,), errors = _open_splits(archive, [split or [*names, archive.splits[0]][0]], CHECKS["header"], skip_bad)
     has_names = archive.class_names or any(isinstance(label, str) for label in opened.labels)
     class_names = (archive.class_names or _class_names(opened.labels)) if has_names else None
@@ -104,7 +102,7 @@ class _ReadableImages:
 
     files: StoredFiles
     labels: list
-    orientations: np.ndarray
+    orientations: np.ndarray | None
 
 
 def _open_splits(archive, names, check, skip_bad):
@@ -125,7 +123,7 @@ def _open_splits(archive, names, check, skip_bad):
 
 def _readable_images(split):
     indices = np.array([index for index, (_, error) in enumerate(split.checks) if error is None], int)
-    orientations = np.array([split.checks[index][0] for index in indices], "uint8")
+    orientations = orientations_of(split.checks[index][0] for index in indices)
     return _ReadableImages(StoredFiles(split.read, indices), [split.labels[index] for index in indices], orientations)
 
 
@@ -142,5 +140,4 @@ def _split(images, class_names):
     """The Split of _ReadableImages; -1 for a name that is not one of the class names."""
     index = {name: number for number, name in enumerate(class_names or ())}
     labels = [index.get(label, UNLABELLED) if isinstance(label, str) else label for label in images.labels]
-    is_turned = bool((images.orientations > 1).any())
-    return Split(images.files, np.array(labels, "int32"), images.orientations if is_turned else None)
+    return Split(images.files, np.array(labels, "int32"), images.orientations)

@@ -15,6 +15,10 @@ from keras_resnet.errors import is_number, value_error
 
 DEFAULT_VALIDATION_SPLIT = 0.2
 """Fraction of the images that is held out where a dataset has no test split."""
+TEST_SPLITS = ("val", "valid", "validation", "test")
+"""Names of a split for testing, such as a folder beside "train"; the first one that a data set has is used."""
+SPLITS = ("train", *TEST_SPLITS)
+"""Names of splits."""
 UNLABELLED = -1
 """Label of an image whose class is unknown."""
 DEFAULT_SIZES = {"size": 224, "resize": 256}

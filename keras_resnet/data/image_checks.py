@@ -1,11 +1,12 @@
 """Checks of image files before training or testing: can the library that will read them decode them?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from keras_resnet.data.image_files import FORMATS, UnreadableImageError, orientation_of, with_pil_image
 
@@ -30,13 +31,19 @@ class ImageCheck:
         return " ".join([self.name, *(f"{library} {version(library)}" for library in self.libraries)])
 
 
+def orientations_of(results: Iterable[int]) -> np.ndarray | None:
+    """(N,) uint8, the results of checks as the orientations of a Split; None if all are upright."""
+    orientations = np.array(list(results), "uint8")
+    return orientations if (orientations > 1).any() else None
+
+
 def training_check() -> ImageCheck:
     """The check of training images on this backend."""
     return CHECKS["tensorflow" if keras.backend.backend() == "tensorflow" else "pillow"]
 
 
 def _check_header(source):
-    """Whether Pillow identifies an image. Its orientation is not told: for PNG, it may follow all pixels."""
+    """Whether Pillow identifies an image. The result is 1 for any orientation: in a PNG, it may follow all pixels."""
     return with_pil_image(source, lambda image: 1)
 
 
@@ -57,6 +64,7 @@ def _check_with_tensorflow(source):
 
     contents = source if isinstance(source, bytes) else Path(source).read_bytes()
     name, mode = with_pil_image(contents, lambda image: (image.format, image.mode))
+    name = "JPEG" if name == "MPO" else name  # Pillow's name of a JPEG that previews follow, as phones write them
     has_palette = name == "BMP" and mode in ("1", "P")  # TensorFlow would read the indices as grey
     if name not in TENSORFLOW_FORMATS or has_palette:
         reason = f"TensorFlow does not read {name}{' with a palette' if has_palette else ''}"

@@ -8,24 +8,22 @@ import numpy as np
 
 from keras_resnet.data.datasets import (
     DEFAULT_VALIDATION_SPLIT,
+    TEST_SPLITS,
     Dataset,
     Split,
     count_classes,
     default_preprocessing,
     fits_in_memory,
 )
-from keras_resnet.data.image_checks import CHECKS, TENSORFLOW_SUFFIXES, training_check
+from keras_resnet.data.image_checks import CHECKS, TENSORFLOW_SUFFIXES, orientations_of, training_check
 from keras_resnet.data.image_files import format_errors, images_in_folder, raise_if_unreadable
 from keras_resnet.data.manifests import read_files
-
-TEST_FOLDER_NAMES = ("val", "valid", "validation", "test")
-"""Names of a test folder beside "train"; the first one that exists is used."""
 
 
 def load_folder(path, validation_split=None, skip_bad=False):
     """Loads images from class folders. See `load_dataset` for the arguments.
 
-    The folder has either PATH/train/<class>/... and PATH/val/<class>/... (or another of TEST_FOLDER_NAMES), or
+    The folder has either PATH/train/<class>/... and PATH/val/<class>/... (or another of TEST_SPLITS), or
     PATH/<class>/..., whose images are split: by default, a fifth is held out for testing. Images in subfolders of a
     class folder belong to the class, links are followed, hidden files and files with other suffixes are ignored. Files
     that fit in memory are kept there. With `skip_bad`, a warning lists the unreadable files.
@@ -39,7 +37,7 @@ def load_folder(path, validation_split=None, skip_bad=False):
     train_folder, test_folders = _train_and_test_folders(folder)
     if validation_split is None and train_folder != folder and not test_folders:
         raise ValueError(
-            f"Expected a folder {' or '.join(TEST_FOLDER_NAMES)} beside train, or a `validation_split`. "
+            f"Expected a folder {' or '.join(TEST_SPLITS)} beside train, or a `validation_split`. "
             f"Received: path={str(folder)!r}"
         )
     roots = [train_folder, *test_folders[: validation_split is None]]
@@ -117,7 +115,7 @@ def _train_and_test_folders(folder):
     """(PATH/train, list of the test folders beside it); (PATH, []) without class folders in PATH/train."""
     if not _subfolders(folder / "train"):
         return folder, []
-    return folder / "train", [folder / name for name in TEST_FOLDER_NAMES if (folder / name).is_dir()]
+    return folder / "train", [folder / name for name in TEST_SPLITS if (folder / name).is_dir()]
 
 
 def _images_by_class(folder):
@@ -138,7 +136,8 @@ def _check_classes(roots, classes):
         if len(images) < 2:
             raise ValueError(
                 f"Expected a folder for each class, two at least. Received: {root} with {len(images)} "
-                f"({', '.join(images) or 'no folders'})"
+                f"({', '.join(images) or 'no folders'}). For images without such folders, `labels` (--labels) names a "
+                "file with their classes"
             )
         if empty := [name for name, paths in images.items() if not paths]:
             raise ValueError(
@@ -174,8 +173,5 @@ def _training_split(group, keep):
     split = _split(group)
     with ThreadPool() as threads:
         contents = threads.map(lambda path: Path(path).read_bytes(), split.images if keep else [], chunksize=16)
-    orientations = np.array([record.result for _, _, record in group], "uint8")
-    is_turned = bool((orientations > 1).any())
-    return Split(
-        np.array(contents, object) if keep else split.images, split.labels, orientations if is_turned else None
-    )
+    orientations = orientations_of(record.result for _, _, record in group)
+    return Split(np.array(contents, object) if keep else split.images, split.labels, orientations)

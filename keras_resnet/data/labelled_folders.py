@@ -9,15 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.data.datasets import count_classes
+from keras_resnet.data.datasets import SPLITS, TEST_SPLITS, count_classes
 from keras_resnet.data.image_files import find_images, format_errors
-from keras_resnet.data.image_folders import TEST_FOLDER_NAMES, load_test_files, load_training_files
+from keras_resnet.data.image_folders import load_test_files, load_training_files
 from keras_resnet.data.label_files import LabelRow, read_label_file
 from keras_resnet.data.labels import imagenet_classes
 from keras_resnet.errors import check_known
-
-SPLITS = ("train", *TEST_FOLDER_NAMES)
-"""Values of a label file's column "split"."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +32,8 @@ class LabelledImages:
 
     @property
     def test_split(self):
-        """The first of TEST_FOLDER_NAMES that occurs in `splits`, else None."""
-        return next((name for name in TEST_FOLDER_NAMES if name in self.splits), None)
+        """The first of TEST_SPLITS that occurs in `splits`, else None."""
+        return next((name for name in TEST_SPLITS if name in self.splits), None)
 
     def select(self, split):
         """[(path, label)] of a split; None: of all images."""

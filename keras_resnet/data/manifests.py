@@ -9,16 +9,21 @@ import hashlib
 import json
 import os
 import stat
+import time
 import zlib
 from collections.abc import Callable, Iterable
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rich.console import Console
+
 from keras_resnet.files import atomic_write
 
 FORMAT = 1
 """Version of the form of manifests."""
+PROGRESS_SECONDS = 10
+"""Interval between two lines about the progress."""
 
 
 class FileRecord(NamedTuple):
@@ -65,8 +70,9 @@ def read_files(read: Callable, paths: Iterable[str], folder: str | os.PathLike, 
                 records[path] = earlier
         unknown = [path for path, (_, _, result, error) in records.items() if result is error is None]
         try:
-            results = threads.imap(lambda path: _read(path, read), unknown, chunksize=16)
-            for path, result in zip(unknown, results, strict=True):
+            # Shards and tables are few and large
+            results = threads.imap(lambda path: _read(path, read), unknown, chunksize=min(16, 1 + len(unknown) // 256))
+            for path, result in zip(unknown, _with_progress(results, len(unknown)), strict=True):
                 records[path] = records[path]._replace(**result)
         finally:  # also after Ctrl-C
             if unknown:
@@ -74,6 +80,16 @@ def read_files(read: Callable, paths: Iterable[str], folder: str | os.PathLike, 
                 others = {name: record for name, record in known.items() if os.path.exists(prefix + name)}
                 _write_manifest(others | found, manifest, header)
     return records
+
+
+def _with_progress(results, total):
+    """Yields results, and prints a line about their number on standard error every PROGRESS_SECONDS."""
+    console, printed = Console(stderr=True), time.monotonic()
+    for count, result in enumerate(results, 1):
+        if time.monotonic() - printed >= PROGRESS_SECONDS:
+            console.print(f"{count:,} of {total:,} files checked", highlight=False)
+            printed = time.monotonic()
+        yield result
 
 
 def _stat(path):

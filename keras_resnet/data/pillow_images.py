@@ -6,9 +6,9 @@
 import math
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
-from keras_resnet.data.image_files import as_pil_image, with_pil_image
+from keras_resnet.data.image_files import as_pil_image, orientation_of, with_pil_image
 
 DRAFT_FACTOR = 2
 """A JPEG is decoded with at least this many times the pixels per side that the crop needs."""
@@ -24,8 +24,7 @@ def image_size(image):
 
 
 def _upright_size(image):
-    is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return image.size if is_turned else image.size[::-1]
+    return image.size if orientation_of(image) >= 5 else image.size[::-1]
 
 
 def read_crop(image, box, size, channels):

@@ -253,7 +253,7 @@ def _contents(split, image, orientation):
     """(pixels or the contents of the file, orientation or None)."""
     import tensorflow as tf
 
-    from keras_resnet.data.orientations import exif_orientation
+    from keras_resnet.data.tensorflow_orientations import exif_orientation
 
     if isinstance(split, Stream):
         return image, exif_orientation(image) if image.dtype == tf.string else None

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from keras_resnet.data.datasets import (
     DEFAULT_VALIDATION_SPLIT,
+    SPLITS,
     UNLABELLED,
     Dataset,
     Fold,
@@ -19,7 +20,6 @@ from keras_resnet.data.datasets import (
     default_preprocessing,
 )
 from keras_resnet.data.image_files import find_images
-from keras_resnet.data.image_folders import TEST_FOLDER_NAMES
 from keras_resnet.data.labels import placeholder_names
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.source_kinds import SOURCES, LoadOptions, find_source
@@ -242,7 +242,7 @@ def _folder_source(folder):
     paths = find_images(folder)
     names = [path.relative_to(folder).as_posix() for path in paths]
     # A class folder is the first folder of a path that is not the name of a split
-    folders = ([part for part in name.split("/")[:-1] if part not in ("train", *TEST_FOLDER_NAMES)] for name in names)
+    folders = ([part for part in name.split("/")[:-1] if part not in SPLITS] for name in names)
     classes = [next(iter(parts), None) for parts in folders]
     class_names = tuple(sorted(set(classes) - {None}))
     labels = {None: UNLABELLED} | {name: label for label, name in enumerate(class_names)}

@@ -5,7 +5,7 @@
 
 import tensorflow as tf
 
-from keras_resnet.data.orientations import stored_box, turn_upright, upright_size
+from keras_resnet.data.tensorflow_orientations import stored_box, turn_upright, upright_size
 
 KERNELS = {
     # interpolation -> (kernel of ScaleAndTranslate, its radius in pixels, whether it widens when images shrink)

@@ -18,13 +18,13 @@ import numpy as np
 
 from keras_resnet.data.archives import (
     MAX_IMAGE_BYTES,
-    SPLITS,
     Archive,
     ArchivedSplit,
     check_contents,
     find_archives,
 )
-from keras_resnet.data.image_files import SUFFIXES, UnreadableImageError
+from keras_resnet.data.datasets import SPLITS
+from keras_resnet.data.image_files import SUFFIXES, UnreadableImageError, images_in_folder
 from keras_resnet.data.manifests import read_files
 from keras_resnet.errors import check_installed, value_error
 
@@ -39,10 +39,13 @@ MAX_LABEL_BYTES = 2**20
 def find_shards(name: str) -> list[str] | None:
     """Paths of the shards that a folder, a file or a pattern such as "train-{000..146}.tar" or "*.tar" names, or None.
 
+    A folder that has images as well is one of class folders, beside which the files that they were unpacked from lie.
+
     Raises FileNotFoundError for shards that do not exist.
     """
     if os.path.isdir(name):
-        return find_archives(name, ".tar") or None
+        shards = find_archives(name, ".tar")
+        return shards if shards and not images_in_folder(name) else None
     if not name.endswith(".tar"):
         return None
     check_installed("A data set of tar files", ["webdataset"], "keras-residual[webdataset]")
