@@ -5,7 +5,14 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from keras_resnet.architecture.metadata import input_size, model_info, model_spec, to_channels_last, to_data_format
+from keras_resnet.architecture.metadata import (
+    image_shape,
+    input_size,
+    model_info,
+    model_spec,
+    to_channels_last,
+    to_data_format,
+)
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.preprocessing import Preprocessing
 
@@ -76,10 +83,13 @@ def preprocessing_before(model: keras.Model, inputs: keras.KerasTensor, needed: 
         needed: the preprocessing of this network.
 
     Returns:
-        The preprocessing of `model`; None if its layers seem to be made for other values than pixels.
+        The preprocessing of `model`; None if its layers seem to be made for other values than pixels, or for
+        another number of channels.
     """
     if inputs is model.inputs[0]:
         return needed
+    if image_shape(model)[-1] != needed.channels:
+        return None
     size = input_size(model) or needed.resize or needed.size
     colours = np.random.default_rng(0).integers(0, 256, (16, needed.channels)).astype("float32")
     colours[0] = 0
