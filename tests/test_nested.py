@@ -249,6 +249,19 @@ def test_export_of_keras_ios_model_gives_its_outputs(tmp_path):
     np.testing.assert_allclose(found, outputs_of(model, images), rtol=1e-3, atol=1e-5)
 
 
+def test_export_of_a_model_with_a_preprocessing_layer_gives_its_outputs(tmp_path):
+    """The network is exported for images that the layer need not resize: LiteRT could not."""
+    base, prepare = network(), Preprocessing("torch", 32, 40)
+    base.info["preprocessing"] = prepare.to_config()
+    model = around(base, prepare.layer(), shape=(None, None, 3))
+    images = np.random.default_rng(0).integers(0, 256, (4, 40, 40, 3), "uint8")
+    report = keras_resnet.export(model, tmp_path / "model.tflite", images=images, measure_speed=False)
+    assert report["verified"]
+    found = keras_resnet.load_exported(tmp_path / "model.tflite")
+    assert found.preprocessing == Preprocessing("pixels", 40, 40)
+    np.testing.assert_allclose(found(images)["probabilities"], outputs_of(model, images), rtol=1e-3, atol=1e-5)
+
+
 def test_models_inside_that_are_no_graphs_are_refused():
     class Custom(keras.Model):
         def call(self, x):

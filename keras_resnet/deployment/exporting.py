@@ -10,8 +10,9 @@ from typing import Any
 
 import keras
 
-from keras_resnet.architecture.metadata import image_shape, model_info
+from keras_resnet.architecture.metadata import image_shape, input_size, model_info
 from keras_resnet.data.datasets import default_preprocessing
+from keras_resnet.data.preprocessing import PreprocessingLayer
 from keras_resnet.data.sources import image_source
 from keras_resnet.deployment.exported import ExportedModel
 from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, check_precision, find_format
@@ -105,7 +106,7 @@ def export(
         arguments |= {"calibration": calibration, "images": images, "calibration_size": calibration_size}
         arguments |= {"measure_speed": measure_speed, "overwrite": overwrite, "size": size}
         return call_with_tensorflow(export, model, path=target, **arguments)
-    model = with_input_size(as_functional(model), size)
+    model = _with_static_size(as_functional(model), size)
     if len(model.outputs) > 1 and not isinstance(model.output, dict):
         received = f"{model.name} with {len(model.outputs)}"
         raise ValueError(f"`model` should have one output, or a dict of them. Received: {received}")
@@ -125,6 +126,14 @@ def export(
     if not report["verified"]:
         raise VerificationError(published, report)
     return report
+
+
+def _with_static_size(model, size):
+    """The model for images of `size`; None: of any size, or those that its PreprocessingLayer need not resize."""
+    found = [layer.preprocessing for layer in model.layers if isinstance(layer, PreprocessingLayer)]
+    if size is None and input_size(model) is None and found:
+        size = found[0].resize or found[0].size  # only TensorFlow resizes with antialiasing
+    return with_input_size(model, size)
 
 
 def _check_arguments(format_name, target, precision, calibration, overwrite):
