@@ -1,5 +1,7 @@
 """Files of KerasHub, which tests/references/make_keras_hub.py wrote, and encoders for its detectors."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import keras
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from support import REFERENCES, assert_same_arrays, random_images, randomize_weights, read_arrays
 
-from keras_resnet import create, feature_extractor, get_spec, save_weights
+from keras_resnet import Preprocessing, create, feature_extractor, get_spec, preprocessing, save_weights
 from keras_resnet.weights.loading import build_from_file
 
 FOLDER = REFERENCES / "keras_hub"
@@ -36,6 +38,86 @@ def test_files_of_keras_hub_reproduce_its_logits(kind, tmp_path):
 
 def outputs_file():
     return np.load(FOLDER / "outputs.npz")
+
+
+def test_a_preset_has_the_logits_and_the_preprocessing_of_keras_hub():
+    model, expected = create(FOLDER / "preset", classifier_activation=None), np.load(FOLDER / "preset.npz")
+    assert preprocessing(model) == Preprocessing("torch", size=32, resize=32, interpolation="bicubic")
+    assert (
+        model.spec.to_config() | {"data_format": None}
+        == replace(get_spec("resnet18"), depths=(1, 1), widths=(64, 16)).to_config()
+    )
+    np.testing.assert_allclose(outputs(model, expected["prepared"]), expected["logits"], rtol=1e-5, atol=1e-5)
+    prepared = preprocessing(model)(expected["images"])  # KerasHub does not round pixels, and crops before resizing
+    np.testing.assert_allclose(prepared[:, 2:-2], expected["prepared"][:, 2:-2], atol=0.03)
+    features = create(FOLDER / "preset", include_top=False, pooling="avg")
+    assert features.count_params() == model.count_params() - 17 * 5
+
+
+def preset(folder, **files):
+    """A copy of the preset; {"task": None} is without task.json, {"config": {"block_type": ...}} has other values."""
+    shutil.copytree(FOLDER / "preset", folder)
+    for name, changes in files.items():
+        path = folder / f"{name}.json"
+        if changes is None:
+            path.unlink()
+            continue
+        values = json.loads(path.read_text())
+        values["config"] |= changes
+        path.write_text(json.dumps(values | changes))
+    return folder
+
+
+def test_a_preset_of_a_backbone_gets_a_new_classifier(tmp_path):
+    folder = preset(tmp_path / "backbone", task=None)
+    with pytest.warns(UserWarning, match="no classes"):
+        assert create(folder, classes=7).output_shape == (None, 7)
+    with pytest.raises(ValueError, match="include_top=False"):
+        create(folder)
+    assert create(folder, include_top=None).output_shape == (None, None, None, 16)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("config", {"registered_name": "keras_hub>DenseNetBackbone"}, "DenseNetBackbone"),
+        ("config", {"block_type": "basic_block", "use_pre_activation": True}, "resnet18"),
+        ("config", {"stackwise_num_strides": [1, 1]}, "strides"),
+        ("config", {"stackwise_num_blocks": [1, 10**9]}, "more blocks"),
+        ("config", {"stackwise_num_filters": [64, 32]}, "parameters"),
+        ("config", {"stackwise_num_filters": None}, "TypeError"),
+        ("task", {"pooling": "max"}, "average pooling"),
+        ("image_converter", {"registered_name": None}, "ResNetImageConverter"),
+    ],
+)
+def test_presets_of_other_networks_are_refused(file, changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        create(preset(tmp_path / "preset", **{file: changes}))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"crop_to_aspect_ratio": False, "scale": None, "offset": None}, (None, [0, 0, 0], [255, 255, 255])),
+        ({"scale": 1 / 127.5, "offset": -1}, (32, [-1, -1, -1], [1, 1, 1])),
+    ],
+)
+def test_the_image_converter_of_a_preset(values, expected, tmp_path):
+    found = preprocessing(create(preset(tmp_path / "preset", image_converter=values)))
+    resize, *extremes = expected
+    assert found.resize == resize
+    for value, normalized in zip((0, 255), extremes, strict=True):
+        np.testing.assert_allclose(found(np.full((32, 32, 3), value, "uint8"))[0, 0, 0], normalized, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "values", [{"pad_to_aspect_ratio": True}, {"image_size": None}, {"interpolation": "lanczos5"}, {"scale": [0, 0, 0]}]
+)
+def test_a_preprocessing_that_is_not_here_is_unknown(values, tmp_path):
+    with pytest.warns(UserWarning, match="image_converter.json"):
+        model = create(preset(tmp_path / "preset", image_converter=values))
+    with pytest.raises(ValueError, match="preprocessing"):
+        preprocessing(model)
 
 
 def test_the_keras_applications_network_gets_the_stride_of_keras_hub():

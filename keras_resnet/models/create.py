@@ -44,8 +44,9 @@ def create(
     ((None, 32, 32, 3), (None, 10))
 
     Args:
-        variant: name of a network, such as "resnet50d"; see `list_models()`. Or a folder that `save_pretrained` or timm
-            wrote, or "hf://user/name" on the Hugging Face Hub: the network with its weights and class names.
+        variant: name of a network, such as "resnet50d"; see `list_models()`. Or a folder that `save_pretrained`, timm
+            or KerasHub (`save_to_preset`) wrote, or "hf://user/name" on the Hugging Face Hub: the network with its
+            weights, its preprocessing and, except KerasHub's, its class names.
         include_top: whether average pooling and the classifier follow the last stage; None: if the weights have one.
         weights: None (random, He initialization), a tag of `list_weights(variant)`, "hf://user/name", or the path of a
             weights file.
@@ -57,7 +58,7 @@ def create(
             images and the crop share of the weights.
         pooling: without the top: None for feature maps, "avg" or "max" for one vector per image.
         classes: number of classes; None for that of the weights, else 1000 (10 for the CIFAR networks). For another
-            number than that of the weights, the classifier is newly initialized.
+            number than that of the weights, or weights without a classifier, it is newly initialized.
         classifier_activation: "softmax", or None for logits; without pretrained weights any Keras activation.
         name: name of the model; default the variant's.
         **changes: fields of ResNetSpec to change, such as `output_stride=8` or `drop_path=0.1`.
@@ -92,7 +93,7 @@ def create(
     if weights is None:
         return build(spec, classes=classes, **arguments)
     if repository:
-        path, preprocessing = repository.weights, repository.preprocessing
+        path, preprocessing, arguments["head"] = repository.weights, repository.preprocessing, repository.head
     else:
         source, (path, preprocessing) = weights, resolve_weights(weights, variant, include_top)
     model = build_from_file(spec, path, classes=classes, preprocessing=preprocessing, **arguments)

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -150,9 +150,14 @@ class NetworkWeights:
 
 
 @contextmanager
-def _open_network_weights(path, spec, layout="auto", source_preprocessing=None):
-    """Yield the NetworkWeights of a file for a network like `spec`; `layout`: a name in LAYOUTS, or "auto"."""
-    with open_weights(path) as file:
+def _open_network_weights(path, spec, layout="auto", source_preprocessing=None, head=None):
+    """Yield the NetworkWeights of a file for a network like `spec`; `layout`: a name in LAYOUTS, or "auto".
+
+    `head`: path of another file, whose arrays are added, or None.
+    """
+    with open_weights(path) as file, open_weights(head) if head else nullcontext() as head_file:
+        if head_file:
+            file = replace(file, arrays=file.arrays | head_file.arrays)
         row = detect_layout(file.arrays, path) if layout == "auto" else get_layout(layout, spec)
         spec = match_spec_to_weights(spec, row, file.arrays, file.metadata["spec"])
         yield NetworkWeights(file, row, spec, source_preprocessing)
@@ -197,6 +202,7 @@ def build_from_file(
     classes: int | None = None,
     input_shape: tuple[int | None, int | None, int | None] | None = None,
     preprocessing: Preprocessing | None = None,
+    head: str | os.PathLike | None = None,
     **arguments: Any,
 ) -> keras.Model:
     """Build the network of a weights file and load the weights.
@@ -208,15 +214,17 @@ def build_from_file(
         spec: requested network; stride placement, biases and epsilon are taken from the weights.
         path: weights file.
         include_top: whether to build the classifier; None: if the file has one.
-        classes: number of classes; None for the file's. For another number the classifier is newly initialized.
+        classes: number of classes; None for the file's. For another number, or if the file has no classifier, it is
+            newly initialized.
         input_shape: None for the file's number of channels and, with the classifier, the size of its preprocessing.
         preprocessing: Preprocessing that was published with the file; None to take it from the file.
+        head: file with the weights of the classifier, if they are not in `path`.
         **arguments: further arguments of `build`.
 
     Raises:
         ValueError: if the file is damaged or belongs to another network; the message lists the differences.
     """
-    with _open_network_weights(path, spec, source_preprocessing=preprocessing) as weights:
+    with _open_network_weights(path, spec, source_preprocessing=preprocessing, head=head) as weights:
         has_head = weights.num_classes is not None
         include_top = has_head if include_top is None else include_top
         classes = weights.num_classes if classes is None else classes
@@ -224,7 +232,7 @@ def build_from_file(
             input_shape = weights.input_shape(include_top)
         model = build(weights.spec, include_top, classes, input_shape, initialize=False, **arguments)
         arrays = weights.keras_arrays(model)
-        new_head = include_top and has_head and weights.num_classes != classes
+        new_head = include_top and weights.num_classes != classes
         if new_head or not include_top:
             arrays = {name: array for name, array in arrays.items() if name not in HEAD_WEIGHTS}
         _adapt_channels(arrays, model, path)
@@ -234,7 +242,7 @@ def build_from_file(
             head = model.get_layer("predictions")
             head.kernel.assign(head.kernel_initializer(head.kernel.shape, dtype=head.kernel.dtype))  # the bias is zero
             warnings.warn(
-                f"`{path}` has {weights.num_classes} classes: the classifier for {classes} classes is newly "
+                f"`{path}` has {weights.num_classes or 'no'} classes: the classifier for {classes} classes is newly "
                 "initialized and untrained.",
                 stacklevel=3,
             )

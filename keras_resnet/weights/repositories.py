@@ -1,4 +1,4 @@
-"""Repositories: folders, or repositories on the Hugging Face Hub, with config.json and model.safetensors."""
+"""Repositories: folders, or repositories on the Hugging Face Hub, with config.json and weights."""
 
 import math
 import os
@@ -13,10 +13,17 @@ from keras_resnet.errors import is_integer, value_error
 from keras_resnet.variants import VARIANTS
 from keras_resnet.weights.download import HUB, download_repository
 from keras_resnet.weights.file_formats import open_weights
+from keras_resnet.weights.keras_hub_preset import (
+    PRESET_WEIGHTS_NAME,
+    is_preset,
+    preset_head,
+    preset_preprocessing,
+    preset_spec,
+)
 from keras_resnet.weights.timm_config import (
     CONFIG_NAME,
     WEIGHTS_NAME,
-    read_timm_config,
+    read_config,
     timm_class_names,
     timm_preprocessing,
     timm_spec,
@@ -25,16 +32,18 @@ from keras_resnet.weights.timm_config import (
 
 @dataclass(frozen=True)
 class Repository:
-    """A network in a folder, as timm and `save_pretrained` write it."""
+    """A network in a folder, as timm, KerasHub and `save_pretrained` write it."""
 
     weights: Path
-    """Path of model.safetensors."""
+    """Path of model.safetensors or, of a preset of KerasHub, model.weights.h5."""
     spec: ResNetSpec
-    """From the metadata of the weights, else of the architecture that config.json names."""
+    """From the metadata of the weights, else of the network in config.json."""
     name: str
     """Name of its architecture, as a name of a model."""
     preprocessing: Preprocessing | None
-    """From config.json; None if the metadata of the weights have it."""
+    """From config.json or image_converter.json; None if the metadata of the weights have it, or it is unknown."""
+    head: Path | None = None
+    """Path of the classifier's weights, if they are in a file of their own."""
 
 
 def is_repository(name: object) -> bool:
@@ -49,38 +58,57 @@ def open_repository(source: str | os.PathLike) -> Repository:
     """The network in a folder or in the repository "hf://user/name", which is downloaded.
 
     Raises:
-        ValueError: for a config.json that is damaged or names a network that is not in VARIANTS, and for weights whose
-            stored spec is not theirs.
+        ValueError: for a config.json that is damaged or names a network that is not in VARIANTS or another class of
+            KerasHub, and for weights whose stored spec is not theirs.
         FileNotFoundError: if one of the files is missing.
         ConnectionError: if a file cannot be downloaded.
     """
     folder = download_repository(str(source)) if str(source).startswith(HUB) else Path(source)
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        if not (folder / name).is_file():
-            expected = f"a folder with {CONFIG_NAME} and {WEIGHTS_NAME}"
-            raise FileNotFoundError(f"`variant` should be {expected}, but has no {name}. Received: {str(source)!r}")
+    _check_exists(folder / CONFIG_NAME)
+    config = read_config(folder / CONFIG_NAME)
+    return _open_preset(folder, config) if is_preset(config) else _open_timm(folder, config)
+
+
+def _check_exists(path):
+    if not path.is_file():
+        expected = f"a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, or with a preset of KerasHub"
+        raise FileNotFoundError(
+            f"`variant` should be {expected}, but has no {path.name}. Received: {str(path.parent)!r}"
+        )
+
+
+def _open_timm(folder, values):
     path, config = folder / WEIGHTS_NAME, folder / CONFIG_NAME
-    architecture = str(read_timm_config(config).get("architecture", "resnet"))
+    _check_exists(path)
+    architecture = str(values.get("architecture", "resnet"))
     timm_class_names(config)  # raises if they are not names
     with open_weights(path) as file:
-        spec = _stored_spec(file) or timm_spec(config)
+        stored = file.metadata["spec"]
+        spec = _checked_spec(stored, file) if stored else timm_spec(config)
         preprocessing = None if file.metadata["info"].get("preprocessing") else timm_preprocessing(config)
     return Repository(path, spec, re.sub(r"[^\w.-]", "_", architecture.rpartition("/")[2]), preprocessing)
 
 
-def _stored_spec(file):
-    """The ResNetSpec in the metadata of a weights file, or None; its size is checked before anything is built."""
-    stored = file.metadata["spec"]
-    if not stored:
-        return None
+def _open_preset(folder, values):
+    path, head = folder / PRESET_WEIGHTS_NAME, preset_head(folder)
+    for existing in (path, head or path):
+        _check_exists(existing)
+    with open_weights(path) as file:
+        spec = _checked_spec(preset_spec(values, folder / CONFIG_NAME), file)
+    name = next((name for name, row in VARIANTS.items() if row == spec), "resnet")
+    return Repository(path, spec, name, preset_preprocessing(folder, values), head)
+
+
+def _checked_spec(fields, file):
+    """The ResNetSpec with the fields that a file says; its size is checked before anything is built."""
     total = sum(math.prod(array.shape) for array in file.arrays.values())
     try:
-        depths = stored["depths"]
+        depths = fields["depths"]
         if not all(is_integer(depth, 1) for depth in depths) or sum(depths) > len(file.arrays):
             raise ValueError("more blocks than arrays")
-        spec = ResNetSpec(**stored)
+        spec = ResNetSpec(**fields)
         if complexity(spec, include_top=False, input_shape=(32, 32, 1)).parameters > total:
             raise ValueError(f"more parameters than the {total} numbers of the file")
     except (TypeError, KeyError, ValueError) as error:
-        raise value_error("spec", stored, f"the ResNetSpec of the arrays in {file.path} ({error})") from error
+        raise value_error("spec", fields, f"the ResNetSpec of the arrays in {file.path} ({error})") from error
     return spec

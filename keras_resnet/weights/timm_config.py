@@ -34,12 +34,20 @@ _NOT_IN_OUTPUTS = (
 """Fields of ResNetSpec that matter to training only, or that timm has as an argument (`output_stride`)."""
 
 
-def read_timm_config(path: str | os.PathLike) -> dict[str, Any]:
-    """The values of timm's config.json; ValueError for a file that is none."""
+def read_config(path: str | os.PathLike) -> dict[str, Any]:
+    """The values of a JSON file beside weights; raises ValueError unless it is an object of at most _MAX_BYTES."""
     path = Path(path)
     config = read_json(path) if path.stat().st_size <= _MAX_BYTES else None
-    if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg", {}), dict):
-        raise ValueError(f"Expected timm's config.json, a JSON object of at most {_MAX_BYTES} bytes. Received: {path}")
+    if not isinstance(config, dict):
+        raise ValueError(f"Expected a JSON object of at most {_MAX_BYTES} bytes. Received: {path}")
+    return config
+
+
+def read_timm_config(path: str | os.PathLike) -> dict[str, Any]:
+    """The values of timm's config.json; ValueError for a file that is none."""
+    config = read_config(path)
+    if not isinstance(config.get("pretrained_cfg", {}), dict):
+        raise ValueError(f"Expected timm's config.json, whose `pretrained_cfg` is an object. Received: {path}")
     return config
 
 

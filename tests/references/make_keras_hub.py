@@ -2,7 +2,8 @@
 
 Run with keras-hub and a backend installed. `<kind>.weights.h5` is what `ResNetImageClassifier.save_weights` writes,
 with compressed arrays; weights are multiples of a power of two, which compress well. `outputs.npz` has images `x`
-(2, 33, 32, 3) and `<kind>`, the logits (2, 5).
+(2, 33, 32, 3) and `<kind>`, the logits (2, 5). `preset/` is what `save_to_preset` writes; `preset.npz` has pixels
+`images` (2, 96, 64, 3) uint8, `prepared` (2, 32, 32, 3), what its preprocessor makes of them, and `logits` (2, 5).
 """
 
 from pathlib import Path
@@ -23,18 +24,18 @@ KINDS = {  # block_type, use_pre_activation, stem
 }
 
 
-def classifier(block_type, use_pre_activation, stem):
-    """A network of two stages of 64 and 128 channels, with random weights."""
+def classifier(block_type, use_pre_activation, stem, second=128, preprocessor=None):
+    """A network of two stages of 64 and `second` channels, with random weights."""
     backbone = keras_hub.models.ResNetBackbone(
         input_conv_filters=stem[0],
         input_conv_kernel_sizes=stem[1],
-        stackwise_num_filters=[64, 128],
+        stackwise_num_filters=[64, second],
         stackwise_num_blocks=[1, 1],
         stackwise_num_strides=[1, 2],
         block_type=block_type,
         use_pre_activation=use_pre_activation,
     )
-    model = keras_hub.models.ResNetImageClassifier(backbone=backbone, num_classes=5)
+    model = keras_hub.models.ResNetImageClassifier(backbone=backbone, num_classes=5, preprocessor=preprocessor)
     generator = np.random.default_rng(0)
     for weight in model.weights:
         positive = weight.path.endswith(("gamma", "moving_variance"))
@@ -61,8 +62,31 @@ def compress(path):
             item.attrs.update(attributes)
 
 
+def write_preset():
+    """A preset of a classifier with ImageNet's mean and standard deviation, and its outputs."""
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    converter = keras_hub.layers.ResNetImageConverter(
+        image_size=(32, 32),
+        scale=(1 / 255 / std).tolist(),
+        offset=(-mean / std).tolist(),
+        interpolation="bicubic",
+        antialias=True,
+    )
+    preprocessor = keras_hub.models.ResNetImageClassifierPreprocessor(image_converter=converter)
+    model = classifier(*KINDS["basic"], second=16, preprocessor=preprocessor)
+    model.save_to_preset(FOLDER / "preset")
+    for name in ("model", "task"):
+        compress(FOLDER / "preset" / f"{name}.weights.h5")
+    smooth = np.random.default_rng(2).integers(0, 256, (2, 6, 5, 3)).astype("float32")
+    images = keras.ops.convert_to_numpy(keras.ops.image.resize(smooth, (96, 64))).round().astype("uint8")
+    prepared = keras.ops.convert_to_numpy(converter(images))
+    logits = keras.ops.convert_to_numpy(model(prepared, training=False))
+    np.savez_compressed(FOLDER / "preset.npz", images=images, prepared=prepared, logits=logits)
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
+    write_preset()
     outputs = {"x": np.random.default_rng(1).integers(-4, 5, (2, 33, 32, 3)).astype("float32") / 2}
     for kind, arguments in KINDS.items():
         model = classifier(*arguments)

@@ -1,0 +1,123 @@
+"""KerasHub's presets, folders that `save_to_preset` writes: the network, its classifier and its preprocessing."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_resnet.data.preprocessing import INTERPOLATIONS, Preprocessing
+from keras_resnet.errors import value_error
+from keras_resnet.normalization import MODES, Normalization
+from keras_resnet.variants import get_spec
+from keras_resnet.weights.timm_config import read_config
+
+PRESET_WEIGHTS_NAME = "model.weights.h5"
+"""Name of the backbone's weights."""
+_NETWORKS = {
+    ("basic_block", False): "resnet18",
+    ("bottleneck_block", False): "resnet50_v1_5",
+    ("bottleneck_block", True): "resnetv2_50",
+    ("basic_block_vd", False): "resnet18_vd",
+    ("bottleneck_block_vd", False): "resnet50d",
+}
+"""(block_type, use_pre_activation) of a ResNetBackbone -> a network of this kind."""
+_STEMS = {(7,): {}, (3, 3, 3): {"stem": "deep"}}
+"""input_conv_kernel_sizes -> fields of ResNetSpec."""
+
+
+def is_preset(config: Mapping[str, Any]) -> bool:
+    """Whether the values of a config.json are those of a Keras object, and not timm's."""
+    return "registered_name" in config
+
+
+def preset_spec(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Fields of the ResNetSpec of a backbone, unchecked, from the values of its config.json at `path`.
+
+    Raises:
+        ValueError: for another class than ResNetBackbone, and for networks that are not of this family.
+    """
+    values = _values(config, "ResNetBackbone", path)
+    try:
+        row = get_spec(_NETWORKS[values["block_type"], values["use_pre_activation"]]).to_config()
+        widths, strides = values["stackwise_num_filters"], values["stackwise_num_strides"]
+        if strides != [1, *[2] * (len(widths) - 1)]:
+            raise ValueError("the strides of the stages should be 1, 2, 2, ...")
+        stem = {"stem_width": values["input_conv_filters"][-1], **_STEMS[tuple(values["input_conv_kernel_sizes"])]}
+        return row | {"depths": values["stackwise_num_blocks"], "widths": widths, **stem}
+    except (TypeError, KeyError, IndexError, ValueError) as error:
+        expected = f"a ResNetBackbone like those of {sorted(_NETWORKS.values())} ({type(error).__name__}: {error})"
+        raise value_error("variant", str(path), expected) from error
+
+
+def preset_head(folder: Path) -> Path | None:
+    """Path of the weights of the classifier; None for a preset of a backbone or of another task.
+
+    Raises:
+        ValueError: for a classifier with another pooling than the average, or another activation than softmax.
+    """
+    path = folder / "task.json"
+    if not path.exists():
+        return None
+    config = read_config(path)
+    if config.get("registered_name") != "keras_hub>ResNetImageClassifier":
+        return None
+    values = _values(config, "ResNetImageClassifier", path)
+    head = {name: values.get(name) for name in ("pooling", "activation")}
+    if head["pooling"] != "avg" or head["activation"] not in (None, "linear", "softmax"):
+        raise value_error("variant", str(path), f"a classifier with average pooling and softmax or logits, not {head}")
+    return folder / "task.weights.h5"
+
+
+def preset_preprocessing(folder: Path, config: Mapping[str, Any]) -> Preprocessing | None:
+    """The Preprocessing in image_converter.json; None without the file and, with a warning, for one that cannot be it.
+
+    Args:
+        folder: the preset.
+        config: values of its config.json, which have the number of channels.
+    """
+    path = folder / "image_converter.json"
+    if not path.exists():
+        return None
+    values = _values(read_config(path), "ResNetImageConverter", path)
+    try:
+        return _preprocessing(values, config["config"]["image_shape"][-1])
+    except (TypeError, KeyError, IndexError, ValueError) as error:
+        warnings.warn(
+            f"The preprocessing of the model is unknown: `{path}` should have a square `image_size`, no padding, and "
+            f"one of the interpolations {list(INTERPOLATIONS.values())} ({type(error).__name__}: {error}).",
+            stacklevel=4,
+        )
+        return None
+
+
+def _preprocessing(values, channels):
+    """pixels * scale + offset -> (pixels / 255 - mean) / std."""
+    height, width = values["image_size"]
+    if height != width or values.get("pad_to_aspect_ratio"):
+        raise ValueError("images are padded, or not square")
+    scale, offset = (
+        np.broadcast_to(np.asarray(default if values[name] is None else values[name], "float64"), channels)
+        for name, default in (("scale", 1), ("offset", 0))
+    )
+    if not scale.all():
+        raise ValueError("a `scale` is 0")
+    std = 1 / (255 * scale)
+    mean = -offset * std
+    normalization = Normalization(mean=tuple(mean.round(12).tolist()), std=tuple(std.round(12).tolist()))
+    return Preprocessing(
+        next((name for name, row in MODES.items() if row == normalization), normalization),
+        size=height,
+        resize=height if values["crop_to_aspect_ratio"] else None,
+        interpolation={theirs: ours for ours, theirs in INTERPOLATIONS.items()}[values["interpolation"]],
+        channels=channels,
+    )
+
+
+def _values(config, class_name, path):
+    """The arguments of a serialized object; raises ValueError if it is of another class."""
+    name, values = config.get("registered_name"), config.get("config")
+    if name != f"keras_hub>{class_name}" or not isinstance(values, dict):
+        raise value_error("variant", str(path), f"a preset of KerasHub's {class_name}, not of {name}")
+    return values
