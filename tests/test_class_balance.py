@@ -10,11 +10,12 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
 from keras_resnet import Recipe, from_arrays, train
-from keras_resnet.data.class_balance import class_table, class_weights, images_per_epoch, warn_if_unbalanced
+from keras_resnet.data.class_balance import class_weights, images_per_epoch, warn_if_unbalanced
 from keras_resnet.data.datasets import Dataset, Stream
 from keras_resnet.data.pipelines import training_batches
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.normalization import Normalization
+from keras_resnet.training.run_summary import class_table
 
 COUNTS = (40, 9, 3)
 LABELS = np.repeat(np.arange(3), COUNTS)

@@ -229,14 +229,15 @@ def degradation(
     study,
     data={load_dataset: "data_dir download"},
     options={
-        keras_resnet.learning_rate_test: "weights lowest highest steps",
+        keras_resnet.train: "weights size",
+        keras_resnet.learning_rate_test: "lowest highest steps",
         RunOptions: "devices precision xla seed deterministic",
     },
 )
 def learning_rate(
     data,
     options,
-    model: Annotated[str, Option(help="A network of `keras-resnet models`.")] = "resnet20",
+    model: Model = "resnet20",
     dataset: TrainingSet = "digits",
     recipe: RecipeName = "quickstart",
     workdir: Annotated[str, Option(help=WORKDIR)] = "runs/learning_rate",

@@ -11,8 +11,6 @@ from keras_resnet.errors import unknown_name_error, value_error
 BALANCED = "balanced"
 UNBALANCED_RATIO = 5
 """Ratio of the largest to the smallest class above which a warning is given."""
-LISTED_CLASSES = 10
-"""Classes in a table; of more, the largest and the smallest."""
 
 
 def class_weights(dataset, class_weight):
@@ -39,19 +37,6 @@ def class_weights(dataset, class_weight):
         for key, weight in class_weight.items():
             weights[_class_index(key, dataset.class_names)] = weight
     return weights
-
-
-def class_table(class_names, counts):
-    """Rows of a table of classes and their numbers of images: {"class": name, "images": number}.
-
-    All classes in their order; of more than LISTED_CLASSES, the largest and the smallest, with a row between them.
-    """
-    rows = [{"class": name, "images": f"{count:,}"} for name, count in zip(class_names, counts, strict=True)]
-    if len(rows) <= LISTED_CLASSES:
-        return rows
-    rows = [rows[index] for index in np.argsort(-np.asarray(counts), kind="stable")]
-    half = LISTED_CLASSES // 2
-    return [*rows[:half], {"class": f"({len(rows) - 2 * half:,} more)", "images": ""}, *rows[-half:]]
 
 
 def warn_if_unbalanced(dataset, recipe):

@@ -18,6 +18,7 @@ from keras_resnet.training.objectives import objective_of
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.recipes import get_recipe
+from keras_resnet.training.run_summary import print_summary
 from keras_resnet.training.train import RunData, prepare_run
 from keras_resnet.training.workdir import write_history
 
@@ -78,12 +79,13 @@ class _LossCallback(keras.callbacks.Callback):
 
 
 def learning_rate_test(
-    model: str | ResNetSpec | Callable[[], keras.Model] = "resnet20",
+    model: str | os.PathLike | ResNetSpec | Callable[[], keras.Model] = "resnet20",
     dataset: str | Dataset | Callable[[], Dataset] = "digits",
     recipe: str | Recipe = "quickstart",
     workdir: str | os.PathLike | None = None,
     *,
     weights: str | os.PathLike | None = None,
+    size: int | None = None,
     lowest: float = 1e-5,
     highest: float = 10.0,
     steps: int = 100,
@@ -101,11 +103,12 @@ def learning_rate_test(
     [1e-05, 0.0001, 0.001, 0.01, 0.1]
 
     Args:
-        model: as for `train`.
+        model: as for `train`; a Keras model by a function that returns one, since its weights change.
         dataset: as for `train`.
         recipe: as for `train`; its schedule, learning rate, length and averaged weights are not used.
         workdir: folder for learning_rate.png and learning_rate.csv; None writes nothing.
         weights: as for `train`.
+        size: as for `train`.
         lowest: learning rate of the first step.
         highest: learning rate of the last step.
         steps: number of steps; fewer are taken if the loss diverges.
@@ -122,7 +125,7 @@ def learning_rate_test(
     if not (is_number(lowest) and is_number(highest) and 0 < lowest < highest):
         raise value_error("lowest", lowest, f"a number above 0 and below `highest` ({highest})")
     options, changes = split_options(options, changes)
-    recipe = get_recipe(recipe, **{**changes, "iterations": steps, "epochs": None, "ema_decay": 0.0})
+    recipe = get_recipe(recipe, size=size, **{**changes, "iterations": steps, "epochs": None, "ema_decay": 0.0})
     folder = workdir and as_path(workdir, "workdir")
     if folder:
         make_folder(folder)
@@ -133,6 +136,7 @@ def learning_rate_test(
         model.optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
             float(lowest), steps - 1, highest / lowest
         )
+    print_summary(model, dataset, recipe)
     recorded = _LossCallback()
     with devices.running():
         batches = RunData(dataset, recipe, options.seed, devices).training_batches(0, steps)

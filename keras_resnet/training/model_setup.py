@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import keras
 
-from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.metadata import image_shape, input_size, model_info, model_spec
 from keras_resnet.architecture.network import build, num_stages, stage_index
 from keras_resnet.architecture.spec import ResNetSpec
@@ -146,21 +145,6 @@ def _input_side(dataset, recipe):
     """Side of a model's input images; None if training and test images differ in size."""
     size = dataset.preprocessing.size
     return size if recipe.train_size in (None, size) else None
-
-
-def describe_run(model, dataset, recipe):
-    """A line about what is going to be trained: the network, the images and their size, the multiply-adds of a step."""
-    spec, test_size = model_spec(model), dataset.preprocessing.size
-    size = recipe.train_size or test_size
-    sides = f"{size}x{size} pixels" + (f" in training, {test_size}x{test_size} in testing" if size != test_size else "")
-    images = f"{len(dataset.train):,} training and {len(dataset.test):,} test images, {sides}"
-    if spec is None:
-        return f"{model.name}: {images}"
-    bottleneck = f" (stride on the {spec.stride_on}, with{'' if spec.conv_bias else 'out'} biases)"
-    shape = (size, size, dataset.preprocessing.channels)
-    cost = recipe.batch_size * complexity(spec, classes=len(dataset.class_names), input_shape=shape).multiply_adds
-    step = f"{recipe.batch_size:,} images a step, {cost / 1e9:,.4g} G multiply-adds forward"
-    return f"{model.name}{bottleneck if spec.block == 'bottleneck' else ''}: {images}; {step}"
 
 
 def _check_model(model, dataset, recipe, precision):

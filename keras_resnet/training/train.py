@@ -4,18 +4,14 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from statistics import mean
 from typing import Any
 
 import keras
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
 
 from keras_resnet.architecture.metadata import model_info
 from keras_resnet.architecture.spec import ResNetSpec
-from keras_resnet.data.class_balance import class_table, class_weights, images_per_epoch, warn_if_unbalanced
+from keras_resnet.data.class_balance import class_weights, images_per_epoch
 from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
@@ -29,7 +25,6 @@ from keras_resnet.training.distribution import Devices, jit_compile
 from keras_resnet.training.ema import STATISTICS_BATCHES, EMACallback, assign_averages
 from keras_resnet.training.model_setup import (
     compile_model,
-    describe_run,
     is_pretrained,
     model_for_images,
     run_settings,
@@ -38,6 +33,7 @@ from keras_resnet.training.objectives import objective_of
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.recipes import get_recipe
+from keras_resnet.training.run_summary import print_summary
 from keras_resnet.training.trackers import LoggedRun, check_trackers, open_trackers
 from keras_resnet.training.workdir import columns, prepare_workdir, write_run
 
@@ -220,11 +216,7 @@ def _fit(model, data, checkpoints, callbacks, validation_freq):
     averages = [EMACallback(data.statistics_batches)] if data.recipe.ema_decay else []
     callbacks = [*data.devices.callbacks, *averages, *callbacks, progress]
     test_batches, first_step = data.test_batches(), checkpoints.state.step
-    progress.console.print(describe_run(model, data.dataset, data.recipe), markup=False, soft_wrap=True)
-    counts = data.dataset.class_counts()
-    if counts is not None:
-        _print_classes(tuple(data.dataset.class_names), tuple(counts.tolist()))
-    warn_if_unbalanced(data.dataset, data.recipe)
+    print_summary(model, data.dataset, data.recipe)
     with stop_on_signal(checkpoints), progress.bar:
         for first_epoch, end_epoch, length in _equal_epochs(first_step, data.steps_per_epoch, data.num_steps):
             if checkpoints.state.stopped:
@@ -240,15 +232,6 @@ def _fit(model, data, checkpoints, callbacks, validation_freq):
                 shuffle=False,  # the batches are shuffled already
                 verbose=0,
             )
-
-
-@cache  # once for a series of runs on the same images
-def _print_classes(class_names, counts):
-    """Prints the classes and their numbers of training images."""
-    table = Table("class", Column("images", justify="right"), box=None)
-    for row in class_table(class_names, counts):
-        table.add_row(Text(row["class"]), row["images"])
-    Console(stderr=True).print(table)
 
 
 def _equal_epochs(step, steps_per_epoch, steps):
