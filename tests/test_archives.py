@@ -19,6 +19,8 @@ hugging_face = pytest.importorskip("datasets")
 SPLITS = {"train": (4, 12), "val": (4, 5)}
 """Split -> (classes, images of each)."""
 KINDS = ("folder", "tar", "parquet", "saved")
+NAMES = {"tar": "val-0000.tar/00003", "parquet": "validation/3", "saved": "val/3"}
+"""Names of the fourth test image."""
 RECIPE = Recipe(epochs=1, batch_size=8, crop="random_resized", flip=True)
 PREPROCESSING = Preprocessing("torch", size=32, resize=36)
 
@@ -144,7 +146,9 @@ def test_evaluate_and_extract_take_them(kind, sources, tmp_path):
         extract(model, sources[kind]).vectors, extract(model, load_test(sources["folder"])).vectors
     )
     assert write_features(model, sources[kind], tmp_path / "features.npz")["shape"] == [20, 16]
-    assert image_source(sources[kind]).class_names == load_test(sources["folder"]).class_names
+    images = image_source(sources[kind])
+    assert images.class_names == load_test(sources["folder"]).class_names
+    assert (len(set(images.names)), images.names[3]) == (20, NAMES[kind])
     assert len(load_test(sources[kind], split="train").test) == 48
     with pytest.raises(ValueError, match="`split` should be one of"):
         load_test(sources[kind], split="tests")

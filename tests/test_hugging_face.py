@@ -60,9 +60,9 @@ def test_unreadable_rows_raise_or_are_skipped(tmp_path):
     (tmp_path / "secret.png").write_bytes(IMAGES[0])
     bad = [None, {"bytes": None, "path": str(tmp_path / "secret.png")}, {"bytes": b"no image", "path": "a.png"}]
     write(tmp_path / "a/train.parquet", image=[*bad, *as_struct(IMAGES)], label=[0, 0, 0, *LABELS[:-1], None])
-    with pytest.raises(ValueError, match=r"4 unreadable in (?s:.*)image 1 \(no contents, only a path\)"):
+    with pytest.raises(ValueError, match=r"4 unreadable in (?s:.*)train/1 \(no contents, only a path\)"):
         load_dataset(tmp_path / "a")
-    with pytest.warns(UserWarning, match=r"Skipped 4 unreadable(?s:.*)image 12 \(no class\)"):
+    with pytest.warns(UserWarning, match=r"Skipped 4 unreadable(?s:.*)train/12 \(no class\)"):
         data = load_dataset(tmp_path / "a", skip_bad=True)
     assert sorted(data.train.images.tolist() + data.test.images.tolist()) == sorted(IMAGES[:9])
 

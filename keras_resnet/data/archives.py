@@ -22,7 +22,7 @@ MAX_IMAGE_BYTES = 2**28
 
 @dataclass(frozen=True)
 class ArchivedSplit:
-    """The images of a split, and what is known of them."""
+    """The images of a split, with their classes and the results of their checks."""
 
     read: Callable[[int], bytes]
     """Index -> contents of the file."""
@@ -30,8 +30,8 @@ class ArchivedSplit:
     """Class of each image: an index or a name."""
     checks: Sequence
     """[EXIF orientation, None] or [None, why it cannot be read] of each image."""
-    names: Callable[[int], str]
-    """Index -> name of the image, for messages."""
+    name: Callable[[int], str]
+    """Index -> name of the image."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Archive:
     splits: Sequence[str]
     """Names of the splits."""
     class_names: tuple[str, ...] | None
-    """None if only the labels tell them."""
+    """None if only the labels define them."""
     open_split: Callable[[str, ImageCheck], ArchivedSplit]
 
 
@@ -109,7 +109,7 @@ def _open_splits(archive, names, check, skip_bad):
     """(_ReadableImages of each split, messages about the unreadable images)."""
     opened = [archive.open_split(name, check) for name in names]
     errors = tuple(
-        f"{split.names(index)} ({error})"
+        f"{split.name(index)} ({error})"
         for split in opened
         for index, (_, error) in enumerate(split.checks)
         if error is not None
@@ -124,7 +124,9 @@ def _open_splits(archive, names, check, skip_bad):
 def _readable_images(split):
     indices = np.array([index for index, (_, error) in enumerate(split.checks) if error is None], int)
     orientations = orientations_of(split.checks[index][0] for index in indices)
-    return _ReadableImages(StoredFiles(split.read, indices), [split.labels[index] for index in indices], orientations)
+    return _ReadableImages(
+        StoredFiles(split.read, split.name, indices), [split.labels[index] for index in indices], orientations
+    )
 
 
 def _class_names(labels: Iterable) -> tuple[str, ...]:

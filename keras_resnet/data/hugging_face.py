@@ -48,7 +48,7 @@ def open_hugging_face(name: str, data_dir=None, download=True) -> Archive:
         name.rstrip("/"),
         tuple(tables),
         tuple(class_names) if class_names else None,
-        lambda split, check: _open_split(f"{name} {split}", tables[split], image, label, check),
+        lambda split, check: _open_split(split, tables[split], image, label, check),
     )
 
 
@@ -113,7 +113,7 @@ def _columns(name, table):
     return images[0], labels[0]
 
 
-def _open_split(name, table, image, label, check):
+def _open_split(split, table, image, label, check):
     """The ArchivedSplit of a datasets.Dataset."""
     images, labels = (table.data.column(column) for column in (image, label))
     paths = [file["filename"] for file in table.cache_files]
@@ -128,7 +128,7 @@ def _open_split(name, table, image, label, check):
         lambda index: _contents(images[index]),
         [-1 if value is None else value for value in values],
         checks,
-        lambda index: f"{name}, image {index}",
+        lambda index: f"{split}/{index}",
     )
 
 

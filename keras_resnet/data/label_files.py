@@ -11,7 +11,7 @@ from keras_resnet.data.image_files import SUFFIXES
 
 MAX_BYTES = 2**26
 """Largest size of a label file; those of ImageNet's 50,000 validation images have 2 MB."""
-FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_id", "imageid", "image_name", "path", "id")
+FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_id", "imageid", "image_name", "name", "path", "id")
 """Names of the column with the file names, in any case. A first line with one of them is a header."""
 LABEL_COLUMNS = ("label", "labels", "class", "classes")
 SPLIT_COLUMN = "split"

@@ -44,7 +44,7 @@ class LabelledImages:
 def load_labelled_folder(folder, labels, held_out=None, skip_bad=False):
     """Loads images for training from a folder with its subfolders, and their classes from a file.
 
-    The file has one of the forms of `read_label_file`. Its column "split" tells the images for testing; without it, or
+    The file has one of the forms of `read_label_file`. Its column "split" names the test images; without it, or
     with `held_out`, part of the training images is held out. If an image has several classes, or none, the Dataset is
     multi-label. Classes are in the order of their columns, else sorted, numbers by their values.
 

@@ -1,4 +1,4 @@
-"""What is known about each file of a folder, kept in a cache: only new and changed files are read again.
+"""Results of reading each file of a folder, kept in a cache: only new and changed files are read again.
 
 The cache has a manifest for each folder: path, size, modification time and result of every file. `KERAS_RESNET_CACHE`
 names another folder than `~/.keras/keras_resnet`; it may be deleted at any time.
@@ -27,7 +27,7 @@ PROGRESS_SECONDS = 10
 
 
 class FileRecord(NamedTuple):
-    """What is known about a file."""
+    """The state of a file, and the result of reading it."""
 
     size: int | None
     """In bytes; None if the system could not read the file, so that the next start tries again."""

@@ -23,6 +23,7 @@ from keras_resnet.data.image_files import find_images
 from keras_resnet.data.labels import placeholder_names
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.source_kinds import SOURCES, LoadOptions, find_source
+from keras_resnet.data.stored_files import StoredFiles
 from keras_resnet.errors import value_error
 
 
@@ -194,7 +195,7 @@ class ImageSource:
     split: Split | Stream
     """Images; labels are UNLABELLED where no class is known."""
     names: Sequence[str]
-    """Paths of the images, or their indices if they do not come from files."""
+    """Paths of the images, their names in tar or Parquet files, or their indices if they come from no files."""
     class_names: tuple[str, ...] = ()
     """Names of the labels; empty if there are none."""
     skipped: tuple[str, ...] = ()
@@ -224,8 +225,7 @@ def image_source(images):
         class_names = tuple(images.class_names or ())
         return replace(image_source(images.test), class_names=class_names, skipped=tuple(images.skipped))
     if isinstance(images, (Split, Stream)):
-        paths = len(images) and images.has_paths
-        return ImageSource(images, images.images.tolist() if paths else [str(i) for i in range(len(images))])
+        return ImageSource(images, _names(images))
     if isinstance(images, np.ndarray):
         return image_source(Split(images, np.full(len(images), UNLABELLED)))
     paths = list(images) if isinstance(images, Iterable) else [images]
@@ -235,6 +235,14 @@ def image_source(images):
             f"(N, H, W, C). Received: images={reprlib.repr(images)}"
         )
     return image_source(np.array([str(path) for path in find_images(paths)], str))
+
+
+def _names(images):
+    """`ImageSource.names` of a Split or Stream."""
+    if len(images) and images.has_paths:
+        return images.images.tolist()
+    is_stored = isinstance(images, Split) and isinstance(images.images, StoredFiles)
+    return images.images.names if is_stored else [str(index) for index in range(len(images))]
 
 
 def _folder_source(folder):

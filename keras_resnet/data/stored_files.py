@@ -14,9 +14,9 @@ class StoredFiles:
 
     dtype, ndim = np.dtype(object), 1
 
-    def __init__(self, read: Callable[[int], bytes], indices: np.ndarray):
-        """`read` gives the contents at each of the `indices`, in any order and from several threads."""
-        self.read, self.indices = read, indices
+    def __init__(self, read: Callable[[int], bytes], name: Callable[[int], str], indices: np.ndarray):
+        """`read` and `name` return the contents and the name at an index, in any order and from several threads."""
+        self.read, self.name, self.indices = read, name, indices
 
     @property
     def shape(self) -> tuple[int]:
@@ -27,7 +27,12 @@ class StoredFiles:
 
     def __getitem__(self, index: Any) -> Any:
         selected = self.indices[index]
-        return StoredFiles(self.read, selected) if np.ndim(selected) else self.read(int(selected))
+        return StoredFiles(self.read, self.name, selected) if np.ndim(selected) else self.read(int(selected))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all files."""
+        return [self.name(int(index)) for index in self.indices]
 
     def tolist(self) -> list[bytes]:
         """The contents of all files."""

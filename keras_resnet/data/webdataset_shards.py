@@ -92,7 +92,7 @@ def _open_split(paths, folder, check):
         read,
         [sample[3] for sample in samples],
         [sample[4:] for sample in samples],
-        lambda index: f"{paths[shards[index]]}/{samples[index][0]}",
+        lambda index: f"{os.path.relpath(paths[shards[index]], folder)}/{samples[index][0]}",
     )
 
 
