@@ -15,7 +15,16 @@ import pytest
 from huggingface_hub import ModelCard
 from support import REFERENCES, cifar_network, random_images, randomize_weights, read_arrays, run_command
 
-from keras_resnet import Preprocessing, ResNetSpec, create, get_spec, preprocessing, push_to_hub, save_pretrained
+from keras_resnet import (
+    Preprocessing,
+    ResNetSpec,
+    create,
+    get_spec,
+    load_weights,
+    preprocessing,
+    push_to_hub,
+    save_pretrained,
+)
 from keras_resnet.normalization import Normalization
 from keras_resnet.weights.file_formats import write_arrays
 from keras_resnet.weights.timm_config import timm_network
@@ -67,6 +76,25 @@ def test_the_config_alone_determines_network_preprocessing_and_classes(saved, tm
     x = random_images(2, 64, 64, 3)
     np.testing.assert_array_equal(predict(loaded, x), predict(model, x))
     assert preprocessing(loaded) == preprocessing(model) and loaded.info["class_names"] == ["ant", "bee", "cat"]
+
+
+def test_a_multi_label_network_keeps_its_sigmoid_and_thresholds(tmp_path):
+    model = known("resnet18", classifier_activation="sigmoid")
+    facts = {"multi_label": True, "thresholds": [0.2, 0.5, 0.7], "class_names": ["ant", "bee", "cat"]}
+    model.info |= facts
+    folder = save_pretrained(model, tmp_path / "insects", {"mean_average_precision": 0.5})
+    loaded, x = create(folder), random_images(2, 64, 64, 3)
+    np.testing.assert_array_equal(predict(loaded, x), predict(model, x))
+    assert loaded.info.items() >= facts.items()
+    copy = create("resnet18", **SMALL)
+    load_weights(copy, folder / "model.safetensors")
+    np.testing.assert_array_equal(predict(copy, x), predict(model, x))
+    with pytest.warns(UserWarning, match="3 classes"):
+        new_head = create(folder, classes=5)
+    np.testing.assert_allclose(predict(new_head, x).sum(axis=1), 1, rtol=1e-5)
+    assert not facts.keys() & new_head.info.keys()
+    (result,) = ModelCard.load(folder / "README.md").data.eval_results
+    assert (result.metric_type, result.metric_value) == ("mean_average_precision", 0.5)
 
 
 def test_the_card_has_the_measured_numbers(saved):

@@ -16,6 +16,12 @@ def model_info(model: keras.Model) -> dict:
     return dict(getattr(model, "info", None) or {})
 
 
+def info_without_head(info: dict) -> dict:
+    """The facts about weights without those about their classifier, for a model with a new one."""
+    of_head = ("class_names", "multi_label", "thresholds", "results")
+    return {name: fact for name, fact in info.items() if name not in of_head}
+
+
 def copy_metadata(model, source):
     """Gives `model` the spec and the info of the model it was made from; returns `model`."""
     model.spec, model.info = model_spec(source), model_info(source)

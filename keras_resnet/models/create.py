@@ -59,7 +59,8 @@ def create(
         pooling: without the top: None for feature maps, "avg" or "max" for one vector per image.
         classes: number of classes; None for that of the weights, else 1000 (10 for the CIFAR networks). For another
             number than that of the weights, or weights without a classifier, it is newly initialized.
-        classifier_activation: "softmax", or None for logits; without pretrained weights any Keras activation.
+        classifier_activation: "softmax", which is a sigmoid for the weights of a multi-label network, or None for
+            logits; without pretrained weights any Keras activation.
         name: name of the model; default the variant's.
         **changes: fields of ResNetSpec to change, such as `output_stride=8` or `drop_path=0.1`.
 

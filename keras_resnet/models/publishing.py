@@ -22,8 +22,12 @@ from keras_resnet.weights.saving import save_weights
 from keras_resnet.weights.timm_config import CONFIG_NAME, WEIGHTS_NAME, timm_network, to_timm_config
 
 CARD_NAME = "README.md"
-_METRICS = {"top1_accuracy": "Top 1 Accuracy", "top5_accuracy": "Top 5 Accuracy"}
-"""Key of a report -> name of the metric in a model card."""
+_METRICS = {
+    "top1_accuracy": ("accuracy", "Top 1 Accuracy"),
+    "top5_accuracy": ("accuracy", "Top 5 Accuracy"),
+    "mean_average_precision": ("mean_average_precision", "Mean Average Precision"),
+}
+"""Key of a report -> type and name of the metric in a model card."""
 _CARD = """# {name}
 
 A residual network for images (He et al. 2015, arXiv:1512.03385).
@@ -94,7 +98,7 @@ class Publication:
         from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
         dataset = str(self.results.get("dataset", "unknown"))
-        metrics = [(name, self.results[key]) for key, name in _METRICS.items() if key in self.results]
+        metrics = [(*row, self.results[key]) for key, row in _METRICS.items() if key in self.results]
         data = ModelCardData(
             model_name=self.name,
             library_name="timm" if self.timm_network else "keras",
@@ -102,8 +106,8 @@ class Publication:
             pipeline_tag="image-classification" if self.num_classes else "image-feature-extraction",
             tags=["keras", "keras-resnet", *(["timm"] if self.timm_network else [])],
             eval_results=[
-                EvalResult("image-classification", dataset, dataset, "accuracy", value, metric_name=name)
-                for name, value in metrics
+                EvalResult("image-classification", dataset, dataset, kind, value, metric_name=name)
+                for kind, name, value in metrics
             ]
             or None,
         )
@@ -122,7 +126,7 @@ class Publication:
             ("images", f"{crop}, {prepared.interpolation}"),
             ("classes", self.num_classes or "none: features"),
             ("weights", self.weights),
-            *((f"{name} on {dataset}", f"{100 * value:.2f}%") for name, value in metrics),
+            *((f"{name} on {dataset}", f"{100 * value:.2f}%") for _, name, value in metrics),
         ]
         table = "\n".join(f"| {name} | {value} |" for name, value in rows)
         timm = _WITH_TIMM if self.timm_network else _WITHOUT_TIMM

@@ -7,7 +7,14 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_resnet.architecture.metadata import channel_axis, copy_metadata, input_size, layer_channel_axis, model_spec
+from keras_resnet.architecture.metadata import (
+    channel_axis,
+    copy_metadata,
+    info_without_head,
+    input_size,
+    layer_channel_axis,
+    model_spec,
+)
 from keras_resnet.architecture.network import ResNet
 from keras_resnet.errors import error_summary, is_integer, value_error
 from keras_resnet.models.cloning import as_functional, clone, rebuild
@@ -255,6 +262,5 @@ def with_new_head(model: keras.Model, classes: int) -> ResNet:
         classes, "softmax", kernel_initializer=last.kernel_initializer, dtype=last.dtype_policy, name=last.name
     )
     network = copy_metadata(ResNet(model.inputs[0], head(last.input), name=model.name), model)
-    of_head = ("class_names", "multi_label", "thresholds", "results")
-    network.info = {name: fact for name, fact in network.info.items() if name not in of_head}
+    network.info = info_without_head(network.info)
     return network

@@ -43,7 +43,8 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightsFile]:
     if not path.exists():
         raise FileNotFoundError(f"`path` should be {_READABLE}, but it does not exist. Received: path={str(path)!r}")
     if path.is_dir():
-        raise ValueError(f"`path` should be {_READABLE}, not a folder. Received: path={str(path)!r}")
+        hint = "`create(folder)` reads the network in a folder."
+        raise ValueError(f"`path` should be {_READABLE}, not a folder. {hint} Received: path={str(path)!r}")
     with ExitStack() as stack:
         with _errors_with_path(path):
             weights = _open(path, stack.enter_context(open(path, "rb")), stack)

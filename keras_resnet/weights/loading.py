@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.architecture.metadata import input_size, model_spec
+from keras_resnet.architecture.metadata import info_without_head, input_size, model_spec
 from keras_resnet.architecture.network import build
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.labels import CIFAR10_CLASSES, imagenet_classes
@@ -131,7 +131,7 @@ class NetworkWeights:
         if names := self._timm_class_names():
             info.setdefault("class_names", names)
         if new_head:
-            info = {name: value for name, value in info.items() if name not in ("class_names", "results")}
+            info = info_without_head(info)
         info.pop("preprocessing", None)
         preprocessing = self.preprocessing and self.preprocessing.for_channels(_first_kernel(model)[1].shape[2])
         if preprocessing is None:
@@ -192,7 +192,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike, layout: str = "aut
         info = weights.info(model)
     for variable, value in values:  # everything has been read and validated
         variable.assign(value)
-    model.info = info
+    _set_info(model, info)
 
 
 def build_from_file(
@@ -246,8 +246,15 @@ def build_from_file(
                 "initialized and untrained.",
                 stacklevel=3,
             )
-        model.info = weights.info(model, new_head)
+        _set_info(model, weights.info(model, new_head))
     return model
+
+
+def _set_info(model, info):
+    """Sets the facts about the weights; the classifier of a multi-label network has a sigmoid in place of softmax."""
+    model.info, activation = info, getattr(model.layers[-1], "activation", None)
+    if info.get("multi_label") and activation is keras.activations.softmax:
+        model.layers[-1].activation = keras.activations.sigmoid
 
 
 def require_spec(model: keras.Model) -> ResNetSpec:
