@@ -182,6 +182,8 @@ def test_unreadable_images_are_listed_and_the_others_predicted(folder, model_fil
         (("train", "--dataset", "cifar10", "--data-dir", ".", "--no-download", "--workdir", "w"), "download"),
         (("train", "--dataset", "wikipedia", "--no-download", "--workdir", "w"), "classification"),
         (("train", "--precision", "float8", "--workdir", "w"), "bfloat16"),
+        (("train", "--patience", "0", "--workdir", "w"), "`patience`"),
+        (("train", "--size", "0", "--workdir", "w"), "`size`"),
         (("convert", "missing.pth", "out.h5", "--model", "resnet20"), "missing.pth"),
         (("convert", REFERENCES / "torch_malicious.pth", "out.h5", "--model", "resnet20"), "system"),
     ],
