@@ -119,8 +119,8 @@ def test_column_split(folder):
 
 
 FAULTS = {
-    "missing file": (lambda lines: [*lines, "13.png,cat"], "1 exceptions:\n  13.png .not found"),
-    "no label": (lambda lines: lines[:-1], r"1 exceptions:\n  more/11.png .not in the file"),
+    "missing file": (lambda lines: [*lines, "13.png,cat"], "1 unmatched:\n  13.png .not found"),
+    "no label": (lambda lines: lines[:-1], r"1 unmatched:\n  more/11.png .not in the file"),
     "empty label": (lambda lines: [*lines[:-1], "11.png,"], "class for every image.*'' for '11.png'"),
     "empty one of several": (lambda lines: [*lines[:-1], "11.png,cat|"], "class for every image.*'cat|' for '11.png'"),
     "duplicate": (lambda lines: [*lines, lines[0]], "each line once.*2 for '0.png'"),
