@@ -66,7 +66,9 @@ def load_labelled_folder(folder, labels, held_out=None, skip_bad=False):
         expected = "have a line for each image, and an image for each line (`skip_bad`, --skip-bad, skips the others)"
         raise file.error(expected, f" with {len(unmatched)} unmatched:\n  {format_errors(unmatched)}")
     if unmatched:
-        warnings.warn(f"Skipped {len(unmatched)} unmatched lines or images:\n  {format_errors(unmatched)}", stacklevel=4)
+        warnings.warn(
+            f"Skipped {len(unmatched)} unmatched lines or images:\n  {format_errors(unmatched)}", stacklevel=4
+        )
     test_split = found.test_split if held_out is None else None
     groups = [found.select("train" if any(found.splits) else None)]
     groups += [found.select(test_split)] if test_split else []
