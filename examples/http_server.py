@@ -82,7 +82,7 @@ async def read_body(request, timeout):
 def classes_json(classifier, content):
     """The five most probable classes of an image file as JSON values."""
     (classes,) = classify(classifier, [load_image(content, classifier.preprocessing.channels)], top=5)
-    return {"classes": [{"id": i, "name": name, "probability": float(share)} for i, name, share in classes]}
+    return {"classes": [{"id": i, "name": name, "probability": share} for i, name, share in classes]}
 
 
 if __name__ == "__main__":

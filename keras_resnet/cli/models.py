@@ -127,7 +127,7 @@ def _prediction_rows(prediction):
 
 
 def _prediction_json(prediction):
-    classes = [{"id": i, "name": name, "probability": float(it)} for i, name, it in prediction.classes]
+    classes = [{"id": i, "name": name, "probability": it} for i, name, it in prediction.classes]
     return {"path": str(prediction.path), "error": prediction.error, "classes": classes}
 
 

@@ -104,15 +104,15 @@ def _indices_by_number(model_names):
 
 def decode_predictions(
     predictions: Any, top: int = 5, classes: Sequence[str] | None = None
-) -> list[list[tuple[str, str, Any]]]:
+) -> list[list[tuple[str, str, float]]]:
     """The most probable classes of each image, like `keras.applications`' function, without a download.
 
     >>> import numpy as np
     >>> import keras_resnet
     >>> probabilities = np.array([[0.125, 0.75, 0.125]])
     >>> images = keras_resnet.decode_predictions(probabilities, top=2, classes=["cat", "dog", "owl"])
-    >>> [(name, float(probability)) for _, name, probability in images[0]]
-    [('dog', 0.75), ('cat', 0.125)]
+    >>> images[0]
+    [('dog', 'dog', 0.75), ('cat', 'cat', 0.125)]
 
     Args:
         predictions: (B, K) scores, usually probabilities: array or tensor of the Keras backend.
@@ -134,9 +134,12 @@ def decode_predictions(
         raise ValueError(f"`predictions` should be {expected}. Received: predictions of shape {tuple(shape)}")
     if top < 1:
         raise value_error("top", top, "at least 1")
-    predictions = keras.ops.convert_to_numpy(predictions)
-    order = np.argsort(-predictions.astype("float64"), axis=1, kind="stable")[:, :top]
-    return [[(*pairs[index], scores[index]) for index in best] for scores, best in zip(predictions, order, strict=True)]
+    predictions = keras.ops.convert_to_numpy(predictions).astype("float64")
+    order = np.argsort(-predictions, axis=1, kind="stable")[:, :top]
+    return [
+        [(*pairs[index], float(scores[index])) for index in best]
+        for scores, best in zip(predictions, order, strict=True)
+    ]
 
 
 def classes_above(probabilities, thresholds, classes=None):
