@@ -136,7 +136,7 @@ def convert(
     source: Annotated[str, Argument(help="A weights file, or a tag.", metavar="IN")],
     target: Annotated[Path, Argument(help=".safetensors, .pth, .h5, .weights.h5 or .keras.", metavar="OUT")],
     model: Annotated[str, Option(help="The network that the weights belong to.")],
-    layout: Annotated[str, Option(help="Names to write: keras, torchvision, timm, cifar, auto.")] = "keras",
+    layout: Annotated[str, Option(help="Names to write: keras, torchvision, timm, cifar, keras_hub, auto.")] = "keras",
 ):
     """Convert weights from one library's file to another's."""
     network = keras_resnet.create(model, include_top=None, weights=source)
