@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_resnet.architecture.metadata import to_data_format
-from keras_resnet.data.datasets import Dataset, Split
+from keras_resnet.data.datasets import Dataset, Split, evenly_spaced
 from keras_resnet.data.image_files import raise_if_unreadable
 from keras_resnet.data.labels import are_placeholders, class_ids_and_names, match_class_indices
 from keras_resnet.data.prefetch import ImageBatch, describe_errors, prefetch_batches
@@ -185,7 +185,7 @@ def evenly_spaced_subset(dataset: Dataset, count: int) -> Dataset:
     """The dataset with `count` of its test images, evenly spaced from first to last; a Stream is not changed."""
     if not isinstance(dataset.test, Split) or len(dataset.test) <= count:
         return dataset
-    return replace(dataset, test=dataset.test[np.linspace(0, len(dataset.test) - 1, count).astype(int)])
+    return replace(dataset, test=dataset.test[evenly_spaced(len(dataset.test), count)])
 
 
 def _common_classes(models):

@@ -223,6 +223,11 @@ def count_classes(labels, num_classes):
     return labels.sum(axis=0, dtype=int) if labels.ndim == 2 else np.bincount(labels, minlength=num_classes)
 
 
+def evenly_spaced(length, count):
+    """At most `count` indices of a sequence of `length` items, evenly spaced from the first to the last."""
+    return np.linspace(0, length - 1, min(count, length)).astype(int)
+
+
 def _argument(amount):
     """(name, value) of the argument of `load_dataset` that gave an amount to hold out."""
     return ("fold", str(amount)) if isinstance(amount, Fold) else ("validation_split", amount)

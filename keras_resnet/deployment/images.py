@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from keras_resnet.data.datasets import UNLABELLED, Split
+from keras_resnet.data.datasets import UNLABELLED, Split, evenly_spaced
 from keras_resnet.data.image_files import as_pil_image, format_errors
 from keras_resnet.data.prefetch import describe_errors, images_at, prefetch_batches
 from keras_resnet.data.protocols import get_protocol
@@ -50,8 +50,7 @@ def calibration_pixels(images, preprocessing, count):
 
 def evenly_spaced_images(split, count, channels, errors):
     """Yields at most `count` PIL images, from the first to the last; messages about unreadable ones go to `errors`."""
-    indices = np.unique(np.linspace(0, len(split) - 1, count).astype(int)) if len(split) else []
-    for image in images_at(split, indices):
+    for image in images_at(split, evenly_spaced(len(split), count)):
         try:
             yield as_pil_image(image, channels)
         except (ValueError, OSError) as error:

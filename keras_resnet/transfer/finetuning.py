@@ -17,7 +17,7 @@ import numpy as np
 from keras_resnet.analysis.grad_cam import grad_cam, plot_grad_cam
 from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.architecture.network import num_stages, stage_index
-from keras_resnet.data.datasets import Dataset
+from keras_resnet.data.datasets import Dataset, evenly_spaced
 from keras_resnet.data.prefetch import images_at
 from keras_resnet.data.protocols import get_protocol, image_views
 from keras_resnet.data.sources import as_dataset
@@ -187,10 +187,9 @@ def plot_grad_cam_examples(model, dataset, path, max_images=8):
         raise ValueError(f"`dataset` should have test images that can be read. Received: {result.skipped[0]}")
     predicted = result.most_probable
     correct = result.is_correct(predicted)
-    # evenly spaced, since test images are often sorted by class
     groups = [np.flatnonzero(mask) for mask in (correct, ~correct)]
-    positions = [np.linspace(0, len(group) - 1, min(max_images, len(group))).astype(int) for group in groups]
-    indices = np.concatenate([group[evenly] for group, evenly in zip(groups, positions, strict=True)])
+    # Test images are often sorted by class
+    indices = np.concatenate([group[evenly_spaced(len(group), max_images)] for group in groups])
     (views,) = image_views(images_at(dataset.test, indices), preprocessing(model), get_protocol("center"))
     inputs = normalize(views[:, 0], preprocessing(model).mode, "channels_last")
     maps = grad_cam(model, to_data_format(model, inputs), predicted[indices])
