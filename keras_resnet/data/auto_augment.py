@@ -9,6 +9,7 @@ one image inside tf.data or for a batch.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,19 @@ TRIVIAL_AUGMENT = {
     "auto_contrast": Strength(),
     "equalize": Strength(),
 }
+
+
+def affine_operations(rotate, shear, shift, translate):
+    """{name of an affine operation: (image, strength, fill) -> image}, of a library's functions.
+
+    All but `rotate` have an argument `axis`: 0 for the x axis, 1 for the y axis.
+    """
+    along = {"shear": shear, "shift": shift, "translate": translate}
+    return {"rotate": rotate} | {
+        f"{name}_{letter}": partial(function, axis=axis)
+        for name, function in along.items()
+        for axis, letter in enumerate("xy")
+    }
 
 
 def no_operations(random, recipe):

@@ -5,6 +5,8 @@ from functools import partial
 
 from PIL import Image, ImageEnhance, ImageOps
 
+from keras_resnet.data.auto_augment import affine_operations
+
 
 def apply_operation(image, policy, index, strength):
     """The operation of a Policy at `index`; after the last, `image` unchanged."""
@@ -66,13 +68,5 @@ LEVELS = {
     "sharpness": partial(enhance, enhancement=ImageEnhance.Sharpness),
 }
 """Name -> (image, strength) -> image: changes of the levels of pixels."""
-AFFINE = {
-    "rotate": rotate,
-    "shear_x": partial(shear, axis=0),
-    "shear_y": partial(shear, axis=1),
-    "shift_x": partial(shift, axis=0),
-    "shift_y": partial(shift, axis=1),
-    "translate_x": partial(translate, axis=0),
-    "translate_y": partial(translate, axis=1),
-}
+AFFINE = affine_operations(rotate, shear, shift, translate)
 """Name -> (image, strength, fill) -> image, where `fill` is the level outside the image."""

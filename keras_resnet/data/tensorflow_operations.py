@@ -5,9 +5,10 @@ same shape and dtype.
 """
 
 import math
-from functools import partial
 
 import tensorflow as tf
+
+from keras_resnet.data.auto_augment import affine_operations
 
 compiled = tf.function(jit_compile=True, autograph=False)
 """Decorator of functions of pixels: XLA makes one pass over them, which takes a fraction of the time."""
@@ -185,13 +186,5 @@ LEVELS = {
     "sharpness": sharpness,
 }
 """Name -> (image, strength) -> image: changes of the levels of pixels."""
-AFFINE = {
-    "rotate": rotate,
-    "shear_x": partial(shear, axis=0),
-    "shear_y": partial(shear, axis=1),
-    "shift_x": partial(shift, axis=0),
-    "shift_y": partial(shift, axis=1),
-    "translate_x": partial(translate, axis=0),
-    "translate_y": partial(translate, axis=1),
-}
+AFFINE = affine_operations(rotate, shear, shift, translate)
 """Name -> (image, strength, fill) -> image, where `fill` is the level outside the image."""
