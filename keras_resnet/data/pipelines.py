@@ -100,7 +100,7 @@ def training_batches(dataset, recipe, steps, seed=0, first=0, share=(0, 1)):
 def _augmentation(recipe, num_classes, mode):
     """`augment_batch` of (images, labels, numbers, class weights), compiled by XLA where the backend has it.
 
-    XLA makes one pass over the pixels, which takes a tenth of the time, and compiles once for several runs.
+    XLA makes one pass over the pixels instead of one for each operation, and compiles once for several runs.
     """
 
     def augment(images, labels, numbers, class_weights):

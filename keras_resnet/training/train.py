@@ -92,7 +92,7 @@ def train(
         options: RunOptions; its fields can also be given as keywords.
         sync_batch_norm: whether batch norm uses the statistics of the global batch instead of each device's part.
         callbacks: callbacks of Keras, called before the checkpoint is written. A run is one to three calls of `fit`,
-            each with `on_train_begin`; resuming calls them anew, since their state is not in the checkpoint, unless
+            each with `on_train_begin`; resuming calls them again, since their state is not in the checkpoint, unless
             they have `get_state()`, which returns JSON values, and `set_state(state)`. If one of them sets
             `model.stop_training`, the run ends, and stays ended when resumed.
         validation_freq: epochs between tests; with the number of epochs, the test set is used only once, at the end.
