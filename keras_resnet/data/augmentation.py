@@ -126,12 +126,7 @@ def pad_and_crop(images, padding, u):
 
 def flip(images, u):
     """Mirrors the images for which u (B,) is below 0.5."""
-    # On CPUs, gathering whole images takes a fifth of the time of `where`, and flipping rows half of that of images
-    batch, height, width, channels = shape = ops.shape(images)
-    rows = ops.reshape(images, (-1, width, channels))
-    both = ops.reshape(ops.concatenate([rows, ops.flip(rows, axis=1)]), (-1, height * width * channels))
-    indices = ops.arange(batch) + batch * ops.cast(u < 0.5, "int32")
-    return ops.reshape(ops.take(both, indices, axis=0), shape)
+    return ops.where((u < 0.5)[:, None, None, None], ops.flip(images, axis=2), images)
 
 
 def lighting(images, normals, std=0.1):
