@@ -18,7 +18,7 @@ from keras_resnet.weights.hdf5_files import open_hdf5, open_keras, write_hdf5
 from keras_resnet.weights.safetensors_files import open_safetensors, write_safetensors
 from keras_resnet.weights.torch_files import open_torch_stream, open_torch_zip, write_torch
 from keras_resnet.weights.torch_pickles import STORAGES
-from keras_resnet.weights.weights_file import WeightsFile, WeightsFileError
+from keras_resnet.weights.weights_file import Budget, WeightsFile, WeightsFileError
 
 _READABLE = "a Keras .h5, .weights.h5 or .keras file, a .safetensors file or a PyTorch .pth file"
 _WRITERS = {".safetensors": write_safetensors, ".h5": write_hdf5, **dict.fromkeys((".pth", ".pt", ".th"), write_torch)}
@@ -27,12 +27,16 @@ _WRITABLE_DTYPES = sorted(set(STORAGES.values()) - {"bfloat16"})
 
 
 @contextmanager
-def open_weights(path: str | os.PathLike) -> Iterator[WeightsFile]:
+def open_weights(path: str | os.PathLike, network_bytes: int = 0) -> Iterator[WeightsFile]:
     """Open a weights file of any format; its arrays can be read inside the `with` block only.
 
     Arrays are named "<layer>/<weight>" ("conv1_conv/kernel") in Keras's formats. In safetensors and PyTorch files they
     have the file's names, without prefixes that all names share ("module.", "_orig_mod.", "model.") and without
     `num_batches_tracked` counters. Other contents of a checkpoint (epoch, optimizer, ...) are ignored.
+
+    Args:
+        path: weights file.
+        network_bytes: size of the network that gets the weights, to which compressed arrays may expand.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -47,7 +51,8 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightsFile]:
         raise ValueError(f"`path` should be {_READABLE}, not a folder. {hint} Received: path={str(path)!r}")
     with ExitStack() as stack:
         with _errors_with_path(path):
-            weights = _open(path, stack.enter_context(open(path, "rb")), stack)
+            budget = Budget(path.stat().st_size, network_bytes)
+            weights = _open(path, stack.enter_context(open(path, "rb")), stack, budget)
             if not weights.arrays:
                 raise WeightsFileError("A weights file should contain arrays; this one has none.")
         yield replace(weights, arrays={name: _checked(path, array) for name, array in weights.arrays.items()})
@@ -80,23 +85,23 @@ def _checked(path, array):
     return replace(array, read=read)
 
 
-def _open(path, file, stack):
+def _open(path, file, stack, budget):
     head = file.read(16)
     file.seek(0)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return open_hdf5(path, file, stack)
+        return open_hdf5(path, file, stack, budget)
     if head.startswith(b"PK\x03\x04"):
         archive = stack.enter_context(zipfile.ZipFile(file))
         names = set(archive.namelist())
         if {"config.json", "model.weights.h5"} <= names:
-            return open_keras(path, archive, stack)
+            return open_keras(path, archive, stack, budget)
         if any(name.rpartition("/")[2] == "data.pkl" for name in names):
-            return open_torch_zip(path, archive)
+            return open_torch_zip(path, archive, budget)
         raise WeightsFileError(f"A zip file should be a .keras or PyTorch file; this one contains {sorted(names)[:4]}.")
     if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= path.stat().st_size - 8:
-        return open_safetensors(path, file)
+        return open_safetensors(path, file, budget)
     if head.startswith(b"\x80"):  # a pickle's first opcode
-        return open_torch_stream(path, file)
+        return open_torch_stream(path, file, budget)
     found = f"begins with {head!r}" if head else "is empty"
     raise WeightsFileError(f"`path` should be {_READABLE}; this file {found}.")
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_resnet.weights.weights_file import (
     METADATA_KEY,
+    Budget,
     StoredArray,
     WeightsFile,
     WeightsFileError,
@@ -47,22 +48,22 @@ _WEIGHT_NAMES = {
 """Layer class as `.weights.h5` spells it -> the possible names of its weights, in the order of their numbers."""
 
 
-def open_hdf5(path: Path, file: BinaryIO, stack: ExitStack) -> WeightsFile:
+def open_hdf5(path: Path, file: BinaryIO, stack: ExitStack, budget: Budget) -> WeightsFile:
     """WeightsFile of an .h5 or .weights.h5; `file` is `path`, open. It stays open until `stack` closes."""
     content = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    return _open(path, path, content, stack)
+    return _open(path, path, content, stack, budget)
 
 
-def open_keras(path: Path, archive: zipfile.ZipFile, stack: ExitStack) -> WeightsFile:
+def open_keras(path: Path, archive: zipfile.ZipFile, stack: ExitStack, budget: Budget) -> WeightsFile:
     """WeightsFile of a .keras file, an open ZipFile. It stays open until `stack` closes."""
-    config = parse_json_object(read_member(archive, "config.json"))
+    config = parse_json_object(read_member(archive, "config.json", budget), budget)
     info = archive.getinfo("model.weights.h5")
     member_size(archive, info)  # raises before memory is allocated
     content = archive.read(info)
-    return replace(_open(path, io.BytesIO(content), content, stack), format="keras", config=config)
+    return replace(_open(path, io.BytesIO(content), content, stack, budget), format="keras", config=config)
 
 
-def _open(path, source, content, stack):
+def _open(path, source, content, stack, budget):
     """WeightsFile of `source`, a path or a seekable binary file; `content`: bytes that contain the HDF5 file."""
     import h5py
 
@@ -79,7 +80,7 @@ def _open(path, source, content, stack):
 
     root.id.links.visit(visit, info=True)
     group = root.get("model_weights", root)
-    config = parse_json_object(_read_string(root, "model_config", "{}"))
+    config = parse_json_object(_read_string(root, "model_config", "{}").encode(), budget)
     if METADATA_KEY in root.attrs:
         config[METADATA_KEY] = _read_string(root, METADATA_KEY, "")
     layers = _read_names(group, "layer_names")

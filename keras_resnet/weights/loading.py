@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.metadata import info_without_head, input_size, model_spec
 from keras_resnet.architecture.network import build
 from keras_resnet.architecture.spec import ResNetSpec
@@ -155,7 +156,8 @@ def _open_network_weights(path, spec, layout="auto", source_preprocessing=None, 
 
     `head`: path of another file, whose arrays are added, or None.
     """
-    with open_weights(path) as file, open_weights(head) if head else nullcontext() as head_file:
+    network_bytes = 4 * complexity(spec).parameters
+    with open_weights(path, network_bytes) as file, open_weights(head) if head else nullcontext() as head_file:
         if head_file:
             file = replace(file, arrays=file.arrays | head_file.arrays)
         row = detect_layout(file.arrays, path) if layout == "auto" else get_layout(layout, spec)

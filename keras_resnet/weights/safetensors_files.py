@@ -7,6 +7,7 @@ from typing import BinaryIO
 import numpy as np
 
 from keras_resnet.weights.weights_file import (
+    Budget,
     StoredArray,
     WeightsFile,
     WeightsFileError,
@@ -27,13 +28,13 @@ _DTYPES = {
 """dtype in the header -> name of the NumPy dtype."""
 
 
-def open_safetensors(path: Path, file: BinaryIO) -> WeightsFile:
+def open_safetensors(path: Path, file: BinaryIO, budget: Budget) -> WeightsFile:
     """WeightsFile of a safetensors file; `file` is `path`, open at its beginning."""
     import safetensors
 
     with safetensors.safe_open(path, framework="numpy"):  # raises for gaps, overlaps and offsets beyond the file
         size = struct.unpack("<Q", file.read(8))[0]
-        header = parse_json_object(file.read(size))
+        header = parse_json_object(file.read(size), budget)
     config = header.pop("__metadata__", None) or {}
     arrays = {name: _stored_array(row, file, 8 + size) for name, row in header.items()}
     return WeightsFile(path, "safetensors", strip_prefixes(arrays), config)

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_resnet.weights.torch_pickles import StateDictUnpickler, Tensor, state_dict_pickle
 from keras_resnet.weights.weights_file import (
+    Budget,
     StoredArray,
     WeightsFile,
     WeightsFileError,
@@ -27,13 +28,13 @@ _STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "state_dict_ema",
 """Keys under which checkpoints store the state dict, beside epoch, optimizer, ..."""
 
 
-def open_torch_zip(path: Path, archive: zipfile.ZipFile) -> WeightsFile:
+def open_torch_zip(path: Path, archive: zipfile.ZipFile, budget: Budget) -> WeightsFile:
     """WeightsFile of a zip with <root>/data.pkl, <root>/data/<key> and <root>/byteorder (torch.serialization._save)."""
     root = next(name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl").removesuffix("data.pkl")
-    checkpoint = _unpickle(io.BytesIO(read_member(archive, f"{root}data.pkl")))
+    checkpoint = _unpickle(io.BytesIO(read_member(archive, f"{root}data.pkl", budget)))
     stored = [info for info in archive.infolist() if info.filename.startswith(f"{root}data/")]
     members = {info.filename.removeprefix(f"{root}data/"): info for info in stored}
-    stated = read_member(archive, f"{root}byteorder") if f"{root}byteorder" in archive.namelist() else b"little"
+    stated = read_member(archive, f"{root}byteorder", budget) if f"{root}byteorder" in archive.namelist() else b"little"
     byteorder = {b"little": "<", b"big": ">"}[stated]
 
     def read_storage(key, begin, size):
@@ -45,7 +46,7 @@ def open_torch_zip(path: Path, archive: zipfile.ZipFile) -> WeightsFile:
     return _weights_file(path, checkpoint, sizes, read_storage, byteorder)
 
 
-def open_torch_stream(path: Path, file: BinaryIO) -> WeightsFile:
+def open_torch_stream(path: Path, file: BinaryIO, budget: Budget) -> WeightsFile:
     """WeightsFile of pickles followed by each storage: its count and elements (torch.serialization._legacy_save)."""
     if _unpickle(file) != _STREAM_MAGIC or _unpickle(file) != _STREAM_VERSION:
         raise WeightsFileError("A pickle should be a file of torch.save; this one does not begin like that.")

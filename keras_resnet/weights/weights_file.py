@@ -17,7 +17,7 @@ METADATA_KEY = "keras_resnet"
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 """Prefixes of DataParallel, of torch.compile, and of training code that keeps the network in an attribute."""
-_MAX_TEXT_BYTES = 2**26
+_MAX_TEXT_BYTES = 2**24
 """Largest zip member that `read_member` reads: a model's config or the pickle of a state dict."""
 _MAX_COMPRESSION_RATIO = 100
 """Largest ratio of uncompressed to compressed bytes of a zip member; weights hardly compress."""
@@ -25,6 +25,30 @@ _MAX_COMPRESSION_RATIO = 100
 
 class WeightsFileError(ValueError):
     """A weights file that is damaged, unsafe or of an unknown format; `open_weights` adds the path to the message."""
+
+
+class Budget:
+    """What reading one file may cost. The readers of all formats spend from it, so they end whatever the file says.
+
+    `bytes`: decompressed. Weights hardly compress, so eight times the size of the file is enough, unless the arrays are
+    constant, as in a new network: then twice the size of the network.
+
+    `steps`: opcodes executed, objects made, links followed, entries visited. A step needs at least one byte of the
+    file; a million take about a second, and are more than ResNet-1202 needs with the state of its optimizer.
+    """
+
+    def __init__(self, file_size: int, network_bytes: int = 0):
+        self.bytes = 2**26 + 8 * file_size + 2 * network_bytes
+        self.steps = min(100_000 + file_size, 2_000_000)
+
+    def spend(self, *, bytes: int = 0, steps: int = 0) -> None:
+        """Subtract the cost of an operation before it is done; raises WeightsFileError if less is left."""
+        self.bytes -= bytes
+        self.steps -= steps
+        if self.bytes < 0:
+            raise WeightsFileError("A weights file should not expand to many times its size when it is decompressed.")
+        if self.steps < 0:
+            raise WeightsFileError("A weights file should not need more steps to read than weights of its size do.")
 
 
 @dataclass(frozen=True)
@@ -88,8 +112,9 @@ def read_bytes(file: Any, size: int) -> np.ndarray:
     return raw
 
 
-def parse_json_object(text: str | bytes) -> dict[str, Any]:
-    """JSON text -> dict; raises WeightsFileError for JSON that is not an object."""
+def parse_json_object(text: bytes, budget: Budget) -> dict[str, Any]:
+    """JSON text -> dict; raises WeightsFileError for JSON that is not an object or has too many values."""
+    budget.spend(steps=sum(map(text.count, (b",", b":", b"[", b"{"))))
     value = json.loads(text)
     if not isinstance(value, dict):
         raise WeightsFileError(f"The model's metadata should be a JSON object, not a {type(value).__name__}.")
@@ -109,9 +134,10 @@ def member_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
     return info.file_size
 
 
-def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+def read_member(archive: zipfile.ZipFile, name: str, budget: Budget) -> bytes:
     """Bytes of a short member; raises WeightsFileError if it is too long, or as `member_size` does."""
     size = member_size(archive, archive.getinfo(name))
     if size > _MAX_TEXT_BYTES:
         raise WeightsFileError(f"`{name}` in the zip file should have at most {_MAX_TEXT_BYTES} bytes, not {size}.")
+    budget.spend(bytes=size)
     return archive.read(name)
