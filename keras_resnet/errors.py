@@ -2,12 +2,39 @@
 
 import difflib
 import importlib.util
+import reprlib
 from collections.abc import Collection, Iterable, Mapping
+
+
+class _BoundedRepr(reprlib.Repr):
+    """repr of a value of any size: a file of a few bytes can hold a tuple that takes minutes to print."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel = 4
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 12
+        self.maxstring = self.maxother = 300
+
+    def repr_int(self, value, level):
+        """Python refuses to print integers with more than 4,300 digits."""
+        return repr(value) if value.bit_length() <= 512 else f"<integer of {value.bit_length()} bits>"
+
+
+def bounded_repr(value: object) -> str:
+    """The repr of a value, shortened to at most 500 characters, in bounded time for nested values.
+
+    >>> from keras_resnet.errors import bounded_repr
+    >>> bounded_repr([0] * 10**6), bounded_repr(10**5000)
+    ('[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ...]', '<integer of 16610 bits>')
+    """
+    text = _BoundedRepr().repr(value)
+    return text if len(text) <= 500 else f"{text[:497]}..."
 
 
 def value_error(argument: str, value: object, expected: str, hint: str = "") -> ValueError:
     """ValueError("`argument` should be EXPECTED. HINT Received: argument=value"), with `hint` a sentence or empty."""
-    return ValueError(f"`{argument}` should be {expected}.{hint and ' ' + hint} Received: {argument}={value!r}")
+    received = f"Received: {argument}={bounded_repr(value)}"
+    return ValueError(f"`{argument}` should be {expected}.{hint and ' ' + hint} {received}")
 
 
 def unknown_name_error(
@@ -27,7 +54,7 @@ def unknown_name_error(
         equivalents: {name in another library: what to write here}; named instead of the nearest known names.
     """
     names = [str(name) for name in known]
-    given = str(value)
+    given = str(value)[:100]
     if equivalent := (equivalents or {}).get(given.replace("-", "_")):
         return value_error(argument, value, expected or f"one of {names}", f"Use {equivalent}.")
     longer = [name for name in names if given and name.lower().startswith(given.lower())]

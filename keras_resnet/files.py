@@ -13,6 +13,7 @@ from typing import Any
 from urllib.request import url2pathname
 
 from keras_resnet.errors import error_summary, value_error
+from keras_resnet.schema import MAX_JSON_BYTES, parse_json
 
 STORAGES = {
     "s3": "s3fs",
@@ -209,11 +210,20 @@ def check_writable(path: str | os.PathLike) -> Path:
     return target
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """The values in a JSON file; raises ValueError if it is not JSON."""
+def read_json(path: str | os.PathLike, annotation: Any = Any) -> Any:
+    """The value in a JSON file, as `parse_json` returns it.
+
+    Args:
+        path: a file of at most MAX_JSON_BYTES.
+        annotation: the type that the value should have; see `checked`.
+
+    Raises:
+        ValueError: if the file is not JSON, too long or nested too deeply, or has other values; with its path.
+        OSError: if it cannot be read.
+    """
     try:
-        with local_copy(path) as file:
-            return json.loads(file.read_text("utf-8"))
+        with local_copy(path) as local, open(local, "rb") as file:
+            return parse_json(file.read(MAX_JSON_BYTES + 1), annotation, local.stem)
     except ValueError as error:
         raise ValueError(f"Expected a JSON file ({error}). Received: {path}") from error
 

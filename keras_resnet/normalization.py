@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_resnet.errors import check_known
+from keras_resnet.schema import check_fields
 
 CONTRAST = 8
 """Levels of 255 between which no batch of photographs lies."""
@@ -17,7 +18,8 @@ CONTRAST = 8
 class Normalization:
     """RGB pixels in 0..255 -> (pixels / divisor - mean) / std, with one value per channel or one for all.
 
-    The constructor raises ValueError for inconsistent lengths and divisions by zero.
+    The constructor raises ValueError for values that are not finite numbers, inconsistent lengths and divisions by
+    zero.
     """
 
     divisor: float = 255.0
@@ -27,8 +29,7 @@ class Normalization:
     """Whether channels are first reordered to blue, green, red, which is then the order of `mean` and `std`."""
 
     def __post_init__(self):
-        object.__setattr__(self, "mean", tuple(self.mean))
-        object.__setattr__(self, "std", tuple(self.std))
+        check_fields(self)
         if not self.mean or not self.std or {len(self.mean), len(self.std)} - {1, self.channels}:
             raise ValueError(f"`mean` and `std` should have one value, or one per channel. Received: {self}")
         if not self.divisor > 0 or not min(self.std) > 0:

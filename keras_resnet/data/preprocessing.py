@@ -11,8 +11,9 @@ import numpy as np
 from keras.src.layers.preprocessing.data_layer import DataLayer  # documented for layers that also work in tf.data
 
 from keras_resnet.data.image_files import as_pil_image, check_channels, is_single_image
-from keras_resnet.errors import check_known, is_integer, value_error
+from keras_resnet.errors import check_known, value_error
 from keras_resnet.normalization import MODES, Normalization, get_normalization, normalize
+from keras_resnet.schema import check_fields, checked
 
 MAX_SIDE = 8192
 """Largest side in pixels: a Preprocessing may come from an untrusted file."""
@@ -47,10 +48,11 @@ class Preprocessing:
     """3 for RGB, 1 for grey."""
 
     def __post_init__(self):
+        check_fields(self)
         check_known("interpolation", self.interpolation, INTERPOLATIONS)
         for name in ("size", "resize"):
             value = getattr(self, name)
-            if not (is_integer(value, 1) and value <= MAX_SIDE) and (name, value) != ("resize", None):
+            if value is not None and not 1 <= value <= MAX_SIDE:
                 raise value_error(name, value, f"from 1 to {MAX_SIDE} pixels")
         check_channels(self.channels)
         if get_normalization(self.mode).channels not in (1, self.channels):
@@ -114,9 +116,8 @@ class Preprocessing:
 
     @classmethod
     def from_config(cls, config: Mapping) -> "Preprocessing":
-        """The inverse of `to_config`."""
-        mode = config["mode"]
-        return cls(**{**config, "mode": Normalization(**mode) if isinstance(mode, Mapping) else mode})
+        """The inverse of `to_config`; raises ValueError for values that are not those of a Preprocessing."""
+        return checked(config, cls, "preprocessing")
 
     def to_config(self) -> dict:
         """The fields as JSON values."""
