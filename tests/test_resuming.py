@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import keras_resnet
-from keras_resnet import Recipe, get_spec, train
+from keras_resnet import Recipe, RunOptions, get_spec, train
 from keras_resnet.training.callbacks import CheckpointCallback
-from keras_resnet.training.workdir import prepare_workdir
+from keras_resnet.training.workdir import begin_run, check_workdir
 
 pytestmark = pytest.mark.usefixtures("few_batches")
 SPEC = replace(get_spec("resnet20"), depths=(1, 1, 1), widths=(4, 8, 8), stem_width=4)
@@ -161,14 +161,14 @@ def test_workdirs_that_cannot_be_written_are_refused_before_training(tmp_path):
     with pytest.raises(OSError, match="`workdir` should be a folder that can be written"):
         train(SPEC, workdir=tmp_path / "file" / "run", epochs=1)
     with pytest.raises(OSError, match="MiB free, the run needs"):
-        prepare_workdir(tmp_path / "run", {}, size=shutil.disk_usage(tmp_path).total)
-    assert not (tmp_path / "run" / "settings.json").exists()
+        check_workdir(tmp_path, {}, shutil.disk_usage(tmp_path).total, RunOptions())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_temporary_files_of_killed_processes_are_removed(tmp_path):
     (tmp_path / ".0123abcd.checkpoint.safetensors").write_text("half")
     (tmp_path / ".bash_rc_.bak").write_text("another program's")
-    prepare_workdir(tmp_path, {}, size=1, resume=True)
+    begin_run(tmp_path, {}, resume=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".bash_rc_.bak", "settings.json"]
 
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,8 @@ from keras_resnet.data.class_balance import images_per_epoch
 from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT, Dataset, Split
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, check_known
-from keras_resnet.files import atomic_write, local_path, read_json, write_json
+from keras_resnet.files import atomic_write, local_path, read_json, remove, write_json
+from keras_resnet.locks import wait_for_lock
 from keras_resnet.precision import precision_of
 from keras_resnet.search.budget import Budget, BudgetedSpace
 from keras_resnet.search.results import Candidate, SearchResult, describe, plot_results, to_markdown
@@ -28,7 +28,7 @@ from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.recipes import get_recipe
 from keras_resnet.training.train import check_run, train
-from keras_resnet.training.workdir import REPORT, make_workdir
+from keras_resnet.training.workdir import REPORT, clear_runs, locked_workdir, make_workdir
 
 SETTINGS, ORACLE = "search.json", "oracle.json"
 RESULTS, TABLE, PLOT, WINNER = "results.json", "results.md", "results.png", "winner.json"
@@ -95,7 +95,7 @@ def tune(
     Raises:
         ValueError: before the first trial, for an unknown name, a data set with one class, a budget that no candidate
             meets, and a `workdir` that holds another search.
-        OSError: as `train`. RuntimeError: if no candidate could be trained.
+        OSError: as `train`, also while another process has the search. RuntimeError: if no candidate could be trained.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written; the same call then continues.
     """
     from keras_resnet.search.oracles import ORACLES, TrialLoop
@@ -132,15 +132,16 @@ def tune(
             folder.check()
             loop.search()
             return folder.read_results()
-        folder.begin_or_resume(oracle, options.overwrite)
-        loop.search()
-        result = folder.write_results(oracle)
-        if not result.winner:
-            messages = [candidate.message for candidate in result.candidates if candidate.message]
-            raise RuntimeError(f"No candidate could be trained. The last error: {(messages or ['unknown'])[-1]}")
-        if final:
-            trainer.train_winner(result.winner, folder.final_folder(result.winner))
+        with locked_workdir(path):
+            folder.begin_or_resume(oracle, options.overwrite)
+            loop.search()
             result = folder.write_results(oracle)
+            if not result.winner:
+                messages = [candidate.message for candidate in result.candidates if candidate.message]
+                raise RuntimeError(f"No candidate could be trained. The last error: {(messages or ['unknown'])[-1]}")
+            if final:
+                trainer.train_winner(result.winner, folder.final_folder(result.winner))
+                result = folder.write_results(oracle)
         return result
 
 
@@ -199,6 +200,7 @@ class CandidateTrainer:
         recipe = get_recipe(self.recipe, **changes)
         validation_freq = 1 if recipe.needs_every_test else recipe.num_epochs(images_per_epoch(dataset, recipe))
         options = replace(self.options, resume=True, overwrite=False)
+        wait_for_lock(folder)  # of a worker that was dropped too early: its candidate is trained to the end
         with run_in_series(folder.name):
             return train(spec, dataset, recipe, folder, options=options, validation_freq=validation_freq).report
 
@@ -245,9 +247,7 @@ class SearchFolder:
         """Removes an earlier search and keeps all other files."""
         if not any((self.path / name).exists() for name in (SETTINGS, ORACLE)):
             return
-        for folder in self.path.iterdir():
-            if RUN_FOLDER.fullmatch(folder.name) and folder.is_dir():
-                shutil.rmtree(folder)
+        clear_runs([path for path in self.path.iterdir() if RUN_FOLDER.fullmatch(path.name) and path.is_dir()], remove)
         for name in FILES:
             (self.path / name).unlink(missing_ok=True)
 

@@ -25,7 +25,7 @@ from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.recipes import get_recipe
 from keras_resnet.training.train import check_run, train
-from keras_resnet.training.workdir import HISTORY, REPORT, SETTINGS, make_workdir, prepare_workdir, read_history
+from keras_resnet.training.workdir import HISTORY, REPORT, SETTINGS, clear_runs, locked_workdir, read_history
 from keras_resnet.weights.catalog import list_models
 
 PLOT, TABLE, RESULT = "degradation.png", "degradation.md", "degradation.json"
@@ -131,18 +131,18 @@ def degradation(
         "sync_batch_norm": False,
         "precision": options.precision or precision_of(keras.config.dtype_policy()),
     }
-    make_workdir(workdir)
     study = _Study(workdir, recipes, settings)
-    if options.overwrite:
-        study.clear()
-    study.check()
-    result = study.publish()
-    for name in result.missing:
-        progress(f"{name}: network {len(result.networks) + 1} of {len(recipes)}")
-        with run_in_series(name):
-            run_options = replace(options, resume=True, overwrite=False)
-            train(name, dataset, recipes[name], study.workdir / name, options=run_options)
+    with locked_workdir(workdir):
+        if options.overwrite:
+            study.clear()
+        study.check()
         result = study.publish()
+        for name in result.missing:
+            progress(f"{name}: network {len(result.networks) + 1} of {len(recipes)}")
+            with run_in_series(name):
+                run_options = replace(options, resume=True, overwrite=False)
+                train(name, dataset, recipes[name], study.workdir / name, options=run_options)
+            result = study.publish()
     return result
 
 
@@ -166,11 +166,7 @@ class _Study:
 
     def clear(self):
         """Removes the runs and the results; other files in the folders stay."""
-        for name in self.recipes:
-            folder = self.workdir / name
-            if folder.exists():
-                prepare_workdir(folder, {}, size=0, overwrite=True)
-                (folder / SETTINGS).unlink()
+        clear_runs([self.workdir / name for name in self.recipes])
         for name in (PLOT, TABLE, RESULT):
             (self.workdir / name).unlink(missing_ok=True)
 

@@ -35,7 +35,7 @@ from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.recipes import get_recipe
 from keras_resnet.training.run_summary import print_summary
 from keras_resnet.training.trackers import LoggedRun, check_trackers, open_trackers
-from keras_resnet.training.workdir import columns, prepare_workdir, write_run
+from keras_resnet.training.workdir import begin_run, check_workdir, columns, locked_workdir, write_run
 
 KEEP = ("last", "best")
 
@@ -107,7 +107,8 @@ def train(
 
     Raises:
         ValueError: for an unknown name or field, a model that does not fit the images, or another run's checkpoint.
-        FileExistsError: if `workdir` holds another run. OSError: if it cannot be written; before training either way.
+        FileExistsError: if `workdir` holds another run. BlockingIOError: if another process uses it. OSError: if it
+            cannot be written. All before training, without a change to `workdir`.
         RuntimeError: if TensorFlow fails: no memory, a damaged image, a lost machine. The last checkpoint stays.
         FloatingPointError: if the loss is no longer finite; the last checkpoint stays.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
@@ -129,21 +130,18 @@ def train(
         compile_model(model, data.recipe, data.num_steps, jit_compile(options.xla), data.objective)
         settings = run_settings(model, data.dataset, data.recipe, options.seed, sync_batch_norm)
         settings |= {"keep": keep, "weights_sha256": weights_digest(model) if pretrained else None}
-        if workdir and data.devices.is_chief:
-            num_bytes = 4 * sum(
-                math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables)
-            )
-            prepare_workdir(workdir, settings, num_bytes, options.overwrite, options.resume)
-        callbacks = [*callbacks_of(data.recipe, data.objective), *callbacks]
-        checkpoints = CheckpointCallback(workdir, settings, data, options.checkpoint_every, keep == "best", callbacks)
-        if options.resume:
-            checkpoints.resume(model)
-    logged = LoggedRun(checkpoints.workdir, settings, checkpoints.state.step, options.profile)
-    with data.devices.running(), open_trackers(options, data.devices.is_chief and logged) as trackers:
-        _fit(model, data, checkpoints, [*callbacks, checkpoints, *trackers], validation_freq)
-        run = _finish(model, data, checkpoints)
+        test_batches = data.test_batches()
+    callbacks = [*callbacks_of(data.recipe, data.objective), *callbacks]
+    checkpoints = CheckpointCallback(workdir, settings, data, options.checkpoint_every, keep == "best", callbacks)
+    with locked_workdir(workdir if devices.is_chief else None):
+        with devices.scope():
+            _begin_or_resume(checkpoints, model, options)
+        logged = LoggedRun(checkpoints.workdir, settings, checkpoints.state.step, options.profile)
+        with devices.running(), open_trackers(options, devices.is_chief and logged) as trackers:
+            _fit(model, data, checkpoints, [*callbacks, checkpoints, *trackers], test_batches, validation_freq)
+            run = _finish(model, data, checkpoints)
     # A copy on one device, whose `predict` does not divide batches
-    return replace(run, model=clone(run.model)) if data.devices.num_replicas > 1 else run
+    return replace(run, model=clone(run.model)) if devices.num_replicas > 1 else run
 
 
 class RunData:
@@ -210,12 +208,24 @@ def check_run(dataset, recipe, devices, options, validation_freq=1, keep="last")
         raise ValueError("`precision` should be bfloat16 or float32 on several devices. Received: precision='float16'")
 
 
-def _fit(model, data, checkpoints, callbacks, validation_freq):
+def _begin_or_resume(checkpoints, model, options):
+    """Restores the run in the workdir if it is to be resumed. Files are changed once everything has been checked."""
+    workdir, writes = checkpoints.workdir, checkpoints.workdir and checkpoints.devices.is_chief
+    if writes:
+        num_bytes = 4 * sum(math.prod(variable.shape) for variable in (*model.variables, *model.optimizer.variables))
+        check_workdir(workdir, checkpoints.settings, num_bytes, options)
+    if options.resume:
+        checkpoints.resume(model)
+    if writes:
+        begin_run(workdir, checkpoints.settings, options.resume)
+
+
+def _fit(model, data, checkpoints, callbacks, test_batches, validation_freq):
     """Runs `model.fit` from the state of the checkpoint to the end."""
     progress = ProgressCallback(checkpoints, data)
     averages = [EMACallback(data.statistics_batches)] if data.recipe.ema_decay else []
     callbacks = [*data.devices.callbacks, *averages, *callbacks, progress]
-    test_batches, first_step = data.test_batches(), checkpoints.state.step
+    first_step = checkpoints.state.step
     print_summary(model, data.dataset, data.recipe)
     with stop_on_signal(checkpoints), progress.bar:
         for first_epoch, end_epoch, length in _equal_epochs(first_step, data.steps_per_epoch, data.num_steps):

@@ -1,11 +1,12 @@
-"""The folder of a run, on disk or in object storage: its files, and checks that they can be written."""
+"""The folder of a run, on disk or in object storage: its files, its lock, and checks that it can be written."""
 
 import csv
 import shutil
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from keras_resnet.files import atomic_write, local_copy, make_folder, read_json, remove, remove_leftovers, write_json
+from keras_resnet.locks import folder_lock
 from keras_resnet.training.checkpoints import check_settings
 
 MODEL, CHECKPOINT, HISTORY, CURVES = "model.keras", "checkpoint.safetensors", "history.csv", "curves.png"
@@ -15,37 +16,68 @@ BEST = "best_{}.safetensors"
 FILES = (SETTINGS, CHECKPOINT, MODEL, HISTORY, CURVES, REPORT, TENSORBOARD)
 
 
-def prepare_workdir(folder, settings, size, overwrite=False, resume=False):
-    """Makes the folder and writes the settings, after checks that the files of the run can be written.
+def check_workdir(folder, settings, size, options):
+    """Checks that a run can be written to a folder, or continue there; writes nothing.
 
     Args:
-        folder: Path or UPath.
+        folder: Path or UPath, an existing folder.
         settings: JSON values that identify the run.
         size: bytes of one checkpoint.
-        overwrite: whether to remove an earlier run.
-        resume: whether to continue an earlier run; a folder without one is treated as new.
+        options: RunOptions. To resume in a folder without a run is to start there.
 
     Raises:
         FileExistsError: if the folder holds another run, with neither `overwrite` nor `resume`.
         ValueError: if the run to resume has other settings.
-        OSError: if the folder cannot be written, or its disk has no room.
+        OSError: if the disk has no room.
     """
-    make_workdir(folder)
     earlier = [name for name in FILES if (folder / name).exists()]
-    if earlier and not (overwrite or resume):
+    if earlier and not (options.overwrite or options.resume):
         raise FileExistsError(
             f"`workdir` should be a new or empty folder: it holds another run ({earlier[0]}). Continue it by --resume "
             f"(resume=True), or replace it by --overwrite (overwrite=True). Received: workdir={str(folder)!r}"
         )
-    if resume and SETTINGS in earlier:
+    if options.resume and SETTINGS in earlier:
         check_settings(read_json(folder / SETTINGS), settings, folder / SETTINGS)
     with workdir_errors(folder):
         if isinstance(folder, Path):
             _check_free_space(folder, size)
-        for path in [] if resume else [*(folder / name for name in earlier), *folder.glob(BEST.format("*"))]:
-            remove(path)
+
+
+def begin_run(folder, settings, resume=False):
+    """Writes the settings of a run that starts in a folder or continues there; removes what other runs have left."""
+    with workdir_errors(folder):
+        if not resume:
+            clear_run(folder)
         remove_leftovers(folder, *FILES, BEST.format("*"))
         write_json(settings, folder / SETTINGS)
+
+
+def clear_run(folder):
+    """Removes the files of a run from a folder; others stay."""
+    for path in (*(folder / name for name in FILES), *folder.glob(BEST.format("*"))):
+        if path.exists():
+            remove(path)
+
+
+@contextmanager
+def locked_workdir(folder):
+    """Makes the folder, and holds its lock within the block; None is no folder. Raises as `folder_lock`."""
+    with ExitStack() as stack:
+        if folder:
+            with workdir_errors(folder):
+                make_folder(folder)
+                stack.enter_context(folder_lock(folder))
+        yield
+
+
+def clear_runs(folders, remove_run=clear_run):
+    """Removes the runs in some folders; none of them if another process has the lock of one."""
+    with ExitStack() as stack:
+        existing = [folder for folder in folders if folder.exists()]
+        for folder in existing:
+            stack.enter_context(folder_lock(folder))
+        for folder in existing:
+            remove_run(folder)
 
 
 def make_workdir(folder):
@@ -56,9 +88,11 @@ def make_workdir(folder):
 
 @contextmanager
 def workdir_errors(workdir):
-    """Within the block, an OSError becomes one that names the workdir."""
+    """Within the block, an OSError becomes one that names the workdir, as that of `folder_lock` does already."""
     try:
         yield
+    except BlockingIOError:
+        raise
     except OSError as error:
         summary = error.strerror or error
         raise OSError(f"`workdir` should be a folder that can be written ({summary}). Received: {workdir}") from error

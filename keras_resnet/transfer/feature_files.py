@@ -20,6 +20,7 @@ from keras_resnet.data.prefetch import describe_errors
 from keras_resnet.data.sources import image_source
 from keras_resnet.errors import check_integers, error_summary, unknown_name_error, value_error
 from keras_resnet.files import atomic_write, check_writable, read_json, remove_leftovers, write_json
+from keras_resnet.locks import LOCK, folder_lock
 from keras_resnet.models.feature_extractor import PRE_LOGITS
 from keras_resnet.models.preprocessing import preprocessing, weights_digest
 from keras_resnet.models.transforms import with_input_size
@@ -33,7 +34,7 @@ ARRAYS = {"features": ("f", 2), "names": ("U", 1), "labels": ("iu", 1), "class_n
 LISTS = {"shape": int, "class_names": str, "skipped": str}
 """Name of each list in the settings -> type of its items."""
 _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-SETTINGS, ROWS, JOURNAL, LOCK = "settings.json", "rows.float32", "journal.jsonl", "lock"
+SETTINGS, ROWS, JOURNAL = "settings.json", "rows.float32", "journal.jsonl"
 _REPLACE = OVERWRITE_HINT.format("file")
 
 
@@ -164,10 +165,7 @@ class PartialFeatures:
     def locked(self):
         """Creates the folder, and holds its lock, which ends with the process. Raises OSError if another holds it."""
         self.folder.mkdir(exist_ok=True)
-        with open(self.folder / LOCK, "wb") as file:
-            if not _lock(file):
-                out = str(self.folder.with_suffix(""))
-                raise BlockingIOError(f"`out` should be a file that no other process writes. Received: out={out!r}")
+        with folder_lock(self.folder, "out", self.folder.with_suffix("")):
             yield
 
     def begin_or_resume(self, settings, overwrite):
@@ -236,19 +234,6 @@ def _parse_line(line, start, stop):
         return None
     complete = line.endswith(b"\n") and found == stop and read_errors.keys() <= set(range(start, stop))
     return read_errors if complete else None
-
-
-def _lock(file):
-    """Locks an open file until it is closed; False if another process has locked it, True where locks do not exist."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):  # Windows, or a file system without locks
-        return True
-    return os.fstat(file.fileno()).st_nlink > 0  # 0: the process that had it has just finished and removed it
 
 
 def read_features(path: str | os.PathLike) -> Features:

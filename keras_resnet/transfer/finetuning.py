@@ -34,8 +34,8 @@ from keras_resnet.training.objectives import run_score
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.recipes import get_recipe
-from keras_resnet.training.train import train
-from keras_resnet.training.workdir import make_workdir, prepare_workdir, write_run
+from keras_resnet.training.train import check_run, train
+from keras_resnet.training.workdir import begin_run, check_workdir, clear_runs, locked_workdir, write_run
 
 BATCH_NORM = ("frozen", "trained")
 GRAD_CAM_PLOT = "grad_cam.png"
@@ -129,26 +129,35 @@ def finetune(
         recipe = replace(recipe, batch_size=min(recipe.batch_size, len(dataset.train)))
     current, dataset = _model_for_classes(model, weights, dataset, recipe, options.precision, mode)
     phases = _phases(current, stages, recipe, head_epochs)
-    if folder:
-        settings = {"stages": stages, "batch_norm": batch_norm, "seed": options.seed}
-        settings |= {"weights_sha256": weights_digest(current)}
-        settings |= {name: phase_recipe.to_config() for name, (_, phase_recipe) in phases.items()}
-        _prepare_folder(folder, settings, options)
-    result = FineTuning(current, {})
-    for index, (name, (lowest_stage, phase_recipe)) in enumerate(phases.items()):
+    for _, phase_recipe in phases.values():
+        check_run(dataset, phase_recipe, devices, options, keep="best")
+    settings = {"stages": stages, "batch_norm": batch_norm, "seed": options.seed}
+    settings |= {"weights_sha256": weights_digest(current)}
+    settings |= {name: phase_recipe.to_config() for name, (_, phase_recipe) in phases.items()}
+    with locked_workdir(folder):
+        if folder:
+            _begin_or_resume(folder, settings, options)
+        result = _train_phases(current, phases, dataset, folder, batch_norm, options)
+        if folder:
+            write_run(result.model, {"best": result.best, "phases": result.phases}, folder)
+            plot_grad_cam_examples(result.model, dataset, folder / GRAD_CAM_PLOT)
+    return result
+
+
+def _train_phases(model, phases, dataset, folder, batch_norm, options):
+    """The FineTuning after all phases, each of which starts from the best epoch of the phase before."""
+    result = FineTuning(model, {})
+    for index, (name, (lowest_stage, recipe)) in enumerate(phases.items()):
         run = train(
-            partial(_trainable_copy, current, lowest_stage, batch_norm),
+            partial(_trainable_copy, model, lowest_stage, batch_norm),
             dataset,
-            phase_recipe,
+            recipe,
             folder and folder / f"{index}_{name}",
             options=replace(options, precision=None),  # the model has its own
             keep="best",
         )
-        latest, current = FineTuning(run.model, {**result.phases, name: run.report}), run.model
+        latest, model = FineTuning(run.model, {**result.phases, name: run.report}), run.model
         result = latest if latest.best == name else replace(latest, model=result.model)
-    if folder:
-        write_run(result.model, {"best": result.best, "phases": result.phases}, folder)
-        plot_grad_cam_examples(result.model, dataset, folder / GRAD_CAM_PLOT)
     return result
 
 
@@ -167,13 +176,12 @@ def _phases(model, stages, recipe, head_epochs):
     }
 
 
-def _prepare_folder(folder, settings, options):
+def _begin_or_resume(folder, settings, options):
     """As for a run of `train`; `overwrite` also removes the phases of an earlier fine-tuning."""
-    make_workdir(folder)
-    for path in folder.iterdir() if options.overwrite else ():
-        if PHASE_FOLDER.fullmatch(path.name) and path.is_dir():
-            remove(path)
-    prepare_workdir(folder, settings, 0, options.overwrite, options.resume)
+    check_workdir(folder, settings, 0, options)
+    if options.overwrite:
+        clear_runs([path for path in folder.iterdir() if PHASE_FOLDER.fullmatch(path.name) and path.is_dir()], remove)
+    begin_run(folder, settings, options.resume)
 
 
 def plot_grad_cam_examples(model, dataset, path, max_images=8):
