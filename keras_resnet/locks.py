@@ -90,7 +90,7 @@ def _lock(file):
 
 def _taken(file, argument, received):
     file.seek(0)
-    owner = file.read(200).decode(errors="replace")
+    owner = file.read(200).decode(errors="ignore")
     if not (owner and owner.isprintable()):
         owner = "another process uses it"
     return BlockingIOError(str(value_error(argument, str(received), f"used by one process at a time: {owner}")))

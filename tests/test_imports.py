@@ -41,7 +41,7 @@ LAZY_MODULES = {
 }
 """Modules that import a heavy library, and are themselves imported inside functions, or by each other."""
 FOLDERS = [
-    ["errors", "equivalents", "schema", "files", "machine", "precision", "normalization"],
+    ["errors", "equivalents", "schema", "files", "locks", "machine", "precision", "normalization"],
     ["architecture", "variants"],
     ["data"],
     ["weights"],
