@@ -5,7 +5,6 @@ A file is opened by its content, not by its suffix: lazily, after checks of all 
 
 import os
 import struct
-import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -13,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_resnet.errors import error_summary
 from keras_resnet.files import atomic_write
 from keras_resnet.weights.hdf5_files import open_hdf5, open_keras, write_hdf5
 from keras_resnet.weights.safetensors_files import open_safetensors, write_safetensors
 from keras_resnet.weights.torch_files import open_torch_stream, open_torch_zip, write_torch
 from keras_resnet.weights.torch_pickles import STORAGES
-from keras_resnet.weights.weights_file import Budget, WeightsFile, WeightsFileError
+from keras_resnet.weights.weights_file import Budget, WeightsFile, WeightsFileError, open_zip
 
 _READABLE = "a Keras .h5, .weights.h5 or .keras file, a .safetensors file or a PyTorch .pth file"
 _WRITERS = {".safetensors": write_safetensors, ".h5": write_hdf5, **dict.fromkeys((".pth", ".pt", ".th"), write_torch)}
@@ -46,9 +46,9 @@ def open_weights(path: str | os.PathLike, network_bytes: int = 0) -> Iterator[We
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"`path` should be {_READABLE}, but it does not exist. Received: path={str(path)!r}")
-    if path.is_dir():
-        hint = "`create(folder)` reads the network in a folder."
-        raise ValueError(f"`path` should be {_READABLE}, not a folder. {hint} Received: path={str(path)!r}")
+    if not path.is_file():  # opening a named pipe would wait for ever
+        kind = "a folder. `create(folder)` reads the network in a folder" if path.is_dir() else "a device or pipe"
+        raise ValueError(f"`path` should be {_READABLE}, not {kind}. Received: path={str(path)!r}")
     with ExitStack() as stack:
         with _errors_with_path(path):
             budget = Budget(path.stat().st_size, network_bytes)
@@ -66,9 +66,9 @@ def _errors_with_path(path):
     except ImportError:
         raise
     except WeightsFileError as error:
-        raise ValueError(f"{error} Received: path={str(path)!r}") from error
+        raise ValueError(f"{error_summary(error)} Received: path={str(path)!r}") from error
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error_summary(error)}"
         raise ValueError(f"The weights file should be intact; {reason}. Received: path={str(path)!r}") from error
 
 
@@ -91,7 +91,7 @@ def _open(path, file, stack, budget):
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return open_hdf5(path, file, stack, budget)
     if head.startswith(b"PK\x03\x04"):
-        archive = stack.enter_context(zipfile.ZipFile(file))
+        archive = stack.enter_context(open_zip(file, budget))
         names = set(archive.namelist())
         if {"config.json", "model.weights.h5"} <= names:
             return open_keras(path, archive, stack, budget)
@@ -99,7 +99,7 @@ def _open(path, file, stack, budget):
             return open_torch_zip(path, archive, budget)
         raise WeightsFileError(f"A zip file should be a .keras or PyTorch file; this one contains {sorted(names)[:4]}.")
     if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= path.stat().st_size - 8:
-        return open_safetensors(path, file, budget)
+        return open_safetensors(path, file)
     if head.startswith(b"\x80"):  # a pickle's first opcode
         return open_torch_stream(path, file, budget)
     found = f"begins with {head!r}" if head else "is empty"

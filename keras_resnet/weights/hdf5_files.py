@@ -9,10 +9,11 @@ import zipfile
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from keras_resnet.schema import parse_json
 from keras_resnet.weights.weights_file import (
     METADATA_KEY,
     Budget,
@@ -21,9 +22,8 @@ from keras_resnet.weights.weights_file import (
     WeightsFileError,
     decode,
     dtype_in_memory,
-    member_size,
-    parse_json_object,
     read_member,
+    read_text,
 )
 
 _HEAP_MAGIC = b"GCOL\x01"
@@ -56,10 +56,8 @@ def open_hdf5(path: Path, file: BinaryIO, stack: ExitStack, budget: Budget) -> W
 
 def open_keras(path: Path, archive: zipfile.ZipFile, stack: ExitStack, budget: Budget) -> WeightsFile:
     """WeightsFile of a .keras file, an open ZipFile. It stays open until `stack` closes."""
-    config = parse_json_object(read_member(archive, "config.json", budget), budget)
-    info = archive.getinfo("model.weights.h5")
-    member_size(archive, info)  # raises before memory is allocated
-    content = archive.read(info)
+    config = parse_json(read_text(archive, "config.json", budget), dict[str, Any], "config.json")
+    content = read_member(archive, archive.getinfo("model.weights.h5"), budget).tobytes()
     return replace(_open(path, io.BytesIO(content), content, stack, budget), format="keras", config=config)
 
 
@@ -80,7 +78,7 @@ def _open(path, source, content, stack, budget):
 
     root.id.links.visit(visit, info=True)
     group = root.get("model_weights", root)
-    config = parse_json_object(_read_string(root, "model_config", "{}").encode(), budget)
+    config = parse_json(_read_string(root, "model_config", "{}"), dict[str, Any], "model_config")
     if METADATA_KEY in root.attrs:
         config[METADATA_KEY] = _read_string(root, METADATA_KEY, "")
     layers = _read_names(group, "layer_names")

@@ -2,18 +2,17 @@
 
 import struct
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from keras_resnet.schema import MAX_JSON_BYTES, parse_json
 from keras_resnet.weights.weights_file import (
-    Budget,
     StoredArray,
     WeightsFile,
     WeightsFileError,
     decode,
     dtype_in_memory,
-    parse_json_object,
     read_bytes,
     strip_prefixes,
 )
@@ -28,14 +27,14 @@ _DTYPES = {
 """dtype in the header -> name of the NumPy dtype."""
 
 
-def open_safetensors(path: Path, file: BinaryIO, budget: Budget) -> WeightsFile:
+def open_safetensors(path: Path, file: BinaryIO) -> WeightsFile:
     """WeightsFile of a safetensors file; `file` is `path`, open at its beginning."""
     import safetensors
 
+    size = struct.unpack("<Q", file.read(8))[0]
+    header = parse_json(file.read(min(size, MAX_JSON_BYTES + 1)), dict[str, dict[str, Any]], "header")
     with safetensors.safe_open(path, framework="numpy"):  # raises for gaps, overlaps and offsets beyond the file
-        size = struct.unpack("<Q", file.read(8))[0]
-        header = parse_json_object(file.read(size), budget)
-    config = header.pop("__metadata__", None) or {}
+        config = header.pop("__metadata__", {})
     arrays = {name: _stored_array(row, file, 8 + size) for name, row in header.items()}
     return WeightsFile(path, "safetensors", strip_prefixes(arrays), config)
 

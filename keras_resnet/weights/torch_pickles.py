@@ -9,11 +9,16 @@ import pickle
 import pickletools
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 
-from keras_resnet.weights.weights_file import WeightsFileError
+from keras_resnet.weights.weights_file import MAX_AXES, Budget, WeightsFileError
+
+MAX_PICKLE_BYTES = 2**24
+"""Longest pickle that is read; that of ResNet-1202 with the state of its optimizer has three megabytes."""
+_MAX_KEY = 100
+"""Largest number of characters in the key of a storage; torch writes numbers."""
 
 STORAGES = {
     "DoubleStorage": "float64",
@@ -43,10 +48,13 @@ class Storage:
     def from_persistent_id(cls, tag, dtype, key, location, count, view=None):
         """From torch's ("storage", type, key, device, count) and, in streams, None or (view key, start, count)."""
         _, start, size = view or (None, 0, count)
-        if tag != "storage" or dtype not in STORAGES.values() or not isinstance(key, str):
+        if tag != "storage" or dtype not in STORAGES.values():
             raise WeightsFileError(f"The type of a tensor's storage should be one of {sorted(STORAGES)}.")
-        if not (_are_sizes(count, start, size) and start + size <= count):
-            raise WeightsFileError(f"Storage {key!r} of {count} elements should have {size} from element {start}.")
+        if not isinstance(key, str) or len(key) > _MAX_KEY:
+            raise WeightsFileError(f"The key of a storage should be a string of at most {_MAX_KEY} characters.")
+        _check_sizes(count, start, size)
+        if start + size > count:
+            raise WeightsFileError(f"Storage {key!r} of {count} elements should have {size} from {start} on.")
         return cls(key, dtype, start, size)
 
     @property
@@ -66,11 +74,14 @@ class Tensor:
     @classmethod
     def rebuild(cls, storage, offset, shape, strides, *_):
         """From the arguments of `torch._utils._rebuild_tensor_v2`; the last three matter only in training."""
-        if len(shape) != len(strides) or len(shape) > 64:
+        if not isinstance(storage, Storage):
+            raise WeightsFileError(f"A tensor should have a storage, not a {type(storage).__name__}.")
+        shape, strides = _size(shape), _size(strides)
+        _check_sizes(offset, *shape, *strides)
+        tensor = cls(storage, offset, shape, strides)
+        if len(shape) != len(strides):
             raise WeightsFileError(f"A tensor of {len(shape)} axes should have as many strides, not {len(strides)}.")
-        tensor = cls(storage, offset, tuple(shape), tuple(strides))
-        valid = _are_sizes(offset, *shape, *strides)
-        if not valid or max(offset + tensor.span, math.prod(shape)) > storage.count:
+        if max(offset + tensor.span, math.prod(shape)) > storage.count:
             raise WeightsFileError(f"{tensor} should be inside its storage of {storage.count} elements.")
         return tensor
 
@@ -82,8 +93,19 @@ class Tensor:
         return 1 + sum((length - 1) * stride for length, stride in zip(self.shape, self.strides, strict=True))
 
 
-def _are_sizes(*values):
-    return all(isinstance(value, int) and value >= 0 for value in values)
+def _check_sizes(*values):
+    """Values that are refused are never printed: nested tuples may be exponentially longer than their pickle."""
+    for value in values:
+        if not (isinstance(value, int) and 0 <= value < 2**63):
+            kind = "a large or negative one" if isinstance(value, int) else f"a {type(value).__name__}"
+            raise WeightsFileError(f"Sizes, offsets and strides of tensors should be 63-bit integers, not {kind}.")
+
+
+def _size(values=()):
+    """Replacement for `torch.Size`."""
+    if not isinstance(values, (tuple, list)) or len(values) > MAX_AXES:
+        raise WeightsFileError(f"A tensor's size should be a tuple of at most {MAX_AXES} integers.")
+    return tuple(values)
 
 
 def _checked_dict(pairs=()):
@@ -103,7 +125,7 @@ _GLOBALS = {
     "torch._utils._rebuild_tensor": Tensor.rebuild,
     "torch._utils._rebuild_tensor_v2": Tensor.rebuild,
     "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
-    "torch.Size": tuple,
+    "torch.Size": _size,
     "torch.storage.UntypedStorage": "uint8",
     **{f"torch.{storage}": dtype for storage, dtype in STORAGES.items()},
     **dict.fromkeys((f"torch.{dtype}" for dtype in STORAGES.values()), _ignore),
@@ -115,44 +137,78 @@ _GLOBALS = {
 _OPCODES = """
     PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINSTRING SHORT_BINSTRING
     BINUNICODE SHORT_BINUNICODE BINBYTES SHORT_BINBYTES EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE EMPTY_LIST APPEND APPENDS
-    EMPTY_DICT BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID REDUCE
+    EMPTY_DICT BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID
 """.split()  # noqa: SIM905 (a literal takes forty lines)
-"""Opcodes of tensor pickles that `pickle._Unpickler` handles; three more are redefined below."""
+"""Opcodes of tensor pickles that `pickle._Unpickler` handles; four more are redefined below."""
 _WEIGHTS_ONLY = "It should contain weights only. Nothing was run; save only `model.state_dict()`."
 
 
 class _Opcodes(dict):
-    """Opcode -> method of the unpickler; a missing opcode raises WeightsFileError with the opcode's name."""
+    """Opcode -> method of the unpickler, as a step of a budget; names an opcode that has none in a WeightsFileError."""
+
+    def __init__(self, methods, budget):
+        super().__init__(methods)
+        self.budget = budget
+
+    def __getitem__(self, code):
+        self.budget.spend(steps=1)
+        return super().__getitem__(code)
 
     def __missing__(self, code):
         name = next((opcode.name for opcode in pickletools.opcodes if ord(opcode.code) == code), hex(code))
         raise WeightsFileError(f"This PyTorch file uses the pickle opcode {name}, unlike a state dict. {_WEIGHTS_ONLY}")
 
 
+class _PickleFile:
+    """The bytes from the position of a file on, of which at most MAX_PICKLE_BYTES can be read."""
+
+    def __init__(self, file):
+        self.file, self.left = file, MAX_PICKLE_BYTES
+
+    def read(self, size):
+        self.left -= size
+        if self.left < 0:
+            raise WeightsFileError(f"A PyTorch file should have pickles of at most {MAX_PICKLE_BYTES} bytes.")
+        return self.file.read(size)
+
+    def readline(self):
+        """A line of GLOBAL: the name of a module or class."""
+        return self.file.readline(256)
+
+
 class StateDictUnpickler(pickle._Unpickler):
     """Unpickler of state dicts that calls only the replacements in this module.
 
     `load` returns the unpickled value with a `Tensor` for each tensor. It raises WeightsFileError for a pickle with
-    anything but data, and any exception for a damaged pickle.
+    anything but data or that exceeds the budget, and any exception for a damaged pickle.
 
     The base class is the Python version of pickle's interpreter: opcodes can be removed and replaced (BUILD would set
     attributes of any object), and a large memo index does not allocate memory as in the C version.
     """
 
-    def __init__(self, file):
-        super().__init__(file, encoding="latin1")
-        self.itemsizes = {}
+    def __init__(self, file: BinaryIO, budget: Budget):
+        super().__init__(_PickleFile(file), encoding="latin1")
+        self.budget = budget
+        self.dispatch = _Opcodes(self.dispatch, budget)  # type: ignore[misc]
+        self.itemsizes: dict[str, int] = {}
         """Storage key -> bytes per element."""
 
     def find_class(self, module, name):
-        if f"{module}.{name}" not in _GLOBALS:
-            raise WeightsFileError(f"This PyTorch file contains code: the global `{module}.{name}`. {_WEIGHTS_ONLY}")
-        return _GLOBALS[f"{module}.{name}"]
+        path = f"{module}.{name}"
+        if path not in _GLOBALS:
+            raise WeightsFileError(f"This PyTorch file contains code: the global `{path[:100]}`. {_WEIGHTS_ONLY}")
+        return _GLOBALS[path]
 
     def persistent_load(self, identifier):
         storage = Storage.from_persistent_id(*identifier)
         self.itemsizes.setdefault(storage.key, storage.itemsize)
         return storage
+
+    def load_reduce(self):
+        """A replacement takes as long as its arguments, which may be the same ones many times, are long."""
+        arguments = self.stack[-1]
+        self.budget.spend(steps=len(arguments) + sum(len(value) for value in arguments if hasattr(value, "__len__")))
+        super().load_reduce()
 
     def load_build(self):
         self.stack.pop()
@@ -168,8 +224,8 @@ class StateDictUnpickler(pickle._Unpickler):
     dispatch: ClassVar[dict] = {
         getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES
     }
-    dispatch |= {pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
-    dispatch = _Opcodes(dispatch)
+    dispatch |= {pickle.REDUCE[0]: load_reduce, pickle.BUILD[0]: load_build}
+    dispatch |= {pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
 
 
 def state_dict_pickle(arrays: dict[str, np.ndarray]) -> bytes:

@@ -2,13 +2,15 @@
 
 import io
 import json
+import mmap
+import re
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -17,8 +19,14 @@ METADATA_KEY = "keras_resnet"
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 """Prefixes of DataParallel, of torch.compile, and of training code that keeps the network in an attribute."""
+MAX_AXES = 32
+"""Largest number of axes of an array, as in HDF5."""
+_MAX_NAME = 300
+"""Largest number of characters in the name of an array."""
+_MAX_PREFIXES = 5
+"""Largest number of prefixes before a name."""
 _MAX_TEXT_BYTES = 2**24
-"""Largest zip member that `read_member` reads: a model's config or the pickle of a state dict."""
+"""Largest zip member that `read_text` reads: a model's config or the pickle of a state dict."""
 _MAX_COMPRESSION_RATIO = 100
 """Largest ratio of uncompressed to compressed bytes of a zip member; weights hardly compress."""
 
@@ -30,8 +38,8 @@ class WeightsFileError(ValueError):
 class Budget:
     """What reading one file may cost. The readers of all formats spend from it, so they end whatever the file says.
 
-    `bytes`: decompressed. Weights hardly compress, so eight times the size of the file is enough, unless the arrays are
-    constant, as in a new network: then twice the size of the network.
+    `bytes`: decompressed, or read from a part of the file that is read as a whole. Weights hardly compress, so eight
+    times the size of the file is enough, unless arrays are constant, as in a new network: then twice its size is.
 
     `steps`: opcodes executed, objects made, links followed, entries visited. A step needs at least one byte of the
     file; a million take about a second, and are more than ResNet-1202 needs with the state of its optimizer.
@@ -74,6 +82,14 @@ class WeightsFile:
     """`config.json` of a .keras file, `model_config` of an .h5 file of a whole model, `__metadata__` of a safetensors
     file, else {}; with our own metadata under METADATA_KEY if the file has them."""
 
+    def __post_init__(self):
+        """Bounds what later messages contain."""
+        for name, array in self.arrays.items():
+            if len(name) > _MAX_NAME or len(array.shape) > MAX_AXES:
+                expected = f"names of at most {_MAX_NAME} characters and at most {MAX_AXES} axes"
+                received = f"{len(name)} characters and {len(array.shape)} axes"
+                raise WeightsFileError(f"Arrays should have {expected}; {name[:50]!r} has {received}.")
+
     @cached_property
     def metadata(self) -> dict[str, dict]:
         """{"spec": fields of a ResNetSpec, "info": facts about the weights}; empty dicts in files of other programs."""
@@ -86,7 +102,8 @@ class WeightsFile:
 
 def strip_prefixes(arrays: dict[str, StoredArray]) -> dict[str, StoredArray]:
     """Arrays without the prefixes that all names share, and without batch norm's `num_batches_tracked` counters."""
-    while arrays and (prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in arrays)), None)):
+    for _ in range(_MAX_PREFIXES):
+        prefix = next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in arrays)), "")
         arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
     return {name: array for name, array in arrays.items() if not name.endswith("num_batches_tracked")}
 
@@ -112,32 +129,41 @@ def read_bytes(file: Any, size: int) -> np.ndarray:
     return raw
 
 
-def parse_json_object(text: bytes, budget: Budget) -> dict[str, Any]:
-    """JSON text -> dict; raises WeightsFileError for JSON that is not an object or has too many values."""
-    budget.spend(steps=sum(map(text.count, (b",", b":", b"[", b"{"))))
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise WeightsFileError(f"The model's metadata should be a JSON object, not a {type(value).__name__}.")
-    return value
+def open_zip(file: BinaryIO, budget: Budget) -> zipfile.ZipFile:
+    """A zip file with unique names of members, of which each costs steps, since zipfile reads all their headers."""
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        budget.spend(steps=16 * sum(1 for _ in re.finditer(rb"PK\x01\x02", content)))
+    archive = zipfile.ZipFile(file)
+    if len(set(archive.namelist())) < len(archive.namelist()):
+        raise WeightsFileError("A zip file should have unique names of members.")
+    return archive
 
 
 def member_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
-    """Uncompressed bytes of a zip member; raises WeightsFileError if it is encrypted or the archive is too small."""
-    ratio = 1 if info.compress_type == zipfile.ZIP_STORED else _MAX_COMPRESSION_RATIO
-    if info.flag_bits & 1:
-        raise WeightsFileError(f"`{info.filename}` in the zip file should not be encrypted.")
+    """Uncompressed bytes of a zip member; raises WeightsFileError if it cannot be read or too few bytes are stored."""
+    ratios = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: _MAX_COMPRESSION_RATIO}  # LZMA allocates what the file says
+    if info.flag_bits & 1 or info.compress_type not in ratios:
+        raise WeightsFileError(f"`{info.filename}` in the zip file should be stored or deflated, and not encrypted.")
     end = archive.fp.seek(0, io.SEEK_END) if archive.fp else 0
-    if info.header_offset + info.compress_size > end or info.file_size > ratio * info.compress_size:
+    too_large = info.file_size > ratios[info.compress_type] * info.compress_size
+    if too_large or info.header_offset + info.compress_size > end:
         raise WeightsFileError(
             f"Too few bytes of `{info.filename}` are stored: {info.compress_size} for {info.file_size}."
         )
     return info.file_size
 
 
-def read_member(archive: zipfile.ZipFile, name: str, budget: Budget) -> bytes:
-    """Bytes of a short member; raises WeightsFileError if it is too long, or as `member_size` does."""
-    size = member_size(archive, archive.getinfo(name))
-    if size > _MAX_TEXT_BYTES:
-        raise WeightsFileError(f"`{name}` in the zip file should have at most {_MAX_TEXT_BYTES} bytes, not {size}.")
+def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, budget: Budget) -> np.ndarray:
+    """Bytes of a zip member, whose checksum is compared; raises WeightsFileError as `member_size` does."""
+    size = member_size(archive, info)
     budget.spend(bytes=size)
-    return archive.read(name)
+    with archive.open(info) as member:
+        return read_bytes(member, size)  # `read()` without a size would decompress whatever is there
+
+
+def read_text(archive: zipfile.ZipFile, name: str, budget: Budget) -> bytes:
+    """Bytes of a short zip member; raises WeightsFileError if it is too long."""
+    info = archive.getinfo(name)
+    if info.file_size > _MAX_TEXT_BYTES:
+        raise WeightsFileError(f"`{name}` in the zip file should have at most {_MAX_TEXT_BYTES} bytes.")
+    return read_member(archive, info, budget).tobytes()
