@@ -12,8 +12,9 @@ from keras_resnet.data.sources import from_arrays, load_dataset
 from keras_resnet.evaluation import evaluate
 from keras_resnet.models import constructors
 from keras_resnet.models.constructors import *  # noqa: F403
-from keras_resnet.models.create import create, load_model
+from keras_resnet.models.create import create
 from keras_resnet.models.feature_extractor import feature_extractor
+from keras_resnet.models.model_files import load_model
 from keras_resnet.models.preprocessing import preprocess_input, preprocessing
 from keras_resnet.models.publishing import push_to_hub, save_pretrained
 from keras_resnet.models.transforms import fold_batch_norm

@@ -93,6 +93,10 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, local)
+    except OSError as error:
+        if error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # a full disk has none, others have the temporary one
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

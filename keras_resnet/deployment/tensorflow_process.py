@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 from keras_resnet.errors import TENSORFLOW, check_installed
-from keras_resnet.models.create import load_model
+from keras_resnet.models.model_files import load_model
+from keras_resnet.weights.keras_archives import save_keras
 
 MODEL, CALL, RESULT = "model.keras", "call.pickle", "result.pickle"
 """Files by which the processes communicate, in a temporary folder."""
@@ -29,7 +30,7 @@ def call_with_tensorflow(function, model, **arguments):
     """
     check_installed(f"`{function.__name__}`, also of a model on another backend,", ["tensorflow"], TENSORFLOW)
     with tempfile.TemporaryDirectory() as folder:
-        model.save(Path(folder, MODEL))
+        save_keras(model, Path(folder, MODEL))
         try:
             Path(folder, CALL).write_bytes(pickle.dumps((function, arguments)))
         except (pickle.PicklingError, AttributeError, TypeError) as error:

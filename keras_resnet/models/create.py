@@ -1,4 +1,4 @@
-"""`create`: a network of VARIANTS as a Keras model, with random or published weights; `load_model`."""
+"""`create`: a network of VARIANTS as a Keras model, with random or published weights."""
 
 import os
 from collections.abc import Iterable
@@ -12,8 +12,7 @@ from keras_resnet.architecture.network import ResNet, build
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.equivalents import MODEL_ARGUMENTS
-from keras_resnet.errors import error_summary, unknown_name_error, value_error
-from keras_resnet.files import local_copy
+from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.models.nested import preprocessing_before
 from keras_resnet.variants import canonical_name, get_spec
 from keras_resnet.weights.catalog import WEIGHTS, unknown_weights_error
@@ -142,28 +141,3 @@ def _check_like_keras(variant, weights, include_top, input_shape, classes, class
             "Only `None` and `softmax` activations are allowed for the `classifier_activation` argument when using "
             f"pretrained weights, with `include_top=True`. Received: classifier_activation={classifier_activation}"
         )
-
-
-def load_model(path: str | os.PathLike) -> keras.Model:
-    """Loads a `.keras` file; models of this package keep their spec, preprocessing and class names.
-
-    >>> import keras_resnet
-    >>> keras_resnet.create("resnet20").save("model.keras")
-    >>> keras_resnet.load_model("model.keras").spec == keras_resnet.create("resnet20").spec
-    True
-
-    Args:
-        path: a file written by `model.save(path)`, of this package or any other Keras model; or its URL in object
-            storage, as the workdir of `train`.
-
-    Raises:
-        ValueError: if it is not a `.keras` file, is damaged, or contains code that Keras's safe mode does not load.
-        FileNotFoundError: if it does not exist.
-    """
-    with local_copy(path) as local:
-        if not local.exists():
-            raise FileNotFoundError(f"`path` should be an existing .keras file. Received: path={str(path)!r}")
-        try:
-            return keras.saving.load_model(local, compile=False)
-        except Exception as error:  # Keras's parsers and layers raise errors of many types
-            raise value_error("path", str(path), f"an intact .keras file ({error_summary(error)})") from error

@@ -11,8 +11,9 @@ from keras_resnet.architecture.metadata import channel_axis, copy_metadata, mode
 from keras_resnet.architecture.network import POOLINGS, ResNet, build
 from keras_resnet.errors import check_known, unknown_name_error, value_error
 from keras_resnet.models.cloning import as_functional, clone
-from keras_resnet.models.create import create, load_model
+from keras_resnet.models.create import create
 from keras_resnet.models.layers import endpoint_layers, last_feature_map
+from keras_resnet.models.model_files import load_model
 from keras_resnet.weights.layouts import weight_variables
 from keras_resnet.weights.loading import require_spec
 

@@ -13,7 +13,8 @@ from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import value_error
 from keras_resnet.machine import versions
 from keras_resnet.models.cloning import clone
-from keras_resnet.models.create import create, load_model
+from keras_resnet.models.create import create
+from keras_resnet.models.model_files import load_model
 from keras_resnet.models.preprocessing import known_preprocessing
 from keras_resnet.models.transforms import check_input_size, with_new_head
 from keras_resnet.precision import precision_of, precision_scope

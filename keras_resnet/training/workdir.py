@@ -8,6 +8,7 @@ from pathlib import Path
 from keras_resnet.files import atomic_write, local_copy, make_folder, read_json, remove, remove_leftovers, write_json
 from keras_resnet.locks import folder_lock
 from keras_resnet.training.checkpoints import check_settings
+from keras_resnet.weights.keras_archives import save_keras
 
 MODEL, CHECKPOINT, HISTORY, CURVES = "model.keras", "checkpoint.safetensors", "history.csv", "curves.png"
 SETTINGS, REPORT, TENSORBOARD = "settings.json", "report.json", "tensorboard"
@@ -107,8 +108,7 @@ def _check_free_space(folder, size):
 
 def write_run(model, report, folder):
     """Writes the trained model and its report."""
-    with atomic_write(folder / MODEL) as temporary:
-        model.save(temporary)
+    save_keras(model, folder / MODEL)
     write_json(report, folder / REPORT)
 
 

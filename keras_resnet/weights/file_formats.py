@@ -14,7 +14,8 @@ import numpy as np
 
 from keras_resnet.errors import error_summary
 from keras_resnet.files import atomic_write
-from keras_resnet.weights.hdf5_files import open_hdf5, open_keras, write_hdf5
+from keras_resnet.weights.hdf5_files import open_hdf5, write_hdf5
+from keras_resnet.weights.keras_archives import open_keras
 from keras_resnet.weights.safetensors_files import open_safetensors, write_safetensors
 from keras_resnet.weights.torch_files import open_torch_stream, open_torch_zip, write_torch
 from keras_resnet.weights.torch_pickles import STORAGES

@@ -1,40 +1,33 @@
-"""Keras's three formats: the legacy .h5 and .weights.h5, which are HDF5 files, and .keras, which contains one."""
+"""Keras's two formats that are HDF5 files: the legacy .h5 and .weights.h5, which .keras files contain as well."""
 
 import io
 import math
 import mmap
 import re
 import struct
-import zipfile
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from keras_resnet.schema import parse_json
+from keras_resnet.weights.hdf5_datasets import OBJECT_STEPS, stored_array
 from keras_resnet.weights.weights_file import (
     METADATA_KEY,
     Budget,
     StoredArray,
     WeightsFile,
     WeightsFileError,
-    decode,
-    dtype_in_memory,
-    read_member,
-    read_text,
 )
 
 _HEAP_MAGIC = b"GCOL\x01"
-_MAX_NAMES = 2**16
-"""Largest number of strings in an attribute that is read."""
+_MAX_DEPTH = 64
+"""Deepest nesting of groups; nested models take two levels each."""
 _MAX_ATTRIBUTE_BYTES = 64512
 """Largest attribute that is written, as in Keras's legacy_h5_format.py."""
-_MAX_COMPRESSION_RATIO = 1100
-"""Largest ratio of uncompressed to compressed bytes; DEFLATE, HDF5's usual filter, reaches at most 1032."""
-_SMALL_DATASET_BYTES = 2**24
-"""Size up to which the compression ratio of a dataset is not checked."""
 
 _NOT_A_LAYER = re.compile(r"(^optimizer|(^|/)seed_generator(_\d+)?)(/|$)")
 _WEIGHT_NAMES = {
@@ -54,46 +47,62 @@ def open_hdf5(path: Path, file: BinaryIO, stack: ExitStack, budget: Budget) -> W
     return _open(path, path, content, stack, budget)
 
 
-def open_keras(path: Path, archive: zipfile.ZipFile, stack: ExitStack, budget: Budget) -> WeightsFile:
-    """WeightsFile of a .keras file, an open ZipFile. It stays open until `stack` closes."""
-    config = parse_json(read_text(archive, "config.json", budget), dict[str, Any], "config.json")
-    content = read_member(archive, archive.getinfo("model.weights.h5"), budget).tobytes()
-    return replace(_open(path, io.BytesIO(content), content, stack, budget), format="keras", config=config)
+def open_hdf5_bytes(path: Path, content: bytes, stack: ExitStack, budget: Budget) -> WeightsFile:
+    """WeightsFile of an HDF5 file in memory, which is a part of the file `path`."""
+    return _open(path, io.BytesIO(content), content, stack, budget)
+
+
+def count_values(content: bytes, budget: Budget) -> int:
+    """Number of values in all arrays of an HDF5 file in memory, after checks that Keras can read it as well.
+
+    Raises:
+        ValueError or OSError: as `open_weights`, and for compressed arrays, of which libhdf5 does not check the chunks.
+    """
+    with ExitStack() as stack:
+        reader, root = _open_reader(io.BytesIO(content), content, stack, budget)
+        arrays = []
+        for path, dataset in reader.datasets(root):
+            if dataset.chunks is not None:
+                raise WeightsFileError(f"`{path}` should be stored in one piece, as Keras writes it, not in chunks.")
+            arrays.append(reader.array(dataset))
+        return sum(math.prod(array.shape) for array in arrays)
+
+
+def _open_reader(source, content, stack, budget):
+    """(_Reader, h5py.File) of `source`, a path or a seekable binary file; `content`: its bytes."""
+    import h5py
+
+    reader = _Reader(content, _largest_string(content), budget)
+    return reader, stack.enter_context(h5py.File(source, "r"))
 
 
 def _open(path, source, content, stack, budget):
     """WeightsFile of `source`, a path or a seekable binary file; `content`: bytes that contain the HDF5 file."""
-    import h5py
-
-    _check_heaps(content)
-    root = stack.enter_context(h5py.File(source, "r"))
-    paths = []  # of all groups and datasets
-
-    def visit(path, link):
-        path = path.decode("utf-8")
-        if link.type != h5py.h5l.TYPE_HARD:
-            kind = "ExternalLink" if link.type == h5py.h5l.TYPE_EXTERNAL else "SoftLink"
-            raise WeightsFileError(f"An HDF5 weights file should contain its own arrays; `{path}` is an HDF5 {kind}.")
-        paths.append(path)
-
-    root.id.links.visit(visit, info=True)
+    reader, root = _open_reader(source, content, stack, budget)
+    paths = [path for path, _ in reader.datasets(root)]
     group = root.get("model_weights", root)
-    config = parse_json(_read_string(root, "model_config", "{}"), dict[str, Any], "model_config")
+    config = parse_json(reader.string(root, "model_config", "{}"), dict[str, Any], "model_config")
     if METADATA_KEY in root.attrs:
-        config[METADATA_KEY] = _read_string(root, METADATA_KEY, "")
-    layers = _read_names(group, "layer_names")
+        config[METADATA_KEY] = reader.string(root, METADATA_KEY, "")
+    layers = reader.names(group, "layer_names")
     arrays = {}
-    for name, dataset in _legacy_datasets(group, layers) if layers else _numbered_datasets(root, paths):
+    for name, dataset in _legacy_datasets(reader, group, layers) if layers else _numbered_datasets(reader, root, paths):
         if name in arrays:
             raise WeightsFileError(f"The names of arrays should be unique; `{name}` occurs twice.")
-        arrays[name] = _stored_array(dataset)
+        arrays[name] = reader.array(dataset)
     return WeightsFile(path, "h5" if layers else "weights.h5", arrays, config)
 
 
-def _check_heaps(content):
-    """Check the object sizes in the global heaps, where HDF5 stores strings: libhdf5 never returns from a wrong one."""
+def _largest_string(content):
+    """Size of the largest object in the global heaps, where HDF5 stores strings.
+
+    Raises WeightsFileError for objects of wrong sizes, from which libhdf5 never returns, and for heaps that overlap.
+    """
+    largest, end = 0, 0
     start = content.find(_HEAP_MAGIC)
     while start >= 0:
+        if start < end:
+            raise WeightsFileError(f"The HDF5 heap at byte {start} should not be inside another one.")
         end = min(start + struct.unpack_from("<Q", content, start + 8)[0], len(content))
         position = start + 16
         while position + 16 <= end:
@@ -101,14 +110,81 @@ def _check_heaps(content):
             step = 16 + -(-size // 8) * 8 if index else size
             if step < 16 or position + step > end:
                 raise WeightsFileError(f"The HDF5 heap at byte {start} should be a sequence of objects that fit in it.")
+            largest = max(largest, step)
             position += step
         start = content.find(_HEAP_MAGIC, start + 1)
+    return largest
 
 
-def _legacy_datasets(group, layers):
+@dataclass(frozen=True)
+class _Reader:
+    """Checked reading of the contents of an HDF5 file; libhdf5 trusts the sizes and links in it."""
+
+    content: Any
+    """The bytes of the file, for slicing."""
+    largest_string: int
+    """Bytes of the largest string outside the attributes themselves."""
+    budget: Budget
+
+    def datasets(self, root: Any) -> Iterator[tuple[str, Any]]:
+        """Pairs (path, h5py.Dataset) of all datasets; raises WeightsFileError for links to other places and files."""
+        import h5py
+
+        seen, groups = set(), [("", root)]
+        while groups:
+            path, group = groups.pop()
+            for name in group:
+                self.budget.spend(steps=OBJECT_STEPS)
+                inner = f"{path}/{name}".lstrip("/")
+                if group.get(name, getlink=True, getclass=True) is not h5py.HardLink:
+                    raise WeightsFileError(f"An HDF5 weights file should contain its own arrays; `{inner}` is a link.")
+                item = group[name]
+                address = h5py.h5o.get_info(item.id).addr
+                if isinstance(item, h5py.Dataset):
+                    yield inner, item
+                elif isinstance(item, h5py.Group) and address not in seen:
+                    if inner.count("/") > _MAX_DEPTH:
+                        raise WeightsFileError(f"The groups of an HDF5 file should have at most {_MAX_DEPTH} levels.")
+                    groups.append((inner, item))
+                seen.add(address)
+
+    def array(self, dataset: Any) -> StoredArray:
+        """StoredArray of an h5py.Dataset; raises WeightsFileError for anything else."""
+        import h5py
+
+        self.budget.spend(steps=OBJECT_STEPS)
+        if not isinstance(dataset, h5py.Dataset):
+            raise WeightsFileError(f"`{dataset.name}` should be an HDF5 dataset, not a {type(dataset).__name__}.")
+        bfloat16 = self.string(dataset, "dtype", "") == "bfloat16" and dataset.dtype == "V2"
+        return stored_array(dataset, "bfloat16" if bfloat16 else dataset.dtype, self.content, self.budget)
+
+    def names(self, group: Any, attribute: str) -> list[str]:
+        """Names from one attribute, or from several numbered ones, as `_write_names` writes them."""
+        chunks = [attribute] if attribute in group.attrs else [f"{attribute}{i}" for i in range(len(group.attrs))]
+        return [name for chunk in chunks if chunk in group.attrs for name in self._strings(group, chunk)]
+
+    def string(self, item: Any, attribute: str, default: str) -> str:
+        """The string in an attribute, or `default` without the attribute."""
+        return self._strings(item, attribute)[0] if attribute in item.attrs else default
+
+    def _strings(self, item, attribute):
+        """Strings of an attribute, whose type and size are checked: many may be one and the same in the file."""
+        import h5py
+
+        header = h5py.h5a.open(item.id, attribute.encode())
+        kind, count = header.get_type(), header.get_space().get_simple_extent_npoints()
+        if count and not isinstance(kind, h5py.h5t.TypeStringID):
+            raise WeightsFileError(f"Attribute `{attribute}` of `{item.name}` should be strings.")
+        size = self.largest_string if count and kind.is_variable_str() else kind.get_size()
+        self.budget.spend(bytes=count * size, steps=count)
+        values = np.ravel(item.attrs[attribute]) if count else []
+        return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values]
+
+
+def _legacy_datasets(reader, group, layers):
     """Pairs ("<layer>/<weight>", dataset); layers of a nested model, which share a group, keep their own names."""
     for layer in layers:
-        names = _read_names(group[layer], "weight_names")
+        names = reader.names(group[layer], "weight_names")
         scopes = {name.split("/")[-2] for name in names if "/" in name}
         for name in names:
             nested = len(scopes) > 1 or re.match(rf"{re.escape(layer)}/.*/", name)
@@ -117,7 +193,7 @@ def _legacy_datasets(group, layers):
             yield f"{owner}/{weight}", group[layer][name]
 
 
-def _numbered_datasets(root, paths):
+def _numbered_datasets(reader, root, paths):
     """Pairs ("<layer>/<weight>", dataset) of `layers/<class>_<n>/vars/<i>` (keras saving_lib.py), in order.
 
     Old Keras versions write `_layer_checkpoint_dependencies/` for `layers/` and do not store the layer's name; then
@@ -131,7 +207,7 @@ def _numbered_datasets(root, paths):
     for owner, numbers in groups.items():
         group = root[owner]["vars"]
         group_name = owner.rpartition("/")[2]
-        layer = _read_string(group, "name", group_name)
+        layer = reader.string(group, "name", group_name)
         for weight, number in zip(_weight_names(group_name, numbers), numbers, strict=True):
             yield f"{layer}/{weight}", group[number]
 
@@ -150,28 +226,6 @@ def _weight_names(group_name, numbers):
     return tuple(f"var{number}" if number.isdecimal() else number for number in numbers)
 
 
-def _stored_array(dataset):
-    """StoredArray of an h5py.Dataset, once its type and the size in its header have been checked."""
-    import h5py
-
-    if not isinstance(dataset, h5py.Dataset):
-        raise WeightsFileError(f"`{dataset.name}` should be an HDF5 dataset, not a {type(dataset).__name__}.")
-    if dataset.external or dataset.is_virtual:
-        raise WeightsFileError(f"An HDF5 weights file should contain its arrays; `{dataset.name}` is in another file.")
-    dtype = dataset.dtype
-    if dtype == "V2" and _read_string(dataset, "dtype", "") == "bfloat16":
-        dtype = "bfloat16"
-    if dataset.shape is None or (dtype != "bfloat16" and (dtype.kind not in "fiub" or dtype.itemsize > 8)):
-        raise WeightsFileError(f"`{dataset.name}` should be an array of numbers, not of {dataset.dtype}.")
-    size = math.prod(dataset.shape) * dataset.dtype.itemsize
-    stored = min(dataset.id.get_storage_size(), dataset.file.id.get_filesize())
-    chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
-    limit = stored if dataset.chunks is None else max(_MAX_COMPRESSION_RATIO * stored, _SMALL_DATASET_BYTES)
-    if max(size, chunk) > limit:
-        raise WeightsFileError(f"`{dataset.name}` should have {size} bytes, but only {stored} are stored.")
-    return StoredArray(dataset.shape, dtype_in_memory(dtype), lambda: decode(np.asarray(dataset[()]), dtype))
-
-
 def write_hdf5(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
     """Write arrays named "<layer>/<weight>", else ValueError, as Keras's legacy_h5_format.py: one group per layer."""
     import h5py
@@ -181,7 +235,8 @@ def write_hdf5(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, st
         if not re.fullmatch("[^/]+/[^/]+", name):
             raise ValueError(f'Names of arrays in an .h5 file should be "<layer>/<weight>". Received: {name!r}')
         layers.setdefault(name.partition("/")[0], []).append(name)
-    with h5py.File(path, "w") as file:
+    buffer = io.BytesIO()  # libhdf5 crashes if a disk is full
+    with h5py.File(buffer, "w") as file:
         file.attrs.update(metadata)
         _write_names(file, "layer_names", layers)
         for layer, names in layers.items():
@@ -189,6 +244,7 @@ def write_hdf5(arrays: dict[str, np.ndarray], path: Path, metadata: dict[str, st
             _write_names(group, "weight_names", names)
             for name in names:
                 group.create_dataset(name, data=arrays[name])
+    path.write_bytes(buffer.getbuffer())
 
 
 def _write_names(group, attribute, names):
@@ -197,25 +253,3 @@ def _write_names(group, attribute, names):
     count = -(-encoded.nbytes // _MAX_ATTRIBUTE_BYTES) or 1
     for i, chunk in enumerate(np.array_split(encoded, count)):
         group.attrs[attribute if count == 1 else f"{attribute}{i}"] = chunk
-
-
-def _read_names(group, attribute):
-    """Names from one attribute, or from several numbered ones, as `_write_names` writes them."""
-    chunks = [attribute] if attribute in group.attrs else [f"{attribute}{i}" for i in range(len(group.attrs))]
-    return [name for chunk in chunks if chunk in group.attrs for name in _read_strings(group, chunk)]
-
-
-def _read_string(item, attribute, default):
-    return _read_strings(item, attribute)[0] if attribute in item.attrs else default
-
-
-def _read_strings(item, attribute):
-    """Strings of an HDF5 attribute, whose type and number are checked, since libhdf5 accepts any."""
-    import h5py
-
-    header = h5py.h5a.open(item.id, attribute.encode())
-    count = header.get_space().get_simple_extent_npoints()
-    if count and not (isinstance(header.get_type(), h5py.h5t.TypeStringID) and count <= _MAX_NAMES):
-        raise WeightsFileError(f"Attribute `{attribute}` of `{item.name}` should be at most {_MAX_NAMES} strings.")
-    values = np.ravel(item.attrs[attribute]) if count else []
-    return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values]

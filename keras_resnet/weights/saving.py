@@ -8,8 +8,8 @@ import keras
 
 from keras_resnet.architecture.metadata import model_info
 from keras_resnet.errors import value_error
-from keras_resnet.files import atomic_write
 from keras_resnet.weights.file_formats import write_arrays
+from keras_resnet.weights.keras_archives import save_keras, save_keras_weights
 from keras_resnet.weights.layouts import (
     check_spec_fits_weights,
     get_layout,
@@ -47,15 +47,10 @@ def save_weights(model: keras.Model, path: str | os.PathLike, layout: str = "ker
     row = get_layout(layout, spec)
     metadata = json.dumps({"spec": spec.to_config(), "info": model_info(model)})
     if row.is_keras and path.name.endswith((".weights.h5", ".keras")):
-        import h5py
-
-        with atomic_write(path) as temporary:
-            if path.suffix == ".keras":
-                model.save(temporary)  # its configuration contains the metadata
-                return
-            model.save_weights(temporary)
-            with h5py.File(temporary, "r+") as file:
-                file.attrs[METADATA_KEY] = metadata
+        if path.suffix == ".keras":
+            save_keras(model, path)  # its configuration contains the metadata
+        else:
+            save_keras_weights(model, path, {METADATA_KEY: metadata})
         return
     if not row.is_keras:
         check_spec_fits_weights(spec, match_spec_to_weights(spec, row, ()), path)

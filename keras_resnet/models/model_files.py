@@ -1,0 +1,63 @@
+"""`load_model`: models from `.keras` files of others, checked before Keras reads them."""
+
+import os
+
+import keras
+
+from keras_resnet.architecture.network import ResNet  # noqa: F401  # known to Keras once it is imported
+from keras_resnet.errors import error_summary, value_error
+from keras_resnet.files import local_copy
+from keras_resnet.weights.keras_archives import check_keras_file
+
+_MAX_UNSAVED_VALUES = 2**22
+"""Largest number of values that a model may have beyond those in its file."""
+
+
+def load_model(path: str | os.PathLike) -> keras.Model:
+    """Loads a `.keras` file; models of this package keep their spec, preprocessing and class names.
+
+    >>> import keras_resnet
+    >>> keras_resnet.create("resnet20").save("model.keras")
+    >>> keras_resnet.load_model("model.keras").spec == keras_resnet.create("resnet20").spec
+    True
+
+    Args:
+        path: a file written by `model.save(path)`, of this package or any other Keras model; or its URL in object
+            storage, as the workdir of `train`.
+
+    Raises:
+        ValueError: if it is not a `.keras` file, is damaged, needs more memory than its size justifies, or contains
+            code that Keras's safe mode does not load.
+        FileNotFoundError: if it does not exist.
+    """
+    with local_copy(path) as local:
+        if not local.exists():
+            raise FileNotFoundError(f"`path` should be an existing .keras file. Received: path={str(path)!r}")
+        try:
+            config, num_values = check_keras_file(local)
+            _check_size(config, num_values)
+            model = keras.saving.load_model(local, compile=False)
+            _check_built(model, config)
+            return model
+        except Exception as error:  # Keras's parsers and layers raise errors of many types
+            raise value_error("path", str(path), f"an intact .keras file ({error_summary(error)})") from error
+
+
+def _check_size(config, num_values):
+    """Raises ValueError if the model has more variables than the file has values; builds it without allocating them."""
+    with keras.StatelessScope(initialize_variables=False):
+        model = keras.saving.deserialize_keras_object({**config, "compile_config": None})
+        size = model.count_params()
+    if size > num_values + _MAX_UNSAVED_VALUES:
+        raise ValueError(f"its layers have {size} weights, the file has {num_values}")
+
+
+def _check_built(model, config):
+    """Raises ValueError for a layer that the file calls built without saying its shapes: it would fail when called."""
+    layers, rows = {layer.name: layer for layer in model.layers}, config["config"].get("layers")
+    for row in rows if isinstance(rows, list) else ():
+        layer = layers.get(row["config"].get("name"))
+        if row.get("build_config") and layer is not None and layer.built and layer.get_build_config() is None:
+            raise ValueError(f"`build_config` of layer {layer.name} has no shapes")
+        if isinstance(layer, keras.Model):
+            _check_built(layer, row)
