@@ -1,10 +1,12 @@
 """Image files -> the most probable classes."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, overload
 
 import keras
@@ -22,6 +24,9 @@ from keras_resnet.normalization import normalize
 
 MINIMUM_SIZE = 32
 """Smallest side in pixels of the images of a model without a spec, as in keras.applications."""
+
+ONE_AT_A_TIME = Lock() if keras.backend.backend() == "jax" else nullcontext()
+"""Held while Keras predicts: on JAX (Keras 3.15) a prediction deletes the weights and sets them again."""
 
 
 @dataclass
@@ -208,7 +213,7 @@ def _decode(classifier, probabilities, top):
 
 
 def classify(model: Any, images: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
-    """Classifies images in memory, in one batch.
+    """Classifies images in memory, in one batch. Several threads may do so with one model.
 
     Args:
         model, top: as for `predict`.
@@ -236,7 +241,8 @@ def predict_probabilities(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: if the model is not a classifier.
     """
-    outputs = model.predict_on_batch(to_data_format(model, inputs))
+    with ONE_AT_A_TIME:
+        outputs = model.predict_on_batch(to_data_format(model, inputs))
     outputs = np.asarray(keras.ops.convert_to_numpy(outputs), "float32")
     if outputs.ndim != 2:
         raise ValueError(f"`model` should be a classifier. Received: a model with outputs {model.output_shape}")

@@ -23,7 +23,7 @@ from keras_resnet.data.sources import image_source
 from keras_resnet.deployment import exporting
 from keras_resnet.deployment.formats.table import FORMATS
 from keras_resnet.deployment.images import calibration_pixels, pixel_batches, sample_images
-from keras_resnet.deployment.serving import MAX_METADATA_LENGTH, METADATA_KEY, Metadata
+from keras_resnet.deployment.serving import MAX_METADATA_BYTES, METADATA_KEY, Metadata
 from keras_resnet.files import staging_folder
 from keras_resnet.models.preprocessing import preprocessing
 
@@ -323,7 +323,7 @@ HOSTILE = {
     "a list": "[1]",
     "a number": "3",
     "deep": "[" * 100_000,
-    "huge": json.dumps({"name": "x" * MAX_METADATA_LENGTH}),
+    "huge": json.dumps({"name": "x" * MAX_METADATA_BYTES}),
     "another key": json.dumps({**VALID, "run": 1}),
     "a missing key": json.dumps({"name": "x"}),
     "other preprocessing": json.dumps({**VALID, "preprocessing": {"mode": "shell", "size": "rm"}}),

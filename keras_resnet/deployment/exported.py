@@ -1,13 +1,16 @@
 """`load_exported`: an exported file in the runtime of its format, for `predict`."""
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from keras_resnet.data.labels import imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.deployment.checksums import has_checksum
 from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, find_format
+from keras_resnet.deployment.trial import check_by_trial
 from keras_resnet.errors import check_installed, error_summary
 from keras_resnet.prediction import softmax
 
@@ -18,9 +21,11 @@ def is_exported(path: str | os.PathLike) -> bool:
 
 
 def load_exported(path: str | os.PathLike) -> "ExportedModel":
-    """Loads a network that `export` wrote. It runs without Keras.
+    """Loads a network that `export` wrote. It runs without Keras, and may be called by several threads.
 
-    A SavedModel is a program that TensorFlow runs, which may read and write files: load only those you trust.
+    Damage is found by the checksum that `export` wrote. Files without one come from versions before it: they are first
+    run in another process, in case they end it, and loaded with a warning. The checksum is no protection from
+    intent: load only files you trust. A SavedModel is a program, which may read and write files.
 
     >>> import numpy as np
     >>> from keras_resnet import create, export, load_exported
@@ -39,7 +44,7 @@ def load_exported(path: str | os.PathLike) -> "ExportedModel":
 
     Raises:
         FileNotFoundError: if `path` does not exist.
-        ValueError: for a damaged file, or one that `export` did not write.
+        ValueError: for a file that is damaged, was changed after its export, or was not written by `export`.
         ImportError: if the format's runtime is not installed; the message has the command that installs it.
     """
     return ExportedModel(path)
@@ -67,13 +72,19 @@ class ExportedModel:
         self.path, self.format = path, find_format(None, path)
         row = FORMATS[self.format]
         check_installed(row.title, row.libraries[:1], f"keras-residual[{self.format}]")
+        files = row.files(path)
         try:
+            verified = has_checksum(files)
+            if not verified:
+                check_by_trial(self.format, files)
             self.session = row.module.Session(path)
         except Exception as error:  # runtimes raise errors of any kind
             raise ValueError(
                 f"Expected an intact {row.title} file ({error_summary(error)}). Received: path={str(path)!r}"
             ) from error
         self.metadata = self.session.metadata
+        if not verified:
+            warnings.warn(f"{path} has no checksum to show damage; a new export has one", stacklevel=3)
 
     @property
     def name(self) -> str:

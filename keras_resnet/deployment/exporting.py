@@ -14,6 +14,7 @@ from keras_resnet.architecture.metadata import image_shape, input_size, model_in
 from keras_resnet.data.datasets import default_preprocessing
 from keras_resnet.data.preprocessing import PreprocessingLayer
 from keras_resnet.data.sources import image_source
+from keras_resnet.deployment.checksums import write_checksum
 from keras_resnet.deployment.exported import ExportedModel
 from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, check_precision, find_format
 from keras_resnet.deployment.images import calibration_pixels, sample_images
@@ -179,14 +180,18 @@ def _calibration_inputs(images, metadata, image_preprocessing, batch_size, count
 def _write(spec, path, float32_path):
     """Writes the export, and the same in float32 -> two ExportedModels, or (ExportedModel, None) for float32 itself."""
     row = FORMATS[spec.metadata.format]
-    with _clear_errors(row, spec.model, path.parent):
+
+    def write_and_load(spec, path):
         row.module.write(spec, path)
-        exported = ExportedModel(path)
+        write_checksum(row.files(path))
+        return ExportedModel(path)
+
+    with _clear_errors(row, spec.model, path.parent):
+        exported = write_and_load(spec, path)
         if spec.metadata.precision == "float32":
             return exported, None
         metadata = replace(spec.metadata, precision="float32")
-        row.module.write(replace(spec, metadata=metadata, calibration=None), float32_path)
-        return exported, ExportedModel(float32_path)
+        return exported, write_and_load(replace(spec, metadata=metadata, calibration=None), float32_path)
 
 
 @contextmanager

@@ -18,6 +18,8 @@ def optimize_for_inference(model: keras.Model, precision: str | None = None) -> 
 
     Under TensorFlow, `predict` and `predict_on_batch` run one graph for every batch size, which contains the weights as
     constants; on other backends they run Keras's own compiled function. Later changes of the weights have no effect.
+    Several threads may use the model; on JAX only through `predict` and `classify` of this package, because those of
+    Keras replace the weights at every call.
 
     >>> import numpy as np
     >>> from keras_resnet import create, optimize_for_inference

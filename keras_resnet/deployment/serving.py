@@ -9,16 +9,20 @@ import numpy as np
 from keras_resnet.architecture.metadata import channel_axis, copy_metadata, model_info
 from keras_resnet.data.labels import class_ids_and_names
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.deployment.checksums import CHECKSUM, EMPTY_CHECKSUM
+from keras_resnet.errors import check_known, error_summary, value_error
 from keras_resnet.models.preprocessing import class_names, known_preprocessing, preprocessing, thresholds
 from keras_resnet.models.transforms import cast_model, channels_last
 from keras_resnet.normalization import normalize
+from keras_resnet.precision import PRECISIONS
+from keras_resnet.schema import parse_json
 
 INPUT_NAME = "images"
 """Name of the input of every exported network."""
 METADATA_KEY = "keras_resnet"
 """Key of the metadata, one string of JSON, in files of every format."""
-MAX_METADATA_LENGTH = 2**20
-"""Characters that are read at most: files may come from anywhere."""
+MAX_METADATA_BYTES = 2**20
+"""Length of the JSON that is read at most: files may come from anywhere."""
 
 
 @dataclass(frozen=True)
@@ -43,31 +47,28 @@ class Metadata:
     thresholds: tuple[float, ...] | None = None
     """The probability of each class from which on a multi-label network predicts it; None for one class an image."""
 
+    checksum: str = EMPTY_CHECKSUM
+    """SHA-256 of the exported files: see `checksums.py`."""
+
+    def __post_init__(self):
+        check_known("precision", self.precision, PRECISIONS)
+        if not CHECKSUM.fullmatch(self.checksum.encode()):
+            raise value_error("checksum", self.checksum, f"like {EMPTY_CHECKSUM!r}")
+        if self.thresholds is not None and len(self.thresholds) != len(self.class_names or ()):
+            raise value_error("thresholds", self.thresholds, "a number for each class")
+
     def to_json(self) -> str:
         return json.dumps(asdict(self) | {"preprocessing": self.preprocessing and self.preprocessing.to_config()})
 
     @classmethod
-    def from_json(cls, text: str | None) -> "Metadata":
+    def from_json(cls, text: str | bytes | None) -> "Metadata":
         """Reads what `to_json` returned; any other text, and None for a file without metadata, is a ValueError."""
         try:
-            if text is None or len(text) > MAX_METADATA_LENGTH:
-                raise ValueError("no metadata" if text is None else "metadata too long")
-            values = json.loads(text)
-            config, names = values["preprocessing"], values.get("class_names")
-            given = {
-                "preprocessing": config and Preprocessing.from_config(config),
-                "class_names": names and tuple(names),
-                "thresholds": values.get("thresholds") and tuple(map(float, values["thresholds"])),
-            }
-            metadata = cls(**values | given)
-            strings = [metadata.name, metadata.format, metadata.precision, *(names or ())]
-            if isinstance(names, str) or not all(isinstance(value, str) for value in strings):
-                raise ValueError("names that are not strings")
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise ValueError(
-                f"Expected a file that `keras_resnet.export` wrote ({error}). Received: {str(text)[:80]!r}"
-            ) from error
-        return metadata
+            if text is None:
+                raise ValueError("no metadata")
+            return parse_json(text, cls, "metadata", MAX_METADATA_BYTES)
+        except ValueError as error:
+            raise ValueError(f"Expected a file that `keras_resnet.export` wrote ({error_summary(error)})") from error
 
     def to_inputs(self, preprocessing: Preprocessing, pixels: np.ndarray) -> np.ndarray:
         """(B, size, size, channels) uint8 -> the inputs of the exported network, normalised if it is raw."""

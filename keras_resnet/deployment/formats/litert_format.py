@@ -1,6 +1,7 @@
 """LiteRT, for phones and small devices: written and quantised by TensorFlow's converter."""
 
 import shutil
+import threading
 import warnings
 
 from keras_resnet.deployment.serving import INPUT_NAME, METADATA_KEY, Metadata
@@ -63,19 +64,19 @@ def _add_metadata(contents, text):
 
 
 def _read_metadata(path):
-    """The text of the metadata entry; None if there is none."""
+    """The contents of the metadata entry; None if there is none."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAsModel(path.read_bytes(), 0)
     for index in range(model.MetadataLength()):
         entry = model.Metadata(index)
         if entry.Name() == METADATA_KEY.encode():
-            return bytes(model.Buffers(entry.Buffer()).DataAsNumpy()).decode()
+            return bytes(model.Buffers(entry.Buffer()).DataAsNumpy())
     return None
 
 
 class Session:
-    """An exported file in its runtime."""
+    """An exported file in its runtime, which computes one batch at a time: other threads wait."""
 
     def __init__(self, path):
         from ai_edge_litert.interpreter import Interpreter
@@ -86,6 +87,8 @@ class Session:
         self.runner = self.interpreter.get_signature_runner(signature)
         batch = self.runner.get_input_details()[INPUT_NAME]["shape_signature"][0]
         self.batch_size = None if batch < 0 else int(batch)
+        self.lock = threading.Lock()
 
     def run(self, inputs):
-        return self.runner(**{INPUT_NAME: inputs})
+        with self.lock:
+            return self.runner(**{INPUT_NAME: inputs})

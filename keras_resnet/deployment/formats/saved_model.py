@@ -2,10 +2,12 @@
 
 import keras
 
-from keras_resnet.deployment.serving import INPUT_NAME, METADATA_KEY, Metadata
+from keras_resnet.deployment.serving import INPUT_NAME, MAX_METADATA_BYTES, METADATA_KEY, Metadata
 
 BYTES_INPUT_NAME = "image_bytes"
 """Name of the input that takes the contents of image files."""
+METADATA_FILE = f"assets.extra/{METADATA_KEY}.json"
+"""TensorFlow reads nothing in this folder, which is for such files."""
 
 
 def write(spec, path):
@@ -22,12 +24,8 @@ def write(spec, path):
         preprocessing = spec.metadata.preprocessing
         archive.add_endpoint("serve_bytes", lambda image_bytes: model(_decode(image_bytes, preprocessing)), [contents])
     archive.write_out(str(path), verbose=False)
-    _metadata_file(path).parent.mkdir()
-    _metadata_file(path).write_text(spec.metadata.to_json())
-
-
-def _metadata_file(path):
-    return path / "assets.extra" / f"{METADATA_KEY}.json"
+    (path / METADATA_FILE).parent.mkdir()
+    (path / METADATA_FILE).write_text(spec.metadata.to_json())
 
 
 def _decode(contents, preprocessing):
@@ -51,8 +49,8 @@ class Session:
     def __init__(self, path):
         import tensorflow as tf
 
-        file = _metadata_file(path)
-        self.metadata = Metadata.from_json(file.read_text() if file.exists() else None)
+        with (path / METADATA_FILE).open("rb") as file:
+            self.metadata = Metadata.from_json(file.read(MAX_METADATA_BYTES + 1))
         self.loaded = tf.saved_model.load(str(path))  # its signatures do not keep its variables alive
         signature = self.loaded.signatures["serving_default"]
         self.batch_size = signature.structured_input_signature[1][INPUT_NAME].shape[0]

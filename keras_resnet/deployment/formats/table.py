@@ -23,10 +23,25 @@ class Format:
     """Names of the modules that write it; the first also runs it."""
     companions: tuple[str, ...] = ()
     """Suffixes of the files that stand beside it."""
+    contents: tuple[str, ...] = ()
+    """Of a folder: the file with its metadata, and patterns of the files that its runtime reads."""
+
+    def files(self, path: Path) -> list[Path]:
+        """The files of an export in this format, first the one with its metadata."""
+        if self.suffix:
+            return [path, *map(path.with_suffix, self.companions)]
+        first, *patterns = self.contents
+        return [path / first, *sorted(file for pattern in patterns for file in path.glob(pattern))]
 
 
 FORMATS = {
-    "saved_model": Format("SavedModel", "", saved_model, ("float32", "bfloat16", "float16")),
+    "saved_model": Format(
+        "SavedModel",
+        "",
+        saved_model,
+        ("float32", "bfloat16", "float16"),
+        contents=(saved_model.METADATA_FILE, "saved_model.pb", "fingerprint.pb", "variables/*", "assets/*"),
+    ),
     "onnx": Format(
         "ONNX",
         ".onnx",
