@@ -1,6 +1,6 @@
-"""Runs an exported file once in a process of its own, which a damaged file may crash instead of this one.
+"""An exported file, run once in a process of its own: a damaged file may end that one instead of this.
 
-The process runs this file as a script: so it imports the runtime alone, without Keras.
+The process runs this module as a script, and so imports the runtime alone, without Keras.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-TRIAL_SECONDS, BYTES_PER_SECOND = 8, 2**22
+TRIAL_SECONDS, BYTES_PER_SECOND = 8, 2**24
 """How long a trial may take, and a second more for so many bytes of the files."""
 TRIAL_BYTES = 2**31
 """Memory that a trial may allocate, beside ten times the size of the files."""
@@ -23,7 +23,7 @@ def run_onnx(path):
 
     session = onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers())
     (entry,) = session.get_inputs()
-    dtype = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}[entry.type]
+    dtype = {"float": "float32"}.get(name := entry.type.removeprefix("tensor(").removesuffix(")"), name)
     shape = [size if isinstance(size, int) else 1 for size in entry.shape]
     session.run(None, {entry.name: np.zeros(shape, dtype)})
 
@@ -60,7 +60,7 @@ def check_by_trial(format: str, files: Sequence[Path]) -> None:
         return
     size = sum(file.stat().st_size for file in files)
     seconds = TRIAL_SECONDS + size / BYTES_PER_SECOND
-    words = [sys.executable, "-P", __file__, format, files[0], str(TRIAL_BYTES + 10 * size)]
+    words = [sys.executable, "-P", __file__, format, str(files[0]), str(TRIAL_BYTES + 10 * size)]
     try:
         done = subprocess.run(
             words,
@@ -90,7 +90,7 @@ def main(format, path, memory):
     try:
         RUNNERS[format](path)
     except Exception as error:  # runtimes raise errors of any kind
-        print(error)
+        print(str(error) or type(error).__name__)
         sys.exit(1)
 
 
