@@ -8,12 +8,22 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import keras
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from keras_resnet.training.checkpoints import TrainingState, load_best, load_checkpoint, save_best, save_checkpoint
+from keras_resnet.errors import check_known
+from keras_resnet.schema import checked
+from keras_resnet.training.checkpoints import (
+    TrainingState,
+    check_best,
+    load_best,
+    load_checkpoint,
+    save_best,
+    save_checkpoint,
+)
 from keras_resnet.training.curves import draw_curves
 from keras_resnet.training.ema import sync_variables
 from keras_resnet.training.workdir import BEST, CHECKPOINT, CURVES, HISTORY, write_history
@@ -52,7 +62,8 @@ class CheckpointCallback(keras.callbacks.Callback):
     def __init__(self, workdir, settings, data, checkpoint_every=None, keep_best=False, callbacks=()):
         super().__init__()
         self.workdir, self.settings, self.devices, self.objective = workdir, settings, data.devices, data.objective
-        self.steps_per_epoch, self.batch_size = data.steps_per_epoch, data.recipe.batch_size
+        self.steps_per_epoch, self.num_steps = data.steps_per_epoch, data.num_steps
+        self.batch_size = data.recipe.batch_size
         self.checkpoint_every, self.keep_best = checkpoint_every, keep_best
         self.state, self.best_weights, self.signal = TrainingState(), None, None
         self.stateful = {type(it).__name__: it for it in callbacks if hasattr(it, "get_state")}
@@ -62,20 +73,27 @@ class CheckpointCallback(keras.callbacks.Callback):
     def resume(self, model):
         """Restores the model, its optimizer and the state of the run from the checkpoint, if there is one."""
         if self._has_checkpoint():
-            self.state, metrics = load_checkpoint(self.workdir / CHECKPOINT, model, self.settings)
+            zeros = keras.ops.zeros((1, model.output_shape[-1]))
+            model.compute_metrics(None, zeros, zeros)  # Keras creates the metrics' variables in the first step
+            restore = partial(self._restore, model)
+            metrics = load_checkpoint(self.workdir / CHECKPOINT, model, self.settings, restore)
             self.epoch_metrics = metrics if self.state.step % self.steps_per_epoch else []
-            for name, state in self.state.callbacks.items():
-                self.stateful[name].set_state(state)
             self._publish()  # the process may have been killed between the checkpoint and these files
+
+    def _restore(self, model, state):
+        """Restores the state of the run and of the callbacks, after a check that it can be that of this run."""
+        state.check(self.steps_per_epoch, self.num_steps, ("loss", *self.objective.results.values()))
+        self.state = state
+        for name, values in state.callbacks.items():
+            check_known("callbacks", name, self.stateful)
+            self.stateful[name].set_state(values)
+        if self.keep_best and self.best_epoch and self.workdir:
+            check_best(self.workdir / BEST.format(self.best_epoch), model)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.began, self.start = time.perf_counter(), self.state
-        if self.epoch_metrics:
-            if len(self.model.metrics_variables) < len(self.epoch_metrics):  # Keras creates them in the first step
-                zeros = keras.ops.zeros((1, self.model.output_shape[-1]))
-                self.model.compute_metrics(None, zeros, zeros)
-            for variable, value in zip(self.model.metrics_variables, self.epoch_metrics, strict=True):
-                variable.assign(value)
+        for variable, value in zip(self.model.metrics_variables, self.epoch_metrics, strict=False):  # or none
+            variable.assign(value)
         self.epoch_metrics = []
 
     def on_train_batch_end(self, batch, logs=None):
@@ -174,20 +192,21 @@ class _SavedState:
         return {name: getattr(self, name) for name in self.saved}
 
     def set_state(self, state):
-        """Continues from a state of `get_state`."""
-        vars(self).update(state)
+        """Continues from a state of `get_state`; raises ValueError for other values."""
+        for name, annotation in self.saved.items():
+            setattr(self, name, checked(state.get(name), annotation, f"{type(self).__name__}.{name}"))
 
 
 class ReduceLROnPlateau(_SavedState, keras.callbacks.ReduceLROnPlateau):
     """Divides the learning rate by 10 when the test accuracy, or the objective's other metric, no longer rises."""
 
-    saved = ("best", "wait", "cooldown_counter")
+    saved = {"best": float | None, "wait": int, "cooldown_counter": int}
 
 
 class EarlyStopping(_SavedState, keras.callbacks.EarlyStopping):
     """Ends the run when the test accuracy, or the objective's other metric, no longer rises."""
 
-    saved = ("best", "wait", "best_epoch", "stopped_epoch")
+    saved = {"best": float | None, "wait": int, "best_epoch": int, "stopped_epoch": int}
 
 
 def callbacks_of(recipe, objective):

@@ -3,12 +3,29 @@
 import json
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import Any, TypedDict
 
 import keras
 import numpy as np
 
+from keras_resnet.errors import bounded_repr, value_error
 from keras_resnet.files import atomic_write, local_copy
+from keras_resnet.schema import parse_json
 from keras_resnet.training.ema import sync_variables
+
+BEST_WEIGHTS = "the weights of this run's best epoch"
+MAX_STATE_BYTES = 2**26
+"""Longest JSON text of a TrainingState: four times that of the longest run, see `recipe.py`."""
+
+
+class Epoch(TypedDict):
+    """A row of a run's history; besides these values it has the metrics, those of the test as "val_..."."""
+
+    epoch: int
+    step: int
+    learning_rate: float
+    images_per_s: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -19,12 +36,30 @@ class TrainingState:
     """Optimizer steps so far."""
     seconds: float = 0.0
     """Time spent on them."""
-    history: tuple[dict, ...] = ()
+    history: tuple[Epoch, ...] = ()
     """The metrics after each epoch."""
-    callbacks: dict[str, dict] = field(default_factory=dict)
+    callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
     """{class name: state} of the callbacks that have `get_state` and `set_state`."""
     stopped: bool = False
     """Whether a callback ended the run early."""
+
+    def check(self, steps_per_epoch, num_steps, metrics):
+        """Raises ValueError for a state that no run of this length, with these metrics, reaches."""
+        if not 0 <= self.step <= num_steps:
+            raise value_error("step", self.step, f"from 0 to {num_steps}, the steps of the run")
+        if self.seconds < 0:
+            raise value_error("seconds", self.seconds, "0 or more")
+        round_up = steps_per_epoch - 1 if self.stopped or self.step == num_steps else 0
+        epochs = (self.step + round_up) // steps_per_epoch
+        ends = [(epoch, min(epoch * steps_per_epoch, self.step)) for epoch in range(1, epochs + 1)]
+        if [(row["epoch"], row["step"]) for row in self.history] != ends:
+            expected = f"a row for each of {epochs} epochs, which end every {steps_per_epoch} steps"
+            raise value_error("history", self.history, expected)
+        for row in self.history:
+            tested = any(name.startswith("val_") for name in row)
+            names = [*metrics, *(f"val_{metric}" for metric in metrics if tested)]
+            if not all(isinstance(row.get(name), float) for name in names):
+                raise value_error("history", row, f"numbers for {names}")
 
 
 def save_checkpoint(path, model, state, settings, write=True):
@@ -41,9 +76,9 @@ def save_checkpoint(path, model, state, settings, write=True):
         FloatingPointError: if a variable is not finite; then nothing is written.
         OSError: if the file cannot be written.
     """
-    arrays = _arrays(_variables(model) | _numbered("metrics", model.metrics_variables))
+    arrays = _arrays(_variables(model))
     for name, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if not _is_finite(array):
             raise FloatingPointError(f"The weights are no longer finite ({name}) after step {state.step}.")
     if write:
         _write(path, arrays, {"state": json.dumps(asdict(state)), "settings": json.dumps(settings)})
@@ -56,32 +91,47 @@ def save_best(path, model):
 
 
 def load_best(path, model):
-    """Restores what `save_best` wrote.
-
-    Raises:
-        ValueError: for a damaged file, or one of another model.
-    """
-    with _open(path, "the weights of this run's best epoch") as file:
-        _assign(file, set(file.keys()), _numbered("model", model.variables))
+    """Restores what `save_best` wrote; raises as `check_best`."""
+    variables = _numbered("model", model.variables)
+    with _open(path, BEST_WEIGHTS) as file:
+        _check_arrays(file, variables)
+        _assign(file, variables)
 
 
-def load_checkpoint(path, model, settings):
+def check_best(path, model):
+    """Raises ValueError for a damaged file, or one of another model."""
+    with _open(path, BEST_WEIGHTS) as file:
+        _check_arrays(file, _numbered("model", model.variables))
+
+
+def load_checkpoint(path, model, settings, restore):
     """Restores what `save_checkpoint` wrote; overwrites the model's and the optimizer's variables.
 
+    Args:
+        path: the checkpoint.
+        model: compiled model that has built its metrics.
+        settings: those of the run.
+        restore: function that restores the rest of a run from the TrainingState. It raises ValueError for one that the
+            run cannot have, which leaves the model as it was.
+
     Returns:
-        The TrainingState, and the values of the metrics' variables, which the next `fit` creates.
+        The values of the metrics' variables, which the next `fit` resets.
 
     Raises:
         ValueError: for a damaged file, a checkpoint with other settings, or of another model or optimizer.
         OSError: if the file cannot be read.
     """
     with _open(path, "a checkpoint of this run") as file:
-        metadata, names = file.metadata() or {}, set(file.keys())
-        state, found = (json.loads(metadata[name]) for name in ("state", "settings"))
-        check_settings(found, settings, path)
-        metrics = sorted((name for name in names if name.startswith("metrics/")), key=lambda name: int(name[8:]))
-        _assign(file, names - set(metrics), _variables(model))
-        return TrainingState(**state | {"history": tuple(state["history"])}), [*map(file.get_tensor, metrics)]
+        metadata = file.metadata() or {}
+        if missing := sorted({"state", "settings"} - metadata.keys()):
+            raise ValueError(f"its metadata have no {missing}")
+        check_settings(parse_json(metadata["settings"], dict[str, Any], "settings"), settings, path)
+        state = parse_json(metadata["state"], TrainingState, "state", MAX_STATE_BYTES)
+        _check_arrays(file, _variables(model))
+        restore(state)
+        metrics = _numbered("metrics", model.metrics_variables)
+        _assign(file, {name: variable for name, variable in _variables(model).items() if name not in metrics})
+        return [*map(file.get_tensor, metrics)]
 
 
 def _write(path, arrays, metadata=None):
@@ -101,18 +151,28 @@ def _open(path, expected):
             yield file
     except SettingsMismatch:
         raise
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, LookupError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"Expected {expected} ({error}). Received: {path}") from error
 
 
-def _assign(file, names, variables):
-    """Assigns arrays of the file to variables, once all names and shapes are known to match."""
-    if differing := sorted(variables.keys() ^ names):
-        raise ValueError(f"variables in only one of file and model: {differing[:5]}")
+def _check_arrays(file, variables):
+    """Raises ValueError unless the file has the names, shapes and dtypes of the variables, and finite numbers."""
+    if differing := sorted(variables.keys() ^ set(file.keys())):
+        raise ValueError(f"variables in only one of file and model: {bounded_repr(differing[:5])}")
     for name, variable in variables.items():
-        shape = file.get_slice(name).get_shape()
-        if tuple(shape) != tuple(variable.shape):
-            raise ValueError(f"{name} should have shape {tuple(variable.shape)}, has {tuple(shape)}")
+        array, expected = file.get_tensor(name), _arrays({name: variable})[name]
+        if (array.shape, array.dtype) != (expected.shape, expected.dtype):
+            wanted = f"shape {expected.shape} and dtype {expected.dtype}"
+            raise ValueError(f"{name} should have {wanted}, has {array.shape} and {array.dtype}")
+        if not _is_finite(array):
+            raise ValueError(f"{name} should have finite numbers")
+
+
+def _is_finite(array):
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def _assign(file, variables):
     for name, variable in variables.items():
         variable.assign(file.get_tensor(name))
 
@@ -140,8 +200,8 @@ def check_settings(found, expected, path, hint=""):
     for name, earlier, now in _differences(found, json.loads(json.dumps(expected))):
         if not name.startswith("versions"):
             raise SettingsMismatch(
-                f"The run to resume should have the same settings; {name} was {earlier!r} there. "
-                f"Received: {name}={now!r}, in {path}" + (hint and f". {hint}")
+                f"The run to resume should have the same settings; {name} was {bounded_repr(earlier)} there. "
+                f"Received: {name}={bounded_repr(now)}, in {path}" + (hint and f". {hint}")
             )
 
 
@@ -155,9 +215,13 @@ def _differences(one, other, name=""):
 
 
 def _variables(model):
-    """{name: variable} of the model and its optimizer."""
+    """{name: variable} of the model, its optimizer and its metrics."""
     sync_variables(model)
-    return _numbered("model", model.variables) | _numbered("optimizer", model.optimizer.variables)
+    return (
+        _numbered("model", model.variables)
+        | _numbered("optimizer", model.optimizer.variables)
+        | _numbered("metrics", model.metrics_variables)
+    )
 
 
 def _numbered(group, variables):
