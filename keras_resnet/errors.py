@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import math
 import reprlib
 from collections.abc import Collection, Iterable, Mapping
 
@@ -91,16 +92,20 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def is_integer(value: object, minimum: int) -> bool:
-    """Whether a value is an integer of at least `minimum`; False for True and False."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+def is_integer(value: object, minimum: int, maximum: float = math.inf) -> bool:
+    """Whether a value is an integer from `minimum` to `maximum`; False for True and False."""
+    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
 
 
-def check_integers(minimum: int = 1, **arguments: object) -> None:
-    """Raises ValueError for an argument that is not an integer of at least `minimum`."""
+MAX_COUNT = 10**9
+"""Largest number of anything that an argument counts, such as steps: larger ones overflow in libraries."""
+
+
+def check_integers(minimum: int = 1, maximum: int = MAX_COUNT, **arguments: object) -> None:
+    """Raises ValueError for an argument that is not an integer from `minimum` to `maximum`."""
     for argument, value in arguments.items():
-        if not is_integer(value, minimum):
-            raise value_error(argument, value, f"an integer, {minimum} or more")
+        if not is_integer(value, minimum, maximum):
+            raise value_error(argument, value, f"an integer from {minimum} to {maximum:,}")
 
 
 def error_summary(error: BaseException) -> str:

@@ -118,7 +118,7 @@ def test_oversampled_runs_resume_and_divide_batches(unbalanced):
     [
         ({"class_weight": {"beess": 2}}, "Nearest: .'bees'"),
         ({"class_weight": {3: 2}}, "names or indices of classes"),
-        ({"class_weight": {"bees": -1}}, "0 or more"),
+        ({"class_weight": {"bees": -1}}, "from 0 to 1e38"),
         ({"class_weight": "balance"}, "balanced"),
         ({"oversample": 2}, "True or False"),
     ],

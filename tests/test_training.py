@@ -163,7 +163,7 @@ def test_workdir_with_another_run_needs_overwrite(tmp_path):
         ({"model": "resnet50"}, "at least 32x32"),
         ({"precision": "mixed_bfloat16"}, "bfloat16"),
         ({"epoch": 3}, "epochs"),
-        ({"devices": 0}, "an integer, 1 or more"),
+        ({"devices": 0}, "an integer from 1 to 64"),
     ],
 )
 def test_invalid_arguments_are_refused_before_anything_is_written(arguments, message, tmp_path):

@@ -12,8 +12,10 @@ import numpy as np
 from keras_resnet.benchmark.contenders import BASELINE, CONTENDERS, MEASURED_PRECISIONS, TASKS, reason_to_skip
 from keras_resnet.benchmark.keras_networks import Job
 from keras_resnet.benchmark.worker import Worker, WorkerDied
+from keras_resnet.data.preprocessing import MAX_SIDE
 from keras_resnet.errors import check_integers, check_known, value_error
 from keras_resnet.machine import machine, versions
+from keras_resnet.training.recipe import MAX_BATCH_SIZE
 from keras_resnet.training.recipes import get_recipe
 from keras_resnet.variants import canonical_name, get_spec
 
@@ -72,8 +74,9 @@ def compare(
             raise value_error(argument, given, f"some of {list(known[argument])}")
         for one in given:
             check_known(argument, one, known[argument])
-    check_integers(batch_size=batch_size, rounds=rounds, steps=1 if steps is None else steps)
-    check_integers(spec.minimum_size, image_size=image_size)
+    check_integers(rounds=rounds, steps=1 if steps is None else steps)
+    check_integers(spec.minimum_size, MAX_SIDE, image_size=image_size)
+    check_integers(maximum=MAX_BATCH_SIZE, batch_size=batch_size)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     report = {"date": date, "machine": machine(), "versions": versions()}
     with Workers(progress) as workers:

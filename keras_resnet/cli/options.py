@@ -112,7 +112,7 @@ def numbers(option, text, count=None):
     if text is None:
         return None
     found = text.split(",")
-    if not all(number.strip().isdecimal() for number in found) or len(found) != (count or len(found)):
+    if not all(re.fullmatch(r"\s*[0-9]{1,9}\s*", number) for number in found) or len(found) != (count or len(found)):
         raise value_error(f"--{option}", text, f"{count or ''} numbers with commas between them".strip())
     return tuple(map(int, found))
 
@@ -121,7 +121,7 @@ def value(text):
     """ "2" -> 2, "0.5" -> 0.5, "cosine" -> "cosine"."""
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, TypeError):  # TypeError: a default, which is a number already
+    except (ValueError, RecursionError, TypeError):  # TypeError: a default, which is a number already
         return text
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from keras import ops
 
 from keras_resnet.data import crops
+from keras_resnet.data.preprocessing import MAX_SIDE
 from keras_resnet.normalization import normalize
 
 
@@ -41,8 +42,8 @@ TRAIN_CROPS = {
     "pad": TrainCrop(on_batches=True),
     "scale_jitter": TrainCrop(
         crops.scale_jitter_box,
-        "two lengths in pixels, the smaller first",
-        lambda low, high: 1 <= low <= high,
+        f"two lengths in pixels, the smaller first, at most {MAX_SIDE:,}",
+        lambda low, high: 1 <= low <= high <= MAX_SIDE,
         scale_in_pixels=True,
     ),
     "random_resized": TrainCrop(

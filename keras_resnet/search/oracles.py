@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
+from typing import TypedDict
 
 import keras_tuner
 import numpy as np
@@ -17,13 +18,29 @@ from keras_tuner.errors import FatalError
 from keras_tuner.src.distribute.utils import is_chief_oracle
 from keras_tuner.src.engine.oracle import LOCKS, THREADS
 
-from keras_resnet.files import write_json
+from keras_resnet.errors import bounded_repr
+from keras_resnet.files import read_json, write_json
 
 OBJECTIVE = "top1_accuracy"
 MAX_SAMPLES = 2_000
 """Candidates sampled to find one that fits, before the smallest is taken; the Bayesian oracle ranks as many."""
 HEARTBEAT_S, TIMEOUT_S = 10, 60
 """Seconds between a worker's heartbeats, and after its last one until the chief assumes that it has died."""
+
+
+class OracleState(TypedDict):
+    """Values of KerasTuner's oracle.json that name trials."""
+
+    start_order: list[str]
+    end_order: list[str]
+    retry_queue: list[str]
+    ongoing_trials: dict[str, str]
+
+
+class TrialState(TypedDict):
+    """The value of KerasTuner's trial.json that names the trial."""
+
+    trial_id: str
 
 
 @contextmanager
@@ -141,11 +158,22 @@ class BudgetedOracle:
         """As KerasTuner's, but consistent after a kill.
 
         Trials that KerasTuner saved both as ended and as ongoing are not repeated; trials that were created but not
-        yet in the saved state are created again.
+        yet in the saved state are created again. Raises ValueError for damaged files, before a trial is removed.
         """
+        state = read_json(self._get_oracle_fname(), OracleState)
+        listed = {*state["start_order"], *state["end_order"]}
+        found = {
+            path.parent.name.removeprefix("trial_"): read_json(path, TrialState)["trial_id"]
+            for path in Path(self._project_dir).glob("trial_*/trial.json")
+        }
+        if not listed <= found.keys() or not all(name == it and it.isdecimal() for name, it in found.items()):
+            raise ValueError(f"its trials are {bounded_repr(sorted(listed))}, those in folders {bounded_repr(found)}")
         super().reload()
         self._retry_queue = [trial_id for trial_id in self._retry_queue if trial_id not in self.end_order]
-        for trial_id in self.trials.keys() - set(self.start_order):
+        new = self.trials.keys() - set(self.start_order)
+        if ended := [trial_id for trial_id in new if self.trials[trial_id].status == "COMPLETED"]:
+            raise ValueError(f"it does not list the completed trials {sorted(ended)}")
+        for trial_id in new:
             shutil.rmtree(self._get_trial_dir(trial_id))
             del self.trials[trial_id]
 

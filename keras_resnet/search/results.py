@@ -1,11 +1,12 @@
 """Results of a search: the candidates, the best one and the Pareto front; as JSON, a table and a plot."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import is_number
 from keras_resnet.files import figure_file
+from keras_resnet.schema import checked
 
 COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds per image"}
 
@@ -78,9 +79,9 @@ class SearchResult:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "SearchResult":
-        """The SearchResult of values that `to_config` returned."""
-        rows = (row | {"spec": ResNetSpec(**row["spec"])} for row in config["candidates"])
-        return cls(config["settings"], tuple(Candidate(**row) for row in rows), config["final"])
+        """The SearchResult of values that `to_config` returned; raises ValueError for other values."""
+        names = [field.name for field in fields(cls)]
+        return checked({name: config[name] for name in names if name in config}, cls, "results")
 
 
 def to_markdown(result):

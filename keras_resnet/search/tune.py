@@ -4,6 +4,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from keras_resnet.architecture.spec import write_spec
 from keras_resnet.data.class_balance import images_per_epoch
 from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT, Dataset, Split
 from keras_resnet.data.sources import as_dataset
-from keras_resnet.errors import check_integers, check_known
+from keras_resnet.errors import check_integers, check_known, error_summary
 from keras_resnet.files import atomic_write, local_path, read_json, remove, write_json
 from keras_resnet.locks import wait_for_lock
 from keras_resnet.precision import precision_of
@@ -28,7 +29,7 @@ from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.recipes import get_recipe
 from keras_resnet.training.train import check_run, train
-from keras_resnet.training.workdir import REPORT, clear_runs, locked_workdir, make_workdir
+from keras_resnet.training.workdir import REPORT, clear_runs, locked_workdir, make_workdir, read_report
 
 SETTINGS, ORACLE = "search.json", "oracle.json"
 RESULTS, TABLE, PLOT, WINNER = "results.json", "results.md", "results.png", "winner.json"
@@ -215,6 +216,16 @@ def split_for_search(dataset, validation_split):
     return replace(dataset, train=train_split, test=validation)
 
 
+@contextmanager
+def _expected_search(path):
+    """Within the block, any error of KerasTuner, which trusts its files, becomes a ValueError."""
+    try:
+        yield
+    except Exception as error:
+        summary = f"{type(error).__name__}: {error_summary(error)}"
+        raise ValueError(f"Expected the files of a search ({summary}). Received: {path}") from error
+
+
 @dataclass(frozen=True)
 class SearchFolder:
     """The folder of a search: its settings, the oracle's state, a folder for each run, and the results."""
@@ -232,16 +243,18 @@ class SearchFolder:
                 f"`workdir` holds a search by KerasTuner that `tune` did not write. {hint} Received: {oracle}"
             )
         if settings.exists():
-            check_settings(read_json(settings), self.settings, settings, hint)
+            check_settings(read_json(settings, dict[str, Any]), self.settings, settings, hint)
 
     def begin_or_resume(self, oracle, overwrite):
         """Resumes the search in the folder, or begins a new one; raises ValueError as `check`."""
         if overwrite:
             self._clear()
         self.check()
-        write_json(self.settings, self.path / SETTINGS)
         if (self.path / ORACLE).exists():
-            oracle.reload()
+            with _expected_search(self.path):
+                oracle.reload()
+                SearchResult.from_config(self._result(oracle).to_config())  # raises for trials of another space
+        write_json(self.settings, self.path / SETTINGS)
 
     def _clear(self):
         """Removes an earlier search and keeps all other files."""
@@ -257,12 +270,9 @@ class SearchFolder:
 
     def write_results(self, oracle):
         """The results so far; also writes them to the folder once there is an accuracy."""
-        trials = [oracle.trials[trial_id] for trial_id in sorted(oracle.trials, key=int)]
-        result = SearchResult(self.settings, tuple(map(self._candidate, trials)))
+        result = self._result(oracle)
         if not result.winner:
             return result
-        report = self.final_folder(result.winner) / REPORT
-        result = replace(result, final=read_json(report) if report.exists() else None)
         write_spec(result.winner.spec, self.path / WINNER)
         with atomic_write(self.path / TABLE) as temporary:
             temporary.write_text(to_markdown(result), "utf-8")
@@ -271,9 +281,21 @@ class SearchFolder:
         return result
 
     def read_results(self):
-        """The results as the chief wrote them last."""
+        """The results as the chief wrote them last; raises ValueError for a damaged file."""
         path = self.path / RESULTS
-        return SearchResult.from_config(read_json(path)) if path.exists() else SearchResult(self.settings, ())
+        if not path.exists():
+            return SearchResult(self.settings, ())
+        try:
+            return replace(SearchResult.from_config(read_json(path, dict[str, Any])), settings=self.settings)
+        except ValueError as error:
+            raise ValueError(f"Expected the results of a search ({error}). Received: {path}") from error
+
+    def _result(self, oracle):
+        """The SearchResult of the trials, and of the final training if there is one."""
+        trials = sorted(oracle.trials.values(), key=lambda trial: int(trial.trial_id))
+        result = SearchResult(self.settings, tuple(map(self._candidate, trials)))
+        final = result.winner and self.final_folder(result.winner)
+        return replace(result, final=read_report(final)) if final and (final / REPORT).exists() else result
 
     def _candidate(self, trial):
         """KerasTuner's Trial as a Candidate."""

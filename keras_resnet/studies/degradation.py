@@ -161,7 +161,7 @@ class _Study:
             model, _ = network_name_and_spec(name, recipe)
             expected = {**self.settings, "model": model, "recipe": recipe.to_config()}
             if path.exists():
-                found = {key: value for key, value in read_json(path).items() if key in expected}
+                found = {key: value for key, value in read_json(path, dict[str, Any]).items() if key in expected}
                 check_settings(found, expected, path, OVERWRITE_HINT.format("folder"))
 
     def clear(self):

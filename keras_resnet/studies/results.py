@@ -3,8 +3,7 @@
 import re
 from dataclasses import asdict, dataclass
 
-from keras_resnet.files import read_json
-from keras_resnet.training.workdir import HISTORY, REPORT, read_history
+from keras_resnet.training.workdir import HISTORY, read_history, read_report
 
 FAMILIES = {"plain": "plain networks", "resnet": "residual networks"}
 
@@ -73,7 +72,7 @@ class DegradationResult:
 
 def read_network_result(workdir):
     """The NetworkResult of a finished run, from its folder."""
-    report, history = read_json(workdir / REPORT), read_history(workdir / HISTORY)
+    report, history = read_report(workdir), read_history(workdir / HISTORY)
     family, depth = re.fullmatch(r"(\D+)(\d+)", workdir.name).groups()
     return NetworkResult(
         name=workdir.name,

@@ -32,6 +32,10 @@ if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
 
+MAX_DEVICES = 64
+"""Most devices of one machine; a hundred logical devices of a CPU take minutes to start."""
+
+
 def jit_compile(xla=None):
     """The `jit_compile` argument of Keras: `xla`; None: XLA except on TensorFlow's CPU, where it halves the speed."""
     if xla is not None:
@@ -57,7 +61,7 @@ class Devices:
     def __init__(self, devices=None):
         self.strategy, self.data_parallel, self.cluster = None, None, Cluster()
         if devices is not None:
-            check_integers(devices=devices)
+            check_integers(maximum=MAX_DEVICES, devices=devices)
         if keras.backend.backend() == "tensorflow":
             self.strategy, self.cluster = get_strategy(devices), cluster()
         elif keras.backend.backend() == "jax":

@@ -27,6 +27,7 @@ SMOOTHING = 0.9
 """Decay of the moving average of the losses."""
 DIVERGED = 4.0
 """The test ends when the smoothed loss is this many times the lowest so far."""
+MAX_RATE = 1e30
 MARGIN = 10.0
 """The suggested rate is the one with the lowest smoothed loss, divided by this."""
 
@@ -122,8 +123,8 @@ def learning_rate_test(
         ValueError, RuntimeError, OSError: as `train`.
     """
     check_integers(minimum=2, steps=steps)
-    if not (is_number(lowest) and is_number(highest) and 0 < lowest < highest):
-        raise value_error("lowest", lowest, f"a number above 0 and below `highest` ({highest})")
+    if not (is_number(lowest) and is_number(highest) and 0 < lowest < highest <= MAX_RATE):
+        raise value_error("lowest", lowest, f"a number above 0 and below `highest` ({highest}), at most {MAX_RATE:g}")
     options, changes = split_options(options, changes)
     recipe = get_recipe(recipe, size=size, **{**changes, "iterations": steps, "epochs": None, "ema_decay": 0.0})
     folder = workdir and as_path(workdir, "workdir")

@@ -7,6 +7,9 @@ from keras_resnet.errors import check_integers, check_known
 from keras_resnet.precision import COMPUTED, check_precision
 from keras_resnet.training.trackers import TRACKERS
 
+MAX_SEED = 2**31 - 1
+"""Largest seed of NumPy, TensorFlow and JAX alike."""
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -23,7 +26,8 @@ class RunOptions:
     (3, None)
 
     Raises:
-        ValueError: on construction, for an unknown precision or tracker, or a `checkpoint_every` below 1.
+        ValueError: on construction, for an unknown precision or tracker, a seed that is no integer from 0 to MAX_SEED,
+            or a `checkpoint_every` below 1.
     """
 
     seed: int = 0
@@ -54,6 +58,7 @@ class RunOptions:
     def __post_init__(self):
         if self.precision is not None:
             check_precision(self.precision, COMPUTED)
+        check_integers(0, MAX_SEED, seed=self.seed)
         if self.checkpoint_every is not None:
             check_integers(checkpoint_every=self.checkpoint_every)
         if self.log is not None:

@@ -1,6 +1,5 @@
 """Recipe: how a model is trained, as plain values that are checked on construction."""
 
-import math
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
@@ -9,8 +8,8 @@ import keras
 from keras_resnet.data.augmentation import TRAIN_CROPS
 from keras_resnet.data.auto_augment import POLICIES
 from keras_resnet.data.class_balance import BALANCED
-from keras_resnet.data.preprocessing import INTERPOLATIONS
-from keras_resnet.errors import check_known, is_integer, is_number
+from keras_resnet.data.preprocessing import INTERPOLATIONS, MAX_SIDE
+from keras_resnet.errors import MAX_COUNT, bounded_repr, check_known, is_integer, is_number
 from keras_resnet.training.optimizers import OPTIMIZERS
 from keras_resnet.training.schedules import SHAPES
 
@@ -172,12 +171,16 @@ class Recipe:
         """(steps per epoch, steps of the run) for a number of training images.
 
         Raises:
-            ValueError: if the images do not fill a batch.
+            ValueError: if the images do not fill a batch, or if the run has too many epochs or steps.
         """
         if num_images < self.batch_size:
             self._raise("batch_size", f"at most the number of training images ({num_images})")
         steps_per_epoch = num_images // self.batch_size
-        return steps_per_epoch, self.iterations or (self.epochs or 0) * steps_per_epoch
+        steps = self.iterations or (self.epochs or 0) * steps_per_epoch
+        if steps > min(MAX_COUNT, MAX_EPOCHS * steps_per_epoch):
+            length = f"short enough for {MAX_COUNT:,} steps and {MAX_EPOCHS:,} epochs of {steps_per_epoch} steps"
+            self._raise("iterations" if self.iterations else "epochs", length)
+        return steps_per_epoch, steps
 
     @property
     def needs_every_test(self) -> bool:
@@ -194,7 +197,13 @@ class Recipe:
         return asdict(self) | {"milestones": list(self.milestones), "scale": list(self.scale)}
 
     def _raise(self, name, expected):
-        raise ValueError(f"`{name}` of a recipe should be {expected}. Received: {name}={getattr(self, name)!r}")
+        raise ValueError(
+            f"`{name}` of a recipe should be {expected}. Received: {name}={bounded_repr(getattr(self, name))}"
+        )
+
+
+def _is_amount(value):
+    return is_number(value) and 0 <= value <= 1e38  # a finite float32
 
 
 def _are_numbers(value):
@@ -209,19 +218,28 @@ _CHOICES = {
     "policy": POLICIES,
     "test_interpolation": INTERPOLATIONS,
 }
+MAX_EPOCHS = 50_000
+"""Longest run: each epoch is a row of the history, which every checkpoint holds."""
+MAX_BATCH_SIZE = 2**20
+
+
+def _integers(names, minimum, maximum, expected="an integer"):
+    """A row of _CHECKS."""
+    return names, f"{expected} from {minimum} to {maximum:,}", lambda value: is_integer(value, minimum, maximum)
+
+
 _CHECKS = [
     # fields, what their values should be, the check; None is valid too for fields whose default it is
-    (
-        "epochs iterations batch_size repeats policy_layers patience plateau_patience",
-        "an integer, 1 or more",
-        lambda v: is_integer(v, 1),
-    ),
-    ("train_size test_size test_resize", "a number of pixels, 1 or more", lambda v: is_integer(v, 1)),
-    ("padding", "an integer, 0 or more", lambda v: is_integer(v, 0)),
+    _integers("epochs patience plateau_patience", 1, MAX_EPOCHS),
+    _integers("iterations", 1, MAX_COUNT),
+    _integers("batch_size repeats", 1, MAX_BATCH_SIZE),
+    _integers("policy_layers", 1, 100),
+    _integers("train_size test_size test_resize", 1, MAX_SIDE, "a number of pixels"),
+    _integers("padding", 0, MAX_SIDE),
     (
         "learning_rate warmup_rate weight_decay clip_norm lighting policy_std mixup cutmix",
-        "a number, 0 or more",
-        lambda v: is_number(v) and 0 <= v < math.inf,
+        "a number from 0 to 1e38",
+        _is_amount,
     ),
     ("policy_magnitude", "a number from 0 to 10", lambda v: is_number(v) and 0 <= v <= 10),
     (
@@ -232,8 +250,8 @@ _CHECKS = [
     ("erasing layer_decay", "a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1),
     (
         "class_weight",
-        '"balanced", or a dict {name or index of a class: a number, 0 or more}',
-        lambda v: v == BALANCED or (isinstance(v, dict) and all(is_number(it) and it >= 0 for it in v.values())),
+        '"balanced", or a dict {name or index of a class: a number from 0 to 1e38}',
+        lambda v: v == BALANCED or (isinstance(v, dict) and all(map(_is_amount, v.values()))),
     ),
     ("warmup_constant nesterov decay_all flip oversample v1_5", "True or False", lambda v: isinstance(v, bool)),
     ("milestones", "a tuple of fractions of the run", _are_numbers),

@@ -4,8 +4,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 from keras_resnet.data.augmentation import TRAIN_CROPS
+from keras_resnet.data.preprocessing import MAX_SIDE
 from keras_resnet.equivalents import RECIPE_FIELDS
-from keras_resnet.errors import check_known, is_integer, value_error
+from keras_resnet.errors import check_integers, check_known
 from keras_resnet.training.recipe import Recipe
 
 _HE2015_CIFAR = Recipe(iterations=64_000, schedule="step", milestones=(32 / 64, 48 / 64), crop="pad", flip=True)
@@ -146,8 +147,8 @@ def get_recipe(recipe: str | Recipe, /, size: int | None = None, **changes: Any)
     if isinstance(recipe, str):
         check_known("recipe", recipe, RECIPES)
         recipe = RECIPES[recipe]
-    if size is not None and not is_integer(size, 1):
-        raise value_error("size", size, "a number of pixels, 1 or more")
+    if size is not None:
+        check_integers(maximum=MAX_SIDE, size=size)
     known = [field.name for field in fields(Recipe)]
     for name in changes:
         check_known("changes", name, known, "fields of a recipe", RECIPE_FIELDS)

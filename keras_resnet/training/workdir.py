@@ -4,7 +4,9 @@ import csv
 import shutil
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, TypedDict
 
+from keras_resnet.errors import error_summary
 from keras_resnet.files import atomic_write, local_copy, make_folder, read_json, remove, remove_leftovers, write_json
 from keras_resnet.locks import folder_lock
 from keras_resnet.training.checkpoints import check_settings
@@ -38,7 +40,7 @@ def check_workdir(folder, settings, size, options):
             f"(resume=True), or replace it by --overwrite (overwrite=True). Received: workdir={str(folder)!r}"
         )
     if options.resume and SETTINGS in earlier:
-        check_settings(read_json(folder / SETTINGS), settings, folder / SETTINGS)
+        check_settings(read_json(folder / SETTINGS, dict[str, Any]), settings, folder / SETTINGS)
     with workdir_errors(folder):
         if isinstance(folder, Path):
             _check_free_space(folder, size)
@@ -126,6 +128,31 @@ def write_history(rows, path):
 
 
 def read_history(path):
-    """The rows that `write_history` wrote, without empty values."""
-    with local_copy(path) as local, open(local, newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    """The rows that `write_history` wrote, without empty values.
+
+    Raises:
+        ValueError: for other values than numbers, and for rows without a step or an accuracy.
+    """
+    try:
+        with local_copy(path) as local, open(local, newline="", encoding="utf-8") as file:
+            rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        if not rows or not all({"step", "accuracy"} <= row.keys() for row in rows):
+            raise ValueError("it should have rows with a step and an accuracy")
+    except (ValueError, TypeError, csv.Error) as error:  # TypeError: a row that is longer than the header
+        raise ValueError(f"Expected the history of a run ({error_summary(error)}). Received: {path}") from error
+    return rows
+
+
+class Report(TypedDict):
+    """Values of a run's report that others read: those of a run with one class for each image."""
+
+    parameters: int
+    training_images: int
+    test_images: int
+    top1_accuracy: float
+    wall_time_s: float
+
+
+def read_report(folder):
+    """The Report of a finished run, with all its other values; raises ValueError for a damaged file."""
+    return read_json(folder / REPORT, Report)

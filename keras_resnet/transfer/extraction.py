@@ -12,11 +12,13 @@ from keras_resnet.data.image_files import raise_if_unreadable
 from keras_resnet.data.prefetch import ImageBatch, describe_errors, prefetch_batches
 from keras_resnet.data.protocols import get_protocol
 from keras_resnet.data.sources import image_source
-from keras_resnet.errors import check_integers, check_known, value_error
+from keras_resnet.errors import check_known, is_integer, value_error
 from keras_resnet.models.feature_extractor import POOLINGS, PRE_LOGITS, feature_extractor
 from keras_resnet.models.layers import check_network
 from keras_resnet.models.preprocessing import preprocessing
 from keras_resnet.models.transforms import with_input_size
+
+MAX_BATCH_BYTES = 2**31
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ def extract(
         OSError: if a path does not exist.
         FloatingPointError: if the model returns NaN or Inf.
     """
-    check_integers(batch_size=batch_size)
     model, source = with_input_size(model, size), image_source(images)
+    check_batch_size(model, batch_size)
     columns, skipped = [], list(source.skipped)
     for batch, vectors in extract_batches(model, source.split, endpoint, pooling, batch_size):
         errors = describe_errors(batch.read_errors, source.names)
@@ -100,6 +102,15 @@ def extract(
     indices, labels, vectors = (np.concatenate(column) for column in zip(*columns, strict=True))
     names = tuple(source.names[index] for index in indices)
     return Features(vectors, labels, names, source.class_names, tuple(skipped))
+
+
+def check_batch_size(model, batch_size):
+    """Raises ValueError for a batch size below 1, or whose batches need more than MAX_BATCH_BYTES: all are full."""
+    images = preprocessing(model)
+    maximum = MAX_BATCH_BYTES // (4 * images.size**2 * images.channels)
+    if not is_integer(batch_size, 1, maximum):
+        hint = f"A batch has at most {MAX_BATCH_BYTES / 2**30:g} GiB of images."
+        raise value_error("batch_size", batch_size, f"an integer from 1 to {maximum:,}", hint)
 
 
 def check_any_read(count, source):

@@ -18,15 +18,22 @@ from keras_resnet.architecture.metadata import model_info, model_spec
 from keras_resnet.data.datasets import UNLABELLED
 from keras_resnet.data.prefetch import describe_errors
 from keras_resnet.data.sources import image_source
-from keras_resnet.errors import check_integers, error_summary, unknown_name_error, value_error
+from keras_resnet.errors import error_summary, unknown_name_error, value_error
 from keras_resnet.files import atomic_write, check_writable, read_json, remove_leftovers, write_json
 from keras_resnet.locks import LOCK, folder_lock
 from keras_resnet.models.feature_extractor import PRE_LOGITS
 from keras_resnet.models.preprocessing import preprocessing, weights_digest
 from keras_resnet.models.transforms import with_input_size
 from keras_resnet.precision import precision_of
+from keras_resnet.schema import parse_json
 from keras_resnet.training.checkpoints import OVERWRITE_HINT, check_settings
-from keras_resnet.transfer.extraction import Features, check_any_read, extract_batches, vector_extractor
+from keras_resnet.transfer.extraction import (
+    Features,
+    check_any_read,
+    check_batch_size,
+    extract_batches,
+    vector_extractor,
+)
 from keras_resnet.weights.weights_file import member_size
 
 ARRAYS = {"features": ("f", 2), "names": ("U", 1), "labels": ("iu", 1), "class_names": ("U", 1), "settings": ("U", 0)}
@@ -87,10 +94,10 @@ def write_features(
         FloatingPointError: if the model returns NaN or Inf.
     """
     _check_suffix(out)
-    check_integers(batch_size=batch_size)
     if not Path(folder).is_dir():
         raise NotADirectoryError(f"`folder` should be a folder of images. Received: folder={str(folder)!r}")
     source, extractor = image_source(Path(folder)), vector_extractor(with_input_size(model, size), endpoint, pooling)
+    check_batch_size(extractor, batch_size)
     settings = _extraction_settings(extractor, source, endpoint, pooling, batch_size)
     partial = PartialFeatures(Path(f"{out}.partial"), extractor.outputs[0].shape[-1])
     if not overwrite and Path(out).exists():
@@ -174,7 +181,7 @@ class PartialFeatures:
             self._clear()
         path = self.folder / SETTINGS
         if path.exists():
-            check_settings(read_json(path), settings, path, _REPLACE)
+            check_settings(read_json(path, dict[str, Any]), settings, path, _REPLACE)
         else:
             write_json(settings, path)
         journal_bytes = self._read_journal(settings["batch_size"], settings["files"])
@@ -309,9 +316,7 @@ def _check_arrays(arrays):
 
 def _parse_settings(text):
     """JSON -> dict. Raises ValueError for other JSON values and for wrong items in one of LISTS."""
-    settings = json.loads(text)
-    if not isinstance(settings, dict):
-        raise ValueError("the settings are not a JSON object")
+    settings = parse_json(text, dict[str, Any], "settings")
     for name, item_type in LISTS.items():
         values = settings.get(name, [])
         if not isinstance(values, list) or not all(isinstance(value, item_type) for value in values):
