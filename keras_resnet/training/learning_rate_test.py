@@ -128,8 +128,6 @@ def learning_rate_test(
     options, changes = split_options(options, changes)
     recipe = get_recipe(recipe, size=size, **{**changes, "iterations": steps, "epochs": None, "ema_decay": 0.0})
     folder = workdir and as_path(workdir, "workdir")
-    if folder:
-        make_folder(folder)
     devices, dataset, recipe = prepare_run(dataset, recipe, options)
     with devices.scope():
         model, dataset = model_for_images(model, dataset, recipe, weights, options.precision)
@@ -137,6 +135,8 @@ def learning_rate_test(
         model.optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
             float(lowest), steps - 1, highest / lowest
         )
+    if folder:
+        make_folder(folder)
     print_summary(model, dataset, recipe)
     recorded = _LossCallback()
     with devices.running():

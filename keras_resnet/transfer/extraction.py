@@ -89,7 +89,6 @@ def extract(
         FloatingPointError: if the model returns NaN or Inf.
     """
     model, source = with_input_size(model, size), image_source(images)
-    check_batch_size(model, batch_size)
     columns, skipped = [], list(source.skipped)
     for batch, vectors in extract_batches(model, source.split, endpoint, pooling, batch_size):
         errors = describe_errors(batch.read_errors, source.names)
@@ -124,6 +123,7 @@ def extract_batches(
 ) -> Iterator[tuple[ImageBatch, np.ndarray]]:
     """Yields (ImageBatch, features (B, D) float32) of a split from image `start` on, a multiple of `batch_size`."""
     extractor = vector_extractor(model, endpoint, pooling)
+    check_batch_size(extractor, batch_size)
     preprocessings, protocol = [preprocessing(model)], get_protocol("center")
     for batch in prefetch_batches(split, preprocessings, protocol, batch_size, start):
         vectors = np.empty((0, extractor.outputs[0].shape[-1]), "float32")
