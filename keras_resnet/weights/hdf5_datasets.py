@@ -77,7 +77,7 @@ def _read_chunks(dataset, filters, content):
 
     def add(chunk):
         chunks[chunk.chunk_offset] = chunk
-        return len(chunks) > count  # True ends the iteration
+        return True if len(chunks) > count else None  # anything but None ends the iteration
 
     dataset.id.chunk_iter(add)
     if set(chunks) != set(starts):
