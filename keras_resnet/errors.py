@@ -3,8 +3,10 @@
 import difflib
 import importlib.util
 import math
+import numbers
+import os
 import reprlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 
 
 class _BoundedRepr(reprlib.Repr):
@@ -71,7 +73,7 @@ def check_known(
     equivalents: Mapping[str, str] | None = None,
 ) -> None:
     """Raises the ValueError of `unknown_name_error` for a value that is not one of the known ones."""
-    if value not in known:
+    if not isinstance(value, Hashable) or value not in known:
         raise unknown_name_error(argument, value, known, expected, equivalents)
 
 
@@ -88,13 +90,13 @@ def check_installed(what: str, modules: Iterable[str], package: str) -> None:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is an integer or a float; False for True and False."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether a value is an integer or a float, of Python or NumPy; False for True and False."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def is_integer(value: object, minimum: int, maximum: float = math.inf) -> bool:
-    """Whether a value is an integer from `minimum` to `maximum`; False for True and False."""
-    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
+    """Whether a value is an integer from `minimum` to `maximum`, of Python or NumPy; False for True and False."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and minimum <= int(value) <= maximum
 
 
 MAX_COUNT = 10**9
@@ -106,6 +108,12 @@ def check_integers(minimum: int = 1, maximum: int = MAX_COUNT, **arguments: obje
     for argument, value in arguments.items():
         if not is_integer(value, minimum, maximum):
             raise value_error(argument, value, f"an integer from {minimum} to {maximum:,}")
+
+
+def check_path(argument: str, value: object) -> None:
+    """Raises ValueError for an argument that is not a path."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise value_error(argument, value, "a path")
 
 
 def error_summary(error: BaseException) -> str:

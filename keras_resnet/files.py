@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.request import url2pathname
 
-from keras_resnet.errors import error_summary, value_error
+from keras_resnet.errors import check_path, error_summary, value_error
 from keras_resnet.schema import MAX_JSON_BYTES, parse_json
 
 STORAGES = {
@@ -41,6 +41,7 @@ def as_path(path: str | os.PathLike, argument: str = "path") -> Path:
     Raises:
         ValueError: for a URL with another scheme. ImportError: if its library is not installed.
     """
+    check_path(argument, path)
     url = re.fullmatch(r"([A-Za-z][\w+.-]+):/+(.*)", str(path))  # Path("s3://bucket") has lost a slash
     if not url:
         return Path(path)

@@ -16,7 +16,7 @@ from keras_resnet.architecture.metadata import model_spec, to_data_format
 from keras_resnet.data.image_files import find_images, load_image
 from keras_resnet.data.labels import classes_above, decode_predictions
 from keras_resnet.data.protocols import Protocol, check_scales, get_protocol, image_views
-from keras_resnet.errors import is_number, value_error
+from keras_resnet.errors import check_integers, is_number, value_error
 from keras_resnet.models.cloning import as_functional
 from keras_resnet.models.preprocessing import class_names, preprocessing, thresholds
 from keras_resnet.models.transforms import fully_convolutional, with_input_size
@@ -167,6 +167,7 @@ def predict(
         ValueError: for a folder without images, a model of unknown preprocessing, and a size that does not fit it.
         FileNotFoundError: if a file does not exist.
     """
+    check_integers(top=top, batch_size=batch_size)
     classifier = _classifier(with_input_size(model, size))
     if threshold is not None:
         classifier = _with_threshold(classifier, threshold)
@@ -226,8 +227,10 @@ def classify(model: Any, images: Any, top: int = 5) -> list[list[tuple[str, str,
     Raises:
         ValueError: for a model of unknown preprocessing, and for anything that is not an image.
     """
+    check_integers(top=top)
     classifier = _classifier(model)
-    return _decode(classifier, classifier.probabilities(classifier.prepare(images)), top)
+    inputs = classifier.prepare(images)
+    return _decode(classifier, classifier.probabilities(inputs), top) if len(inputs) else []
 
 
 def _classifier(model):

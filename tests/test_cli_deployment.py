@@ -91,3 +91,8 @@ def test_predict_rejects_a_damaged_export_and_weights_for_it(ended, words, image
     path.write_text("<net/>")
     status, _, said = ended("predict", images, "--model", path, *words)
     assert status == 1 and said.startswith("error:") and (("--weights" in said) if words else ("intact" in said))
+
+
+def test_predict_with_an_empty_name_of_weights_is_refused(ended, images):
+    status, _, said = ended("predict", images, "--model", "resnet20", "--weights", "")
+    assert status == 1 and "Received: weights=''" in said

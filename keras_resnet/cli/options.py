@@ -97,7 +97,7 @@ def model_from(name, weights, default_weights=None, precision=None):
         raise_if_given("a .keras file", weights=weights, precision=precision)
         return keras_resnet.load_model(name)
     with precision_scope(precision):
-        return keras_resnet.create(name, weights=weights or default_weights)
+        return keras_resnet.create(name, weights=default_weights if weights is None else weights)
 
 
 def raise_if_given(what, **options):

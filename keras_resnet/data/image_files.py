@@ -4,11 +4,12 @@ import contextlib
 import io
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.errors import value_error
+from keras_resnet.errors import check_path, value_error
 
 FORMATS = {
     "BMP": (".bmp",),
@@ -116,25 +117,29 @@ def as_pil_image(image, channels):
 
     if isinstance(image, Image.Image):
         return _convert(image, channels)
-    if not hasattr(image, "__array__"):
+    if isinstance(image, (str, bytes, os.PathLike)) or hasattr(image, "read"):  # NumPy's strings too
         return load_image(image, channels)
-    pixels = np.asarray(image)
+    pixels = np.asarray(image) if hasattr(image, "__array__") else np.array(image, object)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4))
     if pixels.dtype != np.uint8 or not is_image or not pixels.size:
         raise ValueError(
             "An image should be a path, a PIL image, or a uint8 array (H, W) or (H, W, C) with 1, 3 or 4 channels. "
-            f"Received: an array of shape {np.shape(image)}, {pixels.dtype}"
+            f"Received: an array of shape {pixels.shape}, {pixels.dtype}"
         )
     return _convert(Image.fromarray(pixels), channels)
 
 
-def is_single_image(images):
-    """Whether `images` is one image for `as_pil_image`, not a sequence or an array (B, H, W, C)."""
+def image_list(images):
+    """A list of what `as_pil_image` takes, from one image, a sequence of images or an array (B, H, W, C)."""
     from PIL import Image
 
-    return isinstance(images, (str, bytes, os.PathLike, io.IOBase, Image.Image)) or getattr(images, "ndim", 4) < 4
+    if isinstance(images, (str, bytes, os.PathLike, io.IOBase, Image.Image)) or getattr(images, "ndim", 4) < 4:
+        return [images]
+    if not isinstance(images, Iterable):
+        raise value_error("images", images, "an image (a path, a PIL image or a uint8 array), or several")
+    return list(images)
 
 
 def check_channels(channels):
@@ -190,8 +195,10 @@ def find_images(paths):
         FileNotFoundError: for a path that does not exist.
         ValueError: for a folder without images, and for a URL.
     """
+    several = isinstance(paths, Iterable) and not isinstance(paths, (str, bytes))
     found = []
-    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+    for path in paths if several else [paths]:
+        check_path("paths", path)
         _raise_if_url(path)
         if not os.path.exists(path):
             raise FileNotFoundError(f"Expected an image or a folder of images. Received: path={str(path)!r}, not found")

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.errors import unknown_name_error, value_error
+from keras_resnet.errors import check_integers, unknown_name_error
 
 DEFAULT_THRESHOLD = 0.5
 """Probability from which on a multi-label model predicts a class, if no other threshold is known."""
@@ -132,8 +132,7 @@ def decode_predictions(
         owner, hint = ("ImageNet's", "; pass other class names as `classes`") if classes is None else ("the given", "")
         expected = f"of shape (samples, {len(pairs)}), a score for each of {owner} classes{hint}"
         raise ValueError(f"`predictions` should be {expected}. Received: predictions of shape {tuple(shape)}")
-    if top < 1:
-        raise value_error("top", top, "at least 1")
+    check_integers(top=top)
     predictions = keras.ops.convert_to_numpy(predictions).astype("float64")
     order = np.argsort(-predictions, axis=1, kind="stable")[:, :top]
     return [

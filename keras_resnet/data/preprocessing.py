@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras.src.layers.preprocessing.data_layer import DataLayer  # documented for layers that also work in tf.data
 
-from keras_resnet.data.image_files import as_pil_image, check_channels, is_single_image
+from keras_resnet.data.image_files import as_pil_image, check_channels, image_list
 from keras_resnet.errors import check_known, value_error
 from keras_resnet.normalization import MODES, Normalization, get_normalization, normalize
 from keras_resnet.schema import check_fields, checked
@@ -198,7 +198,7 @@ class Preprocessing:
 
     def pixels(self, images) -> np.ndarray:
         """Resized and cropped images before normalisation: (B, size, size, channels) uint8."""
-        images = [images] if is_single_image(images) else list(images)
+        images = image_list(images)
         pixels = np.empty((len(images), self.size, self.size, self.channels), "uint8")
         for row, image in zip(pixels, images, strict=True):
             row[:] = np.asarray(self.resize_and_crop(as_pil_image(image, self.channels))).reshape(row.shape)

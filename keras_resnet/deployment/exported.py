@@ -11,7 +11,7 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.deployment.checksums import has_checksum
 from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, find_format
 from keras_resnet.deployment.trial import check_by_trial
-from keras_resnet.errors import check_installed, error_summary
+from keras_resnet.errors import check_installed, check_path, error_summary
 from keras_resnet.prediction import softmax
 
 
@@ -66,6 +66,7 @@ class ExportedModel:
     """
 
     def __init__(self, path: str | os.PathLike):
+        check_path("path", path)
         path = Path(path)
         if not path.exists():
             raise FileNotFoundError(f"Expected an exported network. Received a missing path={str(path)!r}")

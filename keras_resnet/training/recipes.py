@@ -144,7 +144,7 @@ def get_recipe(recipe: str | Recipe, /, size: int | None = None, **changes: Any)
     Raises:
         ValueError: for an unknown recipe or field, with the nearest known ones, or an invalid value.
     """
-    if isinstance(recipe, str):
+    if not isinstance(recipe, Recipe):
         check_known("recipe", recipe, RECIPES)
         recipe = RECIPES[recipe]
     if size is not None:

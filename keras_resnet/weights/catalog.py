@@ -4,7 +4,7 @@ import fnmatch
 from dataclasses import dataclass
 
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.errors import unknown_name_error
+from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.variants import VARIANTS, canonical_name
 
 
@@ -169,6 +169,8 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
         pattern: shell-style wildcards, such as "*cifar*".
         pretrained: whether to list only networks with published weights, those of `list_weights`.
     """
+    if not isinstance(pattern, str):
+        raise value_error("pattern", pattern, "names as in a shell, such as '*cifar*'")
     return [name for name in fnmatch.filter(VARIANTS, pattern) if not pretrained or list_weights(name)]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.errors import error_summary
+from keras_resnet.errors import check_path, error_summary
 from keras_resnet.files import atomic_write
 from keras_resnet.weights.hdf5_files import open_hdf5, write_hdf5
 from keras_resnet.weights.keras_archives import open_keras
@@ -44,6 +44,7 @@ def open_weights(path: str | os.PathLike, network_bytes: int = 0) -> Iterator[We
         ValueError: if the format is unknown, or the file is damaged, contains code, refers to other files, or needs
             more memory than its size justifies.
     """
+    check_path("path", path)
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"`path` should be {_READABLE}, but it does not exist. Received: path={str(path)!r}")
