@@ -15,6 +15,7 @@ from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.metadata import info_without_head, input_size, model_spec
 from keras_resnet.architecture.network import build
 from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.architecture.stems import STEMS
 from keras_resnet.data.labels import CIFAR10_CLASSES, imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import value_error
@@ -46,22 +47,32 @@ class NetworkWeights:
     source_preprocessing: Preprocessing | None = None
     """Preprocessing that was published with the file, if it came from the catalog or a hub."""
 
+    def _keras_shape(self, *names):
+        """Shape, with Keras's axes, of the first of these weights that the file has; () if it has none."""
+        for name in names:
+            if array := self.file.arrays.get(self.layout.array_name(name, self.spec)):
+                return to_keras_axes(array, self.layout, name).shape
+        return ()
+
     @cached_property
     def num_classes(self) -> int | None:
-        """Number of classes of the classifier; None without a classifier."""
-        for name in (self.layout.array_name(HEAD_WEIGHTS[1], self.spec), "dense/bias"):
-            if name in self.file.arrays and len(self.file.arrays[name].shape) == 1:
-                return self.file.arrays[name].shape[0]
-        return None
+        """Number of classes of the classifier; None without a classifier whose kernel fits the network and the bias.
+
+        A network is built with this number: a bias alone would make it much larger than the file.
+        """
+        kernel, bias = (
+            self._keras_shape(HEAD_WEIGHTS[0], "dense/kernel"),
+            self._keras_shape(HEAD_WEIGHTS[1], "dense/bias"),
+        )
+        return bias[0] if bias and kernel == (self.spec.stages[-1][-1].out_channels, *bias) else None
 
     @cached_property
     def num_channels(self) -> int:
-        """Number of input channels of the first convolution; 3 if the file has no first convolution."""
-        stems = (self.layout.array_name(f"{stem}_conv/kernel", self.spec) for stem in ("conv1", "conv1_1"))
-        for name in (*stems, "conv2d/kernel"):
-            if name in self.file.arrays and len(self.file.arrays[name].shape) == 4:
-                return self.file.arrays[name].shape[2 if self.layout.keras_axes else 1]
-        return 3
+        """Number of input channels of the first convolution; 3 if the file's first kernel does not fit the network."""
+        layer, row = STEMS[self.spec.stem].rows(self.spec)[0]
+        shape = self._keras_shape(f"{layer}_conv/kernel", "conv2d/kernel")
+        fits = len(shape) == 4 and (*shape[:2], shape[3]) == (row.kernel_size, row.kernel_size, row.filters)
+        return shape[2] or 3 if fits else 3
 
     @cached_property
     def preprocessing(self) -> Preprocessing | None:
@@ -195,6 +206,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike, layout: str = "aut
     for variable, value in values:  # everything has been read and validated
         variable.assign(value)
     _set_info(model, info)
+    warn_if_not_finite(model, path)
 
 
 def build_from_file(
@@ -249,7 +261,24 @@ def build_from_file(
                 stacklevel=3,
             )
         _set_info(model, weights.info(model, new_head))
+    warn_if_not_finite(model, path)
     return model
+
+
+def warn_if_not_finite(model: keras.Model, path: str | os.PathLike) -> None:
+    """Warns of NaN and infinite weights, which a diverged run leaves, with the names of the arrays.
+
+    Args:
+        model: network with the weights of a file.
+        path: the file.
+    """
+    arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in weight_variables(model).items()}
+    counts = {name: array.size - np.count_nonzero(np.isfinite(array)) for name, array in arrays.items()}
+    damaged = [f"{name} ({count} of {arrays[name].size})" for name, count in counts.items() if count]
+    if damaged:
+        names = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
+        what = f"NaN or infinite values in {len(damaged)} of {len(arrays)} arrays"
+        warnings.warn(f"The weights of `{path}` have {what}: {names}.", stacklevel=3)
 
 
 def _set_info(model, info):
