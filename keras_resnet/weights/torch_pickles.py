@@ -144,14 +144,14 @@ _WEIGHTS_ONLY = "It should contain weights only. Nothing was run; save only `mod
 
 
 class _Opcodes(dict):
-    """Opcode -> method of the unpickler, as a step of a budget; names an opcode that has none in a WeightsFileError."""
+    """Opcode -> method of the unpickler, which costs steps of a budget; WeightsFileError for an opcode without one."""
 
     def __init__(self, methods, budget):
         super().__init__(methods)
         self.budget = budget
 
     def __getitem__(self, code):
-        self.budget.spend(steps=1)
+        self.budget.spend(steps=2)
         return super().__getitem__(code)
 
     def __missing__(self, code):

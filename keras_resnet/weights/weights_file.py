@@ -41,13 +41,13 @@ class Budget:
     `bytes`: decompressed, or read from a part of the file that is read as a whole. Weights hardly compress, so eight
     times the size of the file is enough, unless arrays are constant, as in a new network: then twice its size is.
 
-    `steps`: opcodes executed, objects made, links followed, entries visited. A step needs at least one byte of the
-    file; a million take seconds. The weights of ResNet-1202 need 300,000, with the state of Adam 900,000.
+    `steps`: opcodes executed, objects made, links followed, entries visited, each as many steps as it takes
+    microseconds, about. The file of a ResNet-1202 needs less than a million, with the state of Adam more.
     """
 
     def __init__(self, file_size: int, network_bytes: int = 0):
         self.bytes = 2**26 + 8 * file_size + 2 * network_bytes
-        self.steps = min(100_000 + file_size, 1_000_000)
+        self.steps = min(100_000 + file_size, 2_000_000)
 
     def spend(self, *, bytes: int = 0, steps: int = 0) -> None:
         """Subtract the cost of an operation before it is done; raises WeightsFileError if less is left."""
