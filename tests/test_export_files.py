@@ -331,6 +331,10 @@ HOSTILE = {
     "class names that are a number": json.dumps({**VALID, "class_names": 7}),
     "class names that are a string": json.dumps({**VALID, "class_names": "ants"}),
     "a name that is a list": json.dumps({**VALID, "name": []}),
+    "an unknown precision": json.dumps({**VALID, "precision": "float6"}),
+    "a checksum that is not one": json.dumps({**VALID, "checksum": "sha256:?"}),
+    "thresholds without classes": json.dumps({**VALID, "thresholds": [0.5]}),
+    "thresholds that are not numbers": json.dumps({**VALID, "class_names": ["ant"], "thresholds": ["x"]}),
     "a precision that is a dict": json.dumps({**VALID, "precision": {}, "raw": "yes"}),
 }
 
