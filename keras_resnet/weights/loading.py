@@ -60,10 +60,8 @@ class NetworkWeights:
 
         A network is built with this number: a bias alone would make it much larger than the file.
         """
-        kernel, bias = (
-            self._keras_shape(HEAD_WEIGHTS[0], "dense/kernel"),
-            self._keras_shape(HEAD_WEIGHTS[1], "dense/bias"),
-        )
+        kernel = self._keras_shape(HEAD_WEIGHTS[0], "dense/kernel")
+        bias = self._keras_shape(HEAD_WEIGHTS[1], "dense/bias")
         return bias[0] if bias and kernel == (self.spec.stages[-1][-1].out_channels, *bias) else None
 
     @cached_property
@@ -272,12 +270,13 @@ def warn_if_not_finite(model: keras.Model, path: str | os.PathLike) -> None:
         model: network with the weights of a file.
         path: the file.
     """
-    arrays = {name: keras.ops.convert_to_numpy(variable) for name, variable in weight_variables(model).items()}
-    counts = {name: array.size - np.count_nonzero(np.isfinite(array)) for name, array in arrays.items()}
-    damaged = [f"{name} ({count} of {arrays[name].size})" for name, count in counts.items() if count]
+    variables = weight_variables(model)
+    finite = {name: keras.ops.convert_to_numpy(keras.ops.isfinite(value)) for name, value in variables.items()}
+    counts = {name: array.size - np.count_nonzero(array) for name, array in finite.items()}
+    damaged = [f"{name} ({count} of {finite[name].size})" for name, count in counts.items() if count]
     if damaged:
         names = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
-        what = f"NaN or infinite values in {len(damaged)} of {len(arrays)} arrays"
+        what = f"NaN or infinite values in {len(damaged)} of {len(variables)} arrays"
         warnings.warn(f"The weights of `{path}` have {what}: {names}.", stacklevel=3)
 
 
