@@ -2,7 +2,9 @@
 
 import gc
 import os
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -105,3 +107,16 @@ def tiny_export(tmp_path_factory):
         return exports[format]
 
     return export_once
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder that is a disk of one MiB."""
+    if os.geteuid() or not shutil.which("mount"):
+        pytest.skip("only root mounts disks")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)  # the error may still hold an open file

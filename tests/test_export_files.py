@@ -214,19 +214,6 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(format, ti
     assert os.listdir(tmp_path) == []
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder that is a disk of one MiB."""
-    if os.geteuid() or not shutil.which("mount"):
-        pytest.skip("only root mounts disks")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("no disk can be mounted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)  # the error may still hold an open file
-
-
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_full_disk_is_one_clear_error(format, small_disk):
     require_format(format)
