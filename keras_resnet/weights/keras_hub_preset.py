@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_resnet.data.image_files import check_channels
 from keras_resnet.data.preprocessing import INTERPOLATIONS, Preprocessing
 from keras_resnet.errors import value_error
 from keras_resnet.normalization import MODES, Normalization
@@ -83,7 +84,7 @@ def preset_preprocessing(folder: Path, config: Mapping[str, Any]) -> Preprocessi
     values = _values(read_config(path), "ResNetImageConverter", path)
     try:
         return _preprocessing(values, config["config"]["image_shape"][-1])
-    except (TypeError, KeyError, IndexError, ValueError) as error:
+    except (TypeError, KeyError, IndexError, ValueError, OverflowError) as error:
         warnings.warn(
             f"The preprocessing of the model is unknown: `{path}` should have a square `image_size`, no padding, and "
             f"one of the interpolations {list(INTERPOLATIONS.values())} ({type(error).__name__}: {error}).",
@@ -94,6 +95,7 @@ def preset_preprocessing(folder: Path, config: Mapping[str, Any]) -> Preprocessi
 
 def _preprocessing(values, channels):
     """pixels * scale + offset -> (pixels / 255 - mean) / std."""
+    check_channels(channels)
     height, width = values["image_size"]
     if height != width or values.get("pad_to_aspect_ratio"):
         raise ValueError("images are padded, or not square")
