@@ -138,6 +138,47 @@ def test_heaps_inside_heaps_are_refused_at_once(tmp_path, position):
     assert_refused(run_limited(READ, tmp_path / "heaps.h5", seconds=10), "heap", "heaps.h5")
 
 
+def nodes(content, kind, level):
+    """Positions of the tree nodes of names (kind 0) or chunks (kind 1)."""
+    magic = b"TREE" + bytes([kind, level])
+    return [i for i in range(len(content)) if content.startswith(magic, i)]
+
+
+@pytest.fixture(scope="module")
+def large_trees(tmp_path_factory):
+    """A file with 600 names in a group and 600 chunks in an array, whose trees have two levels."""
+    path = tmp_path_factory.mktemp("trees") / "trees.h5"
+    with h5py.File(path, "w") as file:
+        for i in range(600):
+            file[f"layers/conv2d/vars/{i}"] = np.full(1, i, "float32")
+        file.create_dataset(
+            "layers/conv2d_1/vars/0", data=np.arange(2400, dtype="float32").reshape(600, 4), chunks=(1, 4)
+        )
+    return path
+
+
+def test_trees_of_two_levels_are_read(large_trees):
+    arrays = read_arrays(large_trees)
+    np.testing.assert_array_equal(arrays.pop("conv2d_1/kernel"), np.arange(2400).reshape(600, 4))
+    assert [array.item() for array in arrays.values()] == list(range(600))
+
+
+@pytest.mark.parametrize("kind, first, step", [(0, 32, 16), (1, 56, 40)])
+@pytest.mark.parametrize("damage", ["contains itself", "contains a node twice", "next node is itself"])
+def test_trees_without_an_end_are_refused(large_trees, tmp_path, kind, first, step, damage):
+    """libhdf5 ends the process with a segmentation fault, or never returns."""
+    content = bytearray(large_trees.read_bytes())
+    (root,), leaf = nodes(content, kind, 1), nodes(content, kind, 0)[-1]
+    if damage == "contains itself":
+        struct.pack_into("<Q", content, root + first, root)
+    elif damage == "contains a node twice":
+        content[root + first + step : root + first + step + 8] = content[root + first : root + first + 8]
+    else:
+        struct.pack_into("<Q", content, leaf + 16, leaf)
+    (tmp_path / "trees.h5").write_bytes(content)
+    assert_refused(run_limited(READ, tmp_path / "trees.h5", seconds=10), "tree", "trees.h5")
+
+
 @pytest.mark.parametrize("chunks", [(4, 10), (3, 4), (1, 1)])
 @pytest.mark.parametrize("dtype", ["float32", ">f8", "int8"])
 @pytest.mark.parametrize(

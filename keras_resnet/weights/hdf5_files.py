@@ -4,7 +4,6 @@ import io
 import math
 import mmap
 import re
-import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 
 from keras_resnet.schema import parse_json
 from keras_resnet.weights.hdf5_datasets import OBJECT_STEPS, stored_array
+from keras_resnet.weights.hdf5_structures import check_structures
 from keras_resnet.weights.weights_file import (
     METADATA_KEY,
     Budget,
@@ -23,7 +23,6 @@ from keras_resnet.weights.weights_file import (
     WeightsFileError,
 )
 
-_HEAP_MAGIC = b"GCOL\x01"
 _MAX_DEPTH = 64
 """Deepest nesting of groups; nested models take two levels each."""
 _MAX_ATTRIBUTE_BYTES = 64512
@@ -72,7 +71,7 @@ def _open_reader(source, content, stack, budget):
     """(_Reader, h5py.File) of `source`, a path or a seekable binary file; `content`: its bytes."""
     import h5py
 
-    reader = _Reader(content, _largest_string(content), budget)
+    reader = _Reader(content, check_structures(content, budget), budget)
     return reader, stack.enter_context(h5py.File(source, "r"))
 
 
@@ -91,29 +90,6 @@ def _open(path, source, content, stack, budget):
             raise WeightsFileError(f"The names of arrays should be unique; `{name}` occurs twice.")
         arrays[name] = reader.array(dataset)
     return WeightsFile(path, "h5" if layers else "weights.h5", arrays, config)
-
-
-def _largest_string(content):
-    """Size of the largest object in the global heaps, where HDF5 stores strings.
-
-    Raises WeightsFileError for objects of wrong sizes, from which libhdf5 never returns, and for heaps that overlap.
-    """
-    largest, end = 0, 0
-    start = content.find(_HEAP_MAGIC)
-    while start >= 0:
-        if start < end:
-            raise WeightsFileError(f"The HDF5 heap at byte {start} should not be inside another one.")
-        end = min(start + struct.unpack_from("<Q", content, start + 8)[0], len(content))
-        position = start + 16
-        while position + 16 <= end:
-            index, size = struct.unpack_from("<H6xQ", content, position)
-            step = 16 + -(-size // 8) * 8 if index else size
-            if step < 16 or position + step > end:
-                raise WeightsFileError(f"The HDF5 heap at byte {start} should be a sequence of objects that fit in it.")
-            largest = max(largest, step)
-            position += step
-        start = content.find(_HEAP_MAGIC, start + 1)
-    return largest
 
 
 @dataclass(frozen=True)
