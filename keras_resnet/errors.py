@@ -112,7 +112,7 @@ def check_integers(minimum: int = 1, maximum: int = MAX_COUNT, **arguments: obje
 
 def check_path(argument: str, value: object) -> None:
     """Raises ValueError for an argument that is not a path."""
-    if not isinstance(value, (str, os.PathLike)):
+    if not isinstance(value, (str, os.PathLike)) and not hasattr(value, "joinpath"):  # a UPath is no PathLike
         raise value_error(argument, value, "a path")
 
 
