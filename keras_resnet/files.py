@@ -102,15 +102,28 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_regular_file(path: str | os.PathLike) -> None:
+    """Raises OSError for a pipe, a socket or a device, whose reading might not end; other errors are left to `open`.
+
+    >>> from keras_resnet.files import check_regular_file
+    >>> check_regular_file("/dev/zero")
+    Traceback (most recent call last):
+    OSError: Expected a regular file, not a pipe, a socket or a device. Received: path='/dev/zero'
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise OSError(f"Expected a regular file, not a pipe, a socket or a device. Received: path={str(path)!r}")
+
+
 @contextmanager
 def local_copy(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a local path to read: `path` itself, or a temporary copy of a file in object storage.
 
     Raises:
-        OSError: if a file in object storage cannot be read.
+        OSError: if a file in object storage cannot be read; for a pipe, a socket or a device.
     """
     source = as_path(path)
     if isinstance(source, Path):
+        check_regular_file(source)
         yield source
         return
     with TemporaryDirectory() as folder:

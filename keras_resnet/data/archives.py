@@ -13,11 +13,9 @@ from keras_resnet.data.datasets import SPLITS, TEST_SPLITS, UNLABELLED, Dataset,
 from keras_resnet.data.image_checks import CHECKS, ImageCheck, orientations_of, training_check
 from keras_resnet.data.image_files import UnreadableImageError, raise_if_unreadable
 from keras_resnet.data.image_folders import training_dataset
+from keras_resnet.data.image_limits import MAX_FILE_BYTES
 from keras_resnet.data.stored_files import StoredFiles
 from keras_resnet.errors import check_known, value_error
-
-MAX_IMAGE_BYTES = 2**28
-"""Largest size of an encoded image."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ def find_archives(folder: str, suffix: str) -> list[str]:
 
 def check_contents(contents: bytes | None, check: ImageCheck) -> list[Any]:
     """An item of `ArchivedSplit.checks`, for the contents of a file."""
-    if contents is None or len(contents) > MAX_IMAGE_BYTES:
-        return [None, f"more than {MAX_IMAGE_BYTES} bytes" if contents else "no contents, only a path"]
+    if contents is None or len(contents) > MAX_FILE_BYTES:
+        return [None, f"more than {MAX_FILE_BYTES} bytes" if contents else "no contents, only a path"]
     try:
         return [check.function(contents), None]
     except UnreadableImageError as error:

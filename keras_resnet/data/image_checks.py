@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_resnet.data.image_files import FORMATS, UnreadableImageError, orientation_of, with_pil_image
+from keras_resnet.data.image_limits import check_gif_frames
 
 TENSORFLOW_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 """Formats that TensorFlow decodes as well."""
@@ -62,8 +63,13 @@ def _check_with_tensorflow(source):
     """Whether TensorFlow decodes an image."""
     import tensorflow as tf
 
-    contents = source if isinstance(source, bytes) else Path(source).read_bytes()
-    name, mode = with_pil_image(contents, lambda image: (image.format, image.mode))
+    def read(image):
+        contents = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if image.format == "GIF":
+            check_gif_frames(contents)
+        return contents, image.format, image.mode
+
+    contents, name, mode = with_pil_image(source, read)
     name = "JPEG" if name == "MPO" else name  # Pillow's name of a JPEG that previews follow, as phones write them
     has_palette = name == "BMP" and mode in ("1", "P")  # TensorFlow would read the indices as grey
     if name not in TENSORFLOW_FORMATS or has_palette:

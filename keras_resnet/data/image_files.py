@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_resnet.data.image_limits import MAX_FILE_BYTES, LimitedReader, check_exif, check_file, check_size
 from keras_resnet.errors import check_path, value_error
+from keras_resnet.files import check_regular_file
 
 FORMATS = {
     "BMP": (".bmp",),
@@ -23,6 +25,8 @@ FORMATS = {
 SUFFIXES = sum(FORMATS.values(), ())
 ORIENTATION_TAG = 0x0112
 """EXIF's tag of the orientation."""
+ROWS = 256
+"""Rows of an image that are converted at once, if that needs several copies."""
 MAX_LISTED = 20
 """Number of unreadable files that a message lists."""
 
@@ -49,9 +53,9 @@ def load_image(source, channels=3):
         A PIL image of mode "RGB" or "L".
 
     Raises:
-        ValueError: if the source is not an image in one of FORMATS, is truncated or empty, or has more pixels than
-            PIL.Image.MAX_IMAGE_PIXELS.
-        OSError: if the file cannot be opened.
+        ValueError: if the source is not an image in one of FORMATS, is truncated or empty, or is beyond the limits of
+            `image_limits.py`.
+        OSError: if the file cannot be opened, or is a pipe, a socket or a device.
     """
     check_channels(channels)
     return with_pil_image(source, lambda image: _convert(image, channels))
@@ -63,13 +67,9 @@ def with_pil_image(source, function):
 
     with _open(source) as file:
         try:
+            check_file(file)
             with Image.open(file, formats=tuple(FORMATS)) as image:
-                limit = Image.MAX_IMAGE_PIXELS  # at which Pillow only warns; it raises at twice the limit
-                if limit and image.width * image.height > limit:
-                    message = (
-                        f"{image.width} x {image.height} is more than the {limit} pixels of PIL.Image.MAX_IMAGE_PIXELS"
-                    )
-                    raise Image.DecompressionBombError(message)
+                check_size(image)
                 return function(image)
         except Exception as error:  # on damaged files Pillow's readers raise exceptions of almost any type
             name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", source)
@@ -82,6 +82,7 @@ def with_pil_image(source, function):
 
 def orientation_of(image):
     """EXIF orientation of a PIL image, from 1 to 8; 1, upright, if it has none."""
+    check_exif(image)
     orientation = image.getexif().get(ORIENTATION_TAG)
     return int(orientation) if orientation in range(1, 9) else 1
 
@@ -148,25 +149,45 @@ def check_channels(channels):
         raise value_error("channels", channels, "3 for RGB or 1 for grey")
 
 
+@contextlib.contextmanager
 def _open(source):
+    """Yields a LimitedReader of a path, of contents, or of an opened file, which stays open."""
     if isinstance(source, (str, os.PathLike)):
         _raise_if_url(source)
-        return open(source, "rb")
-    return io.BytesIO(source) if isinstance(source, bytes) else contextlib.nullcontext(source)
+        check_regular_file(source)
+        raw = io.FileIO(source)
+    elif isinstance(source, bytes):
+        raw = io.BytesIO(source)
+    else:
+        source.seek(0)
+        raw = io.BytesIO(source.read(MAX_FILE_BYTES + 1))
+    with LimitedReader(raw) as file:
+        yield file
 
 
 def _convert(image, channels):
     """Any PIL image -> upright, opaque, of mode "RGB" or "L"."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     image.load()
     if 0 in image.size:
         raise ValueError(f"An image should have pixels. Received: an image of {image.width} x {image.height}")
-    image = _to_eight_bits(ImageOps.exif_transpose(image))
+    image = _to_eight_bits(ImageOps.exif_transpose(image) if orientation_of(image) > 1 else image)
+    mode = "RGB" if channels == 3 else "L"
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB" if channels == 3 else "L")
+        return _on_white(image, mode)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _on_white(image, mode):
+    """A PIL image with transparent pixels as one of another mode, on white; in parts, which take little memory."""
+    from PIL import Image
+
+    opaque = Image.new(mode, image.size)
+    for top in range(0, image.height, ROWS):
+        part = image.crop((0, top, image.width, min(top + ROWS, image.height))).convert("RGBA")
+        opaque.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert(mode), (0, top))
+    return opaque
 
 
 def _to_eight_bits(image):
@@ -178,7 +199,10 @@ def _to_eight_bits(image):
     pixels = np.asarray(image)
     if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
         raise ValueError(f"Pixels should have 8 bits, or 16 in grey. Received: pixels of Pillow's mode {image.mode!r}")
-    return Image.fromarray(np.round(pixels / 257).astype("uint8"))
+    grey = np.empty(pixels.shape, "uint8")
+    for top in range(0, len(grey), ROWS):
+        grey[top : top + ROWS] = np.round(pixels[top : top + ROWS] / 257)
+    return Image.fromarray(grey)
 
 
 def find_images(paths):

@@ -253,10 +253,11 @@ def _contents(split, image, orientation):
     """(pixels or the contents of the file, orientation or None)."""
     import tensorflow as tf
 
+    from keras_resnet.data.tensorflow_limits import check_image
     from keras_resnet.data.tensorflow_orientations import exif_orientation
 
     if isinstance(split, Stream):
-        return image, exif_orientation(image) if image.dtype == tf.string else None
+        return (check_image(image), exif_orientation(image)) if image.dtype == tf.string else (image, None)
     if isinstance(split.images, StoredFiles):
         contents = tf.numpy_function(lambda index: split.images.read(int(index)), [image], tf.string)
         return tf.ensure_shape(contents, ()), orientation

@@ -5,6 +5,7 @@
 
 import tensorflow as tf
 
+from keras_resnet.data.tensorflow_limits import header_size, is_png
 from keras_resnet.data.tensorflow_orientations import stored_box, turn_upright, upright_size
 
 KERNELS = {
@@ -32,22 +33,7 @@ def _stored_size(image):
     if image.dtype != tf.string:
         return tf.shape(image)[:2]
 
-    def png_size():
-        """Width and height follow 8 bytes of signature and 8 bytes of chunk header."""
-        sides = tf.io.decode_raw(tf.strings.substr(image, 16, 8), "int32", little_endian=False)
-        return tf.ensure_shape(sides, (2,))[::-1]
-
-    return tf.case(
-        [
-            (tf.io.is_jpeg(image), lambda: tf.io.extract_jpeg_shape(image)[:2]),
-            (_is_png(image), png_size),
-        ],
-        default=lambda: tf.shape(tf.io.decode_image(image, expand_animations=False))[:2],
-    )
-
-
-def _is_png(contents):
-    return tf.strings.substr(contents, 0, 8) == b"\x89PNG\r\n\x1a\n"
+    return header_size(image, lambda: tf.shape(tf.io.decode_image(image, expand_animations=False))[:2])
 
 
 def read_crop(image, box, size, channels, *, orientation=None, fast=False, interpolation="bilinear"):
@@ -103,7 +89,7 @@ def _decode_part(image, start, stop, channels, dct_method):
     if image.dtype != tf.string:
         pixels = part_of_pixels(image)
         return pixels if image.shape[-1] == channels else _to_channels(pixels, channels)
-    return tf.cond(tf.io.is_jpeg(image), part_of_jpeg, lambda: part_of_pixels(_decode_other(image, channels)))
+    return tf.cond(tf.io.is_jpeg(image), part_of_jpeg, lambda: _decode_other(image, channels, part_of_pixels))
 
 
 def decode(image, channels, *, fast=False):
@@ -115,18 +101,24 @@ def decode(image, channels, *, fast=False):
     )
 
 
-def _decode_other(contents, channels):
-    """PNG, GIF or BMP -> (H, W, channels) uint8, on a white background."""
-    pixels = tf.cast(tf.io.decode_image(contents, expand_animations=False), "float32")
+def _decode_other(contents, channels, part=tf.identity):
+    """PNG, GIF or BMP -> (H, W, channels) uint8, on a white background; `part`: a function of the decoded pixels."""
+    pixels = part(tf.io.decode_image(contents, expand_animations=False))
     depth = tf.shape(pixels)[2]
-    has_alpha = (depth % 2 == 0) & _is_png(contents)  # the fourth channel of a BMP is unused
-    alpha = tf.cond(has_alpha, lambda: pixels[..., -1:] / 255, lambda: tf.ones_like(pixels[..., :1]))
-    opaque = 255 - (255 - pixels[..., : depth - 1 + depth % 2]) * alpha
-    return _to_channels(opaque, channels)
+    has_alpha = (depth % 2 == 0) & is_png(contents)  # the fourth channel of a BMP is unused
+    colours = pixels[..., : depth - 1 + depth % 2]
+    return _to_channels(tf.cond(has_alpha, lambda: _on_white(colours, pixels[..., -1:]), lambda: colours), channels)
+
+
+def _on_white(colours, alpha):
+    """Transparent pixels in front of white, uint8, rounded; integers take half the memory of floats."""
+    darkness = tf.cast(255 - colours, "uint16") * tf.cast(alpha, "uint16")  # up to 255 * 255
+    return 255 - tf.cast((darkness + 127) // 255, "uint8")
 
 
 def _to_channels(pixels, channels):
     """Grey or RGB pixels -> (H, W, channels) uint8 with 1 or 3 channels."""
-    rgb = tf.broadcast_to(tf.cast(pixels, "float32"), (*tf.unstack(tf.shape(pixels)[:2]), 3))
-    grey = tf.reduce_sum(rgb * LUMA, axis=-1, keepdims=True)
-    return tf.cast(tf.round({1: grey, 3: rgb}[channels]), "uint8")
+    rgb = tf.broadcast_to(pixels, (*tf.unstack(tf.shape(pixels)[:2]), 3))
+    if channels == 3:
+        return rgb
+    return tf.cast(tf.round(tf.reduce_sum(tf.cast(rgb, "float32") * LUMA, axis=-1, keepdims=True)), "uint8")

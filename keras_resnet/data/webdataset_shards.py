@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from keras_resnet.data.archives import (
-    MAX_IMAGE_BYTES,
     Archive,
     ArchivedSplit,
     check_contents,
@@ -25,6 +24,7 @@ from keras_resnet.data.archives import (
 )
 from keras_resnet.data.datasets import SPLITS
 from keras_resnet.data.image_files import SUFFIXES, UnreadableImageError, images_in_folder
+from keras_resnet.data.image_limits import MAX_FILE_BYTES
 from keras_resnet.data.manifests import read_files
 from keras_resnet.errors import check_installed, value_error
 
@@ -126,8 +126,8 @@ def _read_sample(sample, file, check):
     """[key, offset, size, class, orientation, error] of a sample, {suffix: (offset, size)}."""
     offset, size = next((sample[suffix[1:]] for suffix in SUFFIXES if suffix[1:] in sample), (0, 0))
     label, checked = None, [None, "no image"]
-    if size > MAX_IMAGE_BYTES:
-        checked = [None, f"more than {MAX_IMAGE_BYTES} bytes"]
+    if size > MAX_FILE_BYTES:
+        checked = [None, f"more than {MAX_FILE_BYTES} bytes"]
     elif size:
         label = _read_label(sample, file)
         checked = check_contents(_read_part(file, offset, size), check)

@@ -12,6 +12,7 @@ from keras_resnet.deployment.checksums import has_checksum
 from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, find_format
 from keras_resnet.deployment.trial import check_by_trial
 from keras_resnet.errors import check_installed, check_path, error_summary
+from keras_resnet.files import check_regular_file
 from keras_resnet.prediction import softmax
 
 
@@ -70,6 +71,7 @@ class ExportedModel:
         path = Path(path)
         if not path.exists():
             raise FileNotFoundError(f"Expected an exported network. Received a missing path={str(path)!r}")
+        check_regular_file(path)
         self.path, self.format = path, find_format(None, path)
         row = FORMATS[self.format]
         check_installed(row.title, row.libraries[:1], f"keras-residual[{self.format}]")

@@ -19,7 +19,7 @@ from keras_resnet.data.datasets import UNLABELLED
 from keras_resnet.data.prefetch import describe_errors
 from keras_resnet.data.sources import image_source
 from keras_resnet.errors import error_summary, unknown_name_error, value_error
-from keras_resnet.files import atomic_write, check_writable, read_json, remove_leftovers, write_json
+from keras_resnet.files import atomic_write, check_regular_file, check_writable, read_json, remove_leftovers, write_json
 from keras_resnet.locks import LOCK, folder_lock
 from keras_resnet.models.feature_extractor import PRE_LOGITS
 from keras_resnet.models.preprocessing import preprocessing, weights_digest
@@ -278,6 +278,7 @@ def read_features(path: str | os.PathLike) -> Features:
 def _read(path, names):
     """{name: array} for some of ARRAYS, validated; the settings as a dict."""
     _check_suffix(path)
+    check_regular_file(path)
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:

@@ -1,11 +1,11 @@
-"""TensorFlow's SavedModel, a folder, which also takes encoded image files."""
+"""TensorFlow's SavedModel, a folder, which also takes the contents of JPEG and PNG files."""
 
 import keras
 
 from keras_resnet.deployment.serving import INPUT_NAME, MAX_METADATA_BYTES, METADATA_KEY, Metadata
 
 BYTES_INPUT_NAME = "image_bytes"
-"""Name of the input that takes the contents of image files."""
+"""Name of the input that takes the contents of JPEG and PNG files."""
 METADATA_FILE = f"assets.extra/{METADATA_KEY}.json"
 """TensorFlow reads nothing in this folder, which is for such files."""
 
@@ -29,13 +29,15 @@ def write(spec, path):
 
 
 def _decode(contents, preprocessing):
-    """(B,) contents of image files -> (B, size, size, channels) uint8, cropped as a Preprocessing does."""
+    """(B,) contents of JPEG or PNG files -> (B, size, size, channels) uint8, cropped as a Preprocessing does."""
     import tensorflow as tf
 
     from keras_resnet.data.crops import test_crop_box
     from keras_resnet.data.tensorflow_images import image_size, read_crop
+    from keras_resnet.data.tensorflow_limits import check_jpeg_or_png
 
     def decode(image):
+        image = check_jpeg_or_png(image)
         size, channels, interpolation = preprocessing.size, preprocessing.channels, preprocessing.interpolation
         box = test_crop_box(*image_size(image), preprocessing)
         return read_crop(image, box, size, channels, interpolation=interpolation)
