@@ -73,14 +73,15 @@ def check_size(image) -> None:
     """Raises ValueError for a PIL image that is too large, before its pixels are read."""
     kind = "JPEG" if image.format == "MPO" else image.format  # Pillow's name of a JPEG that previews follow
     is_progressive = kind == "JPEG" and image.info.get("progressive")
-    _check_sides(*image.size, MAX_PIXELS["JPEG, progressive" if is_progressive else kind])
+    _check_sides(image.size, MAX_PIXELS["JPEG, progressive" if is_progressive else kind])
 
 
-def _check_sides(width, height, max_pixels):
-    shorter, longer = sorted((width, height))
+def _check_sides(size, max_pixels):
+    shorter, longer = sorted(size)
     if longer > MAX_SIDE or longer > MAX_ASPECT * shorter or longer * shorter > max_pixels:
         raise ValueError(
-            f"{width} x {height} is more than {max_pixels:,} pixels, {MAX_SIDE:,} a side, or a ratio of {MAX_ASPECT:,}"
+            f"{size[0]} x {size[1]} is more than {max_pixels:,} pixels, {MAX_SIDE:,} a side, or a ratio of "
+            f"{MAX_ASPECT:,}"
         )
 
 
@@ -148,7 +149,7 @@ def _check_webp(file):
         b"VP8 ": [int.from_bytes(head[start : start + 2], "little") % 2**14 for start in (26, 28)],
     }
     if head[12:16] in sides:
-        _check_sides(*sides[head[12:16]], MAX_PIXELS["WEBP"])
+        _check_sides(sides[head[12:16]], MAX_PIXELS["WEBP"])
 
 
 _CHECKS = {
