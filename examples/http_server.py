@@ -1,21 +1,24 @@
 """An HTTP server: POST an image file to /predict, and get its five most probable classes as JSON.
 
-    pip install fastapi uvicorn
+    pip install fastapi hypercorn
     python examples/http_server.py resnet20.onnx [--port 8000]
     curl --data-binary @cat.jpg http://127.0.0.1:8000/predict
 
 The model is a file that `keras-resnet export` wrote, or a .keras file. GET / describes it. The status is 400 if the
-content is not an image, 408 if it arrives too slowly, 413 if it is too large, 503 if there are too many connections.
+content is not an image, 408 if it arrives too slowly, 413 if it is too large, 503 if too many images are waiting.
+Connections without a whole request are closed after `--timeout` seconds; until then they cost nothing but a socket.
 Only this machine can connect, unless `--host 0.0.0.0` opens the server to the network: put an HTTPS proxy before it.
 """
 
 import argparse
 import asyncio
+import resource
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fastapi
-import uvicorn
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
 from starlette.requests import ClientDisconnect
 
 import keras_resnet
@@ -25,7 +28,8 @@ from keras_resnet.prediction import Classifier, classify
 
 MAX_BYTES = 20_000_000
 """Largest size of an image file."""
-MAX_CONNECTIONS = 32
+MAX_WAITING_BYTES = 200_000_000
+"""Largest size of all images that are being received or wait for the network."""
 
 
 def main():
@@ -33,14 +37,18 @@ def main():
     parser.add_argument("model", type=Path, help="an exported network, or a .keras file")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", default=8000, type=int)
-    parser.add_argument("--timeout", default=10, type=int, help="seconds until a request must have arrived")
+    parser.add_argument(
+        "--timeout", default=10, type=int, help="seconds until headers, and then an image, have arrived"
+    )
     args = parser.parse_args()
     if args.model.suffix == ".keras":
         classifier = Classifier(keras_resnet.load_model(args.model))
     else:
         classifier = keras_resnet.load_exported(args.model)
-    limits = {"limit_concurrency": MAX_CONNECTIONS, "timeout_keep_alive": args.timeout}
-    uvicorn.run(application(classifier, args.model.stem, args.timeout), host=args.host, port=args.port, **limits)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # idle connections: as many as the system allows
+    config = Config.from_mapping(bind=f"{args.host}:{args.port}", keep_alive_timeout=args.timeout, backlog=1024)
+    asyncio.run(serve(application(classifier, args.model.stem, args.timeout), config))
 
 
 def application(classifier, name, timeout):
@@ -49,6 +57,7 @@ def application(classifier, name, timeout):
     description = {"network": name, "classes": class_names, "preprocessing": classifier.preprocessing.to_config()}
     service = fastapi.FastAPI(openapi_url=None)
     worker = ThreadPoolExecutor(1)  # a prediction uses all cores: two at once would not be faster
+    images: dict[fastapi.Request, bytearray] = {}
 
     @service.get("/")
     async def describe():
@@ -56,27 +65,31 @@ def application(classifier, name, timeout):
 
     @service.post("/predict")
     async def predict(request: fastapi.Request):
-        content = await read_body(request, timeout)
+        images[request] = bytearray()
         try:
+            content = await receive(request, images, timeout)
             return await asyncio.get_running_loop().run_in_executor(worker, classes_json, classifier, content)
         except ValueError as error:
             raise fastapi.HTTPException(400, str(error)) from error
+        finally:
+            del images[request]
 
     return service
 
 
-async def read_body(request, timeout):
-    """The content of a request, if it is not too large and arrives in time."""
-    content = bytearray()
+async def receive(request, images, timeout):
+    """The content of a request, one of `images`, if it arrives in time and there is room for it."""
     try:
         async with asyncio.timeout(timeout):
             async for part in request.stream():
-                content += part
-                if len(content) > MAX_BYTES:
+                images[request] += part
+                if len(images[request]) > MAX_BYTES:
                     raise fastapi.HTTPException(413, f"Expected an image of at most {MAX_BYTES:,} bytes")
+                if sum(map(len, images.values())) > MAX_WAITING_BYTES:
+                    raise fastapi.HTTPException(503, "Too many images are waiting")
+        return bytes(images[request])
     except (TimeoutError, ClientDisconnect) as error:
         raise fastapi.HTTPException(408, f"Expected a whole image within {timeout} seconds") from error
-    return bytes(content)
 
 
 def classes_json(classifier, content):

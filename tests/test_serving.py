@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from keras_resnet.data.image_files import load_image
 EXAMPLES = Path(__file__).parents[1] / "examples"
 needs_gradio = pytest.mark.skipif(not find_spec("gradio"), reason="gradio is not installed")
 needs_fastapi = pytest.mark.skipif(
-    not (find_spec("fastapi") and find_spec("uvicorn")), reason="fastapi and uvicorn are not installed"
+    not (find_spec("fastapi") and find_spec("hypercorn")), reason="fastapi and hypercorn are not installed"
 )
 
 
@@ -241,3 +241,50 @@ def test_the_server_survives_bad_requests(server, photos):
         assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
     assert post(url, whole)[0] == 200
     assert "Traceback" not in log.read_text()
+
+
+HALF_REQUESTS = {
+    "silence": b"",
+    "half a line": b"POST /pre",
+    "half the headers": b"POST /predict HTTP/1.1\r\nHost: here\r\n",
+    "half the content": b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\nhalf",
+    "content that nobody reads": b"GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\nhalf",
+}
+
+
+@needs_fastapi
+@pytest.mark.parametrize("server", [".keras"], indirect=True)
+@pytest.mark.parametrize("kind", HALF_REQUESTS)
+def test_a_hundred_half_requests_shut_nobody_out(kind, server, photos):
+    """A byte a second keeps no connection alive either: all are closed, while another client is answered."""
+    url, log = server
+    address = ("127.0.0.1", int(url.rstrip("/").rpartition(":")[2]))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(address)) for _ in range(100)]
+        for client in clients:
+            client.sendall(HALF_REQUESTS[kind])
+        assert post(url, photos[0].read_bytes())[0] == 200
+        open_clients = set(clients)
+        while open_clients:
+            open_clients -= {client for client in open_clients if not still_open(client, bool(HALF_REQUESTS[kind]))}
+            time.sleep(1)
+            assert post(url, photos[0].read_bytes())[0] == 200
+    assert "Traceback" not in log.read_text()
+
+
+def still_open(client, sends):
+    """Whether the server has not closed a connection; sends another byte."""
+    client.settimeout(0.001)
+    try:
+        while client.recv(1000):
+            pass
+        return False
+    except TimeoutError:
+        pass
+    except OSError:
+        return False
+    try:
+        client.sendall(b"x" if sends else b"")
+    except OSError:
+        return False
+    return True
