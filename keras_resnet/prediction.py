@@ -100,10 +100,10 @@ class ProtocolPredictor:
             raise FloatingPointError(f"`model` should return finite numbers. Received: NaN or Inf from {name}")
         return probabilities.reshape(-1, self.protocol.num_views, probabilities.shape[-1]).mean(axis=1)
 
-    def predict_images(self, images: list) -> np.ndarray:
-        """Images, as `image_views` takes them -> (B, K) probabilities."""
-        scales = image_views(images, self.preprocessing, self.protocol)
-        return self([self.classifier.inputs(views.reshape(-1, *views.shape[2:])) for views in scales])
+    def inputs(self, image: Any) -> list[np.ndarray]:
+        """For each scale the inputs (views, h, w, C) float32 of an image, as `image_views` takes it."""
+        scales = image_views([image], self.preprocessing, self.protocol)
+        return [self.classifier.inputs(views[0]) for views in scales]
 
 
 @overload
@@ -192,15 +192,16 @@ def _predictions(predictor, paths, top, batch_size):
     protocol, channels = predictor.protocol, predictor.preprocessing.channels
     size = 1 if protocol.is_uncropped else max(1, batch_size // protocol.num_views)
     for start in range(0, len(paths), size):
-        images, predictions = [], [Prediction(path) for path in paths[start : start + size]]
+        inputs, predictions = [], [Prediction(path) for path in paths[start : start + size]]
         for prediction in predictions:
             try:
-                images.append(load_image(prediction.path, channels))
+                inputs.append(predictor.inputs(load_image(prediction.path, channels)))  # decoded, it may be large
             except (ValueError, OSError) as error:
                 prediction.error = str(error)
         readable = [prediction for prediction in predictions if prediction.error is None]
         if readable:
-            decoded = _decode(predictor.classifier, predictor.predict_images(images), top)
+            scales = [np.concatenate(scale) for scale in zip(*inputs, strict=True)]
+            decoded = _decode(predictor.classifier, predictor(scales), top)
             for prediction, classes in zip(readable, decoded, strict=True):
                 prediction.classes = classes
         yield from predictions

@@ -185,3 +185,15 @@ def test_transparent_images_are_converted_in_parts(tmp_path):
     white = Image.new("RGBA", image.size, "white")
     expected = Image.alpha_composite(white, image).convert("RGB")
     np.testing.assert_array_equal(load_image(encoded(image, "PNG")), expected)
+
+
+def test_large_images_of_a_batch_are_not_in_memory_together(tmp_path):
+    """Each takes 100 MB when it is decoded, its crop 150 kB."""
+    Image.new("1", (5000, 5000)).save(tmp_path / "large.png")
+    code = """
+from keras_resnet import Preprocessing
+from keras_resnet.data.protocols import Protocol, image_views
+image_views(args * 20, Preprocessing("torch"), Protocol())
+"""
+    run = run_limited(code, tmp_path / "large.png", memory=1.2e9)
+    assert run.status == 0, run

@@ -1,9 +1,9 @@
 """Checks of image files before training or testing: can the library that will read them decode them?"""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -64,9 +64,9 @@ def _check_with_tensorflow(source):
     import tensorflow as tf
 
     def read(image):
-        contents = source if isinstance(source, bytes) else Path(source).read_bytes()
+        contents = tf.constant(source) if isinstance(source, bytes) else tf.io.read_file(os.fspath(source))
         if image.format == "GIF":
-            check_gif_frames(contents)
+            check_gif_frames(contents.numpy())
         return contents, image.format, image.mode
 
     contents, name, mode = with_pil_image(source, read)
@@ -74,15 +74,15 @@ def _check_with_tensorflow(source):
     has_palette = name == "BMP" and mode in ("1", "P")  # TensorFlow would read the indices as grey
     if name not in TENSORFLOW_FORMATS or has_palette:
         reason = f"TensorFlow does not read {name}{' with a palette' if has_palette else ''}"
-        raise UnreadableImageError(f"{len(contents)} bytes", reason)
+        raise UnreadableImageError(name, reason)
     try:
         if name == "JPEG":
             tf.io.decode_jpeg(contents, channels=3, ratio=8)  # reads all data at little cost
         else:
             tf.io.decode_image(contents, channels=3, expand_animations=False)
     except tf.errors.OpError as error:
-        raise UnreadableImageError(f"{len(contents)} bytes", "damaged or truncated") from error
-    return with_pil_image(contents, orientation_of)
+        raise UnreadableImageError(name, "damaged or truncated") from error
+    return with_pil_image(source, orientation_of)
 
 
 CHECKS = {

@@ -129,10 +129,16 @@ def image_views(images, preprocessing, protocol):
     if unchanged and getattr(images, "shape", ())[1:] == (size, size, channels):
         scales = [images[:, None]]
     else:
-        crop, opened = TEST_CROPS[protocol.crop].crop, [as_pil_image(image, channels) for image in images]
-        views = [[crop(image, preprocessing, scale) for image in opened] for scale in protocol.scales or (None,)]
-        scales = [np.stack([[_pixels(view) for view in image] for image in scale]) for scale in views]
+        views = [_views(as_pil_image(image, channels), preprocessing, protocol) for image in images]
+        scales = [np.stack(scale) for scale in zip(*views, strict=True)]
     return [np.concatenate([views, views[..., ::-1, :]], axis=1) for views in scales] if protocol.flip else scales
+
+
+def _views(image, preprocessing, protocol):
+    """The views of a PIL image: for each scale, (views, h, w, channels) uint8."""
+    crop = TEST_CROPS[protocol.crop].crop
+    scales = [crop(image, preprocessing, scale) for scale in protocol.scales or (None,)]
+    return [np.stack([_pixels(view) for view in views]) for views in scales]
 
 
 def _pixels(image):
