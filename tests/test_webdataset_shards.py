@@ -10,6 +10,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from limited_process import assert_refused, run_limited
 from PIL import Image
 from support import damaged_copies, png_bytes, random_pixels
 
@@ -174,6 +175,17 @@ def test_damaged_shards_raise_or_are_read(tmp_path):
             load_dataset(tmp_path / "b.tar", skip_bad=True)
         except ValueError as error:
             assert "Received: " in str(error)
+
+
+def test_sizes_and_classes_that_need_memory_are_refused(tmp_path):
+    """A header that announces a name of 8 GB, and a class number for which a billion names would be made."""
+    info = tarfile.TarInfo("0.png")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 8**11 - 1
+    (tmp_path / "name.tar").write_bytes(info.tobuf() + bytes(1024))
+    write_tar(tmp_path / "class.tar", samples([0, 10**9] * 4))
+    for name in ("name.tar", "class.tar"):
+        run = run_limited("import keras_resnet; keras_resnet.load_dataset(args[0])", tmp_path / name)
+        assert_refused(run, "Received")
 
 
 def test_a_shard_that_is_cut_after_the_start_is_an_error(tmp_path):

@@ -17,6 +17,9 @@ from keras_resnet.data.image_limits import MAX_FILE_BYTES
 from keras_resnet.data.stored_files import StoredFiles
 from keras_resnet.errors import check_known, value_error
 
+MAX_CLASSES = 2**20
+"""Largest number of classes if they are numbers: a name is made for each. ImageNet-21k has 21,841."""
+
 
 @dataclass(frozen=True)
 class ArchivedSplit:
@@ -131,6 +134,8 @@ def _class_names(labels: Iterable) -> tuple[str, ...]:
     """Sorted names, or the numbers up to the largest one."""
     found = set(labels)
     numbers = [label for label in found if not isinstance(label, str)]
+    if max(numbers, default=0) >= MAX_CLASSES:
+        raise value_error("labels", max(numbers), f"class numbers below {MAX_CLASSES:,}")
     if numbers:
         return tuple(str(number) for number in range(max(numbers) + 1))
     return tuple(sorted(found))

@@ -6,6 +6,7 @@ so that any order costs the same. Only images, "cls" and "json" are read; nothin
 
 import glob
 import json
+import mmap
 import os
 import re
 import tarfile
@@ -109,7 +110,7 @@ def _read_shard(path: str, check) -> list[list[Any]]:
     from webdataset.tariterators import group_by_keys
 
     try:
-        with tarfile.open(path, "r:") as tar, open(path, "rb") as file:
+        with open(path, "rb") as file, _mapped(file) as contents, tarfile.open(fileobj=contents, mode="r:") as tar:
             parts: Iterable[dict] = (
                 {"fname": member.name, "data": (member.offset_data, member.size), "__url__": path}
                 for member in tar
@@ -120,6 +121,13 @@ def _read_shard(path: str, check) -> list[list[Any]]:
             return samples
     except tarfile.TarError as error:
         raise ValueError(str(error)) from error
+
+
+def _mapped(file):
+    """The contents as a file whose `read` allocates no more than there is, whatever size a header of the tar says."""
+    if not os.fstat(file.fileno()).st_size:
+        raise ValueError("the file is empty")
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _read_sample(sample, file, check):
