@@ -248,13 +248,18 @@ HALF_REQUESTS = {
     "half a line": b"POST /pre",
     "half the headers": b"POST /predict HTTP/1.1\r\nHost: here\r\n",
     "half the content": b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\nhalf",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "content that nobody reads": b"GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\nhalf",
 }
+SILENT = ("silence", "HTTP/2")
+"""Kinds of requests that no byte a second follows."""
 
 
 @needs_fastapi
 @pytest.mark.parametrize("server", [".keras"], indirect=True)
-@pytest.mark.parametrize("kind", HALF_REQUESTS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind == "HTTP/2")) for kind in HALF_REQUESTS]
+)
 def test_a_hundred_half_requests_shut_nobody_out(kind, server, photos):
     """A byte a second keeps no connection alive either: all are closed, while another client is answered."""
     url, log = server
@@ -266,7 +271,7 @@ def test_a_hundred_half_requests_shut_nobody_out(kind, server, photos):
         assert post(url, photos[0].read_bytes())[0] == 200
         open_clients = set(clients)
         while open_clients:
-            open_clients -= {client for client in open_clients if not still_open(client, bool(HALF_REQUESTS[kind]))}
+            open_clients -= {client for client in open_clients if not still_open(client, kind not in SILENT)}
             time.sleep(1)
             assert post(url, photos[0].read_bytes())[0] == 200
     assert "Traceback" not in log.read_text()
