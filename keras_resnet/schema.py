@@ -5,18 +5,18 @@ import math
 import numbers
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from itertools import accumulate
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from keras_resnet.errors import bounded_repr, check_known, value_error
 
-MAX_JSON_BYTES = 2**24
-"""Largest JSON text, three times as long as the config of a ResNet-1202."""
-MAX_JSON_VALUES = 10**6
-"""Largest number of values in a JSON text; each may take 230 bytes, that of an object with one value."""
+MAX_JSON_BYTES = 2**25
+"""Largest JSON text; the config of a ResNet-1202 has an eighth of it."""
+MAX_JSON_VALUES = 1_500_000
+"""Largest number of values in a JSON text, six ResNets-1202; each may take 200 bytes, an object with one value."""
 MAX_JSON_DEPTH = 100
 """Deepest nesting of a JSON text: Python's parser calls itself for each level."""
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*+"?', re.DOTALL)
@@ -32,6 +32,29 @@ _SCALARS = {
 """Annotation -> (class of the values, among them NumPy's numbers; what they should be)."""
 _CONTAINERS = {list: (list, tuple), tuple: (list, tuple), dict: Mapping}
 """Annotation -> class of the values."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Smallest and largest value of a number, for annotations.
+
+    >>> from typing import Annotated
+    >>> from keras_resnet.schema import Range, checked
+    >>> checked(1.5, Annotated[float, Range(0, 1, open_end=True)], "dropout")
+    Traceback (most recent call last):
+    ValueError: `dropout` should be a finite number in [0, 1). Received: dropout=1.5
+    """
+
+    smallest: float
+    largest: float
+    open_end: bool = False
+    """Whether the largest value itself is excluded."""
+
+    def __contains__(self, value):
+        return self.smallest <= value < self.largest or (value == self.largest and not self.open_end)
+
+    def __str__(self):
+        return f"[{self.smallest}, {self.largest}{')' if self.open_end else ']'}"
 
 
 def parse_json(text: str | bytes, annotation: Any = Any, name: str = "value", max_bytes: int = MAX_JSON_BYTES) -> Any:
@@ -74,8 +97,9 @@ def checked(value: Any, annotation: Any, name: str) -> Any:
 
     Args:
         value: a value of JSON, of NumPy or of Python.
-        annotation: Any, bool, int, float (finite), str, None, list[T], tuple[T, ...], dict[str, T], Literal[...], a
-            dataclass, a TypedDict, or a union of these. Keys that a TypedDict does not have are not checked.
+        annotation: Any, bool, int, float (finite), str, None, list[T], tuple[T, ...], dict[str, T], Literal[...],
+            Annotated[T, Range(...)], a dataclass, a TypedDict, another class, or a union of these. Keys that a
+            TypedDict does not have are not checked.
         name: name of the value in errors.
 
     Raises:
@@ -87,6 +111,8 @@ def checked(value: Any, annotation: Any, name: str) -> Any:
         return value
     if origin in (Union, UnionType):
         return _checked_union(value, arguments, name)
+    if origin is Annotated:
+        return _checked_number(value, arguments[0], arguments[1], name)
     if origin is Literal:
         check_known(name, value, arguments)
         return value
@@ -94,7 +120,11 @@ def checked(value: Any, annotation: Any, name: str) -> Any:
         return _checked_items(value, origin, arguments, name)
     if origin in _SCALARS or annotation is None:
         return _checked_scalar(value, annotation or NoneType, name)
-    return _checked_fields(value, origin, name)
+    if is_dataclass(origin) or is_typeddict(origin):
+        return _checked_fields(value, origin, name)
+    if not isinstance(value, origin):
+        raise value_error(name, value, f"a {origin.__name__}")
+    return value
 
 
 def check_fields(instance: Any) -> None:
@@ -121,7 +151,7 @@ def check_fields(instance: Any) -> None:
 @cache
 def _annotations(cls):
     """{field: annotation} of a dataclass or TypedDict."""
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in fields(cls)} if is_dataclass(cls) else hints
 
 
@@ -138,6 +168,13 @@ def _checked_scalar(value, annotation, name):
     if annotation is float and not math.isfinite(converted):
         raise value_error(name, value, expected)
     return converted
+
+
+def _checked_number(value, annotation, limits, name):
+    number = checked(value, annotation, name)
+    if number not in limits:
+        raise value_error(name, value, f"{_SCALARS[annotation][1]} in {limits}")
+    return number
 
 
 def _checked_union(value, options, name):

@@ -1,9 +1,47 @@
 """What a Keras model knows beyond its layers: its spec, facts about its weights, its data format."""
 
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
 import keras
 import numpy as np
 
 from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.normalization import Normalization
+from keras_resnet.schema import checked
+
+
+class PreprocessingInfo(TypedDict):
+    """What of a Preprocessing's values is checked when a model is loaded; the Preprocessing checks all of them."""
+
+    mode: str | Normalization
+
+
+class Info(TypedDict, total=False):
+    """Facts about a model's weights on which functions rely; there may be others."""
+
+    preprocessing: PreprocessingInfo | None
+    class_names: list[str] | None
+    multi_label: bool
+    thresholds: list[float] | None
+    results: dict[str, Any]
+
+
+class Metadata(TypedDict, total=False):
+    """What a file of a network has beside the arrays."""
+
+    spec: ResNetSpec | None
+    info: Info | None
+
+
+def checked_metadata(metadata: Mapping) -> tuple[ResNetSpec | None, dict[str, Any]]:
+    """Spec and info of the metadata in a file, {"spec": fields of a ResNetSpec, "info": model.info}.
+
+    Raises:
+        ValueError: for values that are not those of a spec or an info.
+    """
+    found = checked(metadata, Metadata, "metadata")
+    return found.get("spec"), dict(metadata.get("info") or {})
 
 
 def model_spec(model: keras.Model) -> ResNetSpec | None:

@@ -4,22 +4,29 @@ import numbers
 import re
 import sys
 import warnings
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import numpy as np
 from keras import layers
 
 from keras_resnet.architecture.blocks import stage
+from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.layers import bn_relu, chain
-from keras_resnet.architecture.metadata import channel_axis
+from keras_resnet.architecture.metadata import channel_axis, checked_metadata
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import stem
-from keras_resnet.errors import check_known, is_integer, value_error
-from keras_resnet.normalization import MODES, Normalization
+from keras_resnet.errors import check_known, value_error
+from keras_resnet.normalization import Normalization, get_normalization
+from keras_resnet.schema import Range, checked
 
+MAX_PARAMETERS = 2**31
+"""Largest number of parameters: 8 GB, more than twice the largest published networks of the family."""
+MAX_SIDE = 2**16
+"""Largest side of input images in pixels, and largest number of their channels."""
+Classes = Annotated[int, Range(1, 2**20)]
+"""Number of classes; those of WordNet and of all species that data sets have are a tenth of it."""
 POOLINGS = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 
 
@@ -69,8 +76,8 @@ class ResNet(keras.Model):
         config = (self.info or {}).get("preprocessing")
         if self._has_warned or not config or not isinstance(images, np.ndarray) or images.dtype.kind not in "fui":
             return
-        mode, values = config["mode"], images[:4].ravel()[::7]
-        normalization = Normalization(**mode) if isinstance(mode, Mapping) else MODES[mode]
+        values = images[:4].ravel()[::7]
+        normalization = get_normalization(checked(config["mode"], str | Normalization, "mode"))
         if values.size and normalization.cannot_be(values):
             self._has_warned = True
             low, high = normalization.value_range
@@ -88,12 +95,11 @@ class ResNet(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        metadata = config.get("resnet", {})
-        config = {key: value for key, value in config.items() if key != "resnet"}
-        spec = ResNetSpec(**metadata["spec"]) if metadata.get("spec") else None
+        spec, info = checked_metadata(config.get("resnet", {}))
         _allow_depth(spec)
-        model = super().from_config(config, custom_objects=custom_objects)
-        model.spec, model.info = spec, dict(metadata.get("info") or {})
+        others = {key: value for key, value in config.items() if key != "resnet"}
+        model = super().from_config(others, custom_objects=custom_objects)
+        model.spec, model.info = spec, info
         return model
 
 
@@ -114,6 +120,7 @@ def endpoints(spec: ResNetSpec, inputs: keras.KerasTensor) -> dict[str, keras.Ke
         A dict of Keras tensors from stem to last stage. Stages 1 to 4 are C2 to C5 of the detection literature. The
         last one is the input of the top: in pre-activation networks, after the final batch norm and ReLU.
     """
+    _check_parameters(spec, False, None, inputs.shape[spec.channel_axis])
     x = stem(spec)(inputs)
     outputs = {"stem": x}
     for number, blocks in enumerate(spec.stages, 1):
@@ -174,12 +181,11 @@ def build(
             `classes` that is not a positive integer, and for an unknown pooling.
     """
     check_known("pooling", pooling, (None, *POOLINGS))
-    classes = spec.default_classes if classes is None else classes
-    if include_top and not is_integer(classes, 1):
-        raise value_error("classes", classes, "a positive integer")
+    classes = checked(spec.default_classes if classes is None else classes, Classes, "classes") if include_top else None
     spec = replace(spec, data_format=spec.data_format or keras.config.image_data_format())
     _allow_depth(spec)
     inputs = _inputs(spec, include_top, input_shape, input_tensor)
+    _check_parameters(spec, include_top, classes, inputs.shape[spec.channel_axis])
     placeholder = keras.initializers.Zeros()
     initialized = spec if initialize else replace(spec, kernel_initializer=placeholder)
 
@@ -194,10 +200,18 @@ def build(
     return model
 
 
+def _check_parameters(spec, include_top, classes, channels):
+    """Raises ValueError for a network that is too large, before any layer is made."""
+    size = spec.minimum_size
+    parameters = complexity(spec, include_top, classes, (size, size, channels)).parameters
+    if parameters > MAX_PARAMETERS:
+        raise value_error("spec", spec, f"a network of at most {MAX_PARAMETERS:,} parameters, not {parameters:,}")
+
+
 def _allow_depth(spec):
     """Raises Python's recursion limit for deep networks: Keras traverses a graph with one nested call for each layer.
 
-    The limit stays raised, since cloning and sub-models traverse the graph again.
+    The limit stays raised, since cloning and sub-models traverse the graph again. MAX_BLOCKS bounds it.
     """
     if spec is not None:
         sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 10 * spec.depth))
@@ -237,9 +251,9 @@ def _check_input_shape(spec, input_shape):
     if not (
         isinstance(input_shape, (tuple, list))
         and len(input_shape) == 3
-        and all(side is None or (isinstance(side, numbers.Integral) and side > 0) for side in input_shape)
+        and all(side is None or (isinstance(side, numbers.Integral) and 0 < side <= MAX_SIDE) for side in input_shape)
     ):
-        raise value_error("input_shape", input_shape, f"{order}, three integers")
+        raise value_error("input_shape", input_shape, f"{order}, three integers from 1 to {MAX_SIDE}")
     *sides, channels = (*input_shape[1:], input_shape[0]) if first else input_shape
     if channels is None:
         raise value_error("input_shape", input_shape, f"{order} with a known number of channels")

@@ -2,29 +2,38 @@
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property
+from typing import Annotated, Any
 
 import keras
 
 from keras_resnet.architecture.blocks import TRANSFORMS, Block
 from keras_resnet.architecture.shortcuts import SHORTCUTS
 from keras_resnet.architecture.stems import STEMS
-from keras_resnet.errors import check_known, is_integer, is_number, value_error
+from keras_resnet.errors import check_known, value_error
 from keras_resnet.files import read_json, write_json
+from keras_resnet.schema import Range, check_fields, checked
 
-
-def _are_counts(value):
-    return isinstance(value, tuple) and value and all(is_integer(count, 1) for count in value)
+MAX_BLOCKS = 2000
+"""Largest number of blocks; ResNet-1202 has 600."""
+MAX_STAGES = 8
+MAX_CHANNELS = 2**16
+"""Largest width of a stage, of the stem and of a group, and largest number of groups."""
+Count = Annotated[int, Range(1, MAX_CHANNELS)]
+Fraction = Annotated[float, Range(0, 1, open_end=True)]
 
 
 @cache
 def _is_initializer(name):
-    """Whether a name is that of a Keras initializer; cached, since creating one advances Python's random state."""
+    """Whether a name is that of an initializer of kernels; cached: creating one advances Python's random state."""
     try:
-        return bool(keras.initializers.get(name))
-    except (TypeError, ValueError):
+        found = keras.initializers.get(name)
+    except Exception:  # of the class with this name, which may need arguments
         return False
+    others = (keras.Initializer, keras.initializers.IdentityInitializer, keras.initializers.STFT)
+    return isinstance(found, keras.Initializer) and type(found) not in others
 
 
 _CHOICES = {
@@ -36,18 +45,6 @@ _CHOICES = {
     "merge": ("add", "concat"),
     "data_format": ("channels_last", "channels_first", None),
 }
-_BOOLEANS = ("preactivation", "eca", "conv_bias", "zero_init_residual", "explicit_padding")
-_COUNTS = ("stem_width", "groups", "group_width", "output_stride")
-_FRACTIONS = ("se_ratio", "drop_path", "dropout", "block_dropout", "bn_momentum")
-_CHECKS = [
-    (_BOOLEANS, lambda value: isinstance(value, bool), "True or False"),
-    (_COUNTS, lambda value: is_integer(value, 1), "a positive integer"),
-    (("depths", "widths"), _are_counts, "a tuple of positive integers, one for each stage"),
-    (_FRACTIONS, lambda value: is_number(value) and 0 <= value < 1, "a number in [0, 1)"),
-    (("bn_epsilon",), lambda value: is_number(value) and 0 < value < math.inf, "a positive number"),
-    (("kernel_initializer",), lambda value: callable(value) or _is_initializer(str(value)), "a Keras initializer"),
-]
-"""(fields, check of a value, what it should be)."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +64,13 @@ class ResNetSpec:
 
     block: str = "bottleneck"
     """Residual function: "basic" (3x3, 3x3) or "bottleneck" (1x1, 3x3, 1x1)."""
-    depths: tuple[int, ...] = (3, 4, 6, 3)
+    depths: tuple[Annotated[int, Range(1, MAX_BLOCKS)], ...] = (3, 4, 6, 3)
     """Number of blocks in each stage."""
-    widths: tuple[int, ...] = (64, 128, 256, 512)
+    widths: tuple[Count, ...] = (64, 128, 256, 512)
     """Width of each stage in channels; bottleneck blocks output four times as many."""
     stem: str = "imagenet"
     """A name in STEMS."""
-    stem_width: int = 64
+    stem_width: Count = 64
     """Output channels of the stem."""
     shortcut: str | None = "B"
     """A name in SHORTCUTS; None for a plain network."""
@@ -83,53 +80,51 @@ class ResNetSpec:
     """Which convolution of a bottleneck is strided: "1x1" (the paper, v1) or "3x3" (v1.5)."""
     downsample_at: str = "first"
     """Which block is strided: the "first" of a stage, or the "last" of the stage before (keras.applications' V2)."""
-    groups: int = 1
+    groups: Count = 1
     """Groups of a bottleneck's 3x3 convolution (ResNeXt's cardinality)."""
-    group_width: int = 64
+    group_width: Count = 64
     """Channels in each group of a stage of width 64; one group of 128 is Wide ResNet-50-2."""
-    se_ratio: float = 0.0
+    se_ratio: Fraction = 0.0
     """Width of the squeeze-excite layers as a fraction of the block's channels; 0 for none."""
     eca: bool = False
     """Whether efficient channel attention (arXiv:1910.03151) follows F's last convolution, without squeeze-excite."""
     conv_bias: bool = False
     """Whether convolutions have biases; in pre-activation networks only those not followed by a batch norm."""
-    bn_epsilon: float = 1e-5
+    bn_epsilon: Annotated[float, Range(1e-12, 1)] = 1e-5
     """Added to the variance by batch norm."""
-    bn_momentum: float = 0.9
+    bn_momentum: Fraction = 0.9
     """Momentum of the moving means and variances."""
     zero_init_residual: bool = False
     """Whether each block is initialized as the identity: F's last scale, or kernel, is zero (arXiv:1706.02677)."""
-    drop_path: float = 0.0
+    drop_path: Fraction = 0.0
     """Stochastic depth (arXiv:1603.09382): rate of the last block, growing linearly from 0 at the first, as in timm."""
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     """Dropout rate before the classifier."""
-    block_dropout: float = 0.0
+    block_dropout: Fraction = 0.0
     """Dropout rate inside each block (Wide ResNets, arXiv:1605.07146)."""
     merge: str = "add"
     """How a block combines x and F(x): "add" (the paper), or "concat" along the channels, so that each block appends
     its channels to its input (arXiv:1608.06993)."""
-    output_stride: int = 32
+    output_stride: Count = 32
     """Largest total stride; blocks that would exceed it are dilated instead, with the same weights."""
     explicit_padding: bool = False
     """Whether every 3x3 convolution has a padding layer, as in keras.applications' V2; strided ones always do."""
-    kernel_initializer: str = "he_normal"
+    kernel_initializer: Callable[..., Any] | str = "he_normal"
     """Name of a Keras initializer; the default is that of He et al., arXiv:1502.01852."""
     data_format: str | None = None
     """"channels_last", "channels_first", or None for Keras's configured one."""
 
     def __post_init__(self):
-        for name in ("depths", "widths"):
-            if isinstance(getattr(self, name), list):  # from JSON
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_fields(self)
         for name, choices in _CHOICES.items():
             check_known(name, getattr(self, name), choices)
-        for names, is_valid, expected in _CHECKS:
-            for name in names:
-                if not is_valid(getattr(self, name)):
-                    self._raise(name, expected)
+        if isinstance(self.kernel_initializer, str) and not _is_initializer(self.kernel_initializer):
+            self._raise("kernel_initializer", "the name of a Keras initializer of kernels")
         self._check_together()
 
     def _check_together(self):
+        if not 1 <= len(self.depths) <= MAX_STAGES or sum(self.depths) > MAX_BLOCKS:
+            self._raise("depths", f"the blocks of 1 to {MAX_STAGES} stages, at most {MAX_BLOCKS} together")
         if len(self.depths) != len(self.widths):
             self._raise("depths", f"as long as `widths` ({len(self.widths)} stages)")
         stride = STEMS[self.stem].stride
@@ -246,12 +241,11 @@ def read_spec(path: str | os.PathLike) -> ResNetSpec:
     Raises:
         ValueError: if the file is not a JSON object with a valid value for each field. OSError: if it cannot be read.
     """
-    config, known = read_json(path), sorted(field.name for field in fields(ResNetSpec))
-    expected = f"Expected a ResNetSpec as JSON: a value for each of its fields. Received: {path}"
-    if not isinstance(config, dict):
-        raise ValueError(expected)
-    for name in config:
-        check_known("spec", name, known, f"fields of a ResNetSpec, in {path}")
-    if missing := [name for name in known if name not in config]:
-        raise ValueError(f"{expected} without {missing}")
-    return ResNetSpec(**config)
+    config = read_json(path, dict[str, Any])
+    try:
+        if missing := sorted({field.name for field in fields(ResNetSpec)} - config.keys()):
+            raise value_error("spec", sorted(config), f"an object with {missing} as well")
+        return checked(config, ResNetSpec, "spec")
+    except ValueError as error:
+        expected = f"Expected a ResNetSpec as JSON: a value for each of its fields ({error})"
+        raise ValueError(f"{expected}. Received: {path}") from error
