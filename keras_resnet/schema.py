@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from itertools import accumulate
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, Literal, Required, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from keras_resnet.errors import bounded_repr, check_known, value_error
 
@@ -152,7 +152,9 @@ def check_fields(instance: Any) -> None:
 def _annotations(cls):
     """{field: annotation} of a dataclass or TypedDict."""
     hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(cls)} if is_dataclass(cls) else hints
+    if not is_dataclass(cls):
+        return {name: get_args(hint)[0] if get_origin(hint) is Required else hint for name, hint in hints.items()}
+    return {field.name: hints[field.name] for field in fields(cls)}
 
 
 def _checked_scalar(value, annotation, name):

@@ -184,7 +184,7 @@ def test_a_failed_write_leaves_the_folder_as_it_was(saved, tmp_path, monkeypatch
     ("text", "message"),
     [
         ("{", "JSON"),
-        ("[]", "JSON object"),
+        ("[]", "an object"),
         ('{"architecture": "resnet99", "pretrained_cfg": {}}', "architecture"),
         ('{"architecture": 3}', "architecture"),
         ('{"architecture": "resnet18"}', "preprocessing"),
@@ -193,7 +193,7 @@ def test_a_failed_write_leaves_the_folder_as_it_was(saved, tmp_path, monkeypatch
         ('{"architecture": "resnet18", "label_names": {"0": 1}}', "label_names"),
         (
             '{"architecture": "resnet18", "pretrained_cfg": {"input_size": [3, 9e9, 9e9], "mean": [0], "std": [1]}}',
-            "pixels",
+            "an integer",
         ),
     ],
 )

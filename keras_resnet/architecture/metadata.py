@@ -1,7 +1,7 @@
 """What a Keras model knows beyond its layers: its spec, facts about its weights, its data format."""
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import keras
 import numpy as np
@@ -27,21 +27,30 @@ class Info(TypedDict, total=False):
     results: dict[str, Any]
 
 
-class Metadata(TypedDict, total=False):
+class StoredMetadata(TypedDict, total=False):
     """What a file of a network has beside the arrays."""
 
     spec: ResNetSpec | None
     info: Info | None
 
 
-def checked_metadata(metadata: Mapping) -> tuple[ResNetSpec | None, dict[str, Any]]:
-    """Spec and info of the metadata in a file, {"spec": fields of a ResNetSpec, "info": model.info}.
+class NetworkMetadata(NamedTuple):
+    """Checked metadata of a file of a network."""
+
+    spec: ResNetSpec | None
+    info: dict[str, Any]
+    """Facts about the weights as JSON values, `model.info`."""
+
+
+def checked_metadata(metadata: Mapping | None) -> NetworkMetadata:
+    """The metadata of a file as StoredMetadata says; without metadata, no spec and no facts.
 
     Raises:
         ValueError: for values that are not those of a spec or an info.
     """
-    found = checked(metadata, Metadata, "metadata")
-    return found.get("spec"), dict(metadata.get("info") or {})
+    metadata = metadata or {}
+    found = checked(metadata, StoredMetadata, "metadata")
+    return NetworkMetadata(found.get("spec"), dict(metadata.get("info") or {}))
 
 
 def model_spec(model: keras.Model) -> ResNetSpec | None:

@@ -95,11 +95,11 @@ class ResNet(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        spec, info = checked_metadata(config.get("resnet", {}))
-        _allow_depth(spec)
+        metadata = checked_metadata(config.get("resnet"))
+        _allow_depth(metadata.spec)
         others = {key: value for key, value in config.items() if key != "resnet"}
         model = super().from_config(others, custom_objects=custom_objects)
-        model.spec, model.info = spec, info
+        model.spec, model.info = metadata
         return model
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import signal
+import sys
 import warnings
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
+
+from keras_resnet.errors import error_summary
 
 app = typer.Typer(
     help="Residual networks in Keras: build, load published weights, train, evaluate, fine-tune, search, export.",
@@ -86,12 +89,25 @@ def error_messages():
         yield
     except (KeyboardInterrupt, Exception) as error:
         stopped = interrupts or isinstance(error, KeyboardInterrupt)  # libraries in C++ raise errors of their own
-        if isinstance(error, typer.Exit) or not (stopped or isinstance(error, ERRORS)):
+        library = isinstance(error, (MemoryError, *_tensorflow_errors()))
+        if isinstance(error, typer.Exit) or not (stopped or library or isinstance(error, ERRORS)):
             raise
-        print_note("stopped" if stopped else "error", str(error))
+        print_note("stopped" if stopped else "error", _one_line(error) if library and not stopped else str(error))
         raise typer.Exit(128 + getattr(error, "signal_number", signal.SIGINT) if stopped else 1) from None
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+def _tensorflow_errors():
+    """TensorFlow's own class of errors, such as ResourceExhaustedError, if TensorFlow is imported."""
+    tensorflow = sys.modules.get("tensorflow")
+    return (tensorflow.errors.OpError,) if tensorflow else ()
+
+
+def _one_line(error):
+    """The message of a library's error as one line, after "not enough memory" where that is its cause."""
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+    return f"not enough memory ({error_summary(error)})" if memory else error_summary(error)
 
 
 def main():

@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Required, TypedDict
 
 import keras
 import numpy as np
@@ -13,12 +13,26 @@ from keras.src.layers.preprocessing.data_layer import DataLayer  # documented fo
 from keras_resnet.data.image_files import as_pil_image, check_channels, image_list
 from keras_resnet.errors import check_known, value_error
 from keras_resnet.normalization import MODES, Normalization, get_normalization, normalize
-from keras_resnet.schema import check_fields, checked
+from keras_resnet.schema import Range, check_fields, checked
 
 MAX_SIDE = 8192
 """Largest side in pixels: a Preprocessing may come from an untrusted file."""
 INTERPOLATIONS = {"nearest": "nearest", "bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "lanczos3"}
 """Name in Pillow -> name in Keras."""
+
+
+class TimmPreprocessing(TypedDict, total=False):
+    """Values of timm's `pretrained_cfg` from which a Preprocessing follows."""
+
+    input_size: Required[tuple[int, ...]]
+    """(channels, height, width)."""
+    mean: Required[tuple[float, ...]]
+    std: Required[tuple[float, ...]]
+    test_input_size: tuple[int, ...]
+    crop_pct: Annotated[float, Range(0.01, 100)]
+    test_crop_pct: Annotated[float, Range(0.01, 100)]
+    crop_mode: str
+    interpolation: str
 
 
 @dataclass(frozen=True)
@@ -69,9 +83,11 @@ class Preprocessing:
             ValueError: for missing values, and for inputs that are not square or crops from padded or squashed images.
         """
         given = {name: value for name, value in pretrained_cfg.items() if value is not None}
-        if missing := {"input_size", "mean", "std"} - given.keys():
-            raise ValueError(f"`pretrained_cfg` should have {sorted(missing)}. Received: {sorted(given)}")
-        channels, height, width = given.get("test_input_size", given["input_size"])
+        given = checked(given, TimmPreprocessing, "pretrained_cfg")
+        shape = given.get("test_input_size", given["input_size"])
+        if len(shape) != 3:
+            raise value_error("input_size", shape, "(channels, height, width)")
+        channels, height, width = shape
         crop_fraction = given.get("test_crop_pct", given.get("crop_pct", 0.875))
         crop_mode = given.get("crop_mode", "center")
         whole = crop_mode == "squash" and crop_fraction == 1

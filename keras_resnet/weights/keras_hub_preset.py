@@ -2,17 +2,20 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
+from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.image_files import check_channels
 from keras_resnet.data.preprocessing import INTERPOLATIONS, Preprocessing
-from keras_resnet.errors import value_error
+from keras_resnet.errors import check_known, value_error
+from keras_resnet.files import read_json
 from keras_resnet.normalization import MODES, Normalization
+from keras_resnet.schema import checked
 from keras_resnet.variants import get_spec
-from keras_resnet.weights.timm_config import read_config
 
 PRESET_WEIGHTS_NAME = "model.weights.h5"
 """Name of the backbone's weights."""
@@ -28,26 +31,56 @@ _STEMS = {(7,): {}, (3, 3, 3): {"stem": "deep"}}
 """input_conv_kernel_sizes -> fields of ResNetSpec."""
 
 
+class Backbone(TypedDict):
+    """Arguments of a ResNetBackbone."""
+
+    image_shape: tuple[int | None, ...]
+    block_type: str
+    use_pre_activation: bool
+    input_conv_filters: list[int]
+    input_conv_kernel_sizes: tuple[int, ...]
+    stackwise_num_filters: list[int]
+    stackwise_num_blocks: list[int]
+    stackwise_num_strides: list[int]
+
+
+class ImageConverter(TypedDict):
+    """Arguments of a ResNetImageConverter."""
+
+    image_size: tuple[int, ...] | None
+    crop_to_aspect_ratio: bool
+    interpolation: str
+    scale: list[float] | float | None
+    offset: list[float] | float | None
+
+
+class Classifier(TypedDict, total=False):
+    """Arguments of a ResNetImageClassifier."""
+
+    pooling: Any
+    activation: Any
+
+
 def is_preset(config: Mapping[str, Any]) -> bool:
     """Whether the values of a config.json are those of a Keras object, and not timm's."""
     return "registered_name" in config
 
 
-def preset_spec(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Fields of the ResNetSpec of a backbone, unchecked, from the values of its config.json at `path`.
+def preset_spec(config: Mapping[str, Any], path: Path) -> ResNetSpec:
+    """The ResNetSpec of a backbone, from the values of its config.json at `path`.
 
     Raises:
         ValueError: for another class than ResNetBackbone, and for networks that are not of this family.
     """
-    values = _values(config, "ResNetBackbone", path)
+    values = _arguments(config, "ResNetBackbone", Backbone, path)
     try:
-        row = get_spec(_NETWORKS[values["block_type"], values["use_pre_activation"]]).to_config()
+        row = get_spec(_NETWORKS[values["block_type"], values["use_pre_activation"]])
         widths, strides = values["stackwise_num_filters"], values["stackwise_num_strides"]
         if strides != [1, *[2] * (len(widths) - 1)]:
             raise ValueError("the strides of the stages should be 1, 2, 2, ...")
-        stem = {"stem_width": values["input_conv_filters"][-1], **_STEMS[tuple(values["input_conv_kernel_sizes"])]}
-        return row | {"depths": values["stackwise_num_blocks"], "widths": widths, **stem}
-    except (TypeError, KeyError, IndexError, ValueError) as error:
+        stem = {"stem_width": values["input_conv_filters"][-1], **_STEMS[values["input_conv_kernel_sizes"]]}
+        return replace(row, depths=values["stackwise_num_blocks"], widths=widths, **stem)
+    except (KeyError, IndexError, ValueError) as error:
         expected = f"a ResNetBackbone like those of {sorted(_NETWORKS.values())} ({type(error).__name__}: {error})"
         raise value_error("variant", str(path), expected) from error
 
@@ -61,10 +94,10 @@ def preset_head(folder: Path) -> Path | None:
     path = folder / "task.json"
     if not path.exists():
         return None
-    config = read_config(path)
+    config = read_json(path, dict[str, Any])
     if config.get("registered_name") != "keras_hub>ResNetImageClassifier":
         return None
-    values = _values(config, "ResNetImageClassifier", path)
+    values = _arguments(config, "ResNetImageClassifier", Classifier, path)
     head = {name: values.get(name) for name in ("pooling", "activation")}
     if head["pooling"] != "avg" or head["activation"] not in (None, "linear", "softmax"):
         raise value_error("variant", str(path), f"a classifier with average pooling and softmax or logits, not {head}")
@@ -81,10 +114,11 @@ def preset_preprocessing(folder: Path, config: Mapping[str, Any]) -> Preprocessi
     path = folder / "image_converter.json"
     if not path.exists():
         return None
-    values = _values(read_config(path), "ResNetImageConverter", path)
+    values = _arguments(read_json(path, dict[str, Any]), "ResNetImageConverter", ImageConverter, path)
     try:
-        return _preprocessing(values, config["config"]["image_shape"][-1])
-    except (TypeError, KeyError, IndexError, ValueError, OverflowError) as error:
+        backbone = _arguments(config, "ResNetBackbone", Backbone, folder / "config.json")
+        return _preprocessing(values, *backbone["image_shape"][-1:])
+    except (KeyError, TypeError, ValueError) as error:
         warnings.warn(
             f"The preprocessing of the model is unknown: `{path}` should have a square `image_size`, no padding, and "
             f"one of the interpolations {list(INTERPOLATIONS.values())} ({type(error).__name__}: {error}).",
@@ -117,9 +151,10 @@ def _preprocessing(values, channels):
     )
 
 
-def _values(config, class_name, path):
-    """The arguments of a serialized object; raises ValueError if it is of another class."""
-    name, values = config.get("registered_name"), config.get("config")
-    if name != f"keras_hub>{class_name}" or not isinstance(values, dict):
-        raise value_error("variant", str(path), f"a preset of KerasHub's {class_name}, not of {name}")
-    return values
+def _arguments(config, class_name, annotation, path):
+    """The arguments of a serialized object, checked; raises ValueError if it is of another class."""
+    try:
+        check_known("registered_name", config.get("registered_name"), (f"keras_hub>{class_name}",))
+        return checked(config.get("config"), annotation, "config")
+    except ValueError as error:
+        raise value_error("variant", str(path), f"a preset of KerasHub's {class_name} ({error})") from error

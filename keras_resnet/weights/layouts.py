@@ -183,11 +183,11 @@ _FIELDS_OF_NETWORK = "block depths widths stem_width shortcut preactivation grou
 
 
 def match_spec_to_weights(
-    spec: ResNetSpec, layout: Layout, names: Iterable[str], saved: Mapping[str, Any] | None = None
+    spec: ResNetSpec, layout: Layout, names: Iterable[str], saved: ResNetSpec | None = None
 ) -> ResNetSpec:
     """`spec` with the stride placement, biases and epsilon with which the weights of a file were trained.
 
-    They are in `saved`, the fields of the spec that is stored in the file, or follow from the layout and the names of
+    They are in `saved`, the spec that is stored in the file, or follow from the layout and the names of
     the file's arrays. Arrays with Keras's names and without a stored spec fit `spec` if both or neither have biases;
     otherwise they are the weights of keras.applications (with biases), or of torchvision or timm.
 
@@ -195,9 +195,9 @@ def match_spec_to_weights(
         ValueError: if the layout has no such networks, or the file contains the spec of another network.
     """
     if saved:
-        if different := _differences(saved, spec.to_config(), _FIELDS_OF_NETWORK):
+        if different := _differences(saved.to_config(), spec.to_config(), _FIELDS_OF_NETWORK):
             raise ValueError(f"The weights should be for the requested network. Received: weights for {different}")
-        return replace(spec, **{name: saved[name] for name in _FIELDS_OF_WEIGHTS if name in saved})
+        return replace(spec, **{name: getattr(saved, name) for name in _FIELDS_OF_WEIGHTS})
     if layout.is_keras:
         has_biases = any(re.fullmatch(r"(conv1_conv|conv1_1_conv|conv2d)/bias", name) for name in names)
         if has_biases == spec.conv_bias:
@@ -213,8 +213,8 @@ def match_spec_to_weights(
 
 def _differences(config, other, names):
     """The fields `names` that differ, as "<field>=<value> (not <other value>), ..."."""
-    different = (name for name in names if config.get(name) != other[name])
-    return ", ".join(f"{name}={config.get(name)!r} (not {other[name]!r})" for name in different)
+    different = (name for name in names if config[name] != other[name])
+    return ", ".join(f"{name}={config[name]!r} (not {other[name]!r})" for name in different)
 
 
 def check_spec_fits_weights(spec: ResNetSpec, required: ResNetSpec, path: str | os.PathLike) -> None:

@@ -81,7 +81,7 @@ class NetworkWeights:
         """
         if self.source_preprocessing:
             return self.source_preprocessing
-        config = self.file.metadata["info"].get("preprocessing")
+        config = self.file.metadata.info.get("preprocessing")
         if config is None:
             return self._usual_preprocessing()
         try:
@@ -135,7 +135,7 @@ class NetworkWeights:
             model: the model that gets the weights; the preprocessing is adapted to the size and channels of its images.
             new_head: whether the model has another classifier than the file, so that its class names do not apply.
         """
-        info = {"weights": self.file.path.name, **self.file.metadata["info"]}
+        info = {"weights": self.file.path.name, **self.file.metadata.info}
         if self.layout.name == "cifar" and self.num_classes == len(CIFAR10_CLASSES):
             info.setdefault("class_names", list(CIFAR10_CLASSES))
         if names := self._timm_class_names():
@@ -170,7 +170,7 @@ def _open_network_weights(path, spec, layout="auto", source_preprocessing=None, 
         if head_file:
             file = replace(file, arrays=file.arrays | head_file.arrays)
         row = detect_layout(file.arrays, path) if layout == "auto" else get_layout(layout, spec)
-        spec = match_spec_to_weights(spec, row, file.arrays, file.metadata["spec"])
+        spec = match_spec_to_weights(spec, row, file.arrays, file.metadata.spec)
         yield NetworkWeights(file, row, spec, source_preprocessing)
 
 

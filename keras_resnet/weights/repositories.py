@@ -5,11 +5,13 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.errors import is_integer, value_error
+from keras_resnet.errors import value_error
+from keras_resnet.files import read_json
 from keras_resnet.variants import VARIANTS
 from keras_resnet.weights.download import HUB, download_repository
 from keras_resnet.weights.file_formats import open_weights
@@ -23,7 +25,6 @@ from keras_resnet.weights.keras_hub_preset import (
 from keras_resnet.weights.timm_config import (
     CONFIG_NAME,
     WEIGHTS_NAME,
-    read_config,
     timm_class_names,
     timm_preprocessing,
     timm_spec,
@@ -65,7 +66,7 @@ def open_repository(source: str | os.PathLike) -> Repository:
     """
     folder = download_repository(str(source)) if str(source).startswith(HUB) else Path(source)
     _check_exists(folder / CONFIG_NAME)
-    config = read_config(folder / CONFIG_NAME)
+    config = read_json(folder / CONFIG_NAME, dict[str, Any])
     return _open_preset(folder, config) if is_preset(config) else _open_timm(folder, config)
 
 
@@ -83,9 +84,9 @@ def _open_timm(folder, values):
     architecture = str(values.get("architecture", "resnet"))
     timm_class_names(config)  # raises if they are not names
     with open_weights(path) as file:
-        stored = file.metadata["spec"]
-        spec = _checked_spec(stored, file) if stored else timm_spec(config)
-        preprocessing = None if file.metadata["info"].get("preprocessing") else timm_preprocessing(config)
+        stored = file.metadata.spec
+        spec = _checked_size(stored, file) if stored else timm_spec(config)
+        preprocessing = None if file.metadata.info.get("preprocessing") else timm_preprocessing(config)
     return Repository(path, spec, re.sub(r"[^\w.-]", "_", architecture.rpartition("/")[2]), preprocessing)
 
 
@@ -94,21 +95,16 @@ def _open_preset(folder, values):
     for existing in (path, head or path):
         _check_exists(existing)
     with open_weights(path) as file:
-        spec = _checked_spec(preset_spec(values, folder / CONFIG_NAME), file)
+        spec = _checked_size(preset_spec(values, folder / CONFIG_NAME), file)
     name = next((name for name, row in VARIANTS.items() if row == spec), "resnet")
     return Repository(path, spec, name, preset_preprocessing(folder, values), head)
 
 
-def _checked_spec(fields, file):
-    """The ResNetSpec with the fields that a file says; its size is checked before anything is built."""
+def _checked_size(spec, file):
+    """The ResNetSpec that a file has; raises ValueError, before anything is built, if it is larger than the file."""
     total = sum(math.prod(array.shape) for array in file.arrays.values())
-    try:
-        depths = fields["depths"]
-        if not all(is_integer(depth, 1) for depth in depths) or sum(depths) > len(file.arrays):
-            raise ValueError("more blocks than arrays")
-        spec = ResNetSpec(**fields)
-        if complexity(spec, include_top=False, input_shape=(32, 32, 1)).parameters > total:
-            raise ValueError(f"more parameters than the {total} numbers of the file")
-    except (TypeError, KeyError, ValueError) as error:
-        raise value_error("spec", fields, f"the ResNetSpec of the arrays in {file.path} ({error})") from error
+    parameters = complexity(spec, include_top=False, input_shape=(32, 32, 1)).parameters
+    if sum(spec.depths) > len(file.arrays) or parameters > total:
+        sizes = f"{len(file.arrays)} arrays with {total:,} numbers in {file.path}, not of {parameters:,} parameters"
+        raise value_error("spec", spec, f"a ResNetSpec of the {sizes}")
     return spec

@@ -1,18 +1,19 @@
 """WeightsFile: an open weights file with named arrays that are read on demand, and checked reading of bytes."""
 
 import io
-import json
 import mmap
 import re
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from keras_resnet.architecture.metadata import NetworkMetadata, checked_metadata
+from keras_resnet.schema import checked, parse_json
 
 METADATA_KEY = "keras_resnet"
 """Key of the metadata that `save_weights` stores: JSON of {"spec": fields of the ResNetSpec, "info": model.info}."""
@@ -91,13 +92,19 @@ class WeightsFile:
                 raise WeightsFileError(f"Arrays should have {expected}; {name[:50]!r} has {received}.")
 
     @cached_property
-    def metadata(self) -> dict[str, dict]:
-        """{"spec": fields of a ResNetSpec, "info": facts about the weights}; empty dicts in files of other programs."""
-        with suppress(KeyError, TypeError, ValueError, AttributeError):
-            text = self.config.get(METADATA_KEY)
-            metadata = json.loads(text) if text else self.config["config"]["resnet"]
-            return {key: {**(metadata.get(key) or {})} for key in ("spec", "info")}
-        return {"spec": {}, "info": {}}
+    def metadata(self) -> NetworkMetadata:
+        """The spec of the network and the facts about its weights; None and {} in files of other programs.
+
+        Raises:
+            ValueError: if they are damaged.
+        """
+        try:
+            if text := self.config.get(METADATA_KEY):
+                return checked_metadata(parse_json(checked(text, str, METADATA_KEY)))
+            model = self.config.get("config")
+            return checked_metadata(model.get("resnet") if isinstance(model, dict) else None)
+        except ValueError as error:
+            raise ValueError(f"`{self.path}` should contain intact metadata. Received: {error}") from error
 
 
 def strip_prefixes(arrays: dict[str, StoredArray]) -> dict[str, StoredArray]:
