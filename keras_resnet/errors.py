@@ -57,7 +57,7 @@ def unknown_name_error(
         equivalents: {name in another library: what to write here}; named instead of the nearest known names.
     """
     names = [str(name) for name in known]
-    given = str(value)[:100]
+    given = (value if isinstance(value, str) else bounded_repr(value))[:100]
     if equivalent := (equivalents or {}).get(given.replace("-", "_")):
         return value_error(argument, value, expected or f"one of {names}", f"Use {equivalent}.")
     longer = [name for name in names if given and name.lower().startswith(given.lower())]

@@ -77,15 +77,22 @@ def parse_json(text: str | bytes, annotation: Any = Any, name: str = "value", ma
     text = text.encode() if isinstance(text, str) else text
     if len(text) > max_bytes:
         raise ValueError(f"`{name}` should have at most {max_bytes} bytes of JSON. Received: {len(text)} bytes")
-    structure = _STRING.sub(b"", text)
-    values = sum(map(structure.count, (b",", b"[", b"{")))
+    _check_structure(text, name)
+    return checked(json.loads(text.decode()), annotation, name)
+
+
+def _check_structure(text, name):
+    """Raises ValueError for JSON with too many values or levels, which would take memory or the parser's stack."""
+    values = text.count(b'"') // 4  # a key and a value have four quotes
+    if values <= MAX_JSON_VALUES:
+        structure = _STRING.sub(b"", text)
+        values = sum(map(structure.count, (b",", b"[", b"{")))
     if values > MAX_JSON_VALUES:
         raise ValueError(f"`{name}` should have at most {MAX_JSON_VALUES} JSON values. Received: {values} values")
     brackets = structure.translate(None, _NO_BRACKETS)
     depth = max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets), default=0)
     if depth > MAX_JSON_DEPTH:
         raise ValueError(f"`{name}` should be JSON of at most {MAX_JSON_DEPTH} levels. Received: {depth} levels")
-    return checked(json.loads(text.decode()), annotation, name)
 
 
 def checked(value: Any, annotation: Any, name: str) -> Any:

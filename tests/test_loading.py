@@ -203,7 +203,7 @@ def test_an_invalid_stored_preprocessing_leaves_the_model_unchanged(preprocessin
     save_weights(saved, tmp_path / "invalid.safetensors")
     model = randomize_weights(create("resnet20"), seed=3)
     before, info = logits(model), model.info
-    with pytest.raises(ValueError, match=r"invalid.safetensors` should contain the values of a Preprocessing"):
+    with pytest.raises(ValueError, match=r"invalid.safetensors` should contain .*(Preprocessing|preprocessing)"):
         load_weights(model, tmp_path / "invalid.safetensors")
     np.testing.assert_array_equal(logits(model), before)
     assert model.info == info
@@ -354,7 +354,7 @@ def test_stored_specs_without_a_field_are_refused(trained, tmp_path):
         tmp_path / "a.safetensors",
         {METADATA_KEY: json.dumps({"spec": spec})},
     )
-    with pytest.raises(ValueError, match=r"merge=None \(not 'add'\)"):
+    with pytest.raises(ValueError, match=r"not without \['merge'\]"):
         create("resnet20", weights=tmp_path / "a.safetensors")
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypedDict
 import keras
 import numpy as np
 
-from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.architecture.spec import ResNetSpec, spec_from_config
 from keras_resnet.normalization import Normalization
 from keras_resnet.schema import checked
 
@@ -30,7 +30,7 @@ class Info(TypedDict, total=False):
 class StoredMetadata(TypedDict, total=False):
     """What a file of a network has beside the arrays."""
 
-    spec: ResNetSpec | None
+    spec: dict[str, Any] | None
     info: Info | None
 
 
@@ -50,7 +50,8 @@ def checked_metadata(metadata: Mapping | None) -> NetworkMetadata:
     """
     metadata = metadata or {}
     found = checked(metadata, StoredMetadata, "metadata")
-    return NetworkMetadata(found.get("spec"), dict(metadata.get("info") or {}))
+    spec = spec_from_config(found["spec"]) if found.get("spec") else None
+    return NetworkMetadata(spec, dict(metadata.get("info") or {}))
 
 
 def model_spec(model: keras.Model) -> ResNetSpec | None:

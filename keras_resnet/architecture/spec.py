@@ -47,6 +47,10 @@ _CHOICES = {
 }
 
 
+_LATER_FIELDS = ("eca",)
+"""Fields that files of earlier versions do not have; their defaults are the networks of these versions."""
+
+
 @dataclass(frozen=True)
 class ResNetSpec:
     """A residual network as data.
@@ -235,17 +239,30 @@ def write_spec(spec: ResNetSpec, path: str | os.PathLike) -> None:
     write_json(spec.to_config(), path)
 
 
+def spec_from_config(config: Any) -> ResNetSpec:
+    """The ResNetSpec with the values that `to_config` returned, read from a file.
+
+    Raises:
+        ValueError: for values that are not those of a spec, an unknown field, and a missing one: with a default in its
+            place, the spec could be that of another network.
+    """
+    config = checked(config, dict[str, Any], "spec")
+    names = [field.name for field in fields(ResNetSpec)]
+    for name in config:
+        check_known("spec", name, names, "an object with fields of a ResNetSpec")
+    if missing := [name for name in names if name not in config and name not in _LATER_FIELDS]:
+        raise value_error("spec", config, f"an object with a value for each field, not without {missing}")
+    return checked(config, ResNetSpec, "spec")
+
+
 def read_spec(path: str | os.PathLike) -> ResNetSpec:
     """The ResNetSpec in a JSON file that `write_spec` wrote.
 
     Raises:
         ValueError: if the file is not a JSON object with a valid value for each field. OSError: if it cannot be read.
     """
-    config = read_json(path, dict[str, Any])
+    config = read_json(path)
     try:
-        if missing := sorted({field.name for field in fields(ResNetSpec)} - config.keys()):
-            raise value_error("spec", sorted(config), f"an object with {missing} as well")
-        return checked(config, ResNetSpec, "spec")
+        return spec_from_config(config)
     except ValueError as error:
-        expected = f"Expected a ResNetSpec as JSON: a value for each of its fields ({error})"
-        raise ValueError(f"{expected}. Received: {path}") from error
+        raise ValueError(f"Expected a ResNetSpec as JSON ({error}). Received: {path}") from error

@@ -14,6 +14,8 @@ from keras_resnet.errors import check_integers, unknown_name_error
 
 DEFAULT_THRESHOLD = 0.5
 """Probability from which on a multi-label model predicts a class, if no other threshold is known."""
+MAX_CLASS_NUMBER = 2**20
+"""Largest number as the name of a class, since a table of the numbers is made."""
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """Class names of CIFAR-10 in index order (Krizhevsky 2009)."""
 
@@ -96,8 +98,10 @@ def match_class_indices(names, classes):
 
 def _indices_by_number(model_names):
     """The index of the class with each number as its name, -1 for none."""
-    numbers = np.array(model_names, int)
-    indices = np.full(numbers.max() + 1, -1, "int32")
+    numbers = [int(name) for name in model_names]
+    if max(numbers) > MAX_CLASS_NUMBER:
+        raise value_error("class_names", max(numbers), f"numbers up to {MAX_CLASS_NUMBER}, or names")
+    indices = np.full(max(numbers) + 1, -1, "int32")
     indices[numbers] = np.arange(len(numbers))
     return indices
 
