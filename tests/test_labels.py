@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras.src.applications import imagenet_utils
 
-from keras_resnet.data.labels import CIFAR10_CLASSES, decode_predictions, imagenet_classes
+from keras_resnet.data.labels import CIFAR10_CLASSES, decode_predictions, imagenet_classes, match_class_indices
 
 
 def class_index():
@@ -73,3 +73,9 @@ def test_class_names_equal_those_of_datasets(test_data):
     photographs = {path.stem for path in (test_data / "imagenet_sample").iterdir()}
     assert len(photographs) == 50
     assert photographs <= {f"{wnid}_{name}" for wnid, name in imagenet_classes()}
+
+
+def test_class_names_that_are_huge_numbers_make_no_table():
+    names = ["0", "999999999999"]
+    with pytest.raises(ValueError, match="class_names"):
+        match_class_indices(None, tuple(zip(names, names, strict=True)))

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.errors import check_integers, unknown_name_error
+from keras_resnet.errors import check_integers, unknown_name_error, value_error
 
 DEFAULT_THRESHOLD = 0.5
 """Probability from which on a multi-label model predicts a class, if no other threshold is known."""
