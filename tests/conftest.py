@@ -11,9 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import pytest
-from support import EXPORT_NAMES, png_bytes, random_pixels, require_format, tiny_classifier
-
-import keras_resnet
+from support import export_tiny_classifier, png_bytes, random_pixels
 
 gc.set_threshold(10_000)  # models are many small objects that live long
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
@@ -94,19 +92,10 @@ def built_specs(monkeypatch):
     return specs
 
 
-@pytest.fixture(scope="session")
-def tiny_export(tmp_path_factory):
+@pytest.fixture
+def tiny_export():
     """format -> (path, report) of a tiny classifier; each format is exported once."""
-    exports = {}
-
-    def export_once(format):
-        require_format(format)
-        if format not in exports:
-            path = tmp_path_factory.mktemp(format) / EXPORT_NAMES[format]
-            exports[format] = path, keras_resnet.export(tiny_classifier(), path)
-        return exports[format]
-
-    return export_once
+    return export_tiny_classifier
 
 
 @pytest.fixture

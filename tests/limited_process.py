@@ -65,9 +65,9 @@ def _run(code, args, memory, seconds, output, result):
     with open(output, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    start, error = _kilobytes("VmRSS"), ""
-    _limit(resource.RLIMIT_DATA, _kilobytes("VmData") * 1024 + memory)
-    _limit(resource.RLIMIT_CPU, sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) + seconds)
+    start, error = kilobytes("VmRSS"), ""
+    limit(resource.RLIMIT_DATA, kilobytes("VmData") * 1024 + memory)
+    limit(resource.RLIMIT_CPU, sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) + seconds)
     try:
         exec(compile(code, "<code>", "exec"), {"__name__": "__main__", "args": args})
     except (ValueError, OSError) as caught:
@@ -75,14 +75,15 @@ def _run(code, args, memory, seconds, output, result):
         traceback.print_exc()
         raise SystemExit(1) from None
     finally:
-        peak = max(0, _kilobytes("VmHWM") - start) * 1024
+        peak = max(0, kilobytes("VmHWM") - start) * 1024
         result.write_text(f"{peak}\n{error}", "utf-8")
 
 
-def _kilobytes(row):
+def kilobytes(row):
     """A number of /proc/self/status, such as VmRSS."""
     return int(re.search(rf"^{row}:\s*(\d+) kB", Path("/proc/self/status").read_text("utf-8"), re.MULTILINE)[1])
 
 
-def _limit(kind, value):
+def limit(kind, value):
+    """Sets a limit of this process."""
     resource.setrlimit(kind, (int(value), resource.getrlimit(kind)[1]))

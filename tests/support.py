@@ -3,7 +3,9 @@
 import io
 import random
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from keras import layers
 from PIL import Image
 from typer.testing import CliRunner
 
-from keras_resnet import build, complexity, create, get_spec, list_models
+from keras_resnet import build, complexity, create, export, get_spec, list_models
 from keras_resnet.architecture.metadata import image_shape
 from keras_resnet.data.datasets import default_preprocessing
 from keras_resnet.data.preprocessing import Preprocessing
@@ -191,6 +193,20 @@ def with_preprocessing(model):
 def tiny_classifier(size=16, **arguments):
     """A residual network of eight layers, four classes, with random weights and known preprocessing."""
     return with_preprocessing(build(TINY_SPEC, classes=4, input_shape=(size, size, 3), **arguments))
+
+
+@cache
+def export_tiny_classifier(format):
+    """(path, report) of a tiny classifier in one of FORMATS; each format is exported once in a process."""
+    require_format(format)
+    path = Path(_exports_folder().name, format, EXPORT_NAMES[format])
+    path.parent.mkdir()
+    return path, export(tiny_classifier(), path)
+
+
+@cache
+def _exports_folder():
+    return TemporaryDirectory()
 
 
 def files_of_export(path, *others):

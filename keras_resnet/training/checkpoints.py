@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import keras
 import numpy as np
 
-from keras_resnet.errors import bounded_repr, value_error
+from keras_resnet.errors import bounded_repr, error_summary, value_error
 from keras_resnet.files import atomic_write, local_copy
 from keras_resnet.schema import parse_json
 from keras_resnet.training.ema import sync_variables
@@ -152,7 +152,7 @@ def _open(path, expected):
     except SettingsMismatch:
         raise
     except (SafetensorError, LookupError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"Expected {expected} ({error}). Received: {path}") from error
+        raise ValueError(f"Expected {expected} ({error_summary(error)}). Received: {path}") from error
 
 
 def _check_arrays(file, variables):
