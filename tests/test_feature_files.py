@@ -188,6 +188,7 @@ BAD_FILES = {
     "skipped, a number": npz_bytes(settings=np.array('{"skipped": 5}')),
     "skipped, numbers": npz_bytes(settings=np.array('{"skipped": [5]}')),
     "shape": npz_bytes(settings=np.array('{"shape": "23"}')),
+    "no characters": npz_bytes(names=np.full(2, 2**31, "uint32").view("<U1")),
     "larger": with_claimed_shape((2, 3 * 10**12)),
 }
 

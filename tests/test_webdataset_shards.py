@@ -183,7 +183,8 @@ def test_sizes_and_classes_that_need_memory_are_refused(tmp_path):
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 8**11 - 1
     (tmp_path / "name.tar").write_bytes(info.tobuf() + bytes(1024))
     write_tar(tmp_path / "class.tar", samples([0, 10**9] * 4))
-    for name in ("name.tar", "class.tar"):
+    write_tar(tmp_path / "negative.tar", samples([b'{"label": -5}', b"0"] * 4, "json"))
+    for name in ("name.tar", "class.tar", "negative.tar"):
         run = run_limited("import keras_resnet; keras_resnet.load_dataset(args[0])", tmp_path / name)
         assert_refused(run, "Received")
 

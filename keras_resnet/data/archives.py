@@ -134,8 +134,8 @@ def _class_names(labels: Iterable) -> tuple[str, ...]:
     """Sorted names, or the numbers up to the largest one."""
     found = set(labels)
     numbers = [label for label in found if not isinstance(label, str)]
-    if max(numbers, default=0) >= MAX_CLASSES:
-        raise value_error("labels", max(numbers), f"class numbers below {MAX_CLASSES:,}")
+    if wrong := [number for number in numbers if not 0 <= number < MAX_CLASSES]:
+        raise value_error("labels", wrong[0], f"class numbers from 0 to {MAX_CLASSES - 1:,}")
     if numbers:
         return tuple(str(number) for number in range(max(numbers) + 1))
     return tuple(sorted(found))

@@ -307,6 +307,8 @@ def _check_arrays(arrays):
         kinds, axes = ARRAYS[name]
         if array.dtype.kind not in kinds or array.ndim != axes:
             raise ValueError(f"{name} has dtype {array.dtype} and {array.ndim} axes")
+        if array.dtype.kind == "U":
+            array.tolist()  # raises an error for numbers that are no characters
     lengths = {name: len(arrays[name]) for name in ("features", "names", "labels") if name in arrays}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"the numbers of rows differ: {lengths}")
