@@ -12,7 +12,9 @@ from pathlib import Path
 from limited_process import MEGABYTE, kilobytes, limit
 
 MAX_SECONDS, MAX_BYTES = 10, 500 * MEGABYTE
-"""For reading one file; bytes are those that the process has more than before."""
+"""For reading one file; seconds of processor time, whatever else the machine does, and bytes beyond those before."""
+WAITING = 6
+"""Limit of the time on the clock, as a multiple of that of the processor: for what waits instead of computing."""
 MAX_MESSAGE = 2000
 """Characters of a refusal."""
 
@@ -32,7 +34,8 @@ class Outcome:
 class Reader:
     """Reads files in a child process, which is started again when a file has ended it."""
 
-    def __init__(self):
+    def __init__(self, max_seconds=MAX_SECONDS):
+        self.max_seconds = max_seconds
         self._start()
 
     def _start(self):
@@ -44,15 +47,15 @@ class Reader:
 
     def read(self, function, path, limited=True) -> Outcome:
         """Calls a module's function of a path in the child process."""
-        self._connection.send((function, Path(path), limited))
+        self._connection.send((function, Path(path), self.max_seconds if limited else 0))
         try:
             return self._connection.recv()
         except EOFError:
             self._process.join()
             code = self._process.exitcode or 0
             message = f"the process ended with {signal.Signals(-code).name if code < 0 else code}"
-            if code == -signal.SIGALRM:
-                message = f"reading took more than {MAX_SECONDS} seconds"
+            if -code in (signal.SIGPROF, signal.SIGALRM):
+                message = f"reading took more than {self.max_seconds} seconds"
             self._start()
             return Outcome("fault", message)
 
@@ -66,17 +69,17 @@ def _serve(connection):
     warnings.simplefilter("ignore")
     while True:
         try:
-            function, path, limited = connection.recv()
+            function, path, max_seconds = connection.recv()
         except EOFError:
             return
-        connection.send(_read(function, path, limited))
+        connection.send(_read(function, path, max_seconds))
 
 
-def _read(function, path, limited):
+def _read(function, path, max_seconds):
     files, resident, start = _listing(path.parent), kilobytes("VmRSS"), time.perf_counter()
     Path("/proc/self/clear_refs").write_text("5")  # the peak of the resident memory counts from here
-    if limited:
-        signal.alarm(MAX_SECONDS)  # its default action ends the process, whatever library it is in
+    if max_seconds:
+        _set_timers(max_seconds)
         limit(resource.RLIMIT_DATA, 1024 * kilobytes("VmData") + MAX_BYTES)
     try:
         function(path)
@@ -87,12 +90,18 @@ def _read(function, path, limited):
     except BaseException as error:
         kind, message = "fault", f"{type(error).__name__}: {error}"
     finally:
-        signal.alarm(0)
+        _set_timers(0)
         limit(resource.RLIMIT_DATA, resource.RLIM_INFINITY)
     if _listing(path.parent) != files:
         kind, message = "fault", f"the folder was changed. {message}"
     peak = 1024 * max(0, kilobytes("VmHWM") - resident)
     return Outcome(kind, message[: 2 * MAX_MESSAGE], time.perf_counter() - start, peak)
+
+
+def _set_timers(seconds):
+    """Signals whose default action ends the process, whatever library it is in, after that time; 0 for none."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, WAITING * seconds)
 
 
 def _listing(folder):
