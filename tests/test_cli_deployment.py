@@ -96,3 +96,8 @@ def test_predict_rejects_a_damaged_export_and_weights_for_it(ended, words, image
 def test_predict_with_an_empty_name_of_weights_is_refused(ended, images):
     status, _, said = ended("predict", images, "--model", "resnet20", "--weights", "")
     assert status == 1 and "Received: weights=''" in said
+
+
+def test_train_with_an_empty_name_of_a_network_is_refused(ended):
+    status, _, said = ended("train", "--model", "")
+    assert status == 1 and said.startswith("error:") and "''" in said

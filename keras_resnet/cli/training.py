@@ -66,11 +66,11 @@ def train(
     changes: Changes = None,
 ):
     """Train a network, and write model, checkpoint, log, curves, settings and report to a folder."""
-    if spec and model:
+    if spec is not None and model is not None:
         raise ValueError(f"`--model` and `--spec` should not be given both. Received: --model {model} --spec {spec}")
     row = keras_resnet.get_recipe(recipe, **recipe_changes(changes, **fields))
     workdir = workdir or f"runs/{recipe}"
-    model = read_spec(spec) if spec else model or "resnet20"
+    model = read_spec(spec) if spec is not None else "resnet20" if model is None else model
     report = keras_resnet.train(model, partial(load_dataset, dataset, **data), row, workdir, **options).report
     print_line(
         f"{score_text(report)} on {report['test_images']} test images, "

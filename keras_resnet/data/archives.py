@@ -14,11 +14,9 @@ from keras_resnet.data.image_checks import CHECKS, ImageCheck, orientations_of, 
 from keras_resnet.data.image_files import UnreadableImageError, raise_if_unreadable
 from keras_resnet.data.image_folders import training_dataset
 from keras_resnet.data.image_limits import MAX_FILE_BYTES
+from keras_resnet.data.labels import MAX_CLASS_NUMBER
 from keras_resnet.data.stored_files import StoredFiles
 from keras_resnet.errors import check_known, value_error
-
-MAX_CLASSES = 2**20
-"""Largest number of classes if they are numbers: a name is made for each. ImageNet-21k has 21,841."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +132,8 @@ def _class_names(labels: Iterable) -> tuple[str, ...]:
     """Sorted names, or the numbers up to the largest one."""
     found = set(labels)
     numbers = [label for label in found if not isinstance(label, str)]
-    if wrong := [number for number in numbers if not 0 <= number < MAX_CLASSES]:
-        raise value_error("labels", wrong[0], f"class numbers from 0 to {MAX_CLASSES - 1:,}")
+    if wrong := [number for number in numbers if not 0 <= number <= MAX_CLASS_NUMBER]:
+        raise value_error("labels", wrong[0], f"class numbers from 0 to {MAX_CLASS_NUMBER:,}")
     if numbers:
         return tuple(str(number) for number in range(max(numbers) + 1))
     return tuple(sorted(found))
