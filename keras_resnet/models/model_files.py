@@ -9,6 +9,7 @@ from keras_resnet.architecture.network import ResNet  # noqa: F401  # known to K
 from keras_resnet.errors import error_summary, value_error
 from keras_resnet.files import local_copy
 from keras_resnet.weights.keras_archives import check_keras_file
+from keras_resnet.weights.loading import warn_if_not_finite
 
 _MAX_UNSAVED_VALUES = 2**22
 """Largest number of values that a model may have beyond those in its file."""
@@ -39,9 +40,10 @@ def load_model(path: str | os.PathLike) -> keras.Model:
             _check_size(config, num_values)
             model = keras.saving.load_model(local, compile=False)
             _check_built(model, config)
-            return model
         except Exception as error:  # Keras's parsers and layers raise errors of many types
             raise value_error("path", str(path), f"an intact .keras file ({error_summary(error)})") from error
+    warn_if_not_finite(model, path)
+    return model
 
 
 def _check_size(config, num_values):

@@ -267,16 +267,15 @@ def warn_if_not_finite(model: keras.Model, path: str | os.PathLike) -> None:
     """Warns of NaN and infinite weights, which a diverged run leaves, with the names of the arrays.
 
     Args:
-        model: network with the weights of a file.
+        model: any Keras model with the weights of a file.
         path: the file.
     """
-    variables = weight_variables(model)
-    finite = {name: keras.ops.convert_to_numpy(keras.ops.isfinite(value)) for name, value in variables.items()}
+    finite = {weight.path: keras.ops.convert_to_numpy(keras.ops.isfinite(weight)) for weight in model.weights}
     counts = {name: array.size - np.count_nonzero(array) for name, array in finite.items()}
     damaged = [f"{name} ({count} of {finite[name].size})" for name, count in counts.items() if count]
     if damaged:
         names = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
-        what = f"NaN or infinite values in {len(damaged)} of {len(variables)} arrays"
+        what = f"NaN or infinite values in {len(damaged)} of {len(finite)} arrays"
         warnings.warn(f"The weights of `{path}` have {what}: {names}.", stacklevel=3)
 
 
