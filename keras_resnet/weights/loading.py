@@ -18,7 +18,7 @@ from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import STEMS
 from keras_resnet.data.labels import CIFAR10_CLASSES, imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.errors import value_error
+from keras_resnet.errors import bounded_repr, value_error
 from keras_resnet.weights.catalog import WEIGHTS
 from keras_resnet.weights.file_formats import open_weights
 from keras_resnet.weights.layouts import (
@@ -87,9 +87,8 @@ class NetworkWeights:
         try:
             return Preprocessing.from_config(config)
         except (TypeError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"`{self.file.path}` should contain the values of a Preprocessing. Received: {config!r} ({error})"
-            ) from error
+            expected = f"`{self.file.path}` should contain the values of a Preprocessing"
+            raise ValueError(f"{expected}. Received: {bounded_repr(config)} ({error})") from error
 
     def _usual_preprocessing(self):
         """The Preprocessing of the published file of this name, of timm's config.json beside it, or of its layout.
