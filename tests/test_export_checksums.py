@@ -180,7 +180,7 @@ def test_only_files_of_possible_size_are_opened(format, tmp_path):
     path = tmp_path / EXPORT_NAMES[format]
     for file in FORMATS[format].files(path):
         os.mkfifo(file)
-    with pytest.raises(ValueError, match=r"is missing or is not a file.*Received: path="):
+    with pytest.raises(OSError, match=r"Expected a regular file, not a pipe.*Received: path="):
         load_exported(path)
     for file in FORMATS[format].files(path):
         file.unlink()

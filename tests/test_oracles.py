@@ -12,6 +12,7 @@ from keras_tuner.src.distribute.oracle_chief import exit_chief
 from sklearn.linear_model import BayesianRidge
 from support import digits_cost, digits_space
 
+from keras_resnet.files import read_json, write_json
 from keras_resnet.search import budget as budget_module
 from keras_resnet.search.oracles import ORACLES, TrialLoop
 from keras_resnet.search.space import SPACE, resolve_space, space_for_images, to_recipe_changes, to_spec
@@ -101,6 +102,7 @@ def test_a_killed_oracle_resumes(tmp_path):
     resumed, again = make_oracle("random", tmp_path / "2", trials=4)
     orphan = tmp_path / "2" / "trial_3"
     shutil.copytree(tmp_path / "whole" / "trial_3", orphan)  # as if killed before the oracle saved its state
+    write_json(read_json(orphan / "trial.json") | {"status": "RUNNING", "score": None}, orphan / "trial.json")
     resumed.reload()
     evaluated = []
     again.evaluate = lambda folder, values: evaluated.append(folder.name) or evaluate(folder, values)

@@ -93,7 +93,7 @@ def test_scale_jitter_and_shares_follow_the_size():
     assert (recipe.train_size, recipe.test_size, recipe.test_resize, recipe.scale) == (112, 112, 128, (128, 240))
     assert get_recipe("torchvision_v2", size=112).scale == (0.08, 1.0)
     assert get_recipe("he2015_imagenet", size=112, train_size=80).train_size == 80
-    with pytest.raises(ValueError, match="`size` should be a number of pixels"):
+    with pytest.raises(ValueError, match="`size` should be an integer from 1 to 8,192"):
         get_recipe("quickstart", size=0)
 
 

@@ -125,7 +125,7 @@ class ExportedNetwork(Network):
         model, row = create_network(job), FORMATS[format]
         metadata = export_metadata(model, format, job.precision, raw=True)
         self.path, self.images = self.folder / f"network{row.suffix}", job.images
-        row.module.write(ExportSpec(model, metadata, calibration=self.images), self.path)
+        row.write(ExportSpec(model, metadata, calibration=self.images), self.path)
         self.network = load_exported(self.path)
         self.name = f"{row.title} {job.model}"
 

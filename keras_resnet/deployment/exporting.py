@@ -14,7 +14,6 @@ from keras_resnet.architecture.metadata import image_shape, input_size, model_in
 from keras_resnet.data.datasets import default_preprocessing
 from keras_resnet.data.preprocessing import PreprocessingLayer
 from keras_resnet.data.sources import image_source
-from keras_resnet.deployment.checksums import write_checksum
 from keras_resnet.deployment.exported import ExportedModel
 from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, check_precision, find_format
 from keras_resnet.deployment.images import calibration_pixels, sample_images
@@ -182,8 +181,7 @@ def _write(spec, path, float32_path):
     row = FORMATS[spec.metadata.format]
 
     def write_and_load(spec, path):
-        row.module.write(spec, path)
-        write_checksum(row.files(path))
+        row.write(spec, path)
         return ExportedModel(path)
 
     with _clear_errors(row, spec.model, path.parent):

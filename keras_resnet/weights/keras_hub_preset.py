@@ -11,7 +11,7 @@ import numpy as np
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.image_files import check_channels
 from keras_resnet.data.preprocessing import INTERPOLATIONS, Preprocessing
-from keras_resnet.errors import check_known, value_error
+from keras_resnet.errors import bounded_repr, check_known, error_summary, value_error
 from keras_resnet.files import read_json
 from keras_resnet.normalization import MODES, Normalization
 from keras_resnet.schema import checked
@@ -81,7 +81,8 @@ def preset_spec(config: Mapping[str, Any], path: Path) -> ResNetSpec:
         stem = {"stem_width": values["input_conv_filters"][-1], **_STEMS[values["input_conv_kernel_sizes"]]}
         return replace(row, depths=values["stackwise_num_blocks"], widths=widths, **stem)
     except (KeyError, IndexError, ValueError) as error:
-        expected = f"a ResNetBackbone like those of {sorted(_NETWORKS.values())} ({type(error).__name__}: {error})"
+        cause = f"{type(error).__name__}: {error_summary(error)}"
+        expected = f"a ResNetBackbone like those of {sorted(_NETWORKS.values())} ({cause})"
         raise value_error("variant", str(path), expected) from error
 
 
@@ -100,7 +101,8 @@ def preset_head(folder: Path) -> Path | None:
     values = _arguments(config, "ResNetImageClassifier", Classifier, path)
     head = {name: values.get(name) for name in ("pooling", "activation")}
     if head["pooling"] != "avg" or head["activation"] not in (None, "linear", "softmax"):
-        raise value_error("variant", str(path), f"a classifier with average pooling and softmax or logits, not {head}")
+        expected = f"a classifier with average pooling and softmax or logits, not {bounded_repr(head)}"
+        raise value_error("variant", str(path), expected)
     return folder / "task.weights.h5"
 
 
@@ -121,7 +123,7 @@ def preset_preprocessing(folder: Path, config: Mapping[str, Any]) -> Preprocessi
     except (KeyError, TypeError, ValueError) as error:
         warnings.warn(
             f"The preprocessing of the model is unknown: `{path}` should have a square `image_size`, no padding, and "
-            f"one of the interpolations {list(INTERPOLATIONS.values())} ({type(error).__name__}: {error}).",
+            f"one of the interpolations {list(INTERPOLATIONS.values())} ({error_summary(error)}).",
             stacklevel=4,
         )
         return None
@@ -157,4 +159,6 @@ def _arguments(config, class_name, annotation, path):
         check_known("registered_name", config.get("registered_name"), (f"keras_hub>{class_name}",))
         return checked(config.get("config"), annotation, "config")
     except ValueError as error:
-        raise value_error("variant", str(path), f"a preset of KerasHub's {class_name} ({error})") from error
+        raise value_error(
+            "variant", str(path), f"a preset of KerasHub's {class_name} ({error_summary(error)})"
+        ) from error

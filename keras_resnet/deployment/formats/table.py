@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from keras_resnet.deployment.checksums import write_checksum
 from keras_resnet.deployment.formats import litert_format, onnx_format, openvino_format, saved_model
+from keras_resnet.deployment.serving import ExportSpec
 from keras_resnet.errors import unknown_name_error
 
 
@@ -25,6 +27,11 @@ class Format:
     """Suffixes of the files that stand beside it."""
     contents: tuple[str, ...] = ()
     """Of a folder: the file with its metadata, and patterns of the files that its runtime reads."""
+
+    def write(self, spec: ExportSpec, path: Path) -> None:
+        """Writes a network in this format, with its checksum."""
+        self.module.write(spec, path)
+        write_checksum(self.files(path))
 
     def files(self, path: Path) -> list[Path]:
         """The files of an export in this format, first the one with its metadata."""
