@@ -61,14 +61,15 @@ def check_jpeg_or_png(contents):
 def check_image(contents):
     """The contents of an image file in any format of TensorFlow, after the same checks; not for a SavedModel."""
 
-    def check(image, contents):
-        if image.format == "GIF":
-            check_gif_frames(contents)
-        return contents
-
     def check_other(contents):
         contents = bytes(contents)  # an array if executed eagerly
-        return with_pil_image(contents, lambda image: check(image, contents))
+
+        def check(image):
+            if image.format == "GIF":
+                check_gif_frames(contents)
+
+        with_pil_image(contents, check)
+        return contents
 
     return tf.cond(
         tf.io.is_jpeg(contents) | is_png(contents),

@@ -49,9 +49,8 @@ def load_model(path: str | os.PathLike) -> keras.Model:
 def _check_size(config, num_values):
     """Raises ValueError if the model has more variables than the file has values; builds it without allocating them."""
     with keras.StatelessScope(initialize_variables=False):
-        model = keras.saving.deserialize_keras_object(
-            deepcopy(config) | {"compile_config": None}
-        )  # changes its argument
+        changed = deepcopy(config) | {"compile_config": None}  # Keras changes its argument
+        model = keras.saving.deserialize_keras_object(changed)
         size = model.count_params()
     if size > num_values + _MAX_UNSAVED_VALUES:
         raise ValueError(f"its layers have {size} weights, the file has {num_values}")

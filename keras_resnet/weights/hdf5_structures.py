@@ -12,8 +12,8 @@ from typing import Any
 from keras_resnet.weights.weights_file import Budget, WeightsFileError
 
 _HEAP_MAGIC = b"GCOL\x01"
-_NEW_TREE_LIMITS = 2048, 2
-"""Largest bytes of a node, and largest depth, of trees in the newer form; h5py's defaults hold 40,000 names."""
+_MAX_NODE_BYTES, _MAX_TREE_DEPTH = 2048, 2
+"""Limits of trees in the newer form; h5py's defaults hold 40,000 names."""
 _CHUNK_LAYOUT = re.compile(rb"(?=\x03\x02([\x02-\x21])(.{8})|[\x01\x02]([\x02-\x21])\x02\0{5}(.{8}))", re.DOTALL)
 """Storage of a chunked array: number of axes, and address of its tree."""
 
@@ -48,7 +48,7 @@ def check_structures(content: Any, budget: Budget) -> int:
     _check_children(content, nodes, budget)
     for start in _positions(content, b"BTHD\x00"):
         size, _, depth = struct.unpack_from("<IHH", content, start + 6)
-        if (size, depth) > _NEW_TREE_LIMITS or depth > _NEW_TREE_LIMITS[1]:
+        if size > _MAX_NODE_BYTES or depth > _MAX_TREE_DEPTH:
             raise WeightsFileError(f"The HDF5 tree at byte {start} should not be as deep as {depth} levels.")
     return _largest_string(content)
 

@@ -159,6 +159,5 @@ def _arguments(config, class_name, annotation, path):
         check_known("registered_name", config.get("registered_name"), (f"keras_hub>{class_name}",))
         return checked(config.get("config"), annotation, "config")
     except ValueError as error:
-        raise value_error(
-            "variant", str(path), f"a preset of KerasHub's {class_name} ({error_summary(error)})"
-        ) from error
+        expected = f"a preset of KerasHub's {class_name} ({error_summary(error)})"
+        raise value_error("variant", str(path), expected) from error
