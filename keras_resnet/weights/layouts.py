@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import check_known, value_error
 from keras_resnet.variants import VARIANTS
@@ -53,6 +54,10 @@ class Layout:
     """Whether weights have Keras's names and axes ("kernel", not "weight"), and modules are layers."""
     dense_as_conv: bool = False
     """Whether the classifier is stored as a 1x1 convolution."""
+    prefix: str = ""
+    """Prefix of the modules of a network inside a detector."""
+    heads: dict[str, str] = field(default_factory=dict)
+    """Regular expression of the layers of a detector's neck and heads -> module."""
 
     @property
     def is_keras(self) -> bool:
@@ -64,6 +69,9 @@ class Layout:
         if self.is_keras:
             return name
         layer, weight = name.rsplit("/", 1)
+        if module := self._head_module(layer, spec):
+            return f"{module}.{_TORCH_WEIGHTS[weight]}"
+        spec = getattr(spec, "backbone", spec)
         module = self.modules.get(layer)
         match = re.fullmatch(r"conv(\d+)_block(\d+)_(.+)", layer)
         if match and match[3] in self.block_modules:
@@ -72,7 +80,16 @@ class Layout:
                 module = _POOLED_SHORTCUT.get(module, module)
             stage, block = int(match[1]) - 2, int(match[2]) - 1
             module = self.block.format(stage=stage, layer=stage + 1, block=block) + module
-        return module and (f"{module}/{weight}" if self.keras_axes else f"{module}.{_TORCH_WEIGHTS[weight]}")
+        if module is None:
+            return None
+        return f"{module}/{weight}" if self.keras_axes else f"{self.prefix}{module}.{_TORCH_WEIGHTS[weight]}"
+
+    def _head_module(self, layer, spec):
+        """Module of a layer of a detector's neck or heads; None for other layers."""
+        for pattern, module in self.heads.items():
+            if match := re.fullmatch(pattern, layer):
+                return match.expand(module.replace("{after_convs}", str(getattr(spec, "head_convs", 0) + 1)))
+        return None
 
 
 _TORCHVISION = Layout(
@@ -108,6 +125,36 @@ _CIFAR = replace(  # github.com/akamaster/pytorch_resnet_cifar10
     name="cifar",
     patterns=(*_TORCHVISION.patterns, r"linear\.weight"),
     modules={**_TORCHVISION.modules, "predictions": "linear"},
+)
+_DETECTION = replace(  # torchvision/models/detection
+    _TORCHVISION,
+    name="torchvision_detection",
+    patterns=(r"backbone\.body\.layer1\.0\.conv1\.weight",),
+    prefix="backbone.body.",
+    heads={
+        r"fpn_(inner|layer)(\d)(_conv)?": r"backbone.fpn.\1_blocks.\2.0",
+        r"fpn_(inner|layer)(\d)_bn": r"backbone.fpn.\1_blocks.\2.1",
+        r"fpn_(p6|p7)": r"backbone.fpn.extra_blocks.\1",
+        r"rpn_conv(\d+)": r"rpn.head.conv.\1.0",
+        r"rpn_objectness": "rpn.head.cls_logits",
+        r"rpn_deltas": "rpn.head.bbox_pred",
+        r"box_conv(\d+)(_conv)?": r"roi_heads.box_head.\1.0",
+        r"box_conv(\d+)_bn": r"roi_heads.box_head.\1.1",
+        r"box_(fc[67])": r"roi_heads.box_head.\1",
+        r"box_fc_after_convs": r"roi_heads.box_head.{after_convs}",
+        r"box_scores": "roi_heads.box_predictor.cls_score",
+        r"box_deltas": "roi_heads.box_predictor.bbox_pred",
+        r"mask_conv(\d+)(_conv)?": r"roi_heads.mask_head.\1.0",
+        r"mask_conv(\d+)_bn": r"roi_heads.mask_head.\1.1",
+        r"mask_deconv": "roi_heads.mask_predictor.conv5_mask",
+        r"mask_logits": "roi_heads.mask_predictor.mask_fcn_logits",
+        r"dense_classes(\d+)(_conv)?": r"head.classification_head.conv.\1.0",
+        r"dense_classes(\d+)_gn": r"head.classification_head.conv.\1.1",
+        r"dense_boxes(\d+)(_conv)?": r"head.regression_head.conv.\1.0",
+        r"dense_boxes(\d+)_gn": r"head.regression_head.conv.\1.1",
+        r"dense_scores": "head.classification_head.cls_logits",
+        r"dense_deltas": "head.regression_head.bbox_reg",
+    },
 )
 _TIMM = Layout(
     "timm",
@@ -153,7 +200,7 @@ _KERAS = Layout(
     preactivation={"downsample_at": "last", "stem": "imagenet", "stride_on": "3x3", **_KERAS_SPEC},
     keras_axes=True,
 )
-LAYOUTS = {layout.name: layout for layout in (_CIFAR, _TORCHVISION, _TIMM, _KERAS_HUB, _KERAS)}
+LAYOUTS = {layout.name: layout for layout in (_DETECTION, _CIFAR, _TORCHVISION, _TIMM, _KERAS_HUB, _KERAS)}
 
 
 def detect_layout(names: Iterable[str], path: str | os.PathLike) -> Layout:
@@ -171,6 +218,8 @@ def detect_layout(names: Iterable[str], path: str | os.PathLike) -> Layout:
 def get_layout(name: str, spec: ResNetSpec) -> Layout:
     """The Layout with this name; "timm" and "auto" are the one in which timm has networks like `spec`."""
     check_known("layout", name, (*LAYOUTS, "auto"))
+    if name == "torchvision" and isinstance(spec, DetectorSpec):
+        return _DETECTION
     if name in ("timm", "auto"):
         return _TIMM if spec.preactivation else _TORCHVISION
     return LAYOUTS[name]
@@ -237,7 +286,7 @@ _NUMBERED = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "D
 
 def weight_variables(model: keras.Model) -> dict[str, keras.Variable]:
     """{"<layer>/<weight>": variable} of a network, in the order of its layers, without layers before `input_tensor`."""
-    layers = (layer for layer in model.layers if re.match(r"conv\d+_|pool1_|post_|predictions$", layer.name))
+    layers = (layer for layer in model.layers if re.match(r"conv\d+_|pool1_|post_|predictions$|(fpn|rpn|box|mask|dense)_", layer.name))
     return {f"{layer.name}/{weight.name}": weight for layer in layers for weight in layer.weights}
 
 

@@ -1,0 +1,211 @@
+"""The layers of detectors that have no weights: sizes of images, proposals, features of regions, detections, masks."""
+
+import keras
+from keras import layers, ops
+
+from keras_resnet.architecture.anchors import cell_anchors, grid_anchors
+from keras_resnet.architecture.boxes import (
+    clip_boxes,
+    decode_boxes,
+    gather_rows,
+    has_sides,
+    suppress_overlaps,
+    top_scores,
+)
+from keras_resnet.architecture.regions import roi_align
+
+PROPOSAL_SIDE = 1e-3
+DETECTION_SIDE = 1e-2
+"""Smallest sides of proposals and detections in pixels (torchvision/models/detection/{rpn,roi_heads}.py)."""
+BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+"""Factors of the second stage's offsets (torchvision/models/detection/roi_heads.py)."""
+
+
+class _Parameterless(layers.Layer):
+    """A layer that computes in float32 and whose arguments are its attributes; `get_config` has them."""
+
+    arguments: tuple[str, ...] = ()
+
+    def __init__(self, *, name=None, dtype="float32", autocast=True, **arguments):
+        super().__init__(name=name, dtype=dtype, autocast=autocast)
+        for argument in self.arguments:
+            setattr(self, argument, arguments[argument])
+
+    def get_config(self):
+        return super().get_config() | {argument: getattr(self, argument) for argument in self.arguments}
+
+
+@keras.saving.register_keras_serializable("keras_resnet")
+class ImageSizes(_Parameterless):
+    """Height and width of each image of a padded batch: `sizes` if there are any, else those of the batch."""
+
+    def call(self, images, sizes=None):
+        if sizes is not None:
+            return sizes
+        batch, height, width = ops.shape(images)[:3]
+        return ops.tile(ops.cast(ops.stack([height, width]), "float32")[None], (batch, 1))
+
+    def compute_output_shape(self, images_shape, sizes_shape=None):
+        return (images_shape[0], 2)
+
+
+class _AnchorLayer(_Parameterless):
+    def level_anchors(self, images, maps):
+        """Anchors (h * w * A, 4) of each map (B, h, w, ...)."""
+        image_size = ops.shape(images)[1:3]
+        cells = [cell_anchors(tuple(sizes), tuple(self.anchor_ratios)) for sizes in self.anchor_sizes]
+        shapes = [ops.shape(level)[1:3] for level in maps]
+        return [grid_anchors(cell, shape, image_size) for cell, shape in zip(cells, shapes, strict=True)]
+
+
+def _rows(maps, width):
+    """(B, h, w, A * width) -> (B, h * w * A, width)."""
+    return ops.reshape(maps, (ops.shape(maps)[0], -1, width))
+
+
+def _best(boxes, scores, threshold, count, groups=None):
+    """Boxes and scores that remain after non-maximum suppression, padded with zeros, their indices, and their number."""
+    indices, valid = suppress_overlaps(boxes, scores, threshold, count, groups)
+    kept = ops.where(valid[..., None], gather_rows(boxes, indices), 0.0)
+    scores = ops.where(valid, ops.take_along_axis(scores, indices, axis=1), 0.0)
+    return kept, scores, indices, ops.sum(ops.cast(valid, "int32"), axis=1)
+
+
+@keras.saving.register_keras_serializable("keras_resnet")
+class Proposals(_AnchorLayer):
+    """The most probable boxes of a region proposal network (Ren et al. 2015, arXiv:1506.01497, sec. 3.3).
+
+    Inputs: a dict of `images` (B, H, W, 3), `sizes` (B, 2), and for each level `objectness` (B, h, w, A), logits, and
+    `deltas` (B, h, w, 4 * A). Outputs: boxes (B, P, 4), padded with zeros, and the number of boxes (B,).
+    """
+
+    arguments = ("anchor_sizes", "anchor_ratios", "candidates", "proposals", "nms_threshold")
+
+    def call(self, inputs):
+        anchors = self.level_anchors(inputs["images"], inputs["objectness"])
+        levels = zip(anchors, inputs["objectness"], inputs["deltas"], strict=True)
+        kept = [self._of_level(*level, inputs["sizes"]) for level in levels]
+        boxes, scores = (ops.concatenate(parts, axis=1) for parts in zip(*kept, strict=True))
+        scores, order = ops.top_k(scores, self.proposals) if len(kept) > 1 else (scores, None)
+        boxes = boxes if order is None else gather_rows(boxes, order)
+        return boxes, ops.sum(ops.cast(scores > -0.5, "int32"), axis=1)
+
+    def _of_level(self, anchors, objectness, deltas, sizes):
+        """(B, P, 4), (B, P): boxes of one level after non-maximum suppression; places without a box have scores of -1."""
+        logits = _rows(objectness, 1)[..., 0]
+        logits, indices = top_scores(logits, self.candidates)
+        deltas = gather_rows(_rows(deltas, 4), indices)
+        boxes = clip_boxes(decode_boxes(deltas, ops.take(anchors, indices, axis=0)), sizes)
+        scores = ops.where(has_sides(boxes, PROPOSAL_SIDE), ops.sigmoid(logits), -1.0)
+        boxes, scores, _, count = _best(boxes, scores, self.nms_threshold, self.proposals)
+        return boxes, ops.where(ops.arange(self.proposals)[None] < count[:, None], scores, -1.0)
+
+    def compute_output_spec(self, inputs):
+        batch = inputs["images"].shape[0]
+        return keras.KerasTensor((batch, self.proposals, 4)), keras.KerasTensor((batch,), "int32")
+
+
+@keras.saving.register_keras_serializable("keras_resnet")
+class RegionFeatures(_Parameterless):
+    """RoIAlign of the levels of a pyramid: maps and boxes (B, P, 4) -> (B * P, size, size, C)."""
+
+    arguments = ("first_level", "size")
+
+    def call(self, maps, boxes):
+        regions = roi_align(maps, boxes, self.first_level, self.size)
+        return ops.reshape(regions, (-1, *regions.shape[2:]))
+
+    def compute_output_shape(self, maps_shape, boxes_shape):
+        return (None, self.size, self.size, maps_shape[0][-1])
+
+
+@keras.saving.register_keras_serializable("keras_resnet")
+class Detections(_Parameterless):
+    """Detections from the class scores and offsets of regions (torchvision/models/detection/roi_heads.py).
+
+    Inputs: a dict of `proposals` (B, P, 4), `count` (B,), `scores` (B * P, classes), logits, `deltas`
+    (B * P, 4 * classes), and `sizes` (B, 2). Outputs: boxes (B, N, 4), scores, labels (B, N), and their number (B,).
+    """
+
+    arguments = ("score_threshold", "nms_threshold", "detections")
+
+    def call(self, inputs):
+        proposals, logits = inputs["proposals"], inputs["scores"]
+        regions, classes = proposals.shape[1], logits.shape[-1]
+        scores = ops.reshape(ops.softmax(logits), (-1, regions, classes))[:, :, 1:]
+        deltas = ops.reshape(inputs["deltas"], (-1, regions, classes, 4))[:, :, 1:]
+        boxes = clip_boxes(decode_boxes(deltas, proposals[:, :, None], BOX_WEIGHTS), inputs["sizes"])
+        is_proposal = (ops.arange(regions)[None] < inputs["count"][:, None])[..., None]
+        is_good = ops.logical_and(scores > self.score_threshold, has_sides(boxes, DETECTION_SIDE))
+        scores = ops.where(ops.logical_and(is_good, is_proposal), scores, -1.0)
+        candidates = regions * (classes - 1)
+        labels = ops.tile(ops.arange(1, classes, dtype="int32"), regions)[None]
+        return detect_best(ops.reshape(boxes, (-1, candidates, 4)), ops.reshape(scores, (-1, candidates)), labels, self)
+
+    def compute_output_spec(self, inputs):
+        return _detection_specs(inputs["proposals"].shape[0], self.detections)
+
+
+def detect_best(boxes, scores, labels, settings):
+    """Boxes, scores, labels and their number after non-maximum suppression by class; labels: (B, N) or (1, N)."""
+    labels = ops.broadcast_to(labels, ops.shape(scores))
+    boxes, scores, indices, count = _best(boxes, scores, settings.nms_threshold, settings.detections, labels)
+    labels = ops.take_along_axis(labels, indices, axis=1)
+    return boxes, scores, ops.where(ops.arange(settings.detections)[None] < count[:, None], labels, 0), count
+
+
+def _detection_specs(batch, detections):
+    """Boxes, scores, labels and their number as Keras tensors."""
+    rows = (((batch, detections, 4), "float32"), ((batch, detections), "float32"), ((batch, detections), "int32"))
+    return *(keras.KerasTensor(*row) for row in rows), keras.KerasTensor((batch,), "int32")
+
+
+@keras.saving.register_keras_serializable("keras_resnet")
+class DenseDetections(_AnchorLayer):
+    """Detections from class scores and offsets of all anchors (torchvision/models/detection/retinanet.py).
+
+    Inputs: a dict of `images` (B, H, W, 3), `sizes` (B, 2), and for each level `scores` (B, h, w, A * classes), logits,
+    and `deltas` (B, h, w, A * 4). Outputs as those of Detections.
+    """
+
+    arguments = (
+        "anchor_sizes",
+        "anchor_ratios",
+        "classes",
+        "candidates",
+        "score_threshold",
+        "nms_threshold",
+        "detections",
+    )
+
+    def call(self, inputs):
+        anchors = self.level_anchors(inputs["images"], inputs["scores"])
+        levels = [self._of_level(*level) for level in zip(anchors, inputs["scores"], inputs["deltas"], strict=True)]
+        boxes, scores, labels = (ops.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
+        return detect_best(clip_boxes(boxes, inputs["sizes"]), scores, labels, self)
+
+    def _of_level(self, anchors, logits, deltas):
+        """Boxes, scores and labels of the best (anchor, class) pairs of a level; scores below the threshold are -1."""
+        logits = _rows(logits, 1)[..., 0]
+        best, indices = top_scores(logits, self.candidates)
+        anchor = indices // self.classes
+        boxes = decode_boxes(gather_rows(_rows(deltas, 4), anchor), ops.take(anchors, anchor, axis=0))
+        scores = ops.sigmoid(best)
+        return boxes, ops.where(scores > self.score_threshold, scores, -1.0), indices % self.classes
+
+    def compute_output_spec(self, inputs):
+        return _detection_specs(inputs["images"].shape[0], self.detections)
+
+
+@keras.saving.register_keras_serializable("keras_resnet")
+class PredictedMasks(_Parameterless):
+    """Mask probabilities of the predicted classes: (B * N, 28, 28, classes) logits, (B, N) labels -> (B, N, 28, 28)."""
+
+    def call(self, logits, labels):
+        height, width, classes = logits.shape[1:]
+        chosen = ops.one_hot(ops.reshape(labels, (-1,)), classes, dtype=logits.dtype)
+        masks = ops.sigmoid(ops.sum(logits * chosen[:, None, None], axis=-1))
+        return ops.reshape(masks, (-1, labels.shape[1], height, width))
+
+    def compute_output_shape(self, logits_shape, labels_shape):
+        return (*labels_shape, *logits_shape[1:3])

@@ -1,0 +1,178 @@
+"""`build_detector`: a DetectorSpec as a Keras model."""
+
+from dataclasses import replace
+
+import keras
+from keras import layers
+
+from keras_resnet.architecture.blocks import stage
+from keras_resnet.architecture.detection_layers import (
+    DenseDetections,
+    Detections,
+    ImageSizes,
+    PredictedMasks,
+    Proposals,
+    RegionFeatures,
+)
+from keras_resnet.architecture.detector_spec import DetectionSettings, DetectorSpec
+from keras_resnet.architecture.heads import (
+    NECKS,
+    box_head_rows,
+    box_predictor_rows,
+    dense_rows,
+    head_layer,
+    mask_rows,
+    rpn_rows,
+)
+from keras_resnet.architecture.layers import chain
+from keras_resnet.architecture.network import ResNet, endpoints
+
+BOX_SIZE, MASK_SIZE = 7, 14
+"""Cells of a region along each side for the box head and the mask head; the backbone's last stage halves 14 to 7."""
+OUTPUTS = ("boxes", "scores", "labels", "count")
+
+
+@keras.saving.register_keras_serializable("keras_resnet")
+class Detector(ResNet):
+    """A Functional model of a DetectorSpec: padded images in, a dict of padded detections out.
+
+    >>> import keras_resnet, numpy as np
+    >>> model = keras_resnet.create("retinanet_resnet18_fpn", classes=3)
+    >>> found = model.predict(np.zeros((1, 64, 96, 3)), verbose=0)
+    >>> {name: values.shape for name, values in found.items()}
+    {'boxes': (1, 300, 4), 'scores': (1, 300), 'labels': (1, 300), 'count': (1,)}
+
+    Inputs are images (B, H, W, 3), or a dict of `images` and `sizes` (B, 2), height and width of each image without its
+    padding, at which boxes are clipped.
+    """
+
+    spec: DetectorSpec | None = None
+    """The DetectorSpec it was built from."""
+    settings: DetectionSettings | None = None
+    """Thresholds and counts."""
+
+    def __call__(self, inputs, *arguments, **keywords):
+        inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
+        return super().__call__({"sizes": None, **inputs}, *arguments, **keywords)
+
+
+def build_detector(
+    spec: DetectorSpec, settings: DetectionSettings | None = None, name: str = "detector", initialize: bool = True
+) -> Detector:
+    """Builds the detector that `spec` describes, with random weights."""
+    settings = settings or default_settings(spec)
+    backbone = replace(spec.backbone, data_format="channels_last")
+    images = layers.Input((None, None, 3), name="images")
+    sizes = ImageSizes(name="image_sizes")(images, sizes_input := layers.Input((2,), optional=True, name="sizes"))
+    maps = _backbone_maps(replace(spec, backbone=backbone), images)
+    maps = NECKS[spec.neck](maps, spec)
+    detect = _dense_detections if spec.box_head == "dense" else _region_detections
+    outputs = detect(spec, settings, images, sizes, maps)
+    model = Detector({"images": images, "sizes": sizes_input}, outputs, name=name)
+    model.spec, model.settings, model.info = spec, settings, {}
+    freeze_batch_norm(model)
+    return model
+
+
+def default_settings(spec: DetectorSpec) -> DetectionSettings:
+    """torchvision's thresholds and counts: 300 detections for RetinaNet, otherwise 100; the paper's 300 proposals on C4."""
+    if spec.box_head == "dense":
+        return DetectionSettings(detections=300)
+    return DetectionSettings(proposals=300, candidates=6000) if spec.neck == "c4" else DetectionSettings()
+
+
+def freeze_batch_norm(model: Detector) -> None:
+    """Makes the backbone's batch norm constant, if the spec says so."""
+    if not model.spec.frozen_batch_norm:
+        return
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization) and not layer.name.startswith(("fpn_", "box_", "mask_")):
+            layer.trainable = False
+
+
+def _backbone_maps(spec, images):
+    """Feature maps of `spec.levels`."""
+    backbone = spec.backbone
+    if spec.neck == "dc5":
+        backbone = replace(backbone, output_stride=16)
+    if spec.neck == "c4":
+        backbone = replace(backbone, depths=backbone.depths[:3], widths=backbone.widths[:3])
+    maps = endpoints(backbone, images)
+    return [maps[f"stage{level - 1}"] for level in spec.levels]
+
+
+def _anchors(spec):
+    return {"anchor_sizes": spec.anchor_sizes, "anchor_ratios": spec.anchor_ratios}
+
+
+def _region_detections(spec, settings, images, sizes, maps):
+    """Faster R-CNN and Mask R-CNN: proposals, then class, box and mask of each."""
+    convolutions, objectness, deltas = rpn_rows(spec)
+    rpn = chain(*map(head_layer, convolutions))
+    objectness, deltas = head_layer(objectness), head_layer(deltas)
+    hidden = [rpn(level) for level in maps]
+    proposals, count = Proposals(
+        candidates=settings.candidates,
+        proposals=settings.proposals,
+        nms_threshold=settings.proposal_nms_threshold,
+        **_anchors(spec),
+        name="proposals",
+    )(
+        {
+            "images": images,
+            "sizes": sizes,
+            "objectness": [objectness(level) for level in hidden],
+            "deltas": [deltas(level) for level in hidden],
+        }
+    )
+    maps = maps[: len(spec.levels)]  # the coarser ones only have proposals
+    features = _box_features(spec, maps, proposals)
+    scores, deltas = map(head_layer, box_predictor_rows(spec))
+    boxes, best, labels, kept = Detections(
+        score_threshold=settings.score_threshold,
+        nms_threshold=settings.nms_threshold,
+        detections=settings.detections,
+        name="detections",
+    )({"proposals": proposals, "count": count, "sizes": sizes, "scores": scores(features), "deltas": deltas(features)})
+    outputs = dict(zip(OUTPUTS, (boxes, best, labels, kept), strict=True))
+    if spec.mask_head:
+        regions = RegionFeatures(first_level=spec.levels[0], size=MASK_SIZE, autocast=False, name="mask_regions")
+        logits = chain(*map(head_layer, mask_rows(spec)))(regions(maps, boxes))
+        outputs["masks"] = PredictedMasks(name="masks")(logits, labels)
+    return outputs
+
+
+def _box_features(spec, maps, proposals):
+    """A vector for each proposal: (B * P, units)."""
+    size = 14 if spec.box_head == "stage4" else BOX_SIZE
+    first_level = 4 if spec.neck == "dc5" else spec.levels[0]  # by its stride
+    regions = RegionFeatures(first_level=first_level, size=size, autocast=False, name="box_regions")(maps, proposals)
+    if spec.box_head == "stage4":
+        regions = stage(spec.backbone.stages[3], spec=spec.backbone)(regions)
+        return layers.GlobalAveragePooling2D(name="box_pool")(regions)
+    rows = box_head_rows(spec)
+    convolutions = [head_layer(row) for row in rows if row.kernel_size]
+    dense = [head_layer(row) for row in rows if not row.kernel_size]
+    return chain(*convolutions, layers.Flatten(name="box_flatten"), *dense)(regions)
+
+
+def _dense_detections(spec, settings, images, sizes, maps):
+    """RetinaNet: class and box of each anchor."""
+    heads = {kind: chain(*map(head_layer, rows)) for kind, rows in dense_rows(spec).items()}
+    detections = DenseDetections(
+        classes=spec.classes,
+        candidates=settings.candidates,
+        score_threshold=settings.score_threshold,
+        nms_threshold=settings.nms_threshold,
+        detections=settings.detections,
+        **_anchors(spec),
+        name="detections",
+    )(
+        {
+            "images": images,
+            "sizes": sizes,
+            "scores": [heads["classes"](level) for level in maps],
+            "deltas": [heads["boxes"](level) for level in maps],
+        }
+    )
+    return dict(zip(OUTPUTS, detections, strict=True))

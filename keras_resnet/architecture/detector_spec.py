@@ -1,0 +1,209 @@
+"""DetectorSpec: one frozen dataclass that describes a detector on any network of the family; DetectionSettings."""
+
+import math
+from dataclasses import asdict, dataclass, field
+
+from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.errors import check_known, is_integer, is_number, value_error
+
+_CHOICES = {
+    "neck": ("fpn", "c4", "dc5"),
+    "extra_levels": ("pool", "c5", "p5", None),
+    "neck_norm": ("batch", None),
+    "box_head": ("mlp", "conv", "stage4", "dense"),
+    "head_norm": ("batch", "group", None),
+}
+_COUNTS = ("neck_width", "rpn_convs", "rpn_width", "box_width", "head_convs", "mask_convs", "mask_width")
+
+
+def _are_sizes(value):
+    return (
+        isinstance(value, tuple)
+        and value
+        and all(isinstance(sizes, tuple) and sizes and all(is_number(s) and 0 < s < 1e5 for s in sizes) for sizes in value)
+        and len({len(sizes) for sizes in value}) == 1
+    )
+
+
+def _are_ratios(value):
+    return isinstance(value, tuple) and value and all(is_number(ratio) and 0 < ratio < 1e3 for ratio in value)
+
+
+def _are_levels(value):
+    return (
+        isinstance(value, tuple)
+        and bool(value)
+        and all(is_integer(level, 2) and level <= 5 for level in value)
+        and value == tuple(range(value[0], value[-1] + 1))
+    )
+
+
+_CHECKS = [
+    (("backbone",), lambda value: isinstance(value, ResNetSpec), "a ResNetSpec"),
+    (_COUNTS, lambda value: is_integer(value, 0) and value <= 16384, "an integer from 0 to 16384"),
+    (("classes",), lambda value: is_integer(value, 2) and value <= 100_000, "an integer, 2 or more: with the background"),
+    (("levels",), _are_levels, "a tuple of consecutive integers from 2 to 5"),
+    (("anchor_sizes",), _are_sizes, "a tuple with a tuple of sizes in pixels for each level, all equally long"),
+    (("anchor_ratios",), _are_ratios, "a tuple of positive numbers"),
+    (("mask_head", "frozen_batch_norm"), lambda value: isinstance(value, bool), "True or False"),
+]
+"""(fields, check of a value, what it should be)."""
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """A detector, with or without instance segmentation, as data.
+
+    >>> import keras_resnet
+    >>> spec = keras_resnet.get_spec("maskrcnn_resnet50_fpn")
+    >>> spec.backbone.depth, spec.levels, spec.num_levels, spec.mask_head
+    (50, (2, 3, 4, 5), 5, True)
+
+    Raises:
+        ValueError: on construction, for a value that is invalid, or that other values exclude.
+    """
+
+    backbone: ResNetSpec
+    """The residual network; its stages 1 to 4 are the levels 2 to 5."""
+    neck: str = "fpn"
+    """"fpn": a feature pyramid (arXiv:1612.03144); "c4": level 4 as it is; "dc5": level 5, dilated to stride 16."""
+    levels: tuple[int, ...] = (2, 3, 4, 5)
+    """Levels of the backbone that the neck combines."""
+    extra_levels: str | None = "pool"
+    """Coarser levels: "pool": one more, every second pixel of the last; "c5", "p5": two more, by strided convolutions
+    of the backbone's or the neck's last level (arXiv:1708.02002); None."""
+    neck_width: int = 256
+    """Channels of the levels of an FPN."""
+    neck_norm: str | None = None
+    """Normalisation after the convolutions of an FPN: "batch" or None."""
+    anchor_sizes: tuple[tuple[int, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
+    """Sides of the square anchors in pixels, for each level."""
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Heights of the anchors divided by their widths."""
+    rpn_convs: int = 1
+    """3x3 convolutions of the region proposal network."""
+    rpn_width: int = 256
+    """Channels of these convolutions."""
+    box_head: str = "mlp"
+    """Of each region: "mlp": two dense layers; "conv": convolutions and a dense layer; "stage4": the backbone's last stage
+    (He et al. 2015, appendix A). "dense": no regions, but convolutions on the maps for each anchor (RetinaNet)."""
+    box_width: int = 1024
+    """Units of the dense layers."""
+    head_convs: int = 4
+    """Convolutions of the box heads "conv" and "dense"."""
+    head_norm: str | None = None
+    """Normalisation after the convolutions of the box and mask heads: "batch", "group" (32 groups) or None."""
+    mask_head: bool = False
+    """Whether there is a mask of each detection (Mask R-CNN, arXiv:1703.06870)."""
+    mask_convs: int = 4
+    """3x3 convolutions of the mask head."""
+    mask_width: int = 256
+    """Channels of the mask head."""
+    frozen_batch_norm: bool = True
+    """Whether statistics, scale and offset of the backbone's batch norm stay as they are in training."""
+    classes: int = 91
+    """Number of classes with the background, which is class 0, as torchvision's `num_classes`."""
+
+    def __post_init__(self):
+        for name in ("levels", "anchor_sizes", "anchor_ratios"):
+            value = getattr(self, name)
+            if isinstance(value, list):  # from JSON
+                object.__setattr__(self, name, tuple(tuple(v) if isinstance(v, list) else v for v in value))
+        if isinstance(self.backbone, dict):
+            object.__setattr__(self, "backbone", ResNetSpec(**self.backbone))
+        for name, choices in _CHOICES.items():
+            check_known(name, getattr(self, name), choices)
+        for names, is_valid, expected in _CHECKS:
+            for name in names:
+                if not is_valid(getattr(self, name)):
+                    self._raise(name, expected)
+        self._check_together()
+
+    def _check_together(self):
+        if len(self.backbone.stages) != 4 or self.backbone.stem == "cifar":
+            self._raise("backbone", "an ImageNet network of four stages")
+        if self.backbone.data_format == "channels_first":
+            self._raise("backbone", "a network with channels last")
+        if self.neck != "fpn" and (len(self.levels), self.extra_levels) != (1, None):
+            self._raise("levels", f"one level, and `extra_levels` None, for the neck {self.neck!r}")
+        if len(self.anchor_sizes) != self.num_levels:
+            self._raise("anchor_sizes", f"sizes for each of {self.num_levels} levels")
+        if (self.neck == "c4") != (self.box_head == "stage4"):
+            self._raise("box_head", '"stage4" for the neck "c4", and only for it')
+        if self.box_head == "stage4" and (self.backbone.preactivation or self.mask_head):
+            self._raise("box_head", '"stage4" with a post-activation backbone and without a mask head')
+        if self.box_head == "dense" and (self.neck != "fpn" or self.mask_head):
+            self._raise("box_head", '"dense" with the neck "fpn" and without a mask head')
+        if self.head_norm == "group" and (self.box_head != "dense" or self.neck_width % 32):
+            self._raise("head_norm", '"group" for a dense head, with `neck_width` divisible by 32')
+
+    def _raise(self, name, expected):
+        raise value_error(name, getattr(self, name), expected)
+
+    @property
+    def num_levels(self) -> int:
+        """Number of feature maps on which objects are detected."""
+        return len(self.levels) + {"pool": 1, "c5": 2, "p5": 2, None: 0}[self.extra_levels]
+
+    @property
+    def num_anchors(self) -> int:
+        """Number of anchors at each position."""
+        return len(self.anchor_sizes[0]) * len(self.anchor_ratios)
+
+    @property
+    def default_classes(self) -> int:
+        """Number of classes with the background."""
+        return self.classes
+
+    def to_config(self) -> dict:
+        """The fields as JSON values; `DetectorSpec(**config)` restores the spec."""
+        lists = {
+            name: [list(v) if isinstance(v, tuple) else v for v in value] if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+        return lists | {"backbone": self.backbone.to_config()}
+
+
+def _is_share(value):
+    return is_number(value) and 0 <= value <= 1
+
+
+def _is_count(value):
+    return is_integer(value, 1) and value <= 1_000_000
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """Thresholds and counts of a detector, which do not depend on its weights (torchvision's `box_score_thresh`, ...).
+
+    >>> from keras_resnet.architecture.detector_spec import DetectionSettings
+    >>> DetectionSettings(score_threshold=0.5, detections=10).nms_threshold
+    0.5
+
+    Raises:
+        ValueError: on construction, for shares outside of [0, 1] and counts below 1.
+    """
+
+    score_threshold: float = field(default=0.05, metadata={"check": _is_share})
+    """Smallest score of a detection."""
+    nms_threshold: float = field(default=0.5, metadata={"check": _is_share})
+    """Largest overlap (IoU) of two detections of the same class."""
+    detections: int = field(default=100, metadata={"check": _is_count})
+    """Largest number of detections in an image, N."""
+    candidates: int = field(default=1000, metadata={"check": _is_count})
+    """Best anchors of each level that are considered."""
+    proposals: int = field(default=1000, metadata={"check": _is_count})
+    """Regions that the second stage classifies."""
+    proposal_nms_threshold: float = field(default=0.7, metadata={"check": _is_share})
+    """Largest overlap (IoU) of two proposals of the same level."""
+
+    def __post_init__(self):
+        for name, row in self.__dataclass_fields__.items():
+            value, check = getattr(self, name), row.metadata["check"]
+            if not check(value) or (isinstance(value, float) and not math.isfinite(value)):
+                expected = "a number from 0 to 1" if check is _is_share else "an integer from 1 to 1000000"
+                raise value_error(name, value, expected)
+
+    def to_config(self) -> dict:
+        """The fields as JSON values; `DetectionSettings(**config)` restores them."""
+        return asdict(self)
