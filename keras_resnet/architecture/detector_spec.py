@@ -1,11 +1,16 @@
 """DetectorSpec: one frozen dataclass that describes a detector on any network of the family; DetectionSettings."""
 
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 from keras_resnet.architecture.spec import ResNetSpec
-from keras_resnet.errors import check_known, is_integer, is_number, value_error
+from keras_resnet.errors import check_known, value_error
+from keras_resnet.schema import check_fields
 
+MAX_WIDTH = 16_384
+"""Largest number of channels, units or layers of a head: a spec may come from an untrusted file."""
+MAX_CLASSES = 100_000
+MAX_COUNT = 100_000
+"""Largest number of candidates, proposals and detections."""
 _CHOICES = {
     "neck": ("fpn", "c4", "dc5"),
     "extra_levels": ("pool", "c5", "p5", None),
@@ -13,39 +18,19 @@ _CHOICES = {
     "box_head": ("mlp", "conv", "stage4", "dense"),
     "head_norm": ("batch", "group", None),
 }
-_COUNTS = ("neck_width", "rpn_convs", "rpn_width", "box_width", "head_convs", "mask_convs", "mask_width")
-
-
-def _are_sizes(value):
-    return (
-        isinstance(value, tuple)
-        and value
-        and all(isinstance(sizes, tuple) and sizes and all(is_number(s) and 0 < s < 1e5 for s in sizes) for sizes in value)
-        and len({len(sizes) for sizes in value}) == 1
-    )
-
-
-def _are_ratios(value):
-    return isinstance(value, tuple) and value and all(is_number(ratio) and 0 < ratio < 1e3 for ratio in value)
-
-
-def _are_levels(value):
-    return (
-        isinstance(value, tuple)
-        and bool(value)
-        and all(is_integer(level, 2) and level <= 5 for level in value)
-        and value == tuple(range(value[0], value[-1] + 1))
-    )
-
-
-_CHECKS = [
-    (("backbone",), lambda value: isinstance(value, ResNetSpec), "a ResNetSpec"),
-    (_COUNTS, lambda value: is_integer(value, 0) and value <= 16384, "an integer from 0 to 16384"),
-    (("classes",), lambda value: is_integer(value, 2) and value <= 100_000, "an integer, 2 or more: with the background"),
-    (("levels",), _are_levels, "a tuple of consecutive integers from 2 to 5"),
-    (("anchor_sizes",), _are_sizes, "a tuple with a tuple of sizes in pixels for each level, all equally long"),
-    (("anchor_ratios",), _are_ratios, "a tuple of positive numbers"),
-    (("mask_head", "frozen_batch_norm"), lambda value: isinstance(value, bool), "True or False"),
+_WIDTHS = ("neck_width", "rpn_width", "box_width", "mask_width")
+_DEPTHS = ("rpn_convs", "head_convs", "mask_convs")
+_RANGES = [
+    (_WIDTHS, lambda value: 1 <= value <= MAX_WIDTH, f"from 1 to {MAX_WIDTH}"),
+    (_DEPTHS, lambda value: 0 <= value <= 100, "from 0 to 100"),
+    (("classes",), lambda value: 2 <= value <= MAX_CLASSES, f"from 2, with the background, to {MAX_CLASSES}"),
+    (("levels",), lambda value: value and value == tuple(range(max(2, value[0]), min(5, value[-1]) + 1)), "consecutive integers from 2 to 5"),
+    (("anchor_ratios",), lambda value: value and all(0 < ratio <= 1000 for ratio in value), "positive numbers"),
+    (
+        ("anchor_sizes",),
+        lambda value: len({len(sizes) for sizes in value}) == 1 and all(0 < x <= 1e6 for sizes in value for x in sizes),
+        "equally many positive sizes for each level",
+    ),
 ]
 """(fields, check of a value, what it should be)."""
 
@@ -105,15 +90,10 @@ class DetectorSpec:
     """Number of classes with the background, which is class 0, as torchvision's `num_classes`."""
 
     def __post_init__(self):
-        for name in ("levels", "anchor_sizes", "anchor_ratios"):
-            value = getattr(self, name)
-            if isinstance(value, list):  # from JSON
-                object.__setattr__(self, name, tuple(tuple(v) if isinstance(v, list) else v for v in value))
-        if isinstance(self.backbone, dict):
-            object.__setattr__(self, "backbone", ResNetSpec(**self.backbone))
+        check_fields(self)
         for name, choices in _CHOICES.items():
             check_known(name, getattr(self, name), choices)
-        for names, is_valid, expected in _CHECKS:
+        for names, is_valid, expected in _RANGES:
             for name in names:
                 if not is_valid(getattr(self, name)):
                     self._raise(name, expected)
@@ -164,12 +144,8 @@ class DetectorSpec:
         return lists | {"backbone": self.backbone.to_config()}
 
 
-def _is_share(value):
-    return is_number(value) and 0 <= value <= 1
-
-
-def _is_count(value):
-    return is_integer(value, 1) and value <= 1_000_000
+_SHARES = ("score_threshold", "nms_threshold", "proposal_nms_threshold")
+_COUNTS = ("detections", "candidates", "proposals")
 
 
 @dataclass(frozen=True)
@@ -184,25 +160,27 @@ class DetectionSettings:
         ValueError: on construction, for shares outside of [0, 1] and counts below 1.
     """
 
-    score_threshold: float = field(default=0.05, metadata={"check": _is_share})
+    score_threshold: float = 0.05
     """Smallest score of a detection."""
-    nms_threshold: float = field(default=0.5, metadata={"check": _is_share})
+    nms_threshold: float = 0.5
     """Largest overlap (IoU) of two detections of the same class."""
-    detections: int = field(default=100, metadata={"check": _is_count})
+    detections: int = 100
     """Largest number of detections in an image, N."""
-    candidates: int = field(default=1000, metadata={"check": _is_count})
+    candidates: int = 1000
     """Best anchors of each level that are considered."""
-    proposals: int = field(default=1000, metadata={"check": _is_count})
+    proposals: int = 1000
     """Regions that the second stage classifies."""
-    proposal_nms_threshold: float = field(default=0.7, metadata={"check": _is_share})
+    proposal_nms_threshold: float = 0.7
     """Largest overlap (IoU) of two proposals of the same level."""
 
     def __post_init__(self):
-        for name, row in self.__dataclass_fields__.items():
-            value, check = getattr(self, name), row.metadata["check"]
-            if not check(value) or (isinstance(value, float) and not math.isfinite(value)):
-                expected = "a number from 0 to 1" if check is _is_share else "an integer from 1 to 1000000"
-                raise value_error(name, value, expected)
+        check_fields(self)
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise value_error(name, getattr(self, name), "a number from 0 to 1")
+        for name in _COUNTS:
+            if not 1 <= getattr(self, name) <= MAX_COUNT:
+                raise value_error(name, getattr(self, name), f"an integer from 1 to {MAX_COUNT}")
 
     def to_config(self) -> dict:
         """The fields as JSON values; `DetectionSettings(**config)` restores them."""

@@ -1,0 +1,118 @@
+"""Preprocessing of images for detectors: normalised, resized without cropping, padded to batches."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet.data.image_files import as_pil_image, is_single_image
+from keras_resnet.data.preprocessing import MAX_SIDE
+from keras_resnet.errors import value_error
+from keras_resnet.normalization import Normalization, get_normalization, normalize
+from keras_resnet.schema import check_fields, checked
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Preprocessed images of different sizes as one array: the inputs of a detector, and the sizes before."""
+
+    images: np.ndarray
+    """(B, H, W, 3) float32, normalised; padded with zeros at the right and the bottom."""
+    sizes: np.ndarray
+    """(B, 2) float32: height and width of each image without its padding."""
+    original_sizes: np.ndarray
+    """(B, 2) float32: height and width of each image before it was resized."""
+
+    @property
+    def inputs(self) -> dict[str, np.ndarray]:
+        """What a Detector is called with."""
+        return {"images": self.images, "sizes": self.sizes}
+
+    def to_original(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes (B, N, 4) in pixels of the padded images -> in pixels of the images before they were resized."""
+        scale = self.original_sizes / self.sizes
+        return boxes * scale[:, None, [1, 0, 1, 0]]
+
+
+@dataclass(frozen=True)
+class DetectionPreprocessing:
+    """How images are normalised, resized and padded for a detector. Calling it does so.
+
+    >>> import numpy as np
+    >>> from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
+    >>> preprocessing = DetectionPreprocessing(min_size=64, max_size=128)
+    >>> batch = preprocessing([np.zeros((50, 100, 3), "uint8"), np.zeros((32, 16, 3), "uint8")])
+    >>> batch.images.shape, batch.sizes.tolist()
+    ((2, 128, 128, 3), [[64.0, 128.0], [128.0, 64.0]])
+
+    Source: torchvision/models/detection/transform.py.
+
+    Raises:
+        ValueError: on construction, for an unknown mode or sizes that are not pixels.
+    """
+
+    mode: str | Normalization = "torch"
+    """A name in MODES, or a Normalization."""
+    min_size: int = 800
+    """Length of the shorter side in pixels after resizing, unless the longer one would exceed `max_size`."""
+    max_size: int = 1333
+    """Largest length of the longer side in pixels."""
+    divisor: int = 32
+    """The sides of a padded batch are multiples of it."""
+
+    def __post_init__(self):
+        check_fields(self)
+        for name in ("min_size", "max_size"):
+            if not 1 <= getattr(self, name) <= MAX_SIDE:
+                raise value_error(name, getattr(self, name), f"from 1 to {MAX_SIDE} pixels")
+        if not 1 <= self.divisor <= 1024:
+            raise value_error("divisor", self.divisor, "from 1 to 1024 pixels")
+        if get_normalization(self.mode).channels not in (1, 3):
+            raise value_error("mode", self.mode, "a normalisation of three channels")
+
+    @classmethod
+    def from_config(cls, config: Mapping) -> "DetectionPreprocessing":
+        """The inverse of `to_config`; raises ValueError for other values."""
+        return checked(config, cls, "preprocessing")
+
+    def to_config(self) -> dict:
+        """The fields as JSON values."""
+        return asdict(self)
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) after resizing, rounded down as torchvision does: 97 x 97 becomes 799 x 799.
+
+        >>> from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
+        >>> DetectionPreprocessing().resized(480, 640), DetectionPreprocessing().resized(97, 97)
+        ((800, 1066), (799, 799))
+        """
+        scale = min(self.min_size / min(height, width), self.max_size / max(height, width))
+        return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+
+    def __call__(self, images: Any) -> ImageBatch:
+        """Preprocesses a path, a PIL image or a uint8 array (H, W, 3), or a sequence of these, of any sizes.
+
+        Raises:
+            ValueError: for unreadable files, and arrays of another shape or dtype.
+            OSError: for a file that cannot be opened.
+        """
+        images = [images] if is_single_image(images) else list(images)
+        pixels = [np.asarray(as_pil_image(image, 3)) for image in images]
+        resized = [self.resize(image) for image in pixels]
+        sides = np.array([image.shape[:2] for image in resized])
+        height, width = -(-sides.max(axis=0) // self.divisor) * self.divisor
+        batch = np.zeros((len(resized), height, width, 3), "float32")
+        for padded, image in zip(batch, resized, strict=True):
+            padded[: image.shape[0], : image.shape[1]] = image
+        original = np.array([image.shape[:2] for image in pixels], "float32")
+        return ImageBatch(batch, sides.astype("float32"), original)
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 -> (h, w, 3) float32: normalised, then resized bilinearly without antialiasing."""
+        normalized = normalize(image, self.mode, "channels_last")
+        size = self.resized(*image.shape[:2])
+        resized = keras.ops.image.resize(normalized, size, "bilinear", antialias=False, data_format="channels_last")
+        return keras.ops.convert_to_numpy(resized)
