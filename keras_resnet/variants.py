@@ -1,7 +1,10 @@
-"""VARIANTS: every network of the family as one row with its source, named as in keras.applications or timm."""
+"""VARIANTS, DETECTORS: every network as one row with its source, named as in keras.applications, timm or torchvision."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import unknown_name_error
 
@@ -139,30 +142,89 @@ VARIANTS = {
 }
 
 
-def canonical_name(name: str) -> str:
-    """The key of VARIANTS for a name in any case; "_cifar" may be omitted ("resnet20").
+_BACKBONES = {
+    "resnet18": VARIANTS["resnet18"],
+    "resnet34": VARIANTS["resnet34"],
+    "resnet50": VARIANTS["resnet50_v1_5"],
+    "resnet101": VARIANTS["resnet101_v1_5"],
+    "resnet152": VARIANTS["resnet152_v1_5"],
+}
+"""Name in a detector's name -> network: torchvision's, with the stride in the 3x3 convolutions."""
+
+_DETECTOR_V2 = {"neck_norm": "batch", "box_head": "conv", "head_norm": "batch", "rpn_convs": 2, "frozen_batch_norm": False}
+_DENSE = {
+    "levels": (3, 4, 5),
+    "box_head": "dense",
+    "anchor_sizes": tuple((x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512)),
+}
+_C4 = {
+    "neck": "c4",
+    "levels": (4,),
+    "extra_levels": None,
+    "box_head": "stage4",
+    "rpn_width": 512,
+    "anchor_sizes": ((64, 128, 256, 512),),
+}
+
+
+def _detectors():
+    for name, backbone in _BACKBONES.items():
+        faster = DetectorSpec(backbone)
+        yield f"fasterrcnn_{name}_fpn", faster
+        yield f"maskrcnn_{name}_fpn", replace(faster, mask_head=True)
+        yield f"retinanet_{name}_fpn", replace(faster, extra_levels="p5", **_DENSE)
+    faster = DetectorSpec(_BACKBONES["resnet50"], **_DETECTOR_V2)
+    yield "fasterrcnn_resnet50_fpn_v2", faster
+    yield "maskrcnn_resnet50_fpn_v2", replace(faster, mask_head=True)
+    retina = DetectorSpec(_BACKBONES["resnet50"], extra_levels="c5", head_norm="group", frozen_batch_norm=False, **_DENSE)
+    yield "retinanet_resnet50_fpn_v2", retina
+    # He et al. 2015, appendix A: conv1 to conv4 are shared, conv5 is applied to each region
+    for name in ("resnet50", "resnet101"):
+        yield f"fasterrcnn_{name}_c4", DetectorSpec(replace(VARIANTS[name], conv_bias=False, bn_epsilon=1e-5), **_C4)
+
+
+DETECTORS = dict(_detectors())
+"""Name of a detector, as in torchvision -> DetectorSpec."""
+
+TASKS: dict[str, Mapping[str, ResNetSpec | DetectorSpec]] = {"classification": VARIANTS, "detection": DETECTORS}
+"""Task -> its networks by name."""
+
+
+def canonical_name(name: str, task: str | None = None) -> str:
+    """The key of VARIANTS or DETECTORS for a name in any case; "_cifar" may be omitted ("resnet20").
+
+    Args:
+        name: name of a network.
+        task: a name in TASKS, or None for networks of any task.
 
     Raises:
         ValueError: for an unknown name, with the nearest known ones.
     """
+    known = [key for each, networks in TASKS.items() if task in (None, each) for key in networks]
     lower = str(name).lower()
-    for known in (lower, f"{lower}_cifar"):
-        if known in VARIANTS:
-            return known
-    raise unknown_name_error(
-        "name", name, [key.removesuffix("_cifar") for key in VARIANTS], "a name of `list_models()`"
-    )
+    for key in (lower, f"{lower}_cifar"):
+        if key in known:
+            return key
+    expected = "a name of `list_models()`" if task is None else f"a name of `list_models(task={task!r})`"
+    raise unknown_name_error("name", name, [key.removesuffix("_cifar") for key in known], expected)
 
 
-def get_spec(name: str) -> ResNetSpec:
-    """The ResNetSpec of a network of VARIANTS.
+def get_spec(name: str, task: str | None = None) -> Any:
+    """The ResNetSpec of a network of VARIANTS, or the DetectorSpec of one of DETECTORS.
 
     >>> from keras_resnet import get_spec
     >>> spec = get_spec("resnet50")
     >>> spec.depth, spec.block, spec.depths
     (50, 'bottleneck', (3, 4, 6, 3))
+    >>> get_spec("retinanet_resnet50_fpn").levels
+    (3, 4, 5)
+
+    Args:
+        name: name of a network.
+        task: a name in TASKS, or None for networks of any task.
 
     Raises:
         ValueError: for an unknown name, with the nearest known ones.
     """
-    return VARIANTS[canonical_name(name)]
+    name = canonical_name(name, task)
+    return next(networks[name] for networks in TASKS.values() if name in networks)

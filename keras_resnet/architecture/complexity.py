@@ -1,6 +1,7 @@
 """Parameters and multiply-adds of a network, computed from its ResNetSpec without building it."""
 
 from dataclasses import dataclass
+from functools import singledispatch
 
 from keras_resnet.architecture.blocks import TRANSFORMS
 from keras_resnet.architecture.layers import Convolution, eca_kernel_size, squeeze_excite_width, uses_bias
@@ -22,6 +23,7 @@ class Complexity:
     """Multiply-adds of the convolutions and the classifier for one image: the paper's "FLOPs"."""
 
 
+@singledispatch
 def complexity(
     spec: ResNetSpec, include_top: bool = True, classes: int | None = None, input_shape: tuple | None = None
 ) -> Complexity:
@@ -32,7 +34,7 @@ def complexity(
     Complexity(parameters=269722, statistics=1376, multiply_adds=40551040)
 
     Args:
-        spec: ResNetSpec.
+        spec: ResNetSpec, or a DetectorSpec, which only has the argument `input_shape`, (800, 800, 3) by default.
         include_top: whether to count the classifier.
         classes: number of classes; default 1000, or 10 for the CIFAR networks.
         input_shape: (height, width, channels) of one image; default (224, 224, 3), or (32, 32, 3) for the CIFAR ones.
@@ -44,22 +46,21 @@ def complexity(
         ValueError: for an input shape that is not three positive integers.
     """
     shape = (spec.default_size, spec.default_size, 3) if input_shape is None else tuple(input_shape)
-    if len(shape) != 3 or not all(is_integer(side, 1) for side in shape):
-        raise value_error("input_shape", input_shape, "(height, width, channels), all known")
-    total, stem = _Total(spec), STEMS[spec.stem]
-    channels, size = total.chain([row for _, row in stem.rows(spec)], shape[2], shape[:2])
-    if stem.pool in MAX_POOLS:
-        size = _strided(size, 2)
-    for stage in spec.stages:
-        for block in stage:
-            size = total.block(block, size)
-            channels = block.out_channels
+    total = Total(spec)
+    *_, (channels, _) = total.stages(check_image_shape(shape))
     if spec.preactivation:
         total.batch_norm(channels)
     if include_top:
         classes = spec.default_classes if classes is None else classes
         total.convolution(Convolution(classes, 1), channels, (1, 1), bias=True)
-    return Complexity(total.parameters, total.statistics, total.multiply_adds)
+    return total.result()
+
+
+def check_image_shape(shape: tuple) -> tuple[int, int, int]:
+    """`shape`, or ValueError unless it is (height, width, channels)."""
+    if len(shape) != 3 or not all(is_integer(side, 1) for side in shape):
+        raise value_error("input_shape", shape, "(height, width, channels), all known")
+    return shape
 
 
 def _strided(size, stride):
@@ -67,11 +68,28 @@ def _strided(size, stride):
     return tuple(-(-side // stride) for side in size)
 
 
-class _Total:
+class Total:
     """Sums over the layers of a network; each method adds some layers and returns what the next one receives."""
 
     def __init__(self, spec):
         self.spec, self.parameters, self.statistics, self.multiply_adds = spec, 0, 0, 0
+
+    def result(self):
+        """The sums so far."""
+        return Complexity(self.parameters, self.statistics, self.multiply_adds)
+
+    def stages(self, shape):
+        """The stem and all stages; a list of (channels, (height, width)) of the map after each of the stages."""
+        stem = STEMS[self.spec.stem]
+        channels, size = self.chain([row for _, row in stem.rows(self.spec)], shape[2], shape[:2])
+        if stem.pool in MAX_POOLS:
+            size = _strided(size, 2)
+        maps = []
+        for stage in self.spec.stages:
+            for block in stage:
+                size = self.block(block, size)
+            maps.append((stage[-1].out_channels, size))
+        return maps
 
     def convolution(self, row, channels, size, bias):
         size = _strided(size, row.stride)

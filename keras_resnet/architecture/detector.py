@@ -26,6 +26,7 @@ from keras_resnet.architecture.heads import (
 )
 from keras_resnet.architecture.layers import chain
 from keras_resnet.architecture.network import ResNet, endpoints
+from keras_resnet.architecture.spec import ResNetSpec
 
 BOX_SIZE, MASK_SIZE = 7, 14
 """Cells of a region along each side for the box head and the mask head; the backbone's last stage halves 14 to 7."""
@@ -61,11 +62,10 @@ def build_detector(
 ) -> Detector:
     """Builds the detector that `spec` describes, with random weights."""
     settings = settings or default_settings(spec)
-    backbone = replace(spec.backbone, data_format="channels_last")
     images = layers.Input((None, None, 3), name="images")
     sizes = ImageSizes(name="image_sizes")(images, sizes_input := layers.Input((2,), optional=True, name="sizes"))
-    maps = _backbone_maps(replace(spec, backbone=backbone), images)
-    maps = NECKS[spec.neck](maps, spec)
+    stages = endpoints(backbone_spec(spec), images)
+    maps = NECKS[spec.neck]([stages[f"stage{level - 1}"] for level in spec.levels], spec)
     detect = _dense_detections if spec.box_head == "dense" else _region_detections
     outputs = detect(spec, settings, images, sizes, maps)
     model = Detector({"images": images, "sizes": sizes_input}, outputs, name=name)
@@ -90,15 +90,12 @@ def freeze_batch_norm(model: Detector) -> None:
             layer.trainable = False
 
 
-def _backbone_maps(spec, images):
-    """Feature maps of `spec.levels`."""
-    backbone = spec.backbone
+def backbone_spec(spec: DetectorSpec) -> ResNetSpec:
+    """The network whose maps the neck receives: dilated for "dc5", without its last stage for "c4"."""
+    backbone = replace(spec.backbone, data_format="channels_last")
     if spec.neck == "dc5":
-        backbone = replace(backbone, output_stride=16)
-    if spec.neck == "c4":
-        backbone = replace(backbone, depths=backbone.depths[:3], widths=backbone.widths[:3])
-    maps = endpoints(backbone, images)
-    return [maps[f"stage{level - 1}"] for level in spec.levels]
+        return replace(backbone, output_stride=16)
+    return replace(backbone, depths=backbone.depths[:3], widths=backbone.widths[:3]) if spec.neck == "c4" else backbone
 
 
 def _anchors(spec):

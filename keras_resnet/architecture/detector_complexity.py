@@ -1,0 +1,117 @@
+"""Parameters and multiply-adds of a detector, computed from its DetectorSpec without building it."""
+
+from dataclasses import replace
+
+from keras_resnet.architecture.complexity import Complexity, Total, check_image_shape, complexity
+from keras_resnet.architecture.detector import BOX_SIZE, MASK_SIZE, backbone_spec, default_settings
+from keras_resnet.architecture.detector_spec import DetectorSpec
+from keras_resnet.architecture.heads import (
+    box_head_rows,
+    box_predictor_rows,
+    dense_rows,
+    extra_rows,
+    fpn_rows,
+    mask_rows,
+    rpn_rows,
+)
+
+
+@complexity.register
+def _(spec: DetectorSpec, input_shape: tuple[int, int, int] = (800, 800, 3)) -> Complexity:
+    """Counts a detector at a size of images, with all proposals and, if it has a mask head, all detections."""
+    total = _DetectorTotal(backbone_spec(spec))
+    maps = total.stages(check_image_shape(tuple(input_shape)))
+    if spec.frozen_batch_norm:
+        total.freeze()
+    maps = total.neck(spec, [maps[level - 2] for level in spec.levels])
+    if spec.box_head == "dense":
+        for rows in dense_rows(spec).values():
+            total.shared(rows, maps)
+    else:
+        total.regions(spec, maps)
+    return total.result()
+
+
+class _DetectorTotal(Total):
+    """Sums over the layers of a detector; a map is (channels, (height, width))."""
+
+    def freeze(self):
+        """Counts scales and offsets of batch norm as constants, as torchvision's FrozenBatchNorm2d."""
+        self.parameters, self.statistics = self.parameters - self.statistics, 2 * self.statistics
+
+    def head(self, rows, maps, repeats=1):
+        """Consecutive layers, applied `repeats` times with the same weights; the map after them."""
+        channels, size = maps
+        before = self.multiply_adds
+        for row in rows:
+            size = (1, 1) if row.kernel_size == 0 else size
+            new_size = self.convolution(row.convolution, channels, size, row.use_bias)
+            self.parameters += 2 * row.filters if row.norm else 0
+            self.statistics += 2 * row.filters if row.norm == "batch" else 0
+            channels, size = row.filters, new_size
+        self.multiply_adds += (repeats - 1) * (self.multiply_adds - before)
+        return channels, size
+
+    def shared(self, rows, maps):
+        """Layers that are applied to each of several maps with the same weights; the maps after them."""
+        parameters, statistics = self.parameters, self.statistics
+        outputs = []
+        for level in maps:
+            self.parameters, self.statistics = parameters, statistics
+            outputs.append(self.head(rows, level))
+        return outputs
+
+    def neck(self, spec, maps):
+        """The maps for the heads."""
+        if spec.neck != "fpn":
+            return maps
+        outputs = []
+        for rows, level in zip(fpn_rows(spec), maps, strict=True):
+            outputs.append(self.head(rows, level))
+        width, size = outputs[-1]
+        if spec.extra_levels == "pool":
+            outputs.append((width, tuple(-(-side // 2) for side in size)))
+        level = maps[-1] if spec.extra_levels == "c5" else outputs[-1]
+        for row in extra_rows(spec):
+            level = self.head([row], level)
+            outputs.append(level)
+        return outputs
+
+    def regions(self, spec, maps):
+        """The region proposal network, then the heads for each proposal and detection."""
+        settings, width = default_settings(spec), maps[0][0]
+        convolutions, objectness, deltas = rpn_rows(spec)
+        hidden = self.shared(convolutions, maps)
+        for row in (objectness, deltas):
+            self.shared([row], hidden)
+        rows = box_head_rows(spec)
+        if spec.box_head == "stage4":
+            vector = self.last_stage(spec, settings.proposals)
+        else:
+            dense = [row for row in rows if row.kernel_size == 0]
+            channels, size = self.head([row for row in rows if row.kernel_size], (width, (BOX_SIZE,) * 2), settings.proposals)
+            vector = self.head(dense, (channels * BOX_SIZE**2, (1, 1)), settings.proposals)
+        for row in box_predictor_rows(spec):
+            self.head([row], vector, settings.proposals)
+        if spec.mask_head:
+            self.masks(spec, width, settings.detections)
+
+    def last_stage(self, spec, proposals):
+        """The backbone's last stage for each region: its channels."""
+        total = Total(spec.backbone)
+        size = (2 * BOX_SIZE,) * 2
+        for block in spec.backbone.stages[3]:
+            size = total.block(block, size)
+        frozen = total.statistics if spec.frozen_batch_norm else 0
+        self.parameters += total.parameters - frozen
+        self.statistics += total.statistics + frozen
+        self.multiply_adds += proposals * total.multiply_adds
+        return spec.backbone.stages[3][-1].out_channels, (1, 1)
+
+    def masks(self, spec, width, detections):
+        """The mask head; a transposed convolution has each weight once for every pixel of its input."""
+        *convolutions, deconvolution, logits = mask_rows(spec)
+        maps = self.head(convolutions, (width, (MASK_SIZE,) * 2), detections)
+        enlarged = replace(deconvolution, stride=1)
+        channels, size = self.head([enlarged], maps, detections)
+        self.head([logits], (channels, tuple(2 * side for side in size)), detections)
