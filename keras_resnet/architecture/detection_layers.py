@@ -1,4 +1,4 @@
-"""The layers of detectors that have no weights: sizes of images, proposals, features of regions, detections, masks."""
+"""The layers of detectors that have no weights: padding of images, proposals, features of regions, detections, masks."""
 
 import keras
 from keras import layers, ops
@@ -36,17 +36,21 @@ class _Parameterless(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
-class ImageSizes(_Parameterless):
-    """Height and width of each image of a padded batch: `sizes` if there are any, else those of the batch."""
+class PaddedImages(_Parameterless):
+    """Images padded with NaN at the right and the bottom -> images padded with zeros, and their sizes without it.
 
-    def call(self, images, sizes=None):
-        if sizes is not None:
-            return sizes
-        batch, height, width = ops.shape(images)[:3]
-        return ops.tile(ops.cast(ops.stack([height, width]), "float32")[None], (batch, 1))
+    (B, H, W, 3) -> (B, H, W, 3), and (B, 2), height and width. So a batch of images of different sizes is one tensor,
+    and images without padding are such a batch as well.
+    """
 
-    def compute_output_shape(self, images_shape, sizes_shape=None):
-        return (images_shape[0], 2)
+    def call(self, images):
+        missing = ops.isnan(images[..., 0])
+        height = ops.sum(ops.cast(ops.logical_not(missing[:, :, 0]), "float32"), axis=1)
+        width = ops.sum(ops.cast(ops.logical_not(missing[:, 0]), "float32"), axis=1)
+        return ops.where(missing[..., None], 0.0, images), ops.stack([height, width], axis=-1)
+
+    def compute_output_shape(self, images_shape):
+        return images_shape, (images_shape[0], 2)
 
 
 class _AnchorLayer(_Parameterless):

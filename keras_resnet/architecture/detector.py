@@ -9,7 +9,7 @@ from keras_resnet.architecture.blocks import stage
 from keras_resnet.architecture.detection_layers import (
     DenseDetections,
     Detections,
-    ImageSizes,
+    PaddedImages,
     PredictedMasks,
     Proposals,
     RegionFeatures,
@@ -43,8 +43,7 @@ class Detector(ResNet):
     >>> {name: values.shape for name, values in found.items()}
     {'boxes': (1, 300, 4), 'scores': (1, 300), 'labels': (1, 300), 'count': (1,)}
 
-    Inputs are images (B, H, W, 3), or a dict of `images` and `sizes` (B, 2), height and width of each image without its
-    padding, at which boxes are clipped.
+    Inputs are normalised images (B, H, W, 3). Padding at the right and the bottom is NaN; boxes are clipped where it begins.
     """
 
     spec: DetectorSpec | None = None
@@ -52,23 +51,19 @@ class Detector(ResNet):
     settings: DetectionSettings | None = None
     """Thresholds and counts."""
 
-    def __call__(self, inputs, *arguments, **keywords):
-        inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
-        return super().__call__({"sizes": None, **inputs}, *arguments, **keywords)
-
 
 def build_detector(
     spec: DetectorSpec, settings: DetectionSettings | None = None, name: str = "detector", initialize: bool = True
 ) -> Detector:
     """Builds the detector that `spec` describes, with random weights."""
     settings = settings or default_settings(spec)
-    images = layers.Input((None, None, 3), name="images")
-    sizes = ImageSizes(name="image_sizes")(images, sizes_input := layers.Input((2,), optional=True, name="sizes"))
+    inputs = layers.Input((None, None, 3), name="images")
+    images, sizes = PaddedImages(name="padded_images")(inputs)
     stages = endpoints(backbone_spec(spec), images)
     maps = NECKS[spec.neck]([stages[f"stage{level - 1}"] for level in spec.levels], spec)
     detect = _dense_detections if spec.box_head == "dense" else _region_detections
     outputs = detect(spec, settings, images, sizes, maps)
-    model = Detector({"images": images, "sizes": sizes_input}, outputs, name=name)
+    model = Detector(inputs, outputs, name=name)
     model.spec, model.settings, model.info = spec, settings, {}
     freeze_batch_norm(model)
     return model

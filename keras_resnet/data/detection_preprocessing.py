@@ -17,19 +17,14 @@ from keras_resnet.schema import check_fields, checked
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Preprocessed images of different sizes as one array: the inputs of a detector, and the sizes before."""
+    """Preprocessed images of different sizes as one array: the input of a detector, and their sizes."""
 
     images: np.ndarray
-    """(B, H, W, 3) float32, normalised; padded with zeros at the right and the bottom."""
+    """(B, H, W, 3) float32, normalised: the input of a detector; padded with NaN at the right and the bottom."""
     sizes: np.ndarray
     """(B, 2) float32: height and width of each image without its padding."""
     original_sizes: np.ndarray
     """(B, 2) float32: height and width of each image before it was resized."""
-
-    @property
-    def inputs(self) -> dict[str, np.ndarray]:
-        """What a Detector is called with."""
-        return {"images": self.images, "sizes": self.sizes}
 
     def to_original(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes (B, N, 4) in pixels of the padded images -> in pixels of the images before they were resized."""
@@ -104,7 +99,7 @@ class DetectionPreprocessing:
         resized = [self.resize(image) for image in pixels]
         sides = np.array([image.shape[:2] for image in resized])
         height, width = -(-sides.max(axis=0) // self.divisor) * self.divisor
-        batch = np.zeros((len(resized), height, width, 3), "float32")
+        batch = np.full((len(resized), height, width, 3), np.nan, "float32")
         for padded, image in zip(batch, resized, strict=True):
             padded[: image.shape[0], : image.shape[1]] = image
         original = np.array([image.shape[:2] for image in pixels], "float32")
