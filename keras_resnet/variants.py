@@ -151,7 +151,13 @@ _BACKBONES = {
 }
 """Name in a detector's name -> network: torchvision's, with the stride in the 3x3 convolutions."""
 
-_DETECTOR_V2 = {"neck_norm": "batch", "box_head": "conv", "head_norm": "batch", "rpn_convs": 2, "frozen_batch_norm": False}
+_DETECTOR_V2 = {
+    "neck_norm": "batch",
+    "box_head": "conv",
+    "head_norm": "batch",
+    "rpn_convs": 2,
+    "frozen_batch_norm": False,
+}
 _DENSE = {
     "levels": (3, 4, 5),
     "box_head": "dense",
@@ -176,7 +182,9 @@ def _detectors():
     faster = DetectorSpec(_BACKBONES["resnet50"], **_DETECTOR_V2)
     yield "fasterrcnn_resnet50_fpn_v2", faster
     yield "maskrcnn_resnet50_fpn_v2", replace(faster, mask_head=True)
-    retina = DetectorSpec(_BACKBONES["resnet50"], extra_levels="c5", head_norm="group", frozen_batch_norm=False, **_DENSE)
+    retina = DetectorSpec(
+        _BACKBONES["resnet50"], extra_levels="c5", head_norm="group", frozen_batch_norm=False, **_DENSE
+    )
     yield "retinanet_resnet50_fpn_v2", retina
     # He et al. 2015, appendix A: conv1 to conv4 are shared, conv5 is applied to each region
     for name in ("resnet50", "resnet101"):

@@ -27,9 +27,12 @@ from keras_resnet.architecture.heads import (
 from keras_resnet.architecture.layers import chain
 from keras_resnet.architecture.network import ResNet, endpoints
 from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.schema import checked
 
 BOX_SIZE, MASK_SIZE = 7, 14
 """Cells of a region along each side for the box head and the mask head; the backbone's last stage halves 14 to 7."""
+HEAD_PREFIXES = ("fpn_", "rpn_", "box_", "mask_", "dense_")
+"""Beginnings of the names of a neck's and heads' layers."""
 OUTPUTS = ("boxes", "scores", "labels", "count")
 
 
@@ -48,8 +51,20 @@ class Detector(ResNet):
 
     spec: DetectorSpec | None = None
     """The DetectorSpec it was built from."""
+    spec_class = DetectorSpec
     settings: DetectionSettings | None = None
     """Thresholds and counts."""
+
+    def get_config(self):
+        config = super().get_config()
+        return config | {"resnet": config["resnet"] | {"settings": self.settings and self.settings.to_config()}}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        model = super().from_config(config, custom_objects=custom_objects)
+        settings = (config.get("resnet") or {}).get("settings")
+        model.settings = settings and checked(settings, DetectionSettings, "settings")
+        return model
 
 
 def build_detector(
@@ -81,7 +96,7 @@ def freeze_batch_norm(model: Detector) -> None:
     if not model.spec.frozen_batch_norm:
         return
     for layer in model.layers:
-        if isinstance(layer, layers.BatchNormalization) and not layer.name.startswith(("fpn_", "box_", "mask_")):
+        if isinstance(layer, layers.BatchNormalization) and not layer.name.startswith(HEAD_PREFIXES):
             layer.trainable = False
 
 

@@ -89,7 +89,9 @@ class _DetectorTotal(Total):
             vector = self.last_stage(spec, settings.proposals)
         else:
             dense = [row for row in rows if row.kernel_size == 0]
-            channels, size = self.head([row for row in rows if row.kernel_size], (width, (BOX_SIZE,) * 2), settings.proposals)
+            channels, size = self.head(
+                [row for row in rows if row.kernel_size], (width, (BOX_SIZE,) * 2), settings.proposals
+            )
             vector = self.head(dense, (channels * BOX_SIZE**2, (1, 1)), settings.proposals)
         for row in box_predictor_rows(spec):
             self.head([row], vector, settings.proposals)

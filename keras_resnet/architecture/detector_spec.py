@@ -24,7 +24,11 @@ _RANGES = [
     (_WIDTHS, lambda value: 1 <= value <= MAX_WIDTH, f"from 1 to {MAX_WIDTH}"),
     (_DEPTHS, lambda value: 0 <= value <= 100, "from 0 to 100"),
     (("classes",), lambda value: 2 <= value <= MAX_CLASSES, f"from 2, with the background, to {MAX_CLASSES}"),
-    (("levels",), lambda value: value and value == tuple(range(max(2, value[0]), min(5, value[-1]) + 1)), "consecutive integers from 2 to 5"),
+    (
+        ("levels",),
+        lambda value: value and value == tuple(range(max(2, value[0]), min(5, value[-1]) + 1)),
+        "consecutive integers from 2 to 5",
+    ),
     (("anchor_ratios",), lambda value: value and all(0 < ratio <= 1000 for ratio in value), "positive numbers"),
     (
         ("anchor_sizes",),
@@ -142,6 +146,11 @@ class DetectorSpec:
             for name, value in asdict(self).items()
         }
         return lists | {"backbone": self.backbone.to_config()}
+
+
+def backbone_of(spec: ResNetSpec | DetectorSpec) -> ResNetSpec:
+    """The residual network of a detector; a ResNetSpec is its own."""
+    return getattr(spec, "backbone", spec)
 
 
 _SHARES = ("score_threshold", "nms_threshold", "proposal_nms_threshold")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypedDict
 import keras
 import numpy as np
 
+from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.spec import ResNetSpec, spec_from_config
 from keras_resnet.normalization import Normalization
 from keras_resnet.schema import checked
@@ -37,7 +38,7 @@ class StoredMetadata(TypedDict, total=False):
 class NetworkMetadata(NamedTuple):
     """Checked metadata of a file of a network."""
 
-    spec: ResNetSpec | None
+    spec: ResNetSpec | DetectorSpec | None
     info: dict[str, Any]
     """Facts about the weights as JSON values, `model.info`."""
 
@@ -50,8 +51,15 @@ def checked_metadata(metadata: Mapping | None) -> NetworkMetadata:
     """
     metadata = metadata or {}
     found = checked(metadata, StoredMetadata, "metadata")
-    spec = spec_from_config(found["spec"]) if found.get("spec") else None
+    spec = _stored_spec(found["spec"]) if found.get("spec") else None
     return NetworkMetadata(spec, dict(metadata.get("info") or {}))
+
+
+def _stored_spec(config):
+    """The spec of a network, or of a detector, which is the one with a backbone."""
+    if "backbone" not in config:
+        return spec_from_config(config)
+    return spec_from_config(config | {"backbone": spec_from_config(config["backbone"])}, DetectorSpec)
 
 
 def model_spec(model: keras.Model) -> ResNetSpec | None:

@@ -13,6 +13,7 @@ from keras import layers
 
 from keras_resnet.architecture.blocks import stage
 from keras_resnet.architecture.complexity import complexity
+from keras_resnet.architecture.detector_spec import backbone_of
 from keras_resnet.architecture.layers import bn_relu, chain
 from keras_resnet.architecture.metadata import channel_axis, checked_metadata
 from keras_resnet.architecture.spec import ResNetSpec
@@ -44,6 +45,7 @@ class ResNet(keras.Model):
 
     spec: ResNetSpec | None = None
     """The ResNetSpec it was built from."""
+    spec_class = ResNetSpec
     _has_warned = False
     info: dict | None = None
     """Facts about its weights as JSON values: their source, the preprocessing of images, the class names."""
@@ -96,7 +98,9 @@ class ResNet(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         metadata = checked_metadata(config.get("resnet"))
-        _allow_depth(metadata.spec)
+        if metadata.spec is not None:
+            metadata = metadata._replace(spec=checked(metadata.spec, cls.spec_class, "spec"))
+            _allow_depth(backbone_of(metadata.spec))
         others = {key: value for key, value in config.items() if key != "resnet"}
         model = super().from_config(others, custom_objects=custom_objects)
         model.spec, model.info = metadata

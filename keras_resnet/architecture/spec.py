@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import keras
 
@@ -94,7 +94,7 @@ class ResNetSpec:
     """Whether efficient channel attention (arXiv:1910.03151) follows F's last convolution, without squeeze-excite."""
     conv_bias: bool = False
     """Whether convolutions have biases; in pre-activation networks only those not followed by a batch norm."""
-    bn_epsilon: Annotated[float, Range(1e-12, 1)] = 1e-5
+    bn_epsilon: Annotated[float, Range(0, 1)] = 1e-5
     """Added to the variance by batch norm."""
     bn_momentum: Fraction = 0.9
     """Momentum of the moving means and variances."""
@@ -239,20 +239,27 @@ def write_spec(spec: ResNetSpec, path: str | os.PathLike) -> None:
     write_json(spec.to_config(), path)
 
 
-def spec_from_config(config: Any) -> ResNetSpec:
-    """The ResNetSpec with the values that `to_config` returned, read from a file.
+Spec = TypeVar("Spec")
+
+
+def spec_from_config(config: Any, cls: type[Spec] = ResNetSpec) -> Spec:
+    """The spec with the values that `to_config` returned, read from a file.
+
+    Args:
+        config: JSON values.
+        cls: the frozen dataclass of the spec.
 
     Raises:
         ValueError: for values that are not those of a spec, an unknown field, and a missing one: with a default in its
             place, the spec could be that of another network.
     """
     config = checked(config, dict[str, Any], "spec")
-    names = [field.name for field in fields(ResNetSpec)]
+    names = [field.name for field in fields(cls)]
     for name in config:
-        check_known("spec", name, names, "an object with fields of a ResNetSpec")
+        check_known("spec", name, names, f"an object with fields of a {cls.__name__}")
     if missing := [name for name in names if name not in config and name not in _LATER_FIELDS]:
         raise value_error("spec", config, f"an object with a value for each field, not without {missing}")
-    return checked(config, ResNetSpec, "spec")
+    return checked(config, cls, "spec")
 
 
 def read_spec(path: str | os.PathLike) -> ResNetSpec:

@@ -30,6 +30,15 @@ def imagenet_classes():
     return tuple(tuple(line.split("\t")) for line in text.splitlines() if not line.startswith("#"))
 
 
+@cache
+def coco_classes():
+    """COCO's classes by torchvision's numbers: 91 names, "__background__" first, and "N/A" where COCO has no class."""
+    text = resources.files("keras_resnet.data").joinpath("coco_classes.tsv").read_text("utf-8")
+    rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
+    names = {int(number): name for number, name in rows}
+    return ("__background__", *(names.get(number, "N/A") for number in range(1, 91)))
+
+
 def class_ids_and_names(names):
     """Pairs (id, name): (name, name) of each class name; ImageNet's pairs for its ids, its names, or None."""
     known = imagenet_classes()

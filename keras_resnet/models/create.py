@@ -13,8 +13,9 @@ from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.equivalents import MODEL_ARGUMENTS
 from keras_resnet.errors import unknown_name_error, value_error
+from keras_resnet.models.detectors import create_detector
 from keras_resnet.models.nested import preprocessing_before
-from keras_resnet.variants import canonical_name, get_spec
+from keras_resnet.variants import DETECTORS, canonical_name, get_spec
 from keras_resnet.weights.catalog import WEIGHTS, unknown_weights_error
 from keras_resnet.weights.download import resolve_weights
 from keras_resnet.weights.loading import build_from_file
@@ -61,10 +62,14 @@ def create(
         classifier_activation: "softmax", which is a sigmoid for the weights of a multi-label network, or None for
             logits; without pretrained weights any Keras activation.
         name: name of the model; default the variant's.
-        **changes: fields of ResNetSpec to change, such as `output_stride=8` or `drop_path=0.1`.
+        **changes: fields of ResNetSpec to change, such as `output_stride=8` or `drop_path=0.1`. For a detector (a name
+            of `list_models(task="detection")`), `backbone_weights`, the weights of its residual network alone, and
+            fields of DetectorSpec, DetectionSettings and DetectionPreprocessing, such as `backbone="resnet50d"`,
+            `score_threshold=0.5`, or `min_size=320, max_size=533`; its `classes` are counted with the background.
 
     Returns:
-        A ResNet, a flat Functional model: (B, H, W, C) -> (B, classes) float32, or features without the top.
+        A ResNet, a flat Functional model: (B, H, W, C) -> (B, classes) float32, or features without the top. A Detector
+        for the name of one: (B, H, W, 3) -> {"boxes": (B, N, 4), "scores": (B, N), ...}.
 
     Raises:
         ValueError: where keras.applications raises it, for an unknown name or tag (with the nearest known ones), and
@@ -79,6 +84,10 @@ def create(
         repository = open_repository(source)
         weights = repository.weights
     variant = repository.name if repository else canonical_name(variant)
+    if variant in DETECTORS:
+        unused = {"input_tensor": input_tensor, "input_shape": input_shape, "pooling": pooling}
+        _check_of_detector(unused | {"include_top": None if include_top else include_top})
+        return create_detector(variant, weights=weights, classes=classes, name=name, **changes)
     check_arguments(changes)
     spec = replace(repository.spec if repository else get_spec(variant), **changes)
     _check_like_keras(variant, weights, include_top, input_shape, classes, classifier_activation)
@@ -107,6 +116,13 @@ def create(
         found = preprocessing_before(model, input_tensor, Preprocessing.from_config(needed))
         model.info["preprocessing"] = found and found.to_config()
     return model
+
+
+def _check_of_detector(arguments):
+    """Raises ValueError for arguments that only classifiers have."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise value_error(name, value, "left out for a detector, which has heads and takes images of any size")
 
 
 def check_arguments(names: Iterable[str]) -> None:

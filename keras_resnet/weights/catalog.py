@@ -3,9 +3,10 @@
 import fnmatch
 from dataclasses import dataclass
 
+from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.errors import unknown_name_error, value_error
-from keras_resnet.variants import VARIANTS, canonical_name
+from keras_resnet.errors import check_known, unknown_name_error, value_error
+from keras_resnet.variants import TASKS, VARIANTS, canonical_name
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,16 @@ class PretrainedWeights:
     """URL of the file, or the name of a file in `weights/assets`, which is part of the package."""
     digest: str
     """"md5:..." or "sha256:..."; the latter may be abbreviated, as in the names of torchvision's files."""
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | DetectionPreprocessing
     license: str
-    top1_accuracy: float
+    top1_accuracy: float | None = None
     """Published accuracy from 0 to 1, of single center crops: on ImageNet's validation set; for "cifar10" on CIFAR-10's
     test set."""
     top5_accuracy: float | None = None
+    box_ap: float | None = None
+    """Published average precision of boxes from 0 to 1, over IoU 0.5 to 0.95, on COCO's validation set of 2017."""
+    mask_ap: float | None = None
+    """The same of masks."""
     no_top: tuple[str, str] | None = None
     """(url, digest) of the file for include_top=False, if there is one."""
 
@@ -64,6 +69,16 @@ _TORCHVISION_ROWS = (
     ("wide_resnet50_2", "V2", "9ba9bcbe", 232, 0.81602, 0.95758),
     ("wide_resnet101_2", "V1", "32ee1156", 256, 0.78848, 0.94284),
     ("wide_resnet101_2", "V2", "d733dc28", 232, 0.8251, 0.9602),
+)
+
+# (detector, beginning of the SHA-256, AP of boxes, of masks): torchvision/models/detection
+_DETECTION_ROWS = (
+    ("fasterrcnn_resnet50_fpn", "258fb6c6", 0.370, None),
+    ("fasterrcnn_resnet50_fpn_v2", "dd69338a", 0.467, None),
+    ("maskrcnn_resnet50_fpn", "bf2d0c1e", 0.379, 0.346),
+    ("maskrcnn_resnet50_fpn_v2", "73cbd019", 0.474, 0.418),
+    ("retinanet_resnet50_fpn", "eeacb38b", 0.364, None),
+    ("retinanet_resnet50_fpn_v2", "5905b1c5", 0.415, None),
 )
 
 # timm's name of a network -> its tags (timm 1.0.31, list_pretrained); other hf://timm/<network>.<tag> work too
@@ -132,6 +147,13 @@ def _rows():
         no_top = (_KERAS.format(name, "_notop"), f"md5:{no_top_digest}")
         url = _KERAS.format(name, "")
         yield (name, "imagenet"), PretrainedWeights(url, f"md5:{digest}", preprocessing, "MIT", top1, no_top=no_top)
+    for name, digest, box_ap, mask_ap in _DETECTION_ROWS:
+        url = _TORCHVISION.format(f"{name}_coco", digest)
+        row = PretrainedWeights(
+            url, f"sha256:{digest}", DetectionPreprocessing(), "BSD-3-Clause", box_ap=box_ap, mask_ap=mask_ap
+        )
+        for tag in ("coco", "torchvision:COCO_V1"):
+            yield (name, tag), row
     digest = "sha256:4517f15273f841f664f063d083d0fdffc2f4ad7ed4673c9bda0274b009a52b10"
     preprocessing = Preprocessing(mode="cifar", size=32, resize=None)
     row = PretrainedWeights("resnet20_cifar10.safetensors", digest, preprocessing, "Apache-2.0", 0.9135, 0.9971)
@@ -156,22 +178,29 @@ TIMM_NETWORKS = {
 """timm's name of a network -> ours, for every network of VARIANTS that timm has."""
 
 
-def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
-    """Names of the networks that match a shell-style pattern, in the order of VARIANTS.
+def list_models(pattern: str = "*", pretrained: bool = False, task: str = "classification") -> list[str]:
+    """Names of the networks of a task that match a shell-style pattern, in the order of VARIANTS or DETECTORS.
 
     >>> from keras_resnet import list_models
     >>> list_models("resnext101_64*")
     ['resnext101_64x4d']
     >>> list_models("plain*"), list_models("plain*", pretrained=True)
     (['plain18', 'plain34', 'plain20_cifar', 'plain32_cifar', 'plain44_cifar', 'plain56_cifar'], [])
+    >>> list_models("maskrcnn*", task="detection", pretrained=True)
+    ['maskrcnn_resnet50_fpn', 'maskrcnn_resnet50_fpn_v2']
 
     Args:
         pattern: shell-style wildcards, such as "*cifar*".
         pretrained: whether to list only networks with published weights, those of `list_weights`.
+        task: "classification" or "detection".
+
+    Raises:
+        ValueError: for an unknown task.
     """
     if not isinstance(pattern, str):
         raise value_error("pattern", pattern, "names as in a shell, such as '*cifar*'")
-    return [name for name in fnmatch.filter(VARIANTS, pattern) if not pretrained or list_weights(name)]
+    check_known("task", task, TASKS)
+    return [name for name in fnmatch.filter(TASKS[task], pattern) if not pretrained or list_weights(name)]
 
 
 def list_weights(name: str, pattern: str = "*") -> list[str]:

@@ -14,7 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.architecture.detector_spec import DetectorSpec
+from keras_resnet.architecture.detector import BOX_SIZE
+from keras_resnet.architecture.detector_spec import DetectorSpec, backbone_of
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import check_known, value_error
 from keras_resnet.variants import VARIANTS
@@ -64,14 +65,14 @@ class Layout:
         """Whether the arrays have the names of keras.applications."""
         return not self.modules
 
-    def array_name(self, name: str, spec: ResNetSpec) -> str | None:
+    def array_name(self, name: str, spec: ResNetSpec | DetectorSpec) -> str | None:
         """Name of the array that stores the Keras weight `name`; None if the layout has no such array."""
         if self.is_keras:
             return name
         layer, weight = name.rsplit("/", 1)
         if module := self._head_module(layer, spec):
             return f"{module}.{_TORCH_WEIGHTS[weight]}"
-        spec = getattr(spec, "backbone", spec)
+        spec = backbone_of(spec)
         module = self.modules.get(layer)
         match = re.fullmatch(r"conv(\d+)_block(\d+)_(.+)", layer)
         if match and match[3] in self.block_modules:
@@ -156,6 +157,20 @@ _DETECTION = replace(  # torchvision/models/detection
         r"dense_deltas": "head.regression_head.bbox_reg",
     },
 )
+_DETECTION_2019 = replace(  # the published v1 files of 2019 and 2020; their frozen batch norm has an epsilon of 0
+    _DETECTION,
+    name="torchvision_detection_2019",
+    patterns=(*_DETECTION.patterns, r"backbone\.fpn\.inner_blocks\.0\.weight"),
+    heads={
+        r"fpn_(inner|layer)(\d)": r"backbone.fpn.\1_blocks.\2",
+        r"rpn_conv0": "rpn.head.conv",
+        **{f"mask_conv{i}": f"roi_heads.mask_head.mask_fcn{i + 1}" for i in range(4)},
+        **{f"dense_classes{i}": f"head.classification_head.conv.{2 * i}" for i in range(4)},
+        **{f"dense_boxes{i}": f"head.regression_head.conv.{2 * i}" for i in range(4)},
+        **_DETECTION.heads,
+    },
+    postactivation={"stride_on": "3x3", "conv_bias": False, "bn_epsilon": 0.0},
+)
 _TIMM = Layout(
     "timm",
     patterns=(r"stages\.0\.blocks\.0\.conv1\.weight",),
@@ -200,7 +215,9 @@ _KERAS = Layout(
     preactivation={"downsample_at": "last", "stem": "imagenet", "stride_on": "3x3", **_KERAS_SPEC},
     keras_axes=True,
 )
-LAYOUTS = {layout.name: layout for layout in (_DETECTION, _CIFAR, _TORCHVISION, _TIMM, _KERAS_HUB, _KERAS)}
+LAYOUTS = {
+    layout.name: layout for layout in (_DETECTION_2019, _DETECTION, _CIFAR, _TORCHVISION, _TIMM, _KERAS_HUB, _KERAS)
+}
 
 
 def detect_layout(names: Iterable[str], path: str | os.PathLike) -> Layout:
@@ -215,11 +232,11 @@ def detect_layout(names: Iterable[str], path: str | os.PathLike) -> Layout:
     )
 
 
-def get_layout(name: str, spec: ResNetSpec) -> Layout:
+def get_layout(name: str, spec: ResNetSpec | DetectorSpec) -> Layout:
     """The Layout with this name; "timm" and "auto" are the one in which timm has networks like `spec`."""
     check_known("layout", name, (*LAYOUTS, "auto"))
     if name == "torchvision" and isinstance(spec, DetectorSpec):
-        return _DETECTION
+        return _DETECTION if spec.backbone.bn_epsilon else _DETECTION_2019
     if name in ("timm", "auto"):
         return _TIMM if spec.preactivation else _TORCHVISION
     return LAYOUTS[name]
@@ -232,7 +249,10 @@ _FIELDS_OF_NETWORK = "block depths widths stem_width shortcut preactivation grou
 
 
 def match_spec_to_weights(
-    spec: ResNetSpec, layout: Layout, names: Iterable[str], saved: ResNetSpec | None = None
+    spec: ResNetSpec | DetectorSpec,
+    layout: Layout,
+    names: Iterable[str],
+    saved: ResNetSpec | DetectorSpec | None = None,
 ) -> ResNetSpec:
     """`spec` with the stride placement, biases and epsilon with which the weights of a file were trained.
 
@@ -243,7 +263,9 @@ def match_spec_to_weights(
     Raises:
         ValueError: if the layout has no such networks, or the file contains the spec of another network.
     """
+    spec = backbone_of(spec)
     if saved:
+        saved = backbone_of(saved)
         if different := _differences(saved.to_config(), spec.to_config(), _FIELDS_OF_NETWORK):
             raise ValueError(f"The weights should be for the requested network. Received: weights for {different}")
         return replace(spec, **{name: getattr(saved, name) for name in _FIELDS_OF_WEIGHTS})
@@ -266,8 +288,11 @@ def _differences(config, other, names):
     return ", ".join(f"{name}={config[name]!r} (not {other[name]!r})" for name in different)
 
 
-def check_spec_fits_weights(spec: ResNetSpec, required: ResNetSpec, path: str | os.PathLike) -> None:
+def check_spec_fits_weights(
+    spec: ResNetSpec | DetectorSpec, required: ResNetSpec | DetectorSpec, path: str | os.PathLike
+) -> None:
     """Raise ValueError if a model's spec differs in stride placement, biases or epsilon from what its weights need."""
+    spec, required = backbone_of(spec), backbone_of(required)
     if different := _differences(required.to_config(), spec.to_config(), _FIELDS_OF_WEIGHTS):
         fields = (*_FIELDS_OF_NETWORK, *_FIELDS_OF_WEIGHTS)
         rows = [
@@ -281,12 +306,19 @@ def check_spec_fits_weights(spec: ResNetSpec, required: ResNetSpec, path: str | 
 
 
 HEAD_WEIGHTS = ("predictions/kernel", "predictions/bias")
+FLATTENED = ("box_fc6/kernel", "box_fc_after_convs/kernel")
+"""Dense layers on flattened features of regions: torch flattens (channels, height, width)."""
+_CELLS = BOX_SIZE**2
 _NUMBERED = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Dense": "dense"}
 
 
 def weight_variables(model: keras.Model) -> dict[str, keras.Variable]:
     """{"<layer>/<weight>": variable} of a network, in the order of its layers, without layers before `input_tensor`."""
-    layers = (layer for layer in model.layers if re.match(r"conv\d+_|pool1_|post_|predictions$|(fpn|rpn|box|mask|dense)_", layer.name))
+    layers = (
+        layer
+        for layer in model.layers
+        if re.match(r"conv\d+_|pool1_|post_|predictions$|(fpn|rpn|box|mask|dense)_", layer.name)
+    )
     return {f"{layer.name}/{weight.name}": weight for layer in layers for weight in layer.weights}
 
 
@@ -310,10 +342,19 @@ def to_keras_axes(array: StoredArray, layout: Layout, name: str | None) -> Store
     axes = _AXES.get(len(array.shape))
     if layout.keras_axes or name is None or axes is None:
         return array
+    if name in FLATTENED and array.shape[1] % _CELLS == 0:
+        units, inputs = array.shape
+        return replace(array, shape=(inputs, units), read=lambda: _flatten_cells(array.read()))
     shape = tuple(array.shape[axis] for axis in axes)
     if name == HEAD_WEIGHTS[0]:  # in some files a 1x1 convolution
         shape = shape[-2:] if shape[:-2] in ((), (1, 1)) else shape
     return replace(array, shape=shape, read=lambda: array.read().transpose(axes).reshape(shape))
+
+
+def _flatten_cells(kernel):
+    """(units, channels * cells) of a dense layer on a region's features -> (cells * channels, units)."""
+    units = len(kernel)
+    return np.ascontiguousarray(kernel.reshape(units, -1, _CELLS).transpose(2, 1, 0)).reshape(-1, units)
 
 
 def to_layout_axes(array: np.ndarray, layout: Layout, name: str) -> np.ndarray:
@@ -322,4 +363,6 @@ def to_layout_axes(array: np.ndarray, layout: Layout, name: str) -> np.ndarray:
         return array
     if layout.dense_as_conv and name == HEAD_WEIGHTS[0]:
         array = array[None, None]
+    if name in FLATTENED:
+        array = array.reshape(_CELLS, -1, array.shape[1]).transpose(1, 0, 2).reshape(array.shape)
     return np.ascontiguousarray(array.transpose(np.argsort(_AXES[array.ndim])))

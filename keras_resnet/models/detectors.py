@@ -1,0 +1,95 @@
+"""Detectors by their names: with random or published weights, those of a backbone, and other thresholds."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from keras_resnet.architecture.detector import Detector, build_detector, default_settings
+from keras_resnet.architecture.detector_spec import DetectionSettings, DetectorSpec
+from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
+from keras_resnet.errors import unknown_name_error, value_error
+from keras_resnet.variants import VARIANTS, canonical_name, get_spec
+from keras_resnet.weights.download import resolve_weights
+from keras_resnet.weights.loading import build_from_file, build_on_backbone
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """Arguments of `create` by what they change."""
+
+    spec: dict[str, Any]
+    settings: dict[str, Any]
+    preprocessing: dict[str, Any]
+
+
+_OWNERS = {"spec": DetectorSpec, "settings": DetectionSettings, "preprocessing": DetectionPreprocessing}
+
+
+def _sorted_changes(changes: Mapping[str, Any]) -> _Changes:
+    """Splits arguments of `create` by the dataclass that has a field of this name; TypeError for other names."""
+    known = {field.name: owner for owner, cls in _OWNERS.items() for field in fields(cls)}
+    parts: dict[str, dict] = {owner: {} for owner in _OWNERS}
+    for name, value in changes.items():
+        if name not in known:
+            expected = "arguments of `create`, or fields of DetectorSpec, DetectionSettings or DetectionPreprocessing"
+            raise TypeError(str(unknown_name_error("changes", name, known, expected)))
+        parts[known[name]][name] = value
+    return _Changes(**parts)
+
+
+def create_detector(
+    variant: str,
+    weights: str | os.PathLike | None = None,
+    classes: int | None = None,
+    name: str | None = None,
+    backbone_weights: str | os.PathLike | None = None,
+    **changes: Any,
+) -> Detector:
+    """Creates a detector of DETECTORS by its name; `create` calls it.
+
+    Args:
+        variant: name of a detector, such as "maskrcnn_resnet50_fpn"; see `list_models(task="detection")`.
+        weights: None (random), a tag of `list_weights(variant)`, or the path of a weights file, from which widths and
+            the number of classes follow.
+        classes: number of classes with the background; None for that of the weights, else 91. For another number than
+            that of the weights, the predictors are newly initialized.
+        name: name of the model; default the variant's.
+        backbone_weights: weights of the residual network alone: a tag of its `list_weights`, or the path of a file.
+        **changes: fields of DetectorSpec (such as `backbone`, a name or a ResNetSpec), of DetectionSettings (such as
+            `score_threshold=0.5`), or of DetectionPreprocessing (`min_size`, `max_size`).
+
+    Raises:
+        ValueError: for unknown names, values that are invalid, and files that do not fit.
+        TypeError: for a change of something that is no field.
+    """
+    variant, parts = canonical_name(variant, "detection"), _sorted_changes(changes)
+    if isinstance(backbone := parts.spec.get("backbone"), str):
+        parts.spec["backbone"] = get_spec(backbone, "classification")
+    spec = replace(get_spec(variant), **parts.spec)
+    arguments = {"settings": replace(default_settings(spec), **parts.settings), "name": name or variant}
+    if weights is not None:
+        if backbone_weights is not None:
+            raise value_error("backbone_weights", backbone_weights, "None with `weights`, which include the backbone's")
+        path, published = resolve_weights(weights, variant)
+        model = build_from_file(spec, path, classes=classes, preprocessing=published, **arguments)
+    else:
+        spec = spec if classes is None else replace(spec, classes=classes)
+        model = _random_detector(spec, backbone_weights, arguments)
+    prepared = replace(DetectionPreprocessing.from_config(model.info["preprocessing"]), **parts.preprocessing)
+    model.info["preprocessing"] = prepared.to_config()
+    return model
+
+
+def _random_detector(spec, backbone_weights, arguments):
+    """A detector with random heads, and a backbone with random weights or those of a tag or file."""
+    preprocessing = DetectionPreprocessing()
+    if backbone_weights is None:
+        model = build_detector(spec, **arguments)
+    else:
+        backbone = next((name for name, row in VARIANTS.items() if row == spec.backbone), "resnet")
+        path, published = resolve_weights(backbone_weights, backbone, include_top=False)
+        model = build_on_backbone(spec, path, **arguments)
+        preprocessing = replace(preprocessing, mode=published.mode if published else preprocessing.mode)
+    model.info = {"preprocessing": preprocessing.to_config()}
+    return model
