@@ -1,9 +1,10 @@
-"""VARIANTS, DETECTORS: every network as one row with its source, named as in keras.applications, timm or torchvision."""
+"""VARIANTS, DETECTORS: every network as one row with its source, named as in keras.applications, timm, torchvision."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import keras_resnet.architecture.detector_complexity  # noqa: F401  so that `complexity` knows detectors
 from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import unknown_name_error

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from functools import singledispatch
+from typing import Any
 
 from keras_resnet.architecture.blocks import TRANSFORMS
 from keras_resnet.architecture.layers import Convolution, eca_kernel_size, squeeze_excite_width, uses_bias
 from keras_resnet.architecture.shortcuts import projection
-from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import MAX_POOLS, STEMS
 from keras_resnet.errors import is_integer, value_error
 
@@ -25,7 +25,7 @@ class Complexity:
 
 @singledispatch
 def complexity(
-    spec: ResNetSpec, include_top: bool = True, classes: int | None = None, input_shape: tuple | None = None
+    spec: Any, include_top: bool = True, classes: int | None = None, input_shape: tuple | None = None
 ) -> Complexity:
     """Counts the parameters and multiply-adds of a network without building it.
 
@@ -81,7 +81,7 @@ class Total:
     def stages(self, shape):
         """The stem and all stages; a list of (channels, (height, width)) of the map after each of the stages."""
         stem = STEMS[self.spec.stem]
-        channels, size = self.chain([row for _, row in stem.rows(self.spec)], shape[2], shape[:2])
+        _, size = self.chain([row for _, row in stem.rows(self.spec)], shape[2], shape[:2])
         if stem.pool in MAX_POOLS:
             size = _strided(size, 2)
         maps = []

@@ -1,4 +1,4 @@
-"""The layers of detectors that have no weights: padding of images, proposals, features of regions, detections, masks."""
+"""Layers of detectors without weights: padding of images, proposals, features of regions, detections, masks."""
 
 import keras
 from keras import layers, ops
@@ -68,7 +68,7 @@ def _rows(maps, width):
 
 
 def _best(boxes, scores, threshold, count, groups=None):
-    """Boxes and scores that remain after non-maximum suppression, padded with zeros, their indices, and their number."""
+    """Boxes and scores left by non-maximum suppression, padded with zeros; their indices; their number."""
     indices, valid = suppress_overlaps(boxes, scores, threshold, count, groups)
     kept = ops.where(valid[..., None], gather_rows(boxes, indices), 0.0)
     scores = ops.where(valid, ops.take_along_axis(scores, indices, axis=1), 0.0)
@@ -95,7 +95,7 @@ class Proposals(_AnchorLayer):
         return boxes, ops.sum(ops.cast(scores > -0.5, "int32"), axis=1)
 
     def _of_level(self, anchors, objectness, deltas, sizes):
-        """(B, P, 4), (B, P): boxes of one level after non-maximum suppression; places without a box have scores of -1."""
+        """(B, P, 4), (B, P): boxes of one level after non-maximum suppression; padding has scores of -1."""
         logits = _rows(objectness, 1)[..., 0]
         logits, indices = top_scores(logits, self.candidates)
         deltas = gather_rows(_rows(deltas, 4), indices)

@@ -1,6 +1,7 @@
 """`build_detector`: a DetectorSpec as a Keras model."""
 
 from dataclasses import replace
+from typing import Any
 
 import keras
 from keras import layers
@@ -46,12 +47,13 @@ class Detector(ResNet):
     >>> {name: values.shape for name, values in found.items()}
     {'boxes': (1, 300, 4), 'scores': (1, 300), 'labels': (1, 300), 'count': (1,)}
 
-    Inputs are normalised images (B, H, W, 3). Padding at the right and the bottom is NaN; boxes are clipped where it begins.
+    Inputs are normalised images (B, H, W, 3). Padding at the right and the bottom is NaN; boxes are clipped where it
+    begins.
     """
 
-    spec: DetectorSpec | None = None
+    spec: Any = None
     """The DetectorSpec it was built from."""
-    spec_class = DetectorSpec
+    spec_class: type = DetectorSpec
     settings: DetectionSettings | None = None
     """Thresholds and counts."""
 
@@ -85,7 +87,7 @@ def build_detector(
 
 
 def default_settings(spec: DetectorSpec) -> DetectionSettings:
-    """torchvision's thresholds and counts: 300 detections for RetinaNet, otherwise 100; the paper's 300 proposals on C4."""
+    """torchvision's thresholds and counts: 300 detections for RetinaNet, else 100; the paper's 300 proposals on C4."""
     if spec.box_head == "dense":
         return DetectionSettings(detections=300)
     return DetectionSettings(proposals=300, candidates=6000) if spec.neck == "c4" else DetectionSettings()

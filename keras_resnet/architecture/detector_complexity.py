@@ -89,7 +89,7 @@ class _DetectorTotal(Total):
             vector = self.last_stage(spec, settings.proposals)
         else:
             dense = [row for row in rows if row.kernel_size == 0]
-            channels, size = self.head(
+            channels, _ = self.head(
                 [row for row in rows if row.kernel_size], (width, (BOX_SIZE,) * 2), settings.proposals
             )
             vector = self.head(dense, (channels * BOX_SIZE**2, (1, 1)), settings.proposals)

@@ -74,8 +74,8 @@ class DetectorSpec:
     rpn_width: int = 256
     """Channels of these convolutions."""
     box_head: str = "mlp"
-    """Of each region: "mlp": two dense layers; "conv": convolutions and a dense layer; "stage4": the backbone's last stage
-    (He et al. 2015, appendix A). "dense": no regions, but convolutions on the maps for each anchor (RetinaNet)."""
+    """Of each region: "mlp": two dense layers; "conv": convolutions and a dense layer; "stage4": the backbone's
+    last stage (He et al. 2015, appendix A). "dense": no regions, but convolutions on the maps for each anchor (RetinaNet)."""
     box_width: int = 1024
     """Units of the dense layers."""
     head_convs: int = 4
@@ -150,7 +150,7 @@ class DetectorSpec:
 
 def backbone_of(spec: ResNetSpec | DetectorSpec) -> ResNetSpec:
     """The residual network of a detector; a ResNetSpec is its own."""
-    return getattr(spec, "backbone", spec)
+    return spec.backbone if isinstance(spec, DetectorSpec) else spec
 
 
 _SHARES = ("score_threshold", "nms_threshold", "proposal_nms_threshold")

@@ -114,7 +114,7 @@ def box_predictor_rows(spec):
 
 
 def mask_rows(spec):
-    """Layers of the mask head: convolutions, an upsampling by two, and a mask for each class (arXiv:1703.06870, fig. 4)."""
+    """Layers of the mask head: convolutions, upsampling by two, a mask for each class (arXiv:1703.06870, fig. 4)."""
     convolution = HeadLayer("", spec.mask_width, 3, norm=spec.head_norm, activation="relu", initializer="he_normal")
     return [
         *(replace(convolution, name=f"mask_conv{i}") for i in range(spec.mask_convs)),
@@ -124,7 +124,7 @@ def mask_rows(spec):
 
 
 def dense_rows(spec):
-    """{"classes": rows, "boxes": rows} of RetinaNet's heads, of which the last row predicts (arXiv:1708.02002, fig. 3)."""
+    """{"classes": rows, "boxes": rows} of RetinaNet's heads; the last row predicts (arXiv:1708.02002, fig. 3)."""
     convolution = HeadLayer("", spec.neck_width, 3, norm=spec.head_norm, activation="relu", initializer=NORMAL)
     predictor = HeadLayer("", 0, 3, initializer=NORMAL)
     prior = keras.initializers.Constant(-4.59511985013459)  # log(0.01 / 0.99): a probability of 0.01

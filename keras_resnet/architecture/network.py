@@ -43,9 +43,9 @@ class ResNet(keras.Model):
     In all other respects it is a `keras.Model(inputs, outputs)`.
     """
 
-    spec: ResNetSpec | None = None
+    spec: Any = None
     """The ResNetSpec it was built from."""
-    spec_class = ResNetSpec
+    spec_class: type = ResNetSpec
     _has_warned = False
     info: dict | None = None
     """Facts about its weights as JSON values: their source, the preprocessing of images, the class names."""

@@ -13,7 +13,7 @@ SAMPLES = 2
 
 
 def pyramid_level(boxes, first, last):
-    """Number of the level in which a box is sampled (Lin et al. 2016, arXiv:1612.03144, eq. 1): (..., 4) -> (...,) int32.
+    """Level in which a box is sampled (Lin et al. 2016, arXiv:1612.03144, eq. 1): (..., 4) -> (...,) int32.
 
     A box of 224x224 pixels is sampled in level 4; those of half its side one level below.
     """
@@ -43,7 +43,7 @@ def roi_align(maps, boxes, first_level, size):
 
 
 def _first_and_last_samples(boxes, stride, size):
-    """(y1, x1, y2, x2) of the outer sampling points in pixels of a map with this stride; boxes have sides of 1 or more."""
+    """(y1, x1, y2, x2) of the outer sampling points, in pixels of a map; boxes have sides of 1 or more there."""
     x1, y1, x2, y2 = unstack(boxes / stride)
     points = size * SAMPLES
     step_y, step_x = ops.maximum(y2 - y1, 1.0) / points, ops.maximum(x2 - x1, 1.0) / points
@@ -72,7 +72,7 @@ def _align_by_kernel(maps, boxes, image, level, first_level, size):
 
 
 def _align_by_gather(maps, boxes, image, level, first_level, size):
-    """The same in `keras.ops`: the pixels of all maps are one list, from which four neighbours of each point are taken."""
+    """The same in `keras.ops`: the pixels of all maps are one list; the four neighbours of each point are taken."""
     channels, points = maps[0].shape[-1], size * SAMPLES
     pixels = ops.concatenate([ops.reshape(level_map, (-1, channels)) for level_map in maps])
     shapes = [ops.shape(level_map)[1:3] for level_map in maps]
@@ -96,7 +96,7 @@ def _align_by_gather(maps, boxes, image, level, first_level, size):
 
 
 def _neighbours(position, side):
-    """[(index, weight), (index, weight)] of the two pixels around points; zero weight more than 1 outside of the map."""
+    """[(index, weight), (index, weight)] of the two pixels around points; no weight more than 1 outside the map."""
     limit = ops.cast(side, "float32")
     inside = ops.logical_and(position >= -1, position <= limit)
     position = ops.clip(position, 0.0, limit - 1)

@@ -67,7 +67,7 @@ def create_detector(
     if isinstance(backbone := parts.spec.get("backbone"), str):
         parts.spec["backbone"] = get_spec(backbone, "classification")
     spec = replace(get_spec(variant), **parts.spec)
-    arguments = {"settings": replace(default_settings(spec), **parts.settings), "name": name or variant}
+    arguments: dict[str, Any] = {"settings": replace(default_settings(spec), **parts.settings), "name": name or variant}
     if weights is not None:
         if backbone_weights is not None:
             raise value_error("backbone_weights", backbone_weights, "None with `weights`, which include the backbone's")

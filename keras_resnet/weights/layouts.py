@@ -235,8 +235,9 @@ def detect_layout(names: Iterable[str], path: str | os.PathLike) -> Layout:
 def get_layout(name: str, spec: ResNetSpec | DetectorSpec) -> Layout:
     """The Layout with this name; "timm" and "auto" are the one in which timm has networks like `spec`."""
     check_known("layout", name, (*LAYOUTS, "auto"))
-    if name == "torchvision" and isinstance(spec, DetectorSpec):
+    if isinstance(spec, DetectorSpec) and name in ("torchvision", "auto"):
         return _DETECTION if spec.backbone.bn_epsilon else _DETECTION_2019
+    spec = backbone_of(spec)
     if name in ("timm", "auto"):
         return _TIMM if spec.preactivation else _TORCHVISION
     return LAYOUTS[name]

@@ -76,7 +76,7 @@ class NetworkWeights:
         return shape[2] or 3 if fits else 3
 
     @cached_property
-    def preprocessing(self) -> Preprocessing | None:
+    def preprocessing(self) -> Any:
         """Preprocessing that was published with the file, stored in it, or is usual for such files; None if unknown.
 
         Raises:
