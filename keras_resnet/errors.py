@@ -79,6 +79,8 @@ def check_known(
 
 TENSORFLOW = "keras-residual[tensorflow]"
 """What installs TensorFlow and tensorflow-datasets."""
+DETECTION = "keras-residual[detection]"
+"""What installs faster-coco-eval, for masks and COCO's metrics."""
 
 
 def check_installed(what: str, modules: Iterable[str], package: str) -> None:

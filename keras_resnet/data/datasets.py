@@ -9,6 +9,7 @@ from itertools import islice
 
 import numpy as np
 
+from keras_resnet.data.objects import Objects
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.stored_files import StoredFiles
 from keras_resnet.errors import is_number, value_error
@@ -58,6 +59,8 @@ class Split:
     """(N,) int32: the class of each image; or multi-label (N, K) uint8: 1 for each class of the image, else 0."""
     orientations: np.ndarray | None = None
     """(N,) uint8: EXIF orientations of the files, from 1 to 8; None if all are upright. Pixels are upright."""
+    objects: Objects | None = None
+    """The objects in the images, whose classes are the `labels`, (N, K); None if only the images have labels."""
 
     def __post_init__(self):
         shape, dtype = self.images.shape, self.images.dtype
@@ -77,13 +80,19 @@ class Split:
         turned = self.orientations
         if turned is not None and (turned.shape != shape or turned.dtype != np.uint8 or not (turned - 1 < 8).all()):
             raise value_error("orientations", turned, f"{shape[0]} numbers from 1 to 8 (uint8), for encoded files")
+        if self.objects is not None and (len(self.objects.sizes) != shape[0] or not self.multi_label):
+            raise value_error("objects", len(self.objects.sizes), f"of {shape[0]} images with multi-label `labels`")
 
     def __len__(self):
         return len(self.labels)
 
     def __getitem__(self, indices):
-        turned = self.orientations
-        return Split(self.images[indices], self.labels[indices], None if turned is None else turned[indices])
+        return Split(
+            self.images[indices],
+            self.labels[indices],
+            None if self.orientations is None else self.orientations[indices],
+            None if self.objects is None else self.objects.select(indices),
+        )
 
     @property
     def multi_label(self) -> bool:
@@ -95,7 +104,10 @@ class Split:
         """(N,) integers by which splits are stratified: the class; of several, the rarest one in the split.
 
         Images whose number occurs only once share one with the most frequent, since a single image cannot be split.
+        Images with objects all have the same number: most have many classes, and rare classes occur in one image.
         """
+        if self.objects is not None:
+            return np.zeros(len(self), int)
         if not self.multi_label:
             return self.labels
         rarity = self.labels / np.maximum(1, self.labels.sum(axis=0))
@@ -134,7 +146,7 @@ class Split:
             count = num_held_out(amount, len(self))
             self._check_split(amount, sizes.min() >= 2 and len(sizes) <= count <= len(self) - len(sizes))
             rest, held_out = train_test_split(indices, test_size=count, stratify=strata, random_state=0)
-        if self.multi_label:
+        if self.multi_label and self.objects is None:
             self._check_split(amount, (self.labels[rest].any(axis=0) & self.labels[held_out].any(axis=0)).all())
         return self[rest], self[held_out]
 

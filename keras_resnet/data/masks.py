@@ -1,0 +1,93 @@
+"""Masks of objects in COCO's forms: polygons, or runs of equal pixels (RLE)."""
+
+import numpy as np
+
+from keras_resnet.errors import DETECTION, check_installed, error_summary, value_error
+
+TOLERANCE = 1.0
+"""Pixels by which boxes and polygons may exceed their image, as rounding makes them."""
+
+
+def decode_mask(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
+    """Mask of an object as pixels.
+
+    >>> from keras_resnet.data.masks import decode_mask
+    >>> decode_mask({"size": [2, 3], "counts": [2, 3, 1]}, (2, 3)).astype(int)
+    array([[0, 1, 1],
+           [0, 1, 0]])
+
+    Args:
+        segmentation: polygons [[x, y, x, y, ...], ...] in pixels, or {"size": [height, width], "counts": run lengths or
+            COCO's compressed string}.
+        size: height and width of the image.
+
+    Returns:
+        (height, width) bool.
+
+    Raises:
+        ImportError: without faster-coco-eval.
+        ValueError: for a damaged mask, and as `check_segmentation`.
+    """
+    check_segmentation(segmentation, size)
+    mask_api = _mask_api()
+    try:
+        return mask_api.decode(mask_api.segmToRle(segmentation, size[1], size[0])).astype(bool)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise value_error("segmentation", segmentation, f"polygons or RLE of COCO ({error_summary(error)})") from error
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """COCO's compressed RLE of a mask (height, width) bool: {"size": [height, width], "counts": string}.
+
+    >>> import numpy as np
+    >>> from keras_resnet.data.masks import encode_mask
+    >>> encode_mask(np.eye(2, dtype=bool))
+    {'size': [2, 2], 'counts': '0120'}
+
+    Raises:
+        ImportError: without faster-coco-eval.
+    """
+    rle = _mask_api().encode(np.asfortranarray(mask, "uint8"))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
+
+
+def check_segmentation(segmentation: list | dict, size: tuple[int, int]) -> None:
+    """Raises ValueError for a value that is not polygons or an RLE inside an image of a height and width.
+
+    Nothing is rasterised. The characters of a compressed RLE are checked when it is decoded.
+    """
+    if isinstance(segmentation, dict):
+        _check_rle(segmentation, size)
+    elif isinstance(segmentation, list) and segmentation:
+        for polygon in segmentation:
+            _check_polygon(polygon, size)
+    else:
+        raise value_error("segmentation", segmentation, "a list of polygons, or an object with size and counts")
+
+
+def _check_rle(rle, size):
+    if rle.get("size") != list(size):
+        raise value_error("segmentation.size", rle.get("size"), f"the height and width of the image, {list(size)}")
+    counts = rle.get("counts")
+    if isinstance(counts, str):
+        return
+    is_list = isinstance(counts, list) and all(type(count) is int and count >= 0 for count in counts)
+    if not is_list or sum(counts) != size[0] * size[1]:
+        expected = f"a string, or lengths of runs of {size[0] * size[1]} pixels in all"
+        raise value_error("segmentation.counts", counts, expected)
+
+
+def _check_polygon(polygon, size):
+    is_flat = isinstance(polygon, list) and all(type(number) in (int, float) for number in polygon)
+    if not is_flat or len(polygon) < 6 or len(polygon) % 2:
+        raise value_error("segmentation", polygon, "polygons of x and y of three points or more")
+    points = np.array(polygon, float).reshape(-1, 2)
+    if not ((points >= -TOLERANCE) & (points <= np.array(size[::-1]) + TOLERANCE)).all():
+        raise value_error("segmentation", polygon, f"polygons inside the image of {size[1]} x {size[0]} pixels")
+
+
+def _mask_api():
+    check_installed("Masks of objects", ["faster_coco_eval"], DETECTION)
+    from faster_coco_eval.core import mask
+
+    return mask
