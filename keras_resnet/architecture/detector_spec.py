@@ -74,8 +74,8 @@ class DetectorSpec:
     rpn_width: int = 256
     """Channels of these convolutions."""
     box_head: str = "mlp"
-    """Of each region: "mlp": two dense layers; "conv": convolutions and a dense layer; "stage4": the last stage of the
-    backbone (He et al. 2015, appendix A). "dense": no regions, but convolutions on the maps for each anchor (RetinaNet)."""
+    """Of each region: "mlp": two dense layers; "conv": convolutions and one; "stage4": the last stage of the
+    backbone (He et al. 2015, appendix A). "dense": no regions, but convolutions for each anchor (RetinaNet)."""
     box_width: int = 1024
     """Units of the dense layers."""
     head_convs: int = 4
