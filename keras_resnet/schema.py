@@ -57,7 +57,13 @@ class Range:
         return f"[{self.smallest}, {self.largest}{')' if self.open_end else ']'}"
 
 
-def parse_json(text: str | bytes, annotation: Any = Any, name: str = "value", max_bytes: int = MAX_JSON_BYTES) -> Any:
+def parse_json(
+    text: str | bytes,
+    annotation: Any = Any,
+    name: str = "value",
+    max_bytes: int = MAX_JSON_BYTES,
+    max_values: int = MAX_JSON_VALUES,
+) -> Any:
     """The value of a JSON text, as `checked` returns it.
 
     >>> from keras_resnet.schema import parse_json
@@ -69,26 +75,27 @@ def parse_json(text: str | bytes, annotation: Any = Any, name: str = "value", ma
         annotation: the type that the value should have.
         name: name of the value in errors.
         max_bytes: largest length of the text.
+        max_values: largest number of values.
 
     Raises:
-        ValueError: for text that is not JSON, is longer than `max_bytes`, has more than MAX_JSON_VALUES values or is
+        ValueError: for text that is not JSON, is longer than `max_bytes`, has more than `max_values` values or is
             nested deeper than MAX_JSON_DEPTH; and as `checked`.
     """
     text = text.encode() if isinstance(text, str) else text
     if len(text) > max_bytes:
         raise ValueError(f"`{name}` should have at most {max_bytes} bytes of JSON. Received: {len(text)} bytes")
-    _check_structure(text, name)
+    _check_structure(text, name, max_values)
     return checked(json.loads(text.decode()), annotation, name)
 
 
-def _check_structure(text, name):
+def _check_structure(text, name, max_values):
     """Raises ValueError for JSON with too many values or levels, which would take memory or the parser's stack."""
     values = text.count(b'"') // 4  # a key and a value have four quotes
-    if values <= MAX_JSON_VALUES:
+    if values <= max_values:
         structure = _STRING.sub(b"", text)
         values = sum(map(structure.count, (b",", b"[", b"{")))
-    if values > MAX_JSON_VALUES:
-        raise ValueError(f"`{name}` should have at most {MAX_JSON_VALUES} JSON values. Received: {values} values")
+    if values > max_values:
+        raise ValueError(f"`{name}` should have at most {max_values} JSON values. Received: {values} values")
     brackets = structure.translate(None, _NO_BRACKETS)
     depth = max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets), default=0)
     if depth > MAX_JSON_DEPTH:

@@ -72,23 +72,37 @@ def load_archive(archive: Archive, held_out=None, skip_bad=False) -> Dataset:
     Raises:
         ValueError: for missing splits, unreadable images unless `skip_bad`, and classes without an image.
     """
-    train = archive.splits[0] if len(archive.splits) == 1 else "train"
-    if train not in archive.splits:
-        raise value_error("dataset", archive.name, f"a data set with the split train, not only {list(archive.splits)}")
-    tests = [name for name in TEST_SPLITS if name in archive.splits and name != train]
-    names = [train, *(tests[:1] if held_out is None else [])]
+    names = training_split_names(archive, held_out)
     opened, errors = _open_splits(archive, names, training_check(), skip_bad)
     class_names = archive.class_names or _class_names(label for split in opened for label in split.labels)
     splits = [_split(split, class_names) for split in opened]
     return training_dataset(Path(archive.name), splits, class_names, held_out, errors)
 
 
+def training_split_names(source, held_out=None) -> list[str]:
+    """Names of the splits to train and test on: of all `source.splits`, or the one of which a part is held out.
+
+    Raises:
+        ValueError: for several splits without "train".
+    """
+    train = source.splits[0] if len(source.splits) == 1 else "train"
+    if train not in source.splits:
+        raise value_error("dataset", source.name, f"a data set with the split train, not only {list(source.splits)}")
+    tests = [name for name in TEST_SPLITS if name in source.splits and name != train]
+    return [train, *(tests[:1] if held_out is None else [])]
+
+
+def test_split_name(source, split=None) -> str:
+    """Name of the split to test on: `split`, else the first of TEST_SPLITS in `source.splits`, else the first one."""
+    if split is not None:
+        check_known("split", split, source.splits)
+        return split
+    return next((name for name in TEST_SPLITS if name in source.splits), source.splits[0])
+
+
 def load_test_archive(archive: Archive, split=None, skip_bad=False) -> Dataset:
     """Loads a split of an Archive for testing; None: the first of TEST_SPLITS, or "train". See `load_test`."""
-    if split is not None:
-        check_known("split", split, archive.splits)
-    names = [name for name in TEST_SPLITS if name in archive.splits]
-    (opened,), errors = _open_splits(archive, [split or [*names, archive.splits[0]][0]], CHECKS["header"], skip_bad)
+    (opened,), errors = _open_splits(archive, [test_split_name(archive, split)], CHECKS["header"], skip_bad)
     has_names = archive.class_names or any(isinstance(label, str) for label in opened.labels)
     class_names = (archive.class_names or _class_names(opened.labels)) if has_names else None
     test = _split(opened, class_names)

@@ -27,6 +27,12 @@ ORIENTATION_TAG = 0x0112
 """EXIF's tag of the orientation."""
 ROWS = 256
 """Rows of an image that are converted at once, if that needs several copies."""
+REVERSALS = (
+    # orientation -> whether rows and columns are reversed (after the transposition of orientations from 5)
+    *[(False, False), (False, False), (False, True), (True, True), (True, False)],  # 0 is not an orientation
+    *[(False, False), (False, True), (True, True), (True, False)],
+)
+"""How the pixels of a stored image are made upright."""
 MAX_LISTED = 20
 """Number of unreadable files that a message lists."""
 

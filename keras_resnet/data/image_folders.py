@@ -62,7 +62,7 @@ def load_training_files(groups, class_names, folder, held_out=None, skip_bad=Fal
     """
     groups, skipped = _check_files(groups, training_check(), folder, skip_bad)
     keep = fits_in_memory(sum(record.size for group in groups for _, _, record in group))
-    splits = [_training_split(group, keep) for group in groups]
+    splits = [training_split(group, keep) for group in groups]
     return training_dataset(folder, splits, class_names, held_out, skipped)
 
 
@@ -105,7 +105,7 @@ def load_test_files(labelled_paths, class_names, folder, skip_bad=False):
         )
 
     (readable,), skipped = _check_files([labelled_paths], CHECKS["header"], folder, skip_bad)
-    test = _split(readable)
+    test = path_split(readable)
     if not len(test):
         raise ValueError(f"Expected readable images. Received: none of {len(labelled_paths)} in {folder}")
     return Dataset(folder.resolve().name, None, test, class_names, default_preprocessing((None, None, 3)), skipped)
@@ -161,16 +161,16 @@ def _check_files(groups, check, folder, skip_bad):
     return readable, errors
 
 
-def _split(group):
+def path_split(group):
     """A Split of the paths in a group of (path, label, FileRecord)."""
     labels = [label for _, label, _ in group]
     dtype = "uint8" if np.ndim(labels) == 2 else "int32"
     return Split(np.array([path for path, *_ in group], str), np.array(labels, dtype))
 
 
-def _training_split(group, keep):
-    """A Split as `_split`, with orientations; of the files' contents if they are kept in memory."""
-    split = _split(group)
+def training_split(group, keep):
+    """A Split as `path_split`, with orientations; of the files' contents if they are kept in memory."""
+    split = path_split(group)
     with ThreadPool() as threads:
         contents = threads.map(lambda path: Path(path).read_bytes(), split.images if keep else [], chunksize=16)
     orientations = orientations_of(record.result for _, _, record in group)

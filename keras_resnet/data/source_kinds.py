@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from keras_resnet.data.annotations import load_annotations, load_test_annotations
 from keras_resnet.data.archives import load_archive, load_test_archive
+from keras_resnet.data.coco_files import find_coco, open_coco
 from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT, Dataset, Fold, Split
 from keras_resnet.data.hugging_face import is_hugging_face, open_hugging_face
 from keras_resnet.data.image_folders import load_folder, load_test_folder
 from keras_resnet.data.labelled_folders import load_labelled_folder, load_labelled_test_folder
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.tfds import find_builder, list_tfds, load_tfds, load_tfds_split
+from keras_resnet.data.voc_files import find_voc, open_voc
 from keras_resnet.data.webdataset_shards import find_shards, open_shards
+from keras_resnet.data.yolo_files import find_yolo, open_yolo
 from keras_resnet.errors import unknown_name_error, value_error
 
 
@@ -59,6 +63,8 @@ class SourceKind:
     """(what was found, LoadOptions) -> Dataset for training."""
     load_test: Callable
     """(what was found, LoadOptions) -> Dataset without `train`."""
+    has_image_files: bool = False
+    """Whether they are folders of image files, which can be read without labels."""
 
 
 def _load_built_in(function, options):
@@ -96,6 +102,16 @@ def _archive(open_archive):
     )
 
 
+def _annotated(find, open_annotations):
+    """The SourceKind of annotated objects: whether a name is of the kind, and a function of the name -> Annotations."""
+    return SourceKind(
+        lambda name, options: name if options.labels is None and find(name) else None,
+        lambda name, options: load_annotations(open_annotations(name), options.held_out, options.skip_bad),
+        lambda name, options: load_test_annotations(open_annotations(name), options.split, options.skip_bad),
+        has_image_files=True,
+    )
+
+
 SOURCES = {
     "built-in": SourceKind(lambda name, options: DATASETS.get(name), _load_built_in, _load_built_in_test),
     "webdataset": SourceKind(
@@ -105,7 +121,15 @@ SOURCES = {
         lambda name, options: name if is_hugging_face(name) else None,
         *_archive(lambda name, options: open_hugging_face(name, options.data_dir, options.download)),
     ),
-    "folder": SourceKind(lambda name, options: name if os.path.exists(name) else None, _load_folder, _load_test_folder),
+    "coco": _annotated(find_coco, open_coco),
+    "voc": _annotated(find_voc, open_voc),
+    "yolo": _annotated(find_yolo, open_yolo),
+    "folder": SourceKind(
+        lambda name, options: name if os.path.exists(name) else None,
+        _load_folder,
+        _load_test_folder,
+        has_image_files=True,
+    ),
     "tensorflow-datasets": SourceKind(
         lambda name, options: find_builder(name, options.data_dir),
         lambda builder, options: load_tfds(builder, options.download, options.held_out),
@@ -126,7 +150,7 @@ def find_source(name, options: LoadOptions) -> tuple[str, Any]:
         if os.fspath(name).count(os.sep) > 1 or not isinstance(name, str) or name.startswith((".", "~", os.sep)):
             raise FileNotFoundError(f"Expected a folder with a folder for each class. Received: dataset={str(name)!r}")
     expected = (
-        f"one of {list(DATASETS)}, a folder of class folders, Parquet files or tar files, hf://owner/name, or a "
-        "dataset of tensorflow-datasets"
+        f"one of {list(DATASETS)}, a folder of class folders, annotated images, Parquet files or tar files, "
+        "hf://owner/name, or a dataset of tensorflow-datasets"
     )
     raise unknown_name_error("dataset", name, [*DATASETS, *list_tfds()], expected)

@@ -44,15 +44,16 @@ def load_dataset(
     (1293, 144, (8, 8, 1))
 
     Args:
-        name: "digits"; a folder of class folders, see `load_folder`; a folder of Parquet files or one written by
-            `datasets.save_to_disk`; "hf://owner/name" on the Hugging Face hub; WebDataset's tar files, as a folder or a
-            pattern such as "train-{000..146}.tar"; or a dataset of tensorflow-datasets for image classification, such
-            as "cifar10", "cifar10:3.0.2" or "emnist/letters".
+        name: "digits"; a folder of class folders, see `load_folder`; a folder of images with boxes or masks of objects,
+            as COCO, PASCAL VOC or YOLO (data.yaml) have them, see `load_annotations`; a folder of Parquet files or one
+            written by `datasets.save_to_disk`; "hf://owner/name" on the Hugging Face hub; WebDataset's tar files, as a
+            folder or a pattern such as "train-{000..146}.tar"; or a dataset of tensorflow-datasets for image
+            classification or object detection, such as "cifar10", "cifar10:3.0.2", "emnist/letters" or "voc".
         data_dir: folder of tensorflow-datasets, or cache of Hugging Face's datasets; None: the default folder.
         download: whether to download datasets that are missing in `data_dir`.
         validation_split: fraction in (0, 1) or number of the training images to test on instead of the test images,
             which stay unused. They are stratified by class (He et al. 2015, sec. 4.2: 45k/5k).
-        skip_bad: whether to skip images that cannot be read.
+        skip_bad: whether to skip images that cannot be read, and objects whose boxes or masks are invalid.
         labels: file with the class, or the classes, of each image of a folder, such as a CSV with the columns file and
             label. See `load_labelled_folder`.
         fold: "2/5" to test on the second of five equal parts of the training images and train on the others, for k-fold
@@ -95,7 +96,7 @@ def load_test(
             tensorflow-datasets such as "train[:1000]"; None: the test images.
         data_dir, download: as for `load_dataset`.
         labels: file with the class, or the classes, of each image in a folder. See `load_labelled_test_folder`.
-        skip_bad: whether to skip images that cannot be read.
+        skip_bad: whether to skip images that cannot be read, and objects whose boxes or masks are invalid.
 
     Returns:
         A Dataset whose `train` is None.
@@ -216,7 +217,7 @@ def image_source(images):
     if isinstance(images, ImageSource):
         return images
     if isinstance(images, (str, os.PathLike)):
-        if find_source(images, LoadOptions())[0] != "folder":
+        if not SOURCES[find_source(images, LoadOptions())[0]].has_image_files:
             return image_source(load_test(images))
         if os.path.isdir(images):
             return _folder_source(Path(images))

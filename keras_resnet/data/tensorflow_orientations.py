@@ -8,12 +8,6 @@ import tensorflow as tf
 
 from keras_resnet.data import image_files
 
-REVERSALS = (
-    # orientation -> whether rows and columns are reversed (after the transposition)
-    *[(False, False), (False, False), (False, True), (True, True), (True, False)],  # 0 is not an orientation
-    *[(False, False), (False, True), (True, True), (True, False)],
-)
-
 
 def exif_orientation(contents):
     """The orientation of an encoded image, 1 to 8; 1 if it has none, or cannot be read."""
@@ -50,7 +44,7 @@ def turn_upright(square, orientation):
 
 
 def _reversals(orientation):
-    return tf.constant(REVERSALS)[tf.cast(orientation, "int32")]
+    return tf.constant(image_files.REVERSALS)[tf.cast(orientation, "int32")]
 
 
 def _transposed(stored, transposed, orientation):

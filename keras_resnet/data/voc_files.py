@@ -1,0 +1,138 @@
+"""PASCAL VOC's XML files, one for each image -> `Annotations`.
+
+The format: Everingham et al. 2010, http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html.
+"""
+
+import os
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from keras_resnet.data.annotation_checks import AnnotatedImage, AnnotatedObject
+from keras_resnet.data.annotations import MAX_LIST_BYTES, AnnotatedSplit, Annotations, path_inside, read_text
+from keras_resnet.data.datasets import SPLITS
+from keras_resnet.data.image_files import images_in_folder
+from keras_resnet.data.manifests import read_files
+from keras_resnet.errors import error_summary, value_error
+
+FOLDERS = (("Annotations", "JPEGImages"), ("Annotations", "images"), ("annotations", "images"))
+"""Names of the folders of XML files and of images."""
+MAX_XML_BYTES = 2**22
+"""Largest size of an XML file, enough for 10,000 objects."""
+READER = "voc 1"
+"""Name and version of `read_voc`, for the manifest of its results."""
+MAX_NAME = 200
+"""Longest name of a class."""
+
+
+def find_voc(folder: str | os.PathLike) -> list[tuple[Path, Path]]:
+    """Pairs of the folders of XML files and of images in a folder: of FOLDERS, or split folders that have both."""
+    pairs = ((Path(folder, xml), Path(folder, images)) for xml, images in FOLDERS)
+    if pair := next((pair for pair in pairs if pair[1].is_dir() and _has_xml(pair[0])), None):
+        return [pair]
+    return [(split, split) for split in (Path(folder, name) for name in SPLITS) if _has_xml(split)]
+
+
+def _has_xml(folder):
+    return next(folder.glob("*.xml"), None) is not None
+
+
+def open_voc(folder: str | os.PathLike) -> Annotations:
+    """The Annotations of a folder in which `find_voc` finds folders.
+
+    The images of a split are named by ImageSets/Main/train.txt and so on; without these files, all images are one
+    split. An image has the name of its XML file: paths inside the XML are ignored. The classes are the names in the XML
+    files of all splits, sorted.
+    """
+    folder, pairs = Path(folder), find_voc(folder)
+    files = _files_by_split(pairs, folder)
+    records = read_files(read_voc, [file for split in files.values() for file in split], folder, READER)
+    contents = [record.result for record in records.values() if record.error is None]
+    class_names = tuple(sorted({name for content in contents for _, name, *_ in content["objects"]}))
+    images = {file: image for pair in pairs for file, image in _images_by_file(*pair).items()}
+
+    def read(split):
+        found = [_annotated(file, records[file], images.get(file), folder) for file in files[split]]
+        return AnnotatedSplit(found, class_names)
+
+    return Annotations(folder, tuple(files), read)
+
+
+def _files_by_split(pairs, folder):
+    """{split: paths of its XML files}."""
+    lists = {split: folder / "ImageSets" / "Main" / f"{split}.txt" for split in SPLITS}
+    listed = {split: read_text(file, MAX_LIST_BYTES).split("\n") for split, file in lists.items() if file.is_file()}
+    if listed:
+        return {
+            split: [path_inside(pairs[0][0], f"{line.strip()}.xml") for line in lines if line.strip()]
+            for split, lines in listed.items()
+        }
+    return {
+        xml.name if xml == images else "train": sorted(str(path) for path in xml.glob("*.xml")) for xml, images in pairs
+    }
+
+
+def _images_by_file(xml, images):
+    """{path of an XML file: path of the image with the same name}."""
+    paths = ((os.path.relpath(path, images), path) for path in images_in_folder(images))
+    return {str(xml / Path(name).with_suffix(".xml")): path for name, path in paths}
+
+
+def _annotated(file, record, image, folder):
+    """The AnnotatedImage of an XML file and its FileRecord."""
+    source = os.path.relpath(file, folder)
+    path = image or str(Path(file).with_suffix(".jpg"))
+    if record.error is not None:
+        return AnnotatedImage(path, source, Path(file).stem, [], error=record.error)
+    objects = [AnnotatedObject(*item) for item in record.result["objects"]]
+    size = record.result["size"]
+    return AnnotatedImage(path, source, Path(file).stem, objects, size and tuple(size))
+
+
+def read_voc(path: str | os.PathLike) -> dict:
+    """Reads an XML file.
+
+    Coordinates count pixels from 1, and a box contains the pixels of both corners, so (1, 1, 640, 480) is all of an
+    image of 640 x 480 pixels: here (0, 0, 640, 480). Corners that are one pixel are a box without an area.
+
+    Returns:
+        {"size": [height, width] or None, "objects": rows of an AnnotatedObject}.
+
+    Raises:
+        ValueError: for a file that is not such XML, is too large, or has a document type, which could define entities.
+    """
+    root = _parse_xml(read_text(path, MAX_XML_BYTES))
+    size = [round(_number(root, name, 0)) for name in ("size/height", "size/width")]
+    items = enumerate(root.findall("object"), 1)
+    return {"size": size if all(size) else None, "objects": [_object(number, item) for number, item in items]}
+
+
+def _parse_xml(text):
+    if "<!" in text.replace("<!--", "").replace("<![CDATA[", ""):
+        raise ValueError("should be XML without a document type")
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"should be XML: {error_summary(error)}") from error
+    if root.tag != "annotation":
+        raise value_error("root", root.tag, "an element 'annotation'")
+    return root
+
+
+def _object(number, item):
+    """A row of an AnnotatedObject."""
+    name = item.findtext("name", "").strip()
+    if not 0 < len(name) <= MAX_NAME:
+        raise value_error("name", name, f"the name of a class of at most {MAX_NAME} characters")
+    x1, y1, x2, y2 = (_number(item, f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax"))
+    first = 1 if x1 < x2 and y1 < y2 else 0
+    return number, name, (x1 - first, y1 - first, x2, y2), None, item.findtext("difficult", "").strip() == "1"
+
+
+def _number(element, name, default=None):
+    text = element.findtext(name)
+    if text is None and default is not None:
+        return default
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        raise value_error(name, text, "a number") from None

@@ -1,0 +1,183 @@
+"""Folders of annotated images: real data, every format, what is left out, and EXIF orientations."""
+
+import json
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+from annotated_images import (
+    CLASSES,
+    HEIGHT,
+    SPLITS,
+    WIDTH,
+    WRITERS,
+    save_image,
+    write_coco,
+    write_text,
+    write_yolo,
+)
+from pycocotools.coco import COCO
+
+from keras_resnet.data.sources import image_source, load_dataset, load_test
+
+
+@pytest.mark.filterwarnings("ignore:Left out 2 invalid")
+def test_bccd(test_data):
+    with pytest.raises(
+        ValueError, match="2 invalid in .*(?s:.*)Annotations/BloodImage_00338.xml, object 13 .* is empty"
+    ):
+        load_dataset(test_data / "bccd")
+    data = load_dataset(test_data / "bccd", skip_bad=True)
+    assert data.class_names == ("Platelets", "RBC", "WBC") and len(data.skipped) == 2
+    assert (len(data.train), len(data.test), len(load_test(test_data / "bccd", "test").test)) == (205, 87, 72)
+    text = "".join(
+        (test_data / "bccd/Annotations" / f"{name}.xml").read_text() for name in data.train.objects.image_ids
+    )
+    names = Counter(re.findall("<name>(.*)</name>", text))
+    counts = data.train.objects.class_counts(3)
+    assert dict(zip(data.class_names, counts, strict=True)) == {**names, "RBC": names["RBC"] - 1}
+    corners = [re.findall(f"<{corner}>(.*)</{corner}>", text) for corner in ("xmin", "ymin", "xmax", "ymax")]
+    boxes = {tuple(box) for box in np.array(corners, float).T - [1, 1, 0, 0]}
+    assert {tuple(box) for box in data.train.objects.boxes.tolist()} == boxes - {(180, 328, 181, 329)}  # the empty one
+    np.testing.assert_array_equal(data.train.labels[7], np.isin([0, 1, 2], data.train[[7]].objects.labels))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_tiny_coco_is_what_pycocotools_reads(test_data, split, capsys):
+    coco = COCO(str(test_data / f"tiny_coco/annotations/instances_{split}2017.json"))
+    data = load_test(test_data / "tiny_coco", split)
+    objects = data.test.objects
+    categories = coco.loadCats(sorted(coco.getCatIds()))
+    assert list(data.class_names) == [category["name"] for category in categories]
+    assert sorted(objects.image_ids) == sorted(coco.getImgIds()) and len(objects) == len(coco.anns)
+    for index, image_id in enumerate(objects.image_ids[:20]):
+        image, found = coco.imgs[image_id], objects.select([index])
+        expected = coco.loadAnns(coco.getAnnIds(image_id))
+        assert data.test.images[index].endswith(image["file_name"])
+        assert found.sizes.tolist() == [[image["height"], image["width"]]]
+        boxes = np.array([item["bbox"] for item in expected], float).reshape(-1, 4)
+        np.testing.assert_allclose(found.boxes, np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]), atol=1e-4)
+        np.testing.assert_allclose(found.areas, [item["area"] for item in expected])
+        assert found.crowd.tolist() == [bool(item["iscrowd"]) for item in expected]
+        assert [categories[label]["id"] for label in found.labels] == [item["category_id"] for item in expected]
+        for number, item in enumerate(expected):
+            np.testing.assert_array_equal(found.mask(number), coco.annToMask(item))
+
+
+def described(split, class_names):
+    """{name of the image: sorted (class, box)} of a Split."""
+    rows = []
+    for index in range(len(split)):
+        found = split.objects.select([index])
+        names = [class_names[label] for label in found.labels]
+        rows.append(sorted(zip(names, map(tuple, found.boxes.round(3).tolist()), strict=True)))
+    return dict(zip(map(str, split.objects.image_ids), rows, strict=True))
+
+
+def expected(images, numbered=False):
+    """What `described` returns of the images of a split; COCO's ids are numbers."""
+    return {str(number if numbered else name): sorted(objects) for number, (name, objects) in enumerate(images, 1)}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_each_format_is_found_and_read(tmp_path, kind):
+    folder = WRITERS[kind](tmp_path / "insects")
+    data = load_dataset(folder)
+    assert (data.name, data.class_names, data.multi_label) == ("insects", CLASSES, True)
+    for split, images in ((data.train, SPLITS["train"]), (data.test, SPLITS["val"])):
+        assert described(split, CLASSES) == expected(images.items(), kind == "coco")
+        assert split.objects.sizes.tolist() == [[HEIGHT, WIDTH]] * len(images)
+        np.testing.assert_array_equal(split.labels, split.objects.label_matrix(3))
+    tests = load_test(folder)
+    assert described(tests.test, CLASSES) == described(data.test, CLASSES) and tests.test.has_paths
+    assert len(load_test(folder, "train").test) == 3
+    with pytest.raises(ValueError, match="Nearest: .'train'"):
+        load_test(folder, "trian")
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_part_of_the_training_images_can_be_held_out(tmp_path, kind):
+    folder = WRITERS[kind](tmp_path)
+    data = load_dataset(folder, validation_split=1)
+    assert (len(data.train), len(data.test)) == (2, 1)
+    parts = described(data.train, CLASSES) | described(data.test, CLASSES)
+    assert parts == expected(SPLITS["train"].items(), kind == "coco")
+    only_train = load_dataset(WRITERS[kind](tmp_path / "single", {"train": SPLITS["train"]}))
+    assert len(only_train.train) + len(only_train.test) == 3
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_folder_of_annotated_images_is_also_a_folder_of_images(tmp_path, kind):
+    folder = WRITERS[kind](tmp_path)
+    assert len(image_source(folder).names) == 5
+    write_text(tmp_path / "classes.csv", "file,label\none,x\ntwo,y\nthree,x\nfour,y\nfive,x")
+    assert load_test(folder, labels=tmp_path / "classes.csv").test.objects is None
+
+
+def test_polygons_and_runs_are_read_with_their_areas(tmp_path):
+    folder = write_coco(tmp_path)
+    file = folder / "annotations/instances_train2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0] |= {"segmentation": [[4, 3, 24, 3, 4, 18]], "iscrowd": 0}
+    runs = {"size": [HEIGHT, WIDTH], "counts": [600, 300, 300]}
+    content["annotations"][1] |= {"segmentation": runs, "iscrowd": 1, "area": 300}
+    file.write_text(json.dumps(content))
+    objects = load_dataset(folder).train.objects
+    assert objects.areas[:3].tolist() == [150, 300, 20] and objects.crowd.tolist() == [False, True, False, False, False]
+    assert objects.mask(1).sum() == 300 and objects.mask(2) is None
+    assert objects.mask(1)[:, 20:30].all()  # runs are down the columns
+
+
+def test_yolo_polygons_are_masks(tmp_path):
+    folder = write_yolo(tmp_path)
+    write_text(folder / "labels/train/two.txt", "1 0.1 0.1 0.6 0.1 0.6 0.6 0.1 0.6\n")
+    data = load_dataset(folder)
+    (index,) = np.flatnonzero(data.train.objects.image_ids == "two")
+    found = data.train[[index]].objects
+    np.testing.assert_allclose(found.boxes, [[4, 3, 24, 18]], rtol=1e-6)
+    np.testing.assert_allclose(found.areas, [20 * 15])
+    assert found.mask(0)[3:18, 4:24].all() and found.mask(0).sum() == 20 * 15
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        "train: ../train/images\nval: ../valid/images",
+        "train: [./train/images]\nval: valid/images",
+        "train: t.txt\nval: v.txt",
+    ],
+)
+def test_the_places_that_data_yaml_names(tmp_path, places):
+    for split, images in (("train", SPLITS["train"]), ("valid", SPLITS["val"])):
+        for name in images:
+            save_image(tmp_path / split / "images" / f"{name}.jpg")
+            write_text(tmp_path / split / "labels" / f"{name}.txt", "2 0.5 0.5 1 1")
+        lines = "\n".join(f"./{split}/images/{name}.jpg" for name in images)
+        write_text(tmp_path / f"{split[0]}.txt", lines)
+    write_text(tmp_path / "data.yaml", f"{places}\nnames: {{0: ant, 1: bee, 2: wasp}}")
+    for name in (tmp_path, tmp_path / "data.yaml"):
+        data = load_dataset(name)
+        assert set(described(data.train, CLASSES)) == set(SPLITS["train"])
+        assert described(data.test, CLASSES) == {name: [("wasp", (0, 0, 40, 30))] for name in SPLITS["val"]}
+
+
+@pytest.mark.parametrize(
+    "kind, moves",
+    [
+        ("coco", {"annotations/instances_{0}2017.json": "{1}/_annotations.coco.json", "{0}2017/*": "{1}"}),
+        ("voc", {"JPEGImages/{2}": "{1}", "Annotations/{2}": "{1}"}),
+    ],
+)
+def test_folders_of_splits_with_annotations_beside_the_images(tmp_path, kind, moves):
+    source = WRITERS[kind](tmp_path / "source")
+    for split, target in (("train", "train"), ("val", "valid")):
+        (tmp_path / "data" / target).mkdir(parents=True)
+        for pattern, place in moves.items():
+            for name in SPLITS[split]:
+                for path in source.glob(pattern.format(split, target, f"{name}.*")):
+                    place_of_file = tmp_path / "data" / place.format(split, target)
+                    path.rename(place_of_file / path.name if place_of_file.is_dir() else place_of_file)
+    data = load_dataset(tmp_path / "data")
+    assert described(data.train, CLASSES) == expected(SPLITS["train"].items(), kind == "coco")
+    assert described(data.test, CLASSES) == expected(SPLITS["val"].items(), kind == "coco")
