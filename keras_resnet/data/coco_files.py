@@ -91,8 +91,7 @@ def _split_name(path):
 def _read(file, split, folder):
     """The AnnotatedSplit of a file."""
     name = os.path.relpath(file, folder)
-    text = _read_bytes(file, name)
-    content = parse_json(text, _File, name, MAX_BYTES, MAX_JSON_VALUES + len(text) // BYTES_PER_VALUE)
+    content = _parse(file)
     categories = _categories(content["categories"], name)
     errors: list[str] = []
     images: dict[int | str, AnnotatedImage] = {}
@@ -116,10 +115,16 @@ def _read(file, split, folder):
     return AnnotatedSplit(located, tuple(categories.values()), errors)
 
 
-def _read_bytes(file, name):
-    if os.path.getsize(file) > MAX_BYTES:
-        raise value_error(name, os.path.getsize(file), f"a file of at most {MAX_BYTES} bytes")
-    return Path(file).read_bytes()
+def _parse(file):
+    """The content of a file as a _File."""
+    size = os.path.getsize(file)
+    if size > MAX_BYTES:
+        raise value_error("dataset", str(file), f"a JSON file of at most {MAX_BYTES} bytes, not {size}")
+    try:
+        values = MAX_JSON_VALUES + size // BYTES_PER_VALUE
+        return parse_json(Path(file).read_bytes(), _File, "content", MAX_BYTES, values)
+    except ValueError as error:
+        raise ValueError(f"Expected a JSON file of COCO ({error}). Received: {file}") from error
 
 
 def _categories(rows, name):

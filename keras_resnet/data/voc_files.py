@@ -18,6 +18,9 @@ FOLDERS = (("Annotations", "JPEGImages"), ("Annotations", "images"), ("annotatio
 """Names of the folders of XML files and of images."""
 MAX_XML_BYTES = 2**22
 """Largest size of an XML file, enough for 10,000 objects."""
+MAX_XML_DEPTH = 20
+CHUNK = 2**14
+"""Number of characters that are parsed at once, before the depth is checked."""
 READER = "voc 1"
 """Name and version of `read_voc`, for the manifest of its results."""
 MAX_NAME = 200
@@ -48,10 +51,13 @@ def open_voc(folder: str | os.PathLike) -> Annotations:
     records = read_files(read_voc, [file for split in files.values() for file in split], folder, READER)
     contents = [record.result for record in records.values() if record.error is None]
     class_names = tuple(sorted({name for content in contents for _, name, *_ in content["objects"]}))
-    images = {file: image for pair in pairs for file, image in _images_by_file(*pair).items()}
+    folders, images = dict(pairs), {file: image for pair in pairs for file, image in _images_by_file(*pair).items()}
 
     def read(split):
-        found = [_annotated(file, records[file], images.get(file), folder) for file in files[split]]
+        found = []
+        for file in files[split]:
+            missing = folders[Path(file).parent] / f"{Path(file).stem}.jpg"
+            found.append(_annotated(file, records[file], images.get(file, str(missing)), folder))
         return AnnotatedSplit(found, class_names)
 
     return Annotations(folder, tuple(files), read)
@@ -79,13 +85,15 @@ def _images_by_file(xml, images):
 
 def _annotated(file, record, image, folder):
     """The AnnotatedImage of an XML file and its FileRecord."""
-    source = os.path.relpath(file, folder)
-    path = image or str(Path(file).with_suffix(".jpg"))
-    if record.error is not None:
-        return AnnotatedImage(path, source, Path(file).stem, [], error=record.error)
-    objects = [AnnotatedObject(*item) for item in record.result["objects"]]
-    size = record.result["size"]
-    return AnnotatedImage(path, source, Path(file).stem, objects, size and tuple(size))
+    content = record.result or {"size": None, "objects": []}
+    return AnnotatedImage(
+        image,
+        os.path.relpath(file, folder),
+        Path(file).stem,
+        [AnnotatedObject(*item) for item in content["objects"]],
+        content["size"] and tuple(content["size"]),
+        error=record.error,
+    )
 
 
 def read_voc(path: str | os.PathLike) -> dict:
@@ -101,20 +109,29 @@ def read_voc(path: str | os.PathLike) -> dict:
         ValueError: for a file that is not such XML, is too large, or has a document type, which could define entities.
     """
     root = _parse_xml(read_text(path, MAX_XML_BYTES))
+    if root.tag != "annotation":
+        raise value_error("root", root.tag, "an element 'annotation'")
     size = [round(_number(root, name, 0)) for name in ("size/height", "size/width")]
     items = enumerate(root.findall("object"), 1)
     return {"size": size if all(size) else None, "objects": [_object(number, item) for number, item in items]}
 
 
 def _parse_xml(text):
+    """The root of an XML text; ValueError for a text that is not XML, has a document type, or is too deep."""
     if "<!" in text.replace("<!--", "").replace("<![CDATA[", ""):
         raise ValueError("should be XML without a document type")
+    parser, root, depth = ElementTree.XMLPullParser(("start", "end")), None, 0
     try:
-        root = ElementTree.fromstring(text)
+        for first in range(0, len(text), CHUNK):
+            parser.feed(text[first : first + CHUNK])
+            for event, element in parser.read_events():
+                root = element if root is None else root
+                depth += 1 if event == "start" else -1
+                if depth > MAX_XML_DEPTH:
+                    raise ValueError(f"should be XML of at most {MAX_XML_DEPTH} levels")
+        parser.close()
     except ElementTree.ParseError as error:
         raise ValueError(f"should be XML: {error_summary(error)}") from error
-    if root.tag != "annotation":
-        raise value_error("root", root.tag, "an element 'annotation'")
     return root
 
 

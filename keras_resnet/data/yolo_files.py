@@ -5,7 +5,6 @@ The format: https://docs.ultralytics.com/datasets/detect/ and https://docs.ultra
 
 import os
 import re
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -76,11 +75,11 @@ def parse_yaml(text: str) -> Any:
     import yaml
 
     try:
-        events = list(yaml.parse(text, yaml.SafeLoader))
-        starts, ends = yaml.CollectionStartEvent, yaml.CollectionEndEvent
-        depth = max(accumulate(isinstance(event, starts) - isinstance(event, ends) for event in events))
-        if depth > MAX_YAML_DEPTH or any(isinstance(event, yaml.AliasEvent) for event in events):
-            raise ValueError(f"should be YAML without references, of at most {MAX_YAML_DEPTH} levels")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_YAML_DEPTH or isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"should be YAML without references, of at most {MAX_YAML_DEPTH} levels")
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"should be YAML: {' '.join(str(error).split())}") from error
@@ -102,7 +101,8 @@ def _relative(path):
 
 def _images(path, parents):
     """Paths of the images in a folder, or in a list of images, that a data.yaml names."""
-    places = [path_inside(parent, _relative(path)) for parent in parents]
+    inner = _relative(path)
+    places = [path_inside(parent, inner) for parent in parents if inner]
     found = next((place for place in places if os.path.exists(place)), None)
     if found is None:
         raise value_error("dataset", path, f"a folder of images, or a list of images, in {parents[-1]}")
