@@ -17,8 +17,11 @@ from annotated_images import (
     write_text,
     write_yolo,
 )
+from PIL import Image
 from pycocotools.coco import COCO
 
+from keras_resnet.data.image_files import load_image
+from keras_resnet.data.masks import encode_mask
 from keras_resnet.data.sources import image_source, load_dataset, load_test
 
 
@@ -181,3 +184,47 @@ def test_folders_of_splits_with_annotations_beside_the_images(tmp_path, kind, mo
     data = load_dataset(tmp_path / "data")
     assert described(data.train, CLASSES) == expected(SPLITS["train"].items(), kind == "coco")
     assert described(data.test, CLASSES) == expected(SPLITS["val"].items(), kind == "coco")
+
+
+def save_turned(path, mask, orientation):
+    """Saves a mask as an image that EXIF says is stored in an orientation; returns the upright mask."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.uint8(255 * mask)).save(save_image(path), exif=exif)
+    return np.asarray(load_image(path, 1)) > 0
+
+
+def box_of(mask):
+    """x1, y1, x2, y2 around a mask."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
+@pytest.mark.parametrize("form", ["polygons", "runs"])
+@pytest.mark.parametrize(
+    "annotated, orientation", [("upright", number) for number in range(1, 9)] + [("stored", n) for n in range(5, 9)]
+)
+def test_boxes_and_masks_are_in_the_upright_image(tmp_path, annotated, orientation, form):
+    bars = np.zeros((2, HEIGHT, WIDTH), bool)
+    bars[0, 3:8, 4:24] = bars[1, 3:18, 4:8] = True  # a corner, which is not symmetric
+    upright_bars = np.array([save_turned(tmp_path / "bar.png", bar, orientation) for bar in bars])
+    visible = save_turned(tmp_path / "train/a.png", bars.any(axis=0), orientation)
+    if annotated == "upright":
+        bars = upright_bars
+    mask = bars.any(axis=0)
+    if form == "runs":
+        segmentation = encode_mask(mask)
+    else:
+        corners = ((x1, y1, x2, y1, x2, y2, x1, y2) for x1, y1, x2, y2 in map(box_of, bars))
+        segmentation = [list(polygon) for polygon in corners]
+    x1, y1, x2, y2 = box_of(mask)
+    annotation = {"image_id": 1, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "segmentation": segmentation}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": mask.shape[0], "width": mask.shape[1]}],
+        "annotations": [annotation],
+        "categories": [{"id": 1, "name": "corner"}],
+    }
+    write_text(tmp_path / "annotations/train.json", json.dumps(content))
+    objects = load_test(tmp_path).test.objects
+    np.testing.assert_array_equal(objects.mask(0), visible)
+    assert objects.sizes.tolist() == [list(visible.shape)] and objects.boxes.tolist() == [box_of(visible)]
