@@ -107,6 +107,19 @@ def read_text(path: str | os.PathLike, max_bytes: int) -> str:
         raise ValueError(f"should be text in UTF-8 ({error.reason} at byte {error.start})") from error
 
 
+def raise_or_warn(where: str | os.PathLike, errors: Sequence[str], skip_bad: bool) -> None:
+    """Raises ValueError for messages about images and objects of a data set; with `skip_bad`, warns of them."""
+    if not errors:
+        return
+    listed = f"{len(errors)} invalid in {where}:\n  {format_errors(errors)}"
+    if not skip_bad:
+        raise ValueError(
+            "Expected readable images with valid objects; pass `skip_bad=True` (--skip-bad) to leave the others out. "
+            f"Received: {listed}"
+        )
+    warnings.warn(f"Left out {listed}", stacklevel=5)
+
+
 @dataclass(frozen=True)
 class _OpenedSplits:
     """Splits whose images and objects are valid."""
@@ -137,7 +150,7 @@ def _open_splits(annotations, names, check: ImageCheck, skip_bad) -> _OpenedSpli
     check = with_size(check)
     records = read_files(check.function, paths, annotations.folder, check.kind)
     checked = [_checked_images(split.images, records, errors) for split in splits]
-    _raise_or_warn(annotations, errors, skip_bad)
+    raise_or_warn(annotations.folder, errors, skip_bad)
     if empty := [name for name, images in zip(names, checked, strict=True) if not images]:
         raise value_error("dataset", str(annotations.folder), f"a data set with valid images; {empty} has none")
     return _OpenedSplits(checked, splits[0].class_names, tuple(errors))
@@ -169,15 +182,3 @@ def _check_classes(annotations, names, class_names):
             f"a data set with the same classes in {' and '.join(names)}",
             f"Only one has {differing[:10]}.",
         )
-
-
-def _raise_or_warn(annotations, errors, skip_bad):
-    if not errors:
-        return
-    listed = f"{len(errors)} invalid in {annotations.folder}:\n  {format_errors(errors)}"
-    if not skip_bad:
-        raise ValueError(
-            "Expected readable images with valid objects; pass `skip_bad=True` (--skip-bad) to leave the others out. "
-            f"Received: {listed}"
-        )
-    warnings.warn(f"Left out {listed}", stacklevel=5)

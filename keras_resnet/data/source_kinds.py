@@ -132,8 +132,8 @@ SOURCES = {
     ),
     "tensorflow-datasets": SourceKind(
         lambda name, options: find_builder(name, options.data_dir),
-        lambda builder, options: load_tfds(builder, options.download, options.held_out),
-        lambda builder, options: load_tfds_split(builder, options.split, options.download),
+        lambda builder, options: load_tfds(builder, options.download, options.held_out, options.skip_bad),
+        lambda builder, options: load_tfds_split(builder, options.split, options.download, options.skip_bad),
     ),
 }
 """Kinds of data sets, in the order in which a name is compared with them."""

@@ -1,4 +1,4 @@
-"""Datasets of tensorflow-datasets: all that have one image and one class label per example."""
+"""Datasets of tensorflow-datasets: all that have one image, and one class label or boxes of objects, per example."""
 
 import importlib.util
 import logging
@@ -14,6 +14,7 @@ import numpy as np
 from keras_resnet.data.datasets import Dataset, Split, Stream, default_preprocessing, fits_in_memory, num_held_out
 from keras_resnet.data.image_files import exif_orientation
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.tfds_objects import ObjectSource, has_objects
 from keras_resnet.errors import TENSORFLOW, check_installed, unknown_name_error, value_error
 
 PREPROCESSING = {name: Preprocessing("cifar", size=32, resize=None) for name in ("cifar10", "cifar100")}
@@ -52,14 +53,14 @@ def find_builder(name, data_dir=None):
         raise value_error("dataset", name, f"a dataset with an existing config and version ({reason})") from error
 
 
-def load_tfds(builder, download=True, validation_split=None):
+def load_tfds(builder, download=True, validation_split=None, skip_bad=False):
     """Loads the dataset of a tfds.core.DatasetBuilder for training. See `load_dataset` for the arguments and errors.
 
     Square images of one size are decoded if they fit in memory; other images are kept as encoded files if these fit,
     and read as a Stream otherwise; then `validation_split` holds out the last images. The test split is "test", or
     "validation" if "test" is missing or has no labels, as in ImageNet.
     """
-    source = _Source(builder, download)
+    source = _open(builder, download, skip_bad)
     tests = source.test_splits() if validation_split is None else []
     splits = builder.info.splits
     if "train" not in splits or (validation_split is None and not tests):
@@ -69,12 +70,12 @@ def load_tfds(builder, download=True, validation_split=None):
         )
     parts = source.read(["train", *tests[:1]], validation_split)
     train, test = parts if len(parts) == 2 else parts[0].stratified_split(validation_split)
-    return Dataset(builder.name, train, test, source.class_names, source.preprocessing)
+    return Dataset(builder.name, train, test, source.class_names, source.preprocessing, source.skipped)
 
 
-def load_tfds_split(builder, split=None, download=True):
+def load_tfds_split(builder, split=None, download=True, skip_bad=False):
     """Loads one split for testing, as a Dataset without `train`. See `load_test` for the arguments and errors."""
-    source = _Source(builder, download)
+    source = _open(builder, download, skip_bad)
     splits = builder.info.splits
     split = split or next(iter(source.test_splits()), None)
     try:
@@ -84,11 +85,22 @@ def load_tfds_split(builder, split=None, download=True):
     if not length:
         raise unknown_name_error("split", split, splits, f"one of {list(splits)}, and not empty")
     (test,) = source.read([split])
-    return Dataset(builder.name, None, test, source.class_names, source.preprocessing)
+    return Dataset(builder.name, None, test, source.class_names, source.preprocessing, source.skipped)
+
+
+def _open(builder, download, skip_bad):
+    """The source of the splits of a dataset, which is downloaded first; `skip_bad` leaves out invalid objects."""
+    if not has_objects(builder):
+        return _Source(builder, download)
+    _prepare(builder, download)
+    return ObjectSource(builder, skip_bad)
 
 
 class _Source:
     """A prepared dataset of images and class labels. The constructor raises the errors of `load_dataset`."""
+
+    skipped: tuple[str, ...] = ()
+    """Images that were left out."""
 
     def __init__(self, builder, download):
         self.builder = builder
@@ -189,8 +201,9 @@ def _image_and_label(builder):
     if len(images) == len(labels) == 1:
         return images[0], labels[0]
     raise ValueError(
-        "`dataset` should be for image classification, with one grey or RGB image in eight bits and one class per "
-        f"example. Received: dataset={builder.name!r}, whose features are {list(features)}"
+        "`dataset` should be for image classification or object detection, with one grey or RGB image in eight bits, "
+        "and one class or boxes of objects, per example. "
+        f"Received: dataset={builder.name!r}, whose features are {list(features)}"
     )
 
 

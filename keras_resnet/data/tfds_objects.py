@@ -1,0 +1,109 @@
+"""Datasets of tensorflow-datasets with boxes of objects, such as "coco" and "voc" -> Split with objects."""
+
+from pathlib import Path
+
+import numpy as np
+
+from keras_resnet.data.annotation_checks import (
+    AnnotatedImage,
+    AnnotatedObject,
+    StoredSize,
+    check_image,
+    to_objects,
+    with_size,
+)
+from keras_resnet.data.annotations import raise_or_warn
+from keras_resnet.data.datasets import Split, default_preprocessing, fits_in_memory
+from keras_resnet.data.image_checks import CHECKS, orientations_of
+from keras_resnet.errors import value_error
+
+OPTIONAL = {"is_difficult": False, "is_crowd": False, "area": None}
+"""Features of an object that not all datasets have -> what holds without them."""
+NAMES = ("image/id", "image/filename")
+"""Features that name an image."""
+FIRST_PIXEL = {"voc": 1}
+"""Dataset -> the number of its first pixel, if not 0."""
+SEARCHED = 20
+"""Number of examples in which a split for testing has an object."""
+
+
+def has_objects(builder) -> bool:
+    """Whether the examples of a tfds.core.DatasetBuilder have an image, and objects with boxes and classes."""
+    features = dict(getattr(builder.info.features, "items", dict)())
+    return "image" in features and {"bbox", "label"} <= set(getattr(features.get("objects"), "keys", set)())
+
+
+class ObjectSource:
+    """A prepared dataset whose examples have objects."""
+
+    def __init__(self, builder, skip_bad=False):
+        self.builder = builder
+        self.skip_bad = skip_bad
+        self.class_names = tuple(builder.info.features["objects"]["label"].names)
+        self.preprocessing = default_preprocessing((None, None, 3))
+        self.skipped: tuple[str, ...] = ()
+
+    def test_splits(self):
+        """Names of the splits for testing that have objects; those of VOC 2012's test images are withheld."""
+        names = [name for name in ("test", "validation") if name in self.builder.info.splits]
+        return [
+            name for name in names if any(len(found["objects"]["label"]) for found in self._examples(name, SEARCHED))
+        ]
+
+    def read(self, splits, validation_split=None):
+        """A Split of encoded images with objects for each name of a split."""
+        infos = [self.builder.info.splits[split] for split in splits]
+        if not fits_in_memory(sum(info.num_bytes for info in infos)):
+            expected = "images with objects that fit in memory; read larger data sets from a folder of COCO or VOC"
+            raise value_error("dataset", self.builder.name, expected)
+        return [self._split(split) for split in splits]
+
+    def _examples(self, split, count=None):
+        """Iterator over {name: array}."""
+        import tensorflow_datasets as tfds
+
+        features = self.builder.info.features
+        wanted = {name: True for name in ("image", *NAMES) if name in features}
+        fields = {name for name in ("bbox", "label", *OPTIONAL) if name in features["objects"].keys()}  # noqa: SIM118
+        found = self.builder.as_dataset(
+            split=split,
+            decoders=tfds.decode.PartialDecoding(wanted | {"objects": fields}, {"image": tfds.decode.SkipDecoding()}),
+            read_config=tfds.ReadConfig(try_autocache=False),
+        )
+        return found.take(count or -1).as_numpy_iterator()
+
+    def _split(self, split):
+        contents, images, sizes, errors = [], [], [], []
+        for index, example in enumerate(self._examples(split)):
+            size = StoredSize(*with_size(CHECKS["header"]).function(example["image"]))
+            image, found = check_image(self._annotated(example, f"{split} {index}", size), size)
+            errors += found
+            contents.append(example["image"])
+            images.append(image)
+            sizes.append(size)
+        raise_or_warn(self.builder.name, errors, self.skip_bad)
+        self.skipped += tuple(errors)
+        objects = to_objects(images, self.class_names)
+        labels = objects.label_matrix(len(self.class_names))
+        orientations = orientations_of(size.orientation for size in sizes)
+        return Split(np.array(contents, object), labels, orientations, objects)
+
+    def _annotated(self, example, name, size):
+        """The AnnotatedImage of an example."""
+        found = example["objects"]
+        first = FIRST_PIXEL.get(self.builder.name, 0) / np.array(size.upright, float)
+        boxes = found["bbox"].astype(float) - [*first, 0, 0]
+        columns = [found.get(field, [default] * len(boxes)) for field, default in OPTIONAL.items()]
+        objects = [
+            AnnotatedObject(number, self.class_names[label], (x1, y1, x2, y2), None, bool(difficult), bool(crowd), area)
+            for number, ((y1, x1, y2, x2), label, difficult, crowd, area) in enumerate(
+                zip(boxes.tolist(), found["label"], *columns, strict=True), 1
+            )
+        ]
+        return AnnotatedImage(name, name, _image_id(example, name), objects, relative=True)
+
+
+def _image_id(example, name):
+    if "image/id" in example:
+        return int(example["image/id"])
+    return Path(example["image/filename"].decode()).stem if "image/filename" in example else name
