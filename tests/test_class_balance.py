@@ -163,10 +163,11 @@ def test_classes_are_listed_and_large_differences_warned_of(unbalanced, capsys):
 
 
 def test_of_many_classes_the_largest_and_smallest_are_listed():
-    rows = class_table([f"class {index}" for index in range(30)], range(0, 3000, 100))
+    rows = class_table([f"class {index}" for index in range(30)], {"images": range(0, 3000, 100), "objects": range(30)})
     assert [row["images"] for row in rows] == [
         *("2,900", "2,800", "2,700", "2,600", "2,500"),
         "",
         *("400", "300", "200", "100", "0"),
     ]
-    assert rows[5]["class"] == "(20 more)" and rows[0]["class"] == "class 29"
+    assert rows[5] == {"class": "(20 more)", "images": "", "objects": ""}
+    assert rows[0] == {"class": "class 29", "images": "2,900", "objects": "29"}

@@ -97,16 +97,15 @@ def check_image(image: AnnotatedImage, found: StoredSize) -> tuple[AnnotatedImag
 
 def _checked(item, size):
     """An AnnotatedObject with its box clipped to the image; ValueError for one that is empty or outside."""
-    limits = np.array([*size[::-1]] * 2, float)
-    box = np.array(item.box, float)
-    if not ((box >= -TOLERANCE) & (box <= limits + TOLERANCE)).all():
-        raise ValueError(f"its box {box.tolist()} is outside of the image of {size[1]} x {size[0]} pixels")
-    clipped = np.clip(box, 0, limits)
-    if not (clipped[:2] < clipped[2:]).all():
-        raise ValueError(f"its box {box.tolist()} is empty")
+    limits = (size[1], size[0]) * 2
+    if not all(-TOLERANCE <= side <= limit + TOLERANCE for side, limit in zip(item.box, limits, strict=True)):
+        raise ValueError(f"its box {list(item.box)} is outside of the image of {size[1]} x {size[0]} pixels")
+    x1, y1, x2, y2 = (min(max(side, 0), limit) for side, limit in zip(item.box, limits, strict=True))
+    if not (x1 < x2 and y1 < y2):
+        raise ValueError(f"its box {list(item.box)} is empty")
     if item.segmentation is not None:
         check_segmentation(item.segmentation, size)
-    return item._replace(box=tuple(clipped.tolist()))
+    return item._replace(box=(x1, y1, x2, y2))
 
 
 def _scaled(item, size):

@@ -24,7 +24,10 @@ def print_summary(model, dataset, recipe):
     console.print(describe_run(model, dataset, recipe), markup=False, soft_wrap=True)
     counts = dataset.class_counts()
     if counts is not None:
-        _print_classes(tuple(dataset.class_names), tuple(counts.tolist()))
+        columns = {"images": counts}
+        if dataset.train.objects is not None:
+            columns["objects"] = dataset.train.objects.class_counts(len(counts))
+        _print_classes(tuple(dataset.class_names), tuple((name, tuple(column)) for name, column in columns.items()))
     warn_if_unbalanced(dataset, recipe)
 
 
@@ -43,22 +46,28 @@ def describe_run(model, dataset, recipe):
     return f"{model.name}{bottleneck if spec.block == 'bottleneck' else ''}: {images}; {step}"
 
 
-def class_table(class_names, counts):
-    """Rows of a table of classes and their numbers of images: {"class": name, "images": number}.
+def class_table(class_names, columns):
+    """Rows of a table of classes: {"class": name, "images": number, ...}, with the names and numbers of `columns`.
 
-    All classes in their order; of more than LISTED_CLASSES, the largest and the smallest, with a row between them.
+    All classes in their order; of more than LISTED_CLASSES, the largest and the smallest in the first column, with a
+    row between them.
     """
-    rows = [{"class": name, "images": f"{count:,}"} for name, count in zip(class_names, counts, strict=True)]
+    table = zip(class_names, *columns.values(), strict=True)
+    rows = [
+        {"class": name} | {key: f"{count:,}" for key, count in zip(columns, row, strict=True)} for name, *row in table
+    ]
     if len(rows) <= LISTED_CLASSES:
         return rows
-    rows = [rows[index] for index in np.argsort(-np.asarray(counts), kind="stable")]
+    rows = [rows[index] for index in np.argsort(-np.asarray(next(iter(columns.values()))), kind="stable")]
     half = LISTED_CLASSES // 2
-    return [*rows[:half], {"class": f"({len(rows) - 2 * half:,} more)", "images": ""}, *rows[-half:]]
+    return [*rows[:half], {"class": f"({len(rows) - 2 * half:,} more)"} | dict.fromkeys(columns, ""), *rows[-half:]]
 
 
 @cache
-def _print_classes(class_names, counts):
-    rows = Table("class", Column("images", justify="right"), box=None)
-    for row in class_table(class_names, counts):
-        rows.add_row(Text(row["class"]), row["images"])
-    Console(stderr=True).print(rows)
+def _print_classes(class_names, columns):
+    """Prints the rows of `class_table`, with `columns` as pairs."""
+    table = Table("class", *(Column(name, justify="right") for name, _ in columns), box=None)
+    for row in class_table(class_names, dict(columns)):
+        name, *counts = row.values()
+        table.add_row(Text(name), *counts)
+    Console(stderr=True).print(table)
