@@ -1,6 +1,7 @@
 """`Annotations`: folders of images with boxes and masks of objects -> Dataset. Everything is checked first."""
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -84,8 +85,8 @@ def path_inside(folder: str | os.PathLike, name: str) -> str:
     Traceback (most recent call last):
     ValueError: `file` should be a path inside the folder of the data set. Received: file='../secret.jpg'
     """
-    parts = name.replace("\\", "/").split("/")
-    if not name or os.path.isabs(name) or ".." in parts or "\0" in name:
+    is_name = name and not re.search("[\0\ud800-\udfff]", name)  # characters that no file name has
+    if not is_name or os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
         raise value_error("file", name, "a path inside the folder of the data set")
     return os.path.join(folder, name)
 

@@ -178,4 +178,4 @@ def _image_folder(file, split, folder, names):
     stem = Path(file).stem.removeprefix("instances_")
     candidates = [Path(folder, parent, name) for name in (stem, split) for parent in ("", "images")]
     candidates += [Path(file).parent, folder / "images", folder]
-    return max(candidates, key=lambda root: sum((root / name).is_file() for name in names[:100]))
+    return max(candidates, key=lambda root: sum(os.path.isfile(root / name) for name in names[:100]))

@@ -3,6 +3,7 @@
 The format: Everingham et al. 2010, http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html.
 """
 
+import math
 import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -150,6 +151,9 @@ def _number(element, name, default=None):
     if text is None and default is not None:
         return default
     try:
-        return float(text)
+        number = float(text)
     except (TypeError, ValueError):
-        raise value_error(name, text, "a number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise value_error(name, text, "a number")
+    return number
