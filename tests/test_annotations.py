@@ -118,6 +118,19 @@ def test_a_folder_of_annotated_images_is_also_a_folder_of_images(tmp_path, kind)
     assert load_test(folder, labels=tmp_path / "classes.csv").test.objects is None
 
 
+def test_voc_without_lists_of_splits_and_with_subfolders(tmp_path):
+    folder = WRITERS["voc"](tmp_path)
+    (folder / "ImageSets").rename(tmp_path / "other")
+    data = load_test(folder, "train")
+    assert described(data.test, CLASSES) == expected((SPLITS["train"] | SPLITS["val"]).items())
+    for parent, suffix in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+        (folder / parent / "sub").mkdir()
+        (folder / parent / f"one.{suffix}").rename(folder / parent / "sub" / f"one.{suffix}")
+    write_text(folder / "ImageSets/Main/test.txt", "sub/one\nfour\n")
+    found = described(load_test(folder).test, CLASSES)
+    assert found == {"sub/one": sorted(SPLITS["train"]["one"]), "four": SPLITS["val"]["four"]}
+
+
 def test_polygons_and_runs_are_read_with_their_areas(tmp_path):
     folder = write_coco(tmp_path)
     file = folder / "annotations/instances_train2017.json"

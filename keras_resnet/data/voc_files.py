@@ -7,6 +7,7 @@ import math
 import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import NamedTuple
 
 from keras_resnet.data.annotation_checks import AnnotatedImage, AnnotatedObject
 from keras_resnet.data.annotations import MAX_LIST_BYTES, AnnotatedSplit, Annotations, path_inside, read_text
@@ -47,54 +48,61 @@ def open_voc(folder: str | os.PathLike) -> Annotations:
     split. An image has the name of its XML file: paths inside the XML are ignored. The classes are the names in the XML
     files of all splits, sorted.
     """
-    folder, pairs = Path(folder), find_voc(folder)
-    files = _files_by_split(pairs, folder)
-    records = read_files(read_voc, [file for split in files.values() for file in split], folder, READER)
+    folder = Path(folder)
+    parts = _find_parts(folder)
+    records = read_files(read_voc, [file for part in parts.values() for file in part.files()], folder, READER)
     contents = [record.result for record in records.values() if record.error is None]
     class_names = tuple(sorted({name for content in contents for _, name, *_ in content["objects"]}))
-    folders, images = dict(pairs), {file: image for pair in pairs for file, image in _images_by_file(*pair).items()}
 
     def read(split):
+        part = parts[split]
+        images = {
+            os.path.splitext(os.path.relpath(path, part.images))[0]: path for path in images_in_folder(part.images)
+        }
         found = []
-        for file in files[split]:
-            missing = folders[Path(file).parent] / f"{Path(file).stem}.jpg"
-            found.append(_annotated(file, records[file], images.get(file, str(missing)), folder))
+        for name, file in zip(part.names, part.files(), strict=True):
+            image = images.get(name, os.path.join(part.images, f"{name}.jpg"))  # which is missing
+            found.append(_annotated(image, os.path.relpath(file, folder), name, records[file]))
         return AnnotatedSplit(found, class_names)
 
-    return Annotations(folder, tuple(files), read)
+    return Annotations(folder, tuple(parts), read)
 
 
-def _files_by_split(pairs, folder):
-    """{split: paths of its XML files}."""
+class _Part(NamedTuple):
+    """The files of a split."""
+
+    xml: Path
+    """Folder of the XML files."""
+    images: Path
+    """Folder of the images."""
+    names: list[str]
+    """Paths below both folders, without suffixes."""
+
+    def files(self):
+        """Paths of the XML files."""
+        return [path_inside(self.xml, f"{name}.xml") for name in self.names]
+
+
+def _find_parts(folder):
+    """{split: _Part}."""
+    pairs = find_voc(folder)
     lists = {split: folder / "ImageSets" / "Main" / f"{split}.txt" for split in SPLITS}
-    listed = {split: read_text(file, MAX_LIST_BYTES).split("\n") for split, file in lists.items() if file.is_file()}
-    if listed:
-        return {
-            split: [path_inside(pairs[0][0], f"{line.strip()}.xml") for line in lines if line.strip()]
-            for split, lines in listed.items()
-        }
+    texts = {split: read_text(file, MAX_LIST_BYTES) for split, file in lists.items() if file.is_file()}
+    if texts:
+        names = {split: [line.strip() for line in text.split("\n")] for split, text in texts.items()}
+        return {split: _Part(*pairs[0], [name for name in listed if name]) for split, listed in names.items()}
     return {
-        xml.name if xml == images else "train": sorted(str(path) for path in xml.glob("*.xml")) for xml, images in pairs
+        xml.name if xml == images else "train": _Part(xml, images, sorted(path.stem for path in xml.glob("*.xml")))
+        for xml, images in pairs
     }
 
 
-def _images_by_file(xml, images):
-    """{path of an XML file: path of the image with the same name}."""
-    paths = ((os.path.relpath(path, images), path) for path in images_in_folder(images))
-    return {str(xml / Path(name).with_suffix(".xml")): path for name, path in paths}
-
-
-def _annotated(file, record, image, folder):
-    """The AnnotatedImage of an XML file and its FileRecord."""
+def _annotated(image, source, name, record):
+    """The AnnotatedImage of the path of an image, and the FileRecord of its XML file."""
     content = record.result or {"size": None, "objects": []}
-    return AnnotatedImage(
-        image,
-        os.path.relpath(file, folder),
-        Path(file).stem,
-        [AnnotatedObject(*item) for item in content["objects"]],
-        content["size"] and tuple(content["size"]),
-        error=record.error,
-    )
+    objects = [AnnotatedObject(*item) for item in content["objects"]]
+    size = content["size"] and tuple(content["size"])
+    return AnnotatedImage(image, source, name, objects, size, error=record.error)
 
 
 def read_voc(path: str | os.PathLike) -> dict:
