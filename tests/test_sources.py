@@ -175,11 +175,17 @@ def test_a_dataset_without_images_raises(tmp_path, feature):
         load_tfds(prepare_tfds(tmp_path, image=feature, train=[(image, 0)]))
 
 
-@pytest.mark.parametrize("name", ["imdb_reviews", "coco", "voc"])
+@pytest.mark.parametrize("name", ["imdb_reviews", "kitti"])
 def test_datasets_for_other_tasks_raise_before_a_download(name, tmp_path):
     with pytest.raises(ValueError, match=f"for image classification.*Received: dataset='{name}'"):
         load_dataset(name, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["coco", "voc/2007"])
+def test_datasets_of_objects_are_known_by_name(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"the prepared dataset {name}.*Received: download=False"):
+        load_dataset(name, tmp_path, download=False)
 
 
 @pytest.mark.parametrize(
