@@ -178,23 +178,18 @@ def test_the_places_that_data_yaml_names(tmp_path, places):
         assert described(data.test, CLASSES) == {name: [("wasp", (0, 0, 40, 30))] for name in SPLITS["val"]}
 
 
-@pytest.mark.parametrize(
-    "kind, moves",
-    [
-        ("coco", {"annotations/instances_{0}2017.json": "{1}/_annotations.coco.json", "{0}2017/*": "{1}"}),
-        ("voc", {"JPEGImages/{2}": "{1}", "Annotations/{2}": "{1}"}),
-    ],
-)
-def test_folders_of_splits_with_annotations_beside_the_images(tmp_path, kind, moves):
-    source = WRITERS[kind](tmp_path / "source")
-    for split, target in (("train", "train"), ("val", "valid")):
-        (tmp_path / "data" / target).mkdir(parents=True)
-        for pattern, place in moves.items():
-            for name in SPLITS[split]:
-                for path in source.glob(pattern.format(split, target, f"{name}.*")):
-                    place_of_file = tmp_path / "data" / place.format(split, target)
-                    path.rename(place_of_file / path.name if place_of_file.is_dir() else place_of_file)
-    data = load_dataset(tmp_path / "data")
+@pytest.mark.parametrize("kind", ["coco", "voc"])
+def test_folders_of_splits_with_annotations_beside_the_images(tmp_path, kind):
+    """As Roboflow writes them."""
+    source, folder = WRITERS[kind](tmp_path / "source"), tmp_path / "folder"
+    for split, target in (("train", folder / "train"), ("val", folder / "valid")):
+        target.mkdir(parents=True)
+        for name in SPLITS[split]:
+            for path in source.rglob(f"{name}.*"):
+                path.rename(target / path.name)
+        for path in source.glob(f"annotations/*{split}*"):
+            path.rename(target / "_annotations.coco.json")
+    data = load_dataset(folder)
     assert described(data.train, CLASSES) == expected(SPLITS["train"].items(), kind == "coco")
     assert described(data.test, CLASSES) == expected(SPLITS["val"].items(), kind == "coco")
 
