@@ -236,4 +236,8 @@ def _is_required(field):
 
 def _of(name, key):
     """Name of a value in an object, with a short key."""
-    return f"{name}.{key}" if str(key).isidentifier() and len(key) <= 50 else f"{name}[{bounded_repr(key)}]"
+    return (
+        f"{name}.{key}"
+        if isinstance(key, str) and key.isidentifier() and len(key) <= 50
+        else f"{name}[{bounded_repr(key)}]"
+    )

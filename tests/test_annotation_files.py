@@ -1,6 +1,9 @@
 """Damaged and hostile annotation files: one message about what is wrong, at little cost in memory and time."""
 
+import contextlib
 import json
+import re
+from random import Random
 
 import pytest
 from annotated_images import WRITERS, write_coco, write_voc, write_yolo
@@ -11,6 +14,7 @@ from keras_resnet.data.sources import load_dataset, load_test
 LOAD = "from keras_resnet.data.sources import load_test; load_test(args[0])"
 XML, LABELS = "Annotations/four.xml", "labels/val/four.txt"
 JSON = "annotations/instances_val2017.json"
+TOKENS = b'null true NaN -1 0 1e999 99999999999999999999 {} [] "x" <!-- < > & / .. : , - \x00 \xff'.split(b" ")
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 12))
 SECRET = '<!ENTITY e SYSTEM "file:///etc/passwd">'
 ALIASES = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
@@ -259,3 +263,20 @@ def test_hostile_files_take_little_memory_and_time(tmp_path, kind, path, content
     (folder / path).write_text(content)
     run = run_limited(LOAD, str(folder), memory=400 * MEGABYTE, seconds=20)
     assert_refused(run)
+
+
+@pytest.mark.filterwarnings("ignore:Left out")
+@pytest.mark.parametrize(
+    "kind, path",
+    [("coco", JSON), ("voc", XML), ("voc", "ImageSets/Main/val.txt"), ("yolo", LABELS), ("yolo", "data.yaml")],
+)
+def test_randomly_changed_files_are_read_or_refused(tmp_path, kind, path):
+    folder, random = WRITERS[kind](tmp_path), Random(0)
+    words = re.findall(rb"[\w.]+|\W", (folder / path).read_bytes())
+    for _ in range(100):
+        changed_words = list(words)
+        for _ in range(random.randint(1, 3)):
+            changed_words[random.randrange(len(words))] = random.choice([*TOKENS, random.choice(words)])
+        (folder / path).write_bytes(b"".join(changed_words))
+        with contextlib.suppress(ValueError, OSError):
+            load_test(folder, "val", skip_bad=True)
