@@ -236,8 +236,5 @@ def _is_required(field):
 
 def _of(name, key):
     """Name of a value in an object, with a short key."""
-    return (
-        f"{name}.{key}"
-        if isinstance(key, str) and key.isidentifier() and len(key) <= 50
-        else f"{name}[{bounded_repr(key)}]"
-    )
+    is_short = isinstance(key, str) and key.isidentifier() and len(key) <= 50
+    return f"{name}.{key}" if is_short else f"{name}[{bounded_repr(key)}]"
