@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import keras
 
@@ -239,10 +239,7 @@ def write_spec(spec: ResNetSpec, path: str | os.PathLike) -> None:
     write_json(spec.to_config(), path)
 
 
-Spec = TypeVar("Spec")
-
-
-def spec_from_config(config: Any, cls: type[Spec] = ResNetSpec) -> Spec:
+def spec_from_config(config: Any, cls: Any = ResNetSpec) -> Any:
     """The spec with the values that `to_config` returned, read from a file.
 
     Args:

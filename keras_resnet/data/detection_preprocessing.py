@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.data.image_files import as_pil_image, is_single_image
+from keras_resnet.data.image_files import as_pil_image, image_list
 from keras_resnet.data.preprocessing import MAX_SIDE
 from keras_resnet.errors import value_error
 from keras_resnet.normalization import Normalization, get_normalization, normalize
@@ -94,7 +94,7 @@ class DetectionPreprocessing:
             ValueError: for unreadable files, and arrays of another shape or dtype.
             OSError: for a file that cannot be opened.
         """
-        images = [images] if is_single_image(images) else list(images)
+        images = image_list(images)
         pixels = [np.asarray(as_pil_image(image, 3)) for image in images]
         resized = [self.resize(image) for image in pixels]
         sides = np.array([image.shape[:2] for image in resized])
