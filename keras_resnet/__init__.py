@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from keras_resnet.architecture.complexity import complexity
+from keras_resnet.architecture.detector import Detector
+from keras_resnet.architecture.detector_spec import DetectionSettings, DetectorSpec
 from keras_resnet.architecture.network import ResNet, build, endpoints
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.labels import decode_predictions
@@ -52,6 +54,9 @@ _LAZY = {
 """Name -> the module that defines it; imported on first use, because training and export need more than Keras."""
 
 __all__ = [
+    "DetectionSettings",
+    "Detector",
+    "DetectorSpec",
     "Preprocessing",
     "Recipe",
     "ResNet",

@@ -7,6 +7,7 @@ import keras
 from keras import layers
 
 from keras_resnet.architecture.blocks import stage
+from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.detection_layers import (
     DenseDetections,
     Detections,
@@ -25,13 +26,22 @@ from keras_resnet.architecture.heads import (
     mask_rows,
     rpn_rows,
 )
-from keras_resnet.architecture.layers import chain
-from keras_resnet.architecture.network import ResNet, endpoints
+from keras_resnet.architecture.layers import chain, restore_initializers
+from keras_resnet.architecture.network import (
+    ResNet,
+    allow_depth,
+    build,
+    check_parameters,
+    endpoints,
+    without_initialization,
+)
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.schema import checked
 
 BOX_SIZE, MASK_SIZE = 7, 14
 """Cells of a region along each side for the box head and the mask head; the backbone's last stage halves 14 to 7."""
+MIN_SIDE = 64
+"""Sides of images for which parameters are counted, in pixels: their number does not depend on it."""
 HEAD_PREFIXES = ("fpn_", "rpn_", "box_", "mask_", "dense_")
 """Beginnings of the names of a neck's and heads' layers."""
 OUTPUTS = ("boxes", "scores", "labels", "count")
@@ -69,18 +79,33 @@ class Detector(ResNet):
         return model
 
 
+@build.register
 def build_detector(
     spec: DetectorSpec, settings: DetectionSettings | None = None, name: str = "detector", initialize: bool = True
 ) -> Detector:
-    """Builds the detector that `spec` describes, with random weights."""
-    settings = settings or default_settings(spec)
+    """Builds the detector that `spec` describes, with random weights; `build` calls it for a DetectorSpec.
+
+    Args:
+        spec: DetectorSpec.
+        settings: thresholds and counts; None for those of `default_settings`.
+        name: name of the model.
+        initialize: False leaves all kernels zero, which is faster if weights are loaded next.
+
+    Raises:
+        ValueError: for a detector of more than MAX_PARAMETERS parameters.
+    """
+    check_parameters(spec, complexity(spec, input_shape=(MIN_SIDE, MIN_SIDE, 3)).parameters)
+    allow_depth(spec.backbone)
+    settings = checked(settings or default_settings(spec), DetectionSettings, "settings")
+    built = spec if initialize else replace(spec, backbone=without_initialization(spec.backbone))
     inputs = layers.Input((None, None, 3), name="images")
     images, sizes = PaddedImages(name="padded_images")(inputs)
-    stages = endpoints(backbone_spec(spec), images)
+    stages = endpoints(backbone_spec(built), images)
     maps = NECKS[spec.neck]([stages[f"stage{level - 1}"] for level in spec.levels], spec)
     detect = _dense_detections if spec.box_head == "dense" else _region_detections
-    outputs = detect(spec, settings, images, sizes, maps)
+    outputs = detect(built, settings, images, sizes, maps)
     model = Detector(inputs, outputs, name=name)
+    restore_initializers(model, initialize)
     model.spec, model.settings, model.info = spec, settings, {}
     freeze_batch_norm(model)
     return model

@@ -161,7 +161,7 @@ _COUNTS = ("detections", "candidates", "proposals")
 class DetectionSettings:
     """Thresholds and counts of a detector, which do not depend on its weights (torchvision's `box_score_thresh`, ...).
 
-    >>> from keras_resnet.architecture.detector_spec import DetectionSettings
+    >>> from keras_resnet import DetectionSettings
     >>> DetectionSettings(score_threshold=0.5, detections=10).nms_threshold
     0.5
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 import keras
 from keras import layers, ops
 
-from keras_resnet.architecture.layers import BatchNormalization, Convolution, chain
+from keras_resnet.architecture.layers import BatchNormalization, Convolution, DeferredInitializer, chain
 
-NORMAL = keras.initializers.RandomNormal(stddev=0.01)
+NORMAL = {"class_name": "RandomNormal", "config": {"stddev": 0.01}}
+LINEAR = {"class_name": "VarianceScaling", "config": {"scale": 1 / 3, "mode": "fan_in", "distribution": "uniform"}}
+"""Initializers of the convolutions of the RPN and of RetinaNet, and of torch's dense layers."""
 NORMS = {
     "batch": lambda name: BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn"),
     "group": lambda name: layers.GroupNormalization(32, epsilon=1e-5, name=f"{name}_gn"),
@@ -27,7 +29,7 @@ class HeadLayer:
     norm: str | None = None
     """A name in NORMS; such convolutions have no bias."""
     activation: str | None = None
-    initializer: str | keras.Initializer = "he_uniform"
+    initializer: str | dict = "he_normal"
     bias_initializer: str | keras.Initializer = "zeros"
     transposed: bool = False
     """Whether it is a transposed convolution, which enlarges the map by its stride."""
@@ -44,10 +46,13 @@ class HeadLayer:
 
 
 def head_layer(row: HeadLayer):
-    """A function of a tensor: x -> activation(norm(layer(x))), whose layers are made once and may be called often."""
+    """A function of a tensor: x -> activation(norm(layer(x))), whose layers are made once and may be called often.
+
+    Kernels are zeros until `restore_initializers` is called.
+    """
     shared = {
         "use_bias": row.use_bias,
-        "kernel_initializer": row.initializer,
+        "kernel_initializer": DeferredInitializer(row.initializer),
         "bias_initializer": row.bias_initializer,
         "name": row.name if row.norm is None else f"{row.name}_conv",
     }
@@ -68,10 +73,11 @@ def head_layer(row: HeadLayer):
 
 def fpn_rows(spec):
     """(lateral 1x1, output 3x3) convolutions of each level of a feature pyramid (arXiv:1612.03144, fig. 3)."""
+    shared = {"norm": spec.neck_norm, "initializer": "lecun_uniform"}
     return [
         (
-            HeadLayer(f"fpn_inner{number}", spec.neck_width, 1, norm=spec.neck_norm),
-            HeadLayer(f"fpn_layer{number}", spec.neck_width, 3, norm=spec.neck_norm),
+            HeadLayer(f"fpn_inner{number}", spec.neck_width, 1, **shared),
+            HeadLayer(f"fpn_layer{number}", spec.neck_width, 3, **shared),
         )
         for number in range(len(spec.levels))
     ]
@@ -81,7 +87,7 @@ def extra_rows(spec):
     """Strided convolutions for levels 6 and 7 (RetinaNet, arXiv:1708.02002, sec. 4)."""
     if spec.extra_levels not in ("c5", "p5"):
         return []
-    return [HeadLayer(f"fpn_p{level}", spec.neck_width, 3, stride=2) for level in (6, 7)]
+    return [HeadLayer(f"fpn_p{level}", spec.neck_width, 3, stride=2, initializer="lecun_uniform") for level in (6, 7)]
 
 
 def rpn_rows(spec):
@@ -96,7 +102,7 @@ def rpn_rows(spec):
 
 def box_head_rows(spec):
     """Layers between a region's features and its prediction; none for the backbone's last stage."""
-    dense = HeadLayer("box_fc6", spec.box_width, 0, activation="relu")
+    dense = HeadLayer("box_fc6", spec.box_width, 0, activation="relu", initializer=LINEAR)
     convolution = HeadLayer("", spec.neck_width, 3, norm=spec.head_norm, activation="relu")
     return {
         "mlp": [dense, replace(dense, name="box_fc7")],
@@ -110,16 +116,17 @@ def box_head_rows(spec):
 
 def box_predictor_rows(spec):
     """The dense layers of the class scores and, for each class, the offsets."""
-    return HeadLayer("box_scores", spec.classes, 0), HeadLayer("box_deltas", 4 * spec.classes, 0)
+    scores = HeadLayer("box_scores", spec.classes, 0, initializer=LINEAR)
+    return scores, replace(scores, name="box_deltas", filters=4 * spec.classes)
 
 
 def mask_rows(spec):
     """Layers of the mask head: convolutions, upsampling by two, a mask for each class (arXiv:1703.06870, fig. 4)."""
-    convolution = HeadLayer("", spec.mask_width, 3, norm=spec.head_norm, activation="relu", initializer="he_normal")
+    convolution = HeadLayer("", spec.mask_width, 3, norm=spec.head_norm, activation="relu")
     return [
         *(replace(convolution, name=f"mask_conv{i}") for i in range(spec.mask_convs)),
         replace(convolution, name="mask_deconv", kernel_size=2, stride=2, norm=None, transposed=True),
-        HeadLayer("mask_logits", spec.classes, initializer="he_normal"),
+        HeadLayer("mask_logits", spec.classes),
     ]
 
 

@@ -57,6 +57,28 @@ def conv(row, *, spec, name, bn_follows=True, kernel_initializer=None):
     )
 
 
+class DeferredInitializer(keras.initializers.Zeros):
+    """Zeros in place of the values of another initializer, until `restore_initializers` is called."""
+
+    def __init__(self, initializer):
+        self.initializer = initializer
+
+
+def restore_initializers(model: keras.Model, initialize: bool = False) -> None:
+    """Gives layers the initializers that were deferred; `initialize`: and their kernels the values of these."""
+    for layer in model.layers:
+        deferred = getattr(layer, "kernel_initializer", None)
+        if isinstance(deferred, DeferredInitializer):
+            layer.kernel_initializer = keras.initializers.get(deferred.initializer)
+            if initialize:
+                initialize_kernel(layer)
+
+
+def initialize_kernel(layer: keras.Layer) -> None:
+    """Sets the kernel of a layer to new random values."""
+    layer.kernel.assign(layer.kernel_initializer(layer.kernel.shape, dtype=layer.kernel.dtype))
+
+
 def uses_bias(spec, bn_follows):
     """Whether a convolution has a bias; before a batch norm only in post-activation networks, as in the v1 weights."""
     return spec.conv_bias and not (spec.preactivation and bn_follows)

@@ -5,6 +5,7 @@ import re
 import sys
 import warnings
 from dataclasses import replace
+from functools import singledispatch
 from typing import Annotated, Any
 
 import keras
@@ -13,8 +14,8 @@ from keras import layers
 
 from keras_resnet.architecture.blocks import stage
 from keras_resnet.architecture.complexity import complexity
-from keras_resnet.architecture.detector_spec import backbone_of
-from keras_resnet.architecture.layers import bn_relu, chain
+from keras_resnet.architecture.detector_spec import DetectorSpec, backbone_of
+from keras_resnet.architecture.layers import DeferredInitializer, bn_relu, chain, restore_initializers
 from keras_resnet.architecture.metadata import channel_axis, checked_metadata
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import stem
@@ -100,7 +101,7 @@ class ResNet(keras.Model):
         metadata = checked_metadata(config.get("resnet"))
         if metadata.spec is not None:
             metadata = metadata._replace(spec=checked(metadata.spec, cls.spec_class, "spec"))
-            _allow_depth(backbone_of(metadata.spec))
+            allow_depth(backbone_of(metadata.spec))
         others = {key: value for key, value in config.items() if key != "resnet"}
         model = super().from_config(others, custom_objects=custom_objects)
         model.spec, model.info = metadata
@@ -153,8 +154,9 @@ def stage_index(layer_name: str, stages: int) -> int:
     return int(prefix[4:]) - 1 if prefix.startswith("conv") and prefix[4:].isdecimal() else stages + 1
 
 
+@singledispatch
 def build(
-    spec: ResNetSpec,
+    spec: Any,
     include_top: bool = True,
     classes: int | None = None,
     input_shape: tuple[int | None, ...] | None = None,
@@ -170,49 +172,61 @@ def build(
     >>> spec = keras_resnet.ResNetSpec("basic", depths=(2, 2), widths=(16, 32), stem="cifar", stem_width=16)
     >>> keras_resnet.build(spec, classes=5, input_shape=(32, 32, 3)).output_shape
     (None, 5)
+    >>> spec = keras_resnet.DetectorSpec(keras_resnet.get_spec("resnet18"), neck_width=32, box_width=64, classes=3)
+    >>> model = keras_resnet.build(spec, settings=keras_resnet.DetectionSettings(detections=10))
+    >>> model.output["boxes"].shape
+    (None, 10, 4)
 
     Args:
-        spec: ResNetSpec.
+        spec: ResNetSpec, or a DetectorSpec, which has the arguments of `build_detector` instead: `settings`, `name` and
+            `initialize`.
         include_top, classes, input_shape, input_tensor, pooling, classifier_activation, name: as for `create` without
             weights; with the top, H and W may also be None.
         initialize: False leaves all kernels zero, which is faster if weights are loaded next.
 
     Returns:
-        A ResNet: (B, H, W, C) -> (B, classes), or (B, h, w, channels) or (B, channels) without the top.
+        A ResNet: (B, H, W, C) -> (B, classes), or (B, h, w, channels) or (B, channels) without the top. A Detector for
+        a DetectorSpec.
 
     Raises:
-        ValueError: for an input shape of another rank, with unknown channels or sides below `spec.minimum_size`, for
-            `classes` that is not a positive integer, and for an unknown pooling.
+        ValueError: for more than MAX_PARAMETERS parameters, for an input shape of another rank, with unknown channels
+            or sides below `spec.minimum_size`, for `classes` that is not a positive integer, and for an unknown pooling.
     """
     check_known("pooling", pooling, (None, *POOLINGS))
     classes = checked(spec.default_classes if classes is None else classes, Classes, "classes") if include_top else None
     spec = replace(spec, data_format=spec.data_format or keras.config.image_data_format())
-    _allow_depth(spec)
+    allow_depth(spec)
     inputs = _inputs(spec, include_top, input_shape, input_tensor)
     _check_parameters(spec, include_top, classes, inputs.shape[spec.channel_axis])
-    placeholder = keras.initializers.Zeros()
-    initialized = spec if initialize else replace(spec, kernel_initializer=placeholder)
+    built = spec if initialize else without_initialization(spec)
 
-    *_, x = endpoints(initialized, inputs).values()
-    x = chain(*_head(initialized, include_top, pooling, classes, classifier_activation))(x)
+    *_, x = endpoints(built, inputs).values()
+    x = chain(*_head(built, include_top, pooling, classes, classifier_activation))(x)
     sources = [inputs] if input_tensor is None else keras.utils.get_source_inputs(inputs)
     model = ResNet(sources[0] if len(sources) == 1 else sources, x, name=name)
-    for layer in model.layers:  # clones and loaded models are initialized as the spec says
-        if getattr(layer, "kernel_initializer", None) is placeholder:
-            layer.kernel_initializer = keras.initializers.get(spec.kernel_initializer)
+    restore_initializers(model)  # clones and loaded models are initialized as the spec says
     model.spec, model.info = spec, {}
     return model
+
+
+def without_initialization(spec: ResNetSpec) -> ResNetSpec:
+    """The spec of a network whose kernels are zeros; `restore_initializers` gives it those of `spec`."""
+    return replace(spec, kernel_initializer=DeferredInitializer(spec.kernel_initializer))
 
 
 def _check_parameters(spec, include_top, classes, channels):
     """Raises ValueError for a network that is too large, before any layer is made."""
     size = spec.minimum_size
-    parameters = complexity(spec, include_top, classes, (size, size, channels)).parameters
+    check_parameters(spec, complexity(spec, include_top, classes, (size, size, channels)).parameters)
+
+
+def check_parameters(spec: ResNetSpec | DetectorSpec, parameters: int) -> None:
+    """Raises ValueError for a network of so many parameters, if it is too large."""
     if parameters > MAX_PARAMETERS:
         raise value_error("spec", spec, f"a network of at most {MAX_PARAMETERS:,} parameters, not {parameters:,}")
 
 
-def _allow_depth(spec):
+def allow_depth(spec):
     """Raises Python's recursion limit for deep networks: Keras traverses a graph with one nested call for each layer.
 
     The limit stays raised, since cloning and sub-models traverse the graph again. MAX_BLOCKS bounds it.

@@ -12,6 +12,7 @@ import numpy as np
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.detector import HEAD_PREFIXES, Detector, build_detector
 from keras_resnet.architecture.detector_spec import DetectorSpec
+from keras_resnet.architecture.layers import initialize_kernel
 from keras_resnet.architecture.metadata import model_spec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import value_error
@@ -149,15 +150,16 @@ def build_on_backbone(spec: DetectorSpec, path: str | os.PathLike, **arguments: 
         heads = [name for name in weight_variables(model) if name.startswith(HEAD_PREFIXES)]
         for variable, array in _match_variables(model, arrays, path, exclude=heads):
             variable.assign(array.read())
+    _initialize(model, heads)
     warn_if_not_finite(model, path)
     return model
 
 
 def _initialize(model, names):
-    """Gives kernels, which a network that is built for weights has not got, random values; biases have theirs."""
-    for layer in {name.rpartition("/")[0] for name in names} & {layer.name for layer in model.layers}:
-        head = model.get_layer(layer)
-        head.kernel.assign(head.kernel_initializer(head.kernel.shape, dtype=head.kernel.dtype))
+    """Gives kernels, which are zeros in a network that is built for weights, random values; biases have theirs."""
+    for layer in model.layers:
+        if f"{layer.name}/kernel" in names:
+            initialize_kernel(layer)
 
 
 def warn_if_not_finite(model: keras.Model, path: str | os.PathLike) -> None:
