@@ -9,7 +9,18 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from itertools import accumulate
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Required, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,
+    Required,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from keras_resnet.errors import bounded_repr, check_known, value_error
 
@@ -167,7 +178,8 @@ def _annotations(cls):
     """{field: annotation} of a dataclass or TypedDict."""
     hints = get_type_hints(cls, include_extras=True)
     if not is_dataclass(cls):
-        return {name: get_args(hint)[0] if get_origin(hint) is Required else hint for name, hint in hints.items()}
+        marked = (Required, NotRequired)
+        return {name: get_args(hint)[0] if get_origin(hint) in marked else hint for name, hint in hints.items()}
     return {field.name: hints[field.name] for field in fields(cls)}
 
 
