@@ -25,6 +25,8 @@ BLOCKS_TO_RUN = (
     ("docs/tutorials/replace_keras_applications.md", "## A model of keras.io"),
 )
 """Pages and headings of Python blocks that need neither files nor a download."""
+PAGES_TO_RUN = ("docs/detection.md",)
+"""Pages on which this holds for all Python blocks (not for those marked `py`), which share their variables."""
 
 
 def blocks(page, language):
@@ -76,6 +78,12 @@ def test_the_python_in_the_documentation_runs(page, heading, monkeypatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     section = PAGES[page].split(heading)[1]
     exec(re.search(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[1], {})
+
+
+@pytest.mark.parametrize("page", PAGES_TO_RUN)
+def test_all_python_of_a_page_in_the_documentation_runs(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    exec("".join(blocks(page, "python")), {})
 
 
 @pytest.mark.parametrize("page", PAGES)
