@@ -189,8 +189,8 @@ def build(
         a DetectorSpec.
 
     Raises:
-        ValueError: for more than MAX_PARAMETERS parameters, for an input shape of another rank, with unknown channels
-            or sides below `spec.minimum_size`, for `classes` that is not a positive integer, and for an unknown pooling.
+        ValueError: for more than MAX_PARAMETERS parameters, an input shape of another rank, with unknown channels or
+            sides below `spec.minimum_size`, `classes` that is not a positive integer, and an unknown pooling.
     """
     check_known("pooling", pooling, (None, *POOLINGS))
     classes = checked(spec.default_classes if classes is None else classes, Classes, "classes") if include_top else None

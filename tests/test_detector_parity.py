@@ -1,0 +1,156 @@
+"""Detectors of torchvision, reproduced from their weights; tests/references/make_detectors.py wrote the files."""
+
+import json
+import os
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from support import REFERENCES
+
+from keras_resnet import DetectionSettings, create, get_spec, list_models
+from keras_resnet.weights.loading import build_from_file
+
+NARROW = REFERENCES / "detectors"
+INDEX = json.loads((NARROW / "index.json").read_text())["detectors"]
+
+
+@cache
+def narrow(name):
+    """(detector with the weights of a narrow one of torchvision, inputs and outputs of the latter)."""
+    row, path = INDEX[name], NARROW / f"{name}.safetensors"
+    spec = get_spec(row["variant"])
+    settings = DetectionSettings(**row["settings"])
+    model = build_from_file(replace(spec, backbone=replace(spec.backbone, **row["backbone"])), path, settings=settings)
+    return model, dict(np.load(path.with_suffix(".npz")))
+
+
+def images(expected):
+    """The images of a reference, padded with NaN."""
+    x = expected["x"].astype("float32")
+    for image, (height, width) in zip(x, expected["sizes"], strict=True):
+        image[height:], image[:, width:] = np.nan, np.nan
+    return x
+
+
+def inputs_of(layer):
+    """What a layer is called with in its model."""
+    return layer._inbound_nodes[0].arguments.args[0]
+
+
+def levels(expected, name):
+    """The maps of all levels: `name`0, `name`1, ..."""
+    return [expected[f"{name}{i}"] for i in range(sum(key.removeprefix(name).isdigit() for key in expected))]
+
+
+def outputs(model, expected):
+    """The model's outputs, and the predictions from which they are computed, under the names of the reference."""
+    given = inputs_of(model.get_layer("detections"))
+    heads = {name: given[name] for name in ("scores", "deltas")}
+    if "proposals" in expected:
+        given, heads = (
+            inputs_of(model.get_layer("proposals")),
+            {"class_logits": heads["scores"], "box_deltas": heads["deltas"]},
+        )
+        heads |= {name: given[name] for name in ("objectness", "deltas")}
+    if "mask_logits" in expected:
+        heads["mask_logits"] = model.get_layer("mask_logits").output
+    results = keras.Model(model.input, {"raw": heads, "found": model.output})(images(expected))
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, results)
+
+
+def assert_close(ours, theirs, relative=1e-4):
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= relative * np.abs(theirs).max()
+
+
+def valid(array, counts):
+    """The rows of each image that are no padding, of (B, N, ...) or (B * N, ...)."""
+    images = array.reshape(len(counts), -1, *array.shape[1 if len(array) != len(counts) else 2 :])
+    return np.concatenate([image[: int(count)] for image, count in zip(images, counts, strict=True)])
+
+
+def check_raw_outputs(raw, expected):
+    for name in ("objectness", "deltas", "scores"):
+        for ours, theirs in zip(raw.get(name, ()), levels(expected, name), strict=True):
+            assert_close(ours, theirs)
+    for name in ("class_logits", "box_deltas"):
+        if name in raw:
+            counts = expected["proposal_count"]
+            assert_close(valid(raw[name], counts), valid(expected[name], counts))
+    if "mask_logits" in raw:
+        counts = expected["count"]
+        ours, labels = valid(raw["mask_logits"], counts), valid(expected["labels"], counts).astype(int)
+        ours = np.take_along_axis(ours, labels[:, None, None, None], axis=-1)[..., 0]
+        assert_close(ours, valid(expected["mask_logits"], counts))
+
+
+def check_detections(found, expected):
+    np.testing.assert_array_equal(found["count"], expected["count"])
+    np.testing.assert_array_equal(found["labels"], expected["labels"])
+    np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-4)
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=0.02)
+    if "masks" in found:
+        masks = 1 / (1 + np.exp(-valid(expected["mask_logits"], expected["count"])))
+        np.testing.assert_allclose(valid(found["masks"], expected["count"]), masks, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_narrow_detectors_equal_those_of_torchvision(name):
+    model, expected = narrow(name)
+    results = outputs(model, expected)
+    check_raw_outputs(results["raw"], expected)
+    check_detections(results["found"], expected)
+
+
+@pytest.mark.parametrize("name", [name for name in INDEX if "rcnn" in name])
+def test_proposals_from_the_same_raw_outputs_are_equal(name):
+    model, expected = narrow(name)
+    boxes, count = model.get_layer("proposals")(
+        {
+            "images": images(expected),
+            "sizes": expected["sizes"].astype("float32"),
+            "objectness": levels(expected, "objectness"),
+            "deltas": levels(expected, "deltas"),
+        }
+    )
+    np.testing.assert_array_equal(count, expected["proposal_count"])
+    np.testing.assert_allclose(boxes, expected["proposals"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_detections_from_the_same_raw_outputs_are_equal(name):
+    model, expected = narrow(name)
+    given = {"sizes": expected["sizes"].astype("float32")}
+    if "proposals" in expected:
+        given |= {"proposals": expected["proposals"], "count": expected["proposal_count"].astype("int32")}
+        heads = (expected["class_logits"], expected["box_deltas"])
+        given |= dict(zip(("scores", "deltas"), (head.reshape(-1, head.shape[-1]) for head in heads), strict=True))
+    else:
+        given |= {"images": images(expected), "scores": levels(expected, "scores")}
+        given |= {"deltas": levels(expected, "deltas")}
+    boxes, scores, labels, count = model.get_layer("detections")(given)
+    np.testing.assert_array_equal(count, expected["count"])
+    np.testing.assert_array_equal(labels, expected["labels"])
+    np.testing.assert_allclose(scores, expected["scores"], atol=1e-6)
+    np.testing.assert_allclose(boxes, expected["boxes"], atol=1e-4)
+
+
+FULL = [
+    path
+    for path in sorted(Path(os.environ.get("KERAS_RESNET_FULL_REFERENCES", "-")).glob("*.safetensors"))
+    if path.stem in list_models(task="detection")
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FULL, reason="KERAS_RESNET_FULL_REFERENCES names no folder of `make_detectors.py --full`")
+@pytest.mark.parametrize("path", FULL, ids=lambda path: path.stem)
+def test_full_size_detectors_equal_those_of_torchvision(path):
+    expected = dict(np.load(path.with_suffix(".npz")))
+    results = outputs(create(path.stem, weights=path), expected)
+    check_raw_outputs(results["raw"], expected)
+    check_detections(results["found"], expected)
