@@ -12,7 +12,10 @@ from keras_resnet.architecture.boxes import (
     suppress_overlaps,
     top_scores,
 )
-from keras_resnet.architecture.regions import roi_align
+from keras_resnet.architecture.regions import align_regions
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
 
 PROPOSAL_SIDE = 1e-3
 DETECTION_SIDE = 1e-2
@@ -21,13 +24,13 @@ BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 """Factors of the second stage's offsets (torchvision/models/detection/roi_heads.py)."""
 
 
-class _Parameterless(layers.Layer):
+class Parameterless(layers.Layer):
     """A layer that computes in float32 and whose arguments are its attributes; `get_config` has them."""
 
     arguments: tuple[str, ...] = ()
 
-    def __init__(self, *, name=None, dtype="float32", autocast=True, **arguments):
-        super().__init__(name=name, dtype=dtype, autocast=autocast)
+    def __init__(self, *, name=None, dtype="float32", **arguments):
+        super().__init__(name=name, dtype=dtype)
         for argument in self.arguments:
             setattr(self, argument, arguments[argument])
 
@@ -36,7 +39,7 @@ class _Parameterless(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
-class PaddedImages(_Parameterless):
+class PaddedImages(Parameterless):
     """Images padded with NaN at the right and the bottom -> images padded with zeros, and their sizes without it.
 
     (B, H, W, 3) -> (B, H, W, 3), and (B, 2), height and width. So a batch of images of different sizes is one tensor,
@@ -53,7 +56,7 @@ class PaddedImages(_Parameterless):
         return images_shape, (images_shape[0], 2)
 
 
-class _AnchorLayer(_Parameterless):
+class _AnchorLayer(Parameterless):
     def level_anchors(self, images, maps):
         """Anchors (h * w * A, 4) of each map (B, h, w, ...)."""
         image_size = ops.shape(images)[1:3]
@@ -110,21 +113,39 @@ class Proposals(_AnchorLayer):
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
-class RegionFeatures(_Parameterless):
-    """RoIAlign of the levels of a pyramid: maps and boxes (B, P, 4) -> (B * P, size, size, C)."""
+class RegionFeatures(Parameterless):
+    """RoIAlign of the levels of a pyramid: maps and boxes (B, P, 4) -> (B * P, size, size, C).
+
+    With `count` (B,), the numbers of boxes that are no padding, TensorFlow leaves out the padding (`boxes_of_images`).
+    """
 
     arguments = ("first_level", "size")
 
-    def call(self, maps, boxes):
-        regions = roi_align(maps, boxes, self.first_level, self.size)
-        return ops.reshape(regions, (-1, *regions.shape[2:]))
+    def call(self, maps, boxes, count=None):
+        batch, places = ops.shape(boxes)[:2]
+        image = ops.repeat(ops.arange(batch, dtype="int32"), places)
+        boxes = ops.reshape(boxes, (-1, 4))
+        rows = boxes_of_images(count, places)
+        if rows is not None:
+            image, boxes = ops.take(image, rows), ops.take(boxes, rows, axis=0)
+        return align_regions(maps, boxes, image, self.first_level, self.size)
 
-    def compute_output_shape(self, maps_shape, boxes_shape):
+    def compute_output_shape(self, maps_shape, boxes_shape, count_shape=None):
         return (None, self.size, self.size, maps_shape[0][-1])
 
 
+def boxes_of_images(count, places):
+    """Places in (B * P,) of the first count[b] boxes of each image, but at least one; None for all of them.
+
+    Other backends than TensorFlow need shapes that do not depend on values, and compute all of them.
+    """
+    if count is None or keras.backend.backend() != "tensorflow":
+        return None
+    return tf.where(tf.reshape(tf.range(places)[None] < tf.maximum(count, 1)[:, None], [-1]))[:, 0]
+
+
 @keras.saving.register_keras_serializable("keras_resnet")
-class Detections(_Parameterless):
+class Detections(Parameterless):
     """Detections from the class scores and offsets of regions (torchvision/models/detection/roi_heads.py).
 
     Inputs: a dict of `proposals` (B, P, 4), `count` (B,), `scores` (B * P, classes), logits, `deltas`
@@ -202,14 +223,24 @@ class DenseDetections(_AnchorLayer):
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
-class PredictedMasks(_Parameterless):
-    """Mask probabilities of the predicted classes: (B * N, 28, 28, classes) logits, (B, N) labels -> (B, N, 28, 28)."""
+class PredictedMasks(Parameterless):
+    """Mask probabilities of the predicted classes: (R, 28, 28, classes) logits, (B, N) labels -> (B, N, 28, 28).
 
-    def call(self, logits, labels):
+    The logits are of the boxes that RegionFeatures has with the same `count` (B,); other masks are zeros.
+    """
+
+    def call(self, logits, labels, count):
         height, width, classes = logits.shape[1:]
-        chosen = ops.one_hot(ops.reshape(labels, (-1,)), classes, dtype=logits.dtype)
+        batch, places = ops.shape(labels)
+        rows = boxes_of_images(count, places)
+        labels = ops.reshape(labels, (-1,))
+        labels = labels if rows is None else ops.take(labels, rows)
+        chosen = ops.one_hot(labels, classes, dtype=logits.dtype)
         masks = ops.sigmoid(ops.sum(logits * chosen[:, None, None], axis=-1))
-        return ops.reshape(masks, (-1, labels.shape[1], height, width))
+        if rows is not None:
+            masks = ops.scatter(rows[:, None], masks, (batch * places, height, width))
+        valid = ops.arange(places)[None] < count[:, None]
+        return ops.where(valid[..., None, None], ops.reshape(masks, (-1, places, height, width)), 0.0)
 
-    def compute_output_shape(self, logits_shape, labels_shape):
+    def compute_output_shape(self, logits_shape, labels_shape, count_shape):
         return (*labels_shape, *logits_shape[1:3])

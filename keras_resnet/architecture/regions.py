@@ -1,5 +1,7 @@
 """RoIAlign: the features in boxes of any size, sampled from the levels of a feature pyramid."""
 
+import itertools
+
 import keras
 from keras import ops
 
@@ -34,12 +36,16 @@ def roi_align(maps, boxes, first_level, size):
         size: cells along each side of a box.
     """
     batch, count = ops.shape(boxes)[:2]
-    flat = ops.reshape(boxes, (-1, 4))
     image = ops.repeat(ops.arange(batch, dtype="int32"), count)
-    level = pyramid_level(flat, first_level, first_level + len(maps) - 1) - first_level
-    align = _align_by_kernel if keras.backend.backend() == "tensorflow" else _align_by_gather
-    regions = align(maps, flat, image, level, first_level, size)
+    regions = align_regions(maps, ops.reshape(boxes, (-1, 4)), image, first_level, size)
     return ops.reshape(regions, (-1, count, size, size, maps[0].shape[-1]))
+
+
+def align_regions(maps, boxes, image, first_level, size):
+    """RoIAlign of boxes (R, 4), each in the image with the index `image` (R,) of the batch: (R, size, size, C)."""
+    level = pyramid_level(boxes, first_level, first_level + len(maps) - 1) - first_level
+    align = _align_by_kernel if keras.backend.backend() == "tensorflow" else _align_by_gather
+    return align(maps, boxes, image, level, first_level, size)
 
 
 def _first_and_last_samples(boxes, stride, size):
@@ -58,17 +64,30 @@ def _align_by_kernel(maps, boxes, image, level, first_level, size):
         where = tf.where(level == number)[:, 0] if len(maps) > 1 else tf.range(tf.shape(boxes)[0])
         samples = _first_and_last_samples(tf.gather(boxes, where), 2.0 ** (first_level + number), size)
         padded = tf.pad(level_map, [(0, 0), (1, 1), (1, 1), (0, 0)], "SYMMETRIC")  # points up to 1 outside: the edge
-        height, width = (tf.cast(side - 1, "float32") for side in tf.unstack(tf.shape(padded)[1:3]))
-        y1, x1, y2, x2 = (side + 1 for side in samples)
-        normalized = tf.stack([y1 / height, x1 / width, y2 / height, x2 / width], axis=-1)
-        points = [size * SAMPLES] * 2
-        crops = tf.image.crop_and_resize(padded, normalized, tf.gather(image, where), points)
-        regions.append(tf.nn.avg_pool2d(crops, SAMPLES, SAMPLES, "VALID"))
+        regions.append(_mean_of_points(padded, [side + 1 for side in samples], tf.gather(image, where), size))
         places.append(where)
     if len(maps) == 1:
         return regions[0]
     order = tf.math.invert_permutation(tf.cast(tf.concat(places, 0), "int32"))
-    return tf.cast(tf.gather(tf.concat(regions, 0), order), maps[0].dtype)
+    return tf.gather(tf.concat(regions, 0), order)
+
+
+def _mean_of_points(level_map, samples, image, size):
+    """Mean of the four points of each cell: a crop for each of them takes less memory than one crop of all points.
+
+    It also has no pooling, which OpenVINO refuses for a level without boxes.
+    """
+    height, width = (tf.cast(side - 1, "float32") for side in tf.unstack(tf.shape(level_map)[1:3]))
+    y1, x1, y2, x2 = samples
+    steps = size * SAMPLES - 1
+    step_y, step_x = (y2 - y1) / steps, (x2 - x1) / steps
+    crops = []
+    for y, x in itertools.product(range(SAMPLES), repeat=2):
+        top, bottom = y1 + y * step_y, y2 - (SAMPLES - 1 - y) * step_y
+        left, right = x1 + x * step_x, x2 - (SAMPLES - 1 - x) * step_x
+        grid = tf.stack([top / height, left / width, bottom / height, right / width], axis=-1)
+        crops.append(tf.image.crop_and_resize(level_map, grid, image, [size, size]))
+    return tf.add_n(crops) / len(crops)
 
 
 def _align_by_gather(maps, boxes, image, level, first_level, size):

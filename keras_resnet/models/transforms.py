@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_resnet.architecture.detection_layers import Parameterless
 from keras_resnet.architecture.metadata import (
     channel_axis,
     copy_metadata,
@@ -130,12 +131,12 @@ def _folded_weights(layer, norm):
 
 
 def cast_model(model: keras.Model, precision: str) -> keras.Model:
-    """A copy that computes in a precision of COMPUTED; inputs, outputs and the sums of batch norms stay float32."""
+    """A copy that computes in a precision of COMPUTED; inputs, outputs, boxes and batch norms' sums stay float32."""
     check_precision(precision)
     last = [tensor._keras_history.operation for tensor in model.outputs]
 
     def changes(layer):
-        if "dtype" not in layer.get_config():  # an operation
+        if "dtype" not in layer.get_config() or isinstance(layer, Parameterless):  # an operation; pixels and boxes
             return {}
         if layer in last:
             return {"dtype": "float32"}
