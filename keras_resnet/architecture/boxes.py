@@ -11,6 +11,9 @@ if keras.backend.backend() == "tensorflow":
 MAX_LOG_SCALE = math.log(1000 / 16)
 """Largest logarithm by which an offset enlarges a box (torchvision/models/detection/_utils.py)."""
 
+_COLUMNS = 10
+"""Groups along the first axis when boxes are shifted apart; ten rows of them are enough for COCO's classes."""
+
 
 def decode_boxes(deltas, boxes, weights=(1.0, 1.0, 1.0, 1.0)):
     """Boxes moved and scaled by predicted offsets (Girshick et al. 2014, arXiv:1311.2524, appendix C).
@@ -83,7 +86,8 @@ def top_scores(scores, count):
 def suppress_overlaps(boxes, scores, threshold, count, groups=None):
     """Non-maximum suppression: indices of the best boxes of which no two overlap by more than `threshold`.
 
-    As `torchvision.ops.batched_nms`: boxes of different groups are shifted apart, so that they do not overlap.
+    As `torchvision.ops.batched_nms`: boxes of different groups are shifted apart, so that they do not overlap. They are
+    shifted along both axes, because boxes far from the origin are rounded more, and then overlap more or less.
 
     Args:
         boxes: (B, N, 4).
@@ -98,8 +102,9 @@ def suppress_overlaps(boxes, scores, threshold, count, groups=None):
     """
     if groups is not None:
         kept = ops.where(scores[..., None] >= 0, boxes, 0.0)
-        shift = ops.max(kept, axis=(1, 2), keepdims=True)[..., 0] + 1
-        boxes = boxes + (ops.cast(groups, boxes.dtype) * shift)[..., None]
+        shift = ops.max(kept, axis=(1, 2), keepdims=True) + 1
+        place = ops.stack([groups % _COLUMNS, groups // _COLUMNS] * 2, axis=-1)
+        boxes = boxes + ops.cast(place, boxes.dtype) * shift
     suppress = _suppress_by_kernel if keras.backend.backend() == "tensorflow" else _suppress_by_matrix
     indices, kept = _map_images(lambda image: suppress(*image, threshold, count), (boxes, scores))
     valid = ops.arange(count)[None] < kept[:, None]
