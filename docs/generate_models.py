@@ -1,17 +1,19 @@
-"""Writes docs/models.md from VARIANTS and WEIGHTS: python docs/generate_models.py"""
+"""Writes docs/models.md from VARIANTS, DETECTORS and WEIGHTS: python docs/generate_models.py"""
 
 from pathlib import Path
 
 import keras_resnet
-from keras_resnet.variants import VARIANTS
+from keras_resnet.architecture.detector_spec import backbone_of
+from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
+from keras_resnet.variants import DETECTORS, VARIANTS
 from keras_resnet.weights.catalog import TIMM, WEIGHTS
 
 PAGE = Path(__file__).parent / "models.md"
 INTRODUCTION = """# Model table
 
-This page is generated from `keras_resnet.variants.VARIANTS` and `keras_resnet.weights.catalog.WEIGHTS` by
-`python docs/generate_models.py`; a test fails when it is out of date. `keras-resnet models` prints the same facts.
-[Models and weights](weights.md) explains names, tags and files.
+This page is generated from `VARIANTS` and `DETECTORS` in `keras_resnet.variants` and `keras_resnet.weights.catalog.WEIGHTS` by
+`python docs/generate_models.py`; a test fails when it is out of date. `keras-resnet models` prints the same facts, with
+`--task detection` those of the detectors. [Models and weights](weights.md) explains names, tags and files.
 """
 
 
@@ -29,9 +31,16 @@ def page():
         networks_table(imagenet),
         "\n## CIFAR networks\n\nMultiply-adds of one 32x32 image, 10 classes.\n",
         networks_table(cifar),
+        "\n## Detectors\n\nMultiply-adds of one 800x800 image, with all proposals and, of Mask R-CNN, 100 masks; 91 classes "
+        "with the background. [Object detection](detection.md) explains them.\n",
+        networks_table(DETECTORS),
         "\n## Weights\n\nAccuracies are those that the publisher of the weights states, for one centre crop: on "
         "ImageNet's validation set, for the tag `cifar10` on CIFAR-10's test set.\n",
-        weights_table(),
+        weights_table(VARIANTS, {"top-1 (%)": "top1_accuracy", "top-5 (%)": "top5_accuracy"}),
+        "\n## Weights of detectors\n\nAverage precision of boxes and masks (IoU 0.5 to 0.95) on COCO's validation set of "
+        "2017, as torchvision states it. Images are resized to a shorter side of 800 pixels, a longer one of at most "
+        "1,333.\n",
+        weights_table(DETECTORS, {"box AP (%)": "box_ap", "mask AP (%)": "mask_ap"}),
         "\n## Weights on the Hugging Face Hub\n\nTags of timm; any other `hf://timm/<network>.<tag>` works as well.\n",
         timm_table(),
     ]
@@ -53,26 +62,33 @@ def network_row(name):
     listed += [f"{on_hub} of timm"] if on_hub else []
     multiply_adds = cost.multiply_adds / 1e9
     giga = f"{multiply_adds:.2f} G" if multiply_adds >= 1 else f"{1e3 * multiply_adds:.0f} M"
-    return f"`{name}`", spec.depth, f"{cost.parameters / 1e6:.2f} M", giga, ", ".join(listed) or "-"
+    return f"`{name}`", backbone_of(spec).depth, f"{cost.parameters / 1e6:.2f} M", giga, ", ".join(listed) or "-"
 
 
-def weights_table():
-    columns = ("network", "tag", "top-1 (%)", "top-5 (%)", "preprocessing", "license")
-    keys = sorted(WEIGHTS, key=lambda key: list(VARIANTS).index(key[0]))
-    return table(columns, map(weights_row, keys), right=(2, 3))
+def weights_table(networks, figures):
+    """The rows of WEIGHTS of these networks, in their order; `figures` is {column: field}, shares from 0 to 1."""
+    names = list(networks)
+    keys = sorted((key for key in WEIGHTS if key[0] in networks), key=lambda key: names.index(key[0]))
+    columns = ("network", "tag", *figures, "preprocessing", "license")
+    return table(columns, (weights_row(*key, figures.values()) for key in keys), right=(2, 3))
 
 
-def weights_row(key):
-    name, tag = key
-    row = WEIGHTS[key]
-    preprocessing = row.preprocessing
-    size = f"{preprocessing.resize} -> {preprocessing.size}" if preprocessing.resize else preprocessing.size
-    accuracies = percent(row.top1_accuracy), percent(row.top5_accuracy)
-    return f"`{name}`", f"`{tag}`", *accuracies, f"`{preprocessing.mode}`, {size} px", row.license
+def weights_row(name, tag, fields):
+    row = WEIGHTS[name, tag]
+    shares = (getattr(row, field) for field in fields)
+    preprocessing = f"`{row.preprocessing.mode}`, {image_size(row.preprocessing)} px"
+    return f"`{name}`", f"`{tag}`", *map(percent, shares), preprocessing, row.license
 
 
-def percent(accuracy):
-    return "-" if accuracy is None else f"{100 * accuracy:.2f}"
+def image_size(preprocessing):
+    """Sides to which images are resized and cropped; of a detector the shorter and the longest possible one."""
+    if isinstance(preprocessing, DetectionPreprocessing):
+        return f"{preprocessing.min_size}, {preprocessing.max_size}"
+    return f"{preprocessing.resize} -> {preprocessing.size}" if preprocessing.resize else preprocessing.size
+
+
+def percent(share):
+    return "-" if share is None else f"{100 * share:.2f}"
 
 
 def timm_table():
