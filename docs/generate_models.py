@@ -11,9 +11,9 @@ from keras_resnet.weights.catalog import TIMM, WEIGHTS
 PAGE = Path(__file__).parent / "models.md"
 INTRODUCTION = """# Model table
 
-This page is generated from `VARIANTS` and `DETECTORS` in `keras_resnet.variants` and `keras_resnet.weights.catalog.WEIGHTS` by
-`python docs/generate_models.py`; a test fails when it is out of date. `keras-resnet models` prints the same facts, with
-`--task detection` those of the detectors. [Models and weights](weights.md) explains names, tags and files.
+This page is generated from `keras_resnet.variants.VARIANTS`, `keras_resnet.variants.DETECTORS` and
+`keras_resnet.weights.catalog.WEIGHTS` by `python docs/generate_models.py`; a test fails when it is out of date.
+`keras-resnet models` prints the same facts, with `--task detection` those of detectors. [Models and weights](weights.md) explains names, tags and files.
 """
 
 
@@ -31,16 +31,16 @@ def page():
         networks_table(imagenet),
         "\n## CIFAR networks\n\nMultiply-adds of one 32x32 image, 10 classes.\n",
         networks_table(cifar),
-        "\n## Detectors\n\nMultiply-adds of one 800x800 image, with all proposals and, of Mask R-CNN, 100 masks; 91 classes "
-        "with the background. [Object detection](detection.md) explains them.\n",
+        "\n## Detectors\n\nMultiply-adds of one 800x800 image, 91 classes with the background; all proposals and, of Mask "
+        "R-CNN, 100 masks are counted. [Object detection](detection.md) explains them.\n",
         networks_table(DETECTORS),
         "\n## Weights\n\nAccuracies are those that the publisher of the weights states, for one centre crop: on "
         "ImageNet's validation set, for the tag `cifar10` on CIFAR-10's test set.\n",
         weights_table(VARIANTS, {"top-1 (%)": "top1_accuracy", "top-5 (%)": "top5_accuracy"}),
-        "\n## Weights of detectors\n\nAverage precision of boxes and masks (IoU 0.5 to 0.95) on COCO's validation set of "
-        "2017, as torchvision states it. Images are resized to a shorter side of 800 pixels, a longer one of at most "
-        "1,333.\n",
-        weights_table(DETECTORS, {"box AP (%)": "box_ap", "mask AP (%)": "mask_ap"}),
+        "\n## Weights of detectors\n\nAverage precision of boxes and masks (IoU 0.5 to 0.95) on COCO's validation set "
+        "of 2017, as torchvision states it. Images are resized to a shorter side of 800 pixels, but a longer one of at "
+        "most 1,333.\n",
+        weights_table(DETECTORS, {"box AP (%)": "box_ap", "mask AP (%)": "mask_ap"}, digits=1),
         "\n## Weights on the Hugging Face Hub\n\nTags of timm; any other `hf://timm/<network>.<tag>` works as well.\n",
         timm_table(),
     ]
@@ -65,30 +65,30 @@ def network_row(name):
     return f"`{name}`", backbone_of(spec).depth, f"{cost.parameters / 1e6:.2f} M", giga, ", ".join(listed) or "-"
 
 
-def weights_table(networks, figures):
+def weights_table(networks, figures, digits=2):
     """The rows of WEIGHTS of these networks, in their order; `figures` is {column: field}, shares from 0 to 1."""
     names = list(networks)
     keys = sorted((key for key in WEIGHTS if key[0] in networks), key=lambda key: names.index(key[0]))
     columns = ("network", "tag", *figures, "preprocessing", "license")
-    return table(columns, (weights_row(*key, figures.values()) for key in keys), right=(2, 3))
+    return table(columns, (weights_row(*key, figures.values(), digits) for key in keys), right=(2, 3))
 
 
-def weights_row(name, tag, fields):
+def weights_row(name, tag, fields, digits):
     row = WEIGHTS[name, tag]
-    shares = (getattr(row, field) for field in fields)
+    shares = (percent(getattr(row, field), digits) for field in fields)
     preprocessing = f"`{row.preprocessing.mode}`, {image_size(row.preprocessing)} px"
-    return f"`{name}`", f"`{tag}`", *map(percent, shares), preprocessing, row.license
+    return f"`{name}`", f"`{tag}`", *shares, preprocessing, row.license
 
 
 def image_size(preprocessing):
     """Sides to which images are resized and cropped; of a detector the shorter and the longest possible one."""
     if isinstance(preprocessing, DetectionPreprocessing):
-        return f"{preprocessing.min_size}, {preprocessing.max_size}"
+        return f"{preprocessing.min_size} to {preprocessing.max_size}"
     return f"{preprocessing.resize} -> {preprocessing.size}" if preprocessing.resize else preprocessing.size
 
 
-def percent(share):
-    return "-" if share is None else f"{100 * share:.2f}"
+def percent(share, digits):
+    return "-" if share is None else f"{100 * share:.{digits}f}"
 
 
 def timm_table():

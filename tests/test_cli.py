@@ -141,6 +141,17 @@ def test_models_lists_every_network_with_its_costs_and_weights():
     assert "hf://timm/resnet50d.a1_in1k" in re.sub(r"\s", "", run_command("models", "resnet50d").stdout)
 
 
+def test_models_lists_detectors_with_published_average_precisions():
+    rows = {row["name"]: row for row in json.loads(run_command("models", "--task", "detection", "--json").stdout)}
+    found = [rows["maskrcnn_resnet50_fpn"][key] for key in ("depth", "parameters", "input_size", "box_ap", "mask_ap")]
+    assert found == [50, 44_401_393, 800, 0.379, 0.346]  # torchvision's
+    assert rows["fasterrcnn_resnet101_c4"]["box_ap"] is None
+    table = re.sub(r"\s", "", run_command("models", "*_v2", "--task", "detection").stdout)
+    assert "43.71M280.37G800px46.7%" in table and "46.36M333.58G800px47.4%41.8%" in table
+    one = re.sub(r"\s", "", run_command("models", "maskrcnn_resnet50_fpn", "--task", "detection").stdout)
+    assert "torchvision:COCO_V1(boxAP37.9%,maskAP34.6%,BSD-3-Clause)" in one
+
+
 def test_summary_prints_the_layers():
     output = run_command("summary", "resnet20").stdout
     assert "conv4_block3_out" in output and "269,722" in output
@@ -170,6 +181,8 @@ def test_unreadable_images_are_listed_and_the_others_predicted(folder, model_fil
         (("summary", "resnet51"), "resnet50"),
         (("summary", "missing.keras"), "missing.keras"),
         (("models", "vgg*"), "vgg"),
+        (("models", "maskrcnn*"), "`--task detection`"),
+        (("models", "--task", "detektion"), "'detection'"),
         (("predict", "nowhere.jpg", "--model", "resnet20"), "nowhere.jpg"),
         (("predict", "https://example.com/cat.jpg"), "download"),
         (("predict", REFERENCES, "--model", "resnet20"), "folder with images"),

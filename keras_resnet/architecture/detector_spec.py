@@ -135,6 +135,11 @@ class DetectorSpec:
         return len(self.anchor_sizes[0]) * len(self.anchor_ratios)
 
     @property
+    def default_size(self) -> int:
+        """Side of the images for which multiply-adds are counted, in pixels."""
+        return 800
+
+    @property
     def default_classes(self) -> int:
         """Number of classes with the background."""
         return self.classes

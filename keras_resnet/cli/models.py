@@ -11,6 +11,7 @@ from rich.progress import track
 from typer import Argument, Option
 
 import keras_resnet
+from keras_resnet.architecture.detector_spec import DetectorSpec, backbone_of
 from keras_resnet.cli.app import err, out, print_json, print_line, print_note, print_table
 from keras_resnet.cli.options import AsJson, Mode, Weights, command, model_from, raise_if_given
 from keras_resnet.data.image_files import find_images
@@ -22,18 +23,25 @@ from keras_resnet.deployment.verification import to_markdown
 from keras_resnet.errors import value_error
 from keras_resnet.files import read_json
 from keras_resnet.models.preprocessing import set_preprocessing
+from keras_resnet.variants import TASKS
 from keras_resnet.weights.catalog import WEIGHTS
 
+FIGURES = {"top1_accuracy": "top-1", "box_ap": "box AP", "mask_ap": "mask AP"}
+"""Published shares of PretrainedWeights -> their titles in tables."""
 
-@command()
+
+@command(options={keras_resnet.list_models: "task"})
 def models(
+    options,
     pattern: Annotated[str, Argument(help='Names of networks, as in a shell: "*cifar*".')] = "*",
     as_json: AsJson = False,
 ):
     """List the networks: depth, parameters, multiply-adds, weights (all tags if only one network matches)."""
-    names = keras_resnet.list_models(pattern)
+    names = keras_resnet.list_models(pattern, **options)
     if not names:
-        raise value_error("pattern", pattern, "a name of `keras-resnet models`, or match some")
+        others = [f"`--task {task}`" for task in TASKS if keras_resnet.list_models(pattern, task=task)]
+        hint = f"With {' or '.join(others)} it does." if others else ""
+        raise value_error("pattern", pattern, "a name of `keras-resnet models`, or match some", hint)
     rows = [_model_row(name) for name in names]
     if as_json:
         return print_json(rows)
@@ -43,38 +51,50 @@ def models(
 def _model_row(name):
     spec = keras_resnet.get_spec(name)
     cost = keras_resnet.complexity(spec)
-    return {
+    tags = keras_resnet.list_weights(name)
+    row = {
         "name": name,
-        "depth": spec.depth,
+        "depth": backbone_of(spec).depth,
         "parameters": cost.parameters,
         "multiply_adds": cost.multiply_adds,
         "input_size": spec.default_size,
-        "weights": keras_resnet.list_weights(name),
+        "weights": tags,
     }
+    if isinstance(spec, DetectorSpec):
+        best = max((WEIGHTS[name, tag] for tag in tags), key=lambda weights: weights.box_ap, default=None)
+        row |= {"box_ap": best and best.box_ap, "mask_ap": best and best.mask_ap}
+    return row
 
 
 def _table_row(row, all_tags):
     name, tags = row["name"], row["weights"]
-    return {
+    columns = {
         "network": name,
         "depth": row["depth"],
         "parameters": f"{row['parameters'] / 1e6:.2f} M",
         "multiply-adds": f"{row['multiply_adds'] / 1e9:.2f} G",
         "at": f"{row['input_size']} px",
-        "weights": "\n".join(_tag(name, tag) for tag in tags) if all_tags else _tag_groups(tags),
     }
+    if all_tags:
+        return columns | {"weights": "\n".join(_tag(name, tag) for tag in tags)}
+    figures = {title: row[field] for field, title in FIGURES.items() if field in row}
+    percent = {title: f"{100 * share:.1f}%" if share else "" for title, share in figures.items()}
+    return columns | percent | {"weights": _tag_groups(tags)}
 
 
 def _tag(name, tag):
-    """A tag with its published ImageNet top-1 accuracy and its license, if the catalog has them."""
-    source = WEIGHTS.get((name, tag))
-    return f"{tag} (top-1 {100 * source.top1_accuracy:.5g}%, {source.license})" if source else tag
+    """A tag with the published figures and the license of its weights, if the catalog has them."""
+    if (name, tag) not in WEIGHTS:
+        return tag
+    source = WEIGHTS[name, tag]
+    shares = {title: share for field, title in FIGURES.items() if (share := getattr(source, field)) is not None}
+    return f"{tag} ({', '.join([*(f'{title} {100 * share:.5g}%' for title, share in shares.items()), source.license])})"
 
 
 def _tag_groups(tags):
     """["imagenet", "hf://timm/a", "hf://timm/b"] -> "imagenet, hf://timm (2)"."""
     groups = Counter("hf://timm" if tag.startswith("hf:") else tag.split(":")[0] for tag in tags)
-    return ", ".join(f"{group} ({count})" if group != "imagenet" else group for group, count in groups.items())
+    return ", ".join(f"{group} ({count})" if count > 1 else group for group, count in groups.items())
 
 
 @command()
