@@ -13,7 +13,8 @@ INTRODUCTION = """# Model table
 
 This page is generated from `keras_resnet.variants.VARIANTS`, `keras_resnet.variants.DETECTORS` and
 `keras_resnet.weights.catalog.WEIGHTS` by `python docs/generate_models.py`; a test fails when it is out of date.
-`keras-resnet models` prints the same facts, with `--task detection` those of detectors. [Models and weights](weights.md) explains names, tags and files.
+`keras-resnet models` prints the same facts, with `--task detection` those of detectors.
+[Models and weights](weights.md) explains names, tags and files.
 """
 
 
@@ -31,8 +32,8 @@ def page():
         networks_table(imagenet),
         "\n## CIFAR networks\n\nMultiply-adds of one 32x32 image, 10 classes.\n",
         networks_table(cifar),
-        "\n## Detectors\n\nMultiply-adds of one 800x800 image, 91 classes with the background; all proposals and, of Mask "
-        "R-CNN, 100 masks are counted. [Object detection](detection.md) explains them.\n",
+        "\n## Detectors\n\nMultiply-adds of one 800x800 image, 91 classes with the background; all proposals and, of "
+        "Mask R-CNN, 100 masks are counted. [Object detection](detection.md) explains them.\n",
         networks_table(DETECTORS),
         "\n## Weights\n\nAccuracies are those that the publisher of the weights states, for one centre crop: on "
         "ImageNet's validation set, for the tag `cifar10` on CIFAR-10's test set.\n",
