@@ -144,6 +144,11 @@ class DetectorSpec:
         """Number of classes with the background."""
         return self.classes
 
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the channels in batches of images: detectors are channels last."""
+        return 3
+
     def to_config(self) -> dict:
         """The fields as JSON values; `DetectorSpec(**config)` restores the spec."""
         lists = {
