@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 if keras.backend.backend() == "tensorflow":
@@ -105,46 +106,54 @@ def suppress_overlaps(boxes, scores, threshold, count, groups=None):
         shift = ops.max(kept, axis=(1, 2), keepdims=True) + 1
         place = ops.stack([groups % _COLUMNS, groups // _COLUMNS] * 2, axis=-1)
         boxes = boxes + ops.cast(place, boxes.dtype) * shift
-    suppress = _suppress_by_kernel if keras.backend.backend() == "tensorflow" else _suppress_by_matrix
-    indices, kept = _map_images(lambda image: suppress(*image, threshold, count), (boxes, scores))
+    boxes, scores = ops.stop_gradient(boxes), ops.stop_gradient(scores)  # loops have no gradient on JAX
+    suppress = _suppress_by_kernel if keras.backend.backend() == "tensorflow" else _suppress_one_by_one
+    indices, kept = suppress(boxes, scores, _round_down(threshold), count)
     valid = ops.arange(count)[None] < kept[:, None]
     return ops.where(valid, indices, 0), valid
 
 
-def _map_images(function, values):
-    """`function` of the values of each image, stacked; without a loop for a batch of one image."""
-    if values[0].shape[0] == 1:
-        return [result[None] for result in function([value[0] for value in values])]
-    return ops.map(function, values)
+def _round_down(threshold):
+    """The largest float32 that is not larger: `iou > threshold` is then as for torch, which compares in float64."""
+    nearest = np.float32(threshold)
+    return float(nearest if float(nearest) <= threshold else np.nextafter(nearest, np.float32(-1)))
 
 
 def _suppress_by_kernel(boxes, scores, threshold, count):
-    """(N, 4), (N,) -> indices (count,) and the number of boxes kept, by TensorFlow's kernel."""
-    indices, _, kept = tf.raw_ops.NonMaxSuppressionV5(
-        boxes=boxes,
-        scores=scores,
-        max_output_size=count,
-        iou_threshold=threshold,
-        score_threshold=-0.5,  # scores are negative or probabilities
-        soft_nms_sigma=0.0,
-        pad_to_max_output_size=True,
-    )
-    return indices, kept
+    """(B, N, 4), (B, N) -> indices (B, count) and the numbers of boxes kept (B,), by TensorFlow's kernel."""
+
+    def suppress(image):
+        indices, _, kept = tf.raw_ops.NonMaxSuppressionV5(
+            boxes=image[0],
+            scores=image[1],
+            max_output_size=count,
+            iou_threshold=threshold,
+            score_threshold=-0.5,  # scores are negative or probabilities
+            soft_nms_sigma=0.0,
+            pad_to_max_output_size=True,
+        )
+        return indices, kept
+
+    if boxes.shape[0] == 1:
+        return [result[None] for result in suppress((boxes[0], scores[0]))]
+    return ops.map(suppress, (boxes, scores))
 
 
-def _suppress_by_matrix(boxes, scores, threshold, count):
-    """The same in `keras.ops`: "kept unless a better one that is kept overlaps" is repeated until nothing changes."""
-    order = ops.flip(ops.argsort(ops.flip(scores)))  # descending; of equal scores the first
-    overlaps = ops.triu(box_iou(*(ops.take(boxes, order, axis=0),) * 2) > threshold, k=1)
-    valid = ops.take(scores, order) >= 0
+def _suppress_one_by_one(boxes, scores, threshold, count):
+    """The same in `keras.ops`: takes the best box and drops those that overlap it, `count` times; no N x N matrix."""
+    places = ops.arange(count)[None]
 
-    def improve(kept, _):
-        suppressed = ops.any(ops.logical_and(overlaps, kept[:, None]), axis=0)
-        better = ops.logical_and(valid, ops.logical_not(suppressed))
-        return better, ops.any(ops.not_equal(better, kept))
+    def take_best(number, scores, indices, kept):
+        best = ops.argmax(scores, axis=1)[:, None]  # of equal scores the first
+        found = ops.take_along_axis(scores, best, axis=1) >= 0
+        overlaps = box_iou(gather_rows(boxes, best), boxes)[:, 0] > threshold
+        dropped = ops.logical_or(overlaps, ops.arange(scores.shape[1])[None] == best)
+        indices = ops.where(places == number, ops.cast(best, "int32"), indices)
+        return number + 1, ops.where(dropped, -1.0, scores), indices, kept + ops.cast(found[:, 0], "int32")
 
-    kept, _ = ops.while_loop(lambda kept, changed: changed, improve, (valid, ops.any(valid)))
-    places = ops.argsort(ops.where(kept, 0, 1))  # stable: those kept come first, in their order
-    missing = max(0, count - places.shape[0])
-    indices = ops.pad(ops.take(order, places), [(0, missing)])[:count]
-    return ops.cast(indices, "int32"), ops.minimum(ops.sum(ops.cast(kept, "int32")), count)
+    def is_left(number, scores, indices, kept):
+        return ops.logical_and(number < count, ops.any(scores >= 0))
+
+    batch = boxes.shape[0]
+    start = (0, scores, ops.zeros((batch, count), "int32"), ops.zeros((batch,), "int32"))
+    return ops.while_loop(is_left, take_best, start)[2:]

@@ -31,6 +31,7 @@ class Parameterless(layers.Layer):
 
     def __init__(self, *, name=None, dtype="float32", **arguments):
         super().__init__(name=name, dtype=dtype)
+        self.supports_jit = keras.backend.backend() != "tensorflow"  # XLA has no such kernels, and compiles each size
         for argument in self.arguments:
             setattr(self, argument, arguments[argument])
 
@@ -47,10 +48,10 @@ class PaddedImages(Parameterless):
     """
 
     def call(self, images):
-        missing = ops.isnan(images[..., 0])
-        height = ops.sum(ops.cast(ops.logical_not(missing[:, :, 0]), "float32"), axis=1)
-        width = ops.sum(ops.cast(ops.logical_not(missing[:, 0]), "float32"), axis=1)
-        return ops.where(missing[..., None], 0.0, images), ops.stack([height, width], axis=-1)
+        missing = ops.isnan(images)
+        height = ops.sum(ops.cast(ops.logical_not(missing[:, :, 0, 0]), "float32"), axis=1)
+        width = ops.sum(ops.cast(ops.logical_not(missing[:, 0, :, 0]), "float32"), axis=1)
+        return ops.where(missing, 0.0, images), ops.stack([height, width], axis=-1)
 
     def compute_output_shape(self, images_shape):
         return images_shape, (images_shape[0], 2)
@@ -95,7 +96,7 @@ class Proposals(_AnchorLayer):
         boxes, scores = (ops.concatenate(parts, axis=1) for parts in zip(*kept, strict=True))
         scores, order = ops.top_k(scores, self.proposals) if len(kept) > 1 else (scores, None)
         boxes = boxes if order is None else gather_rows(boxes, order)
-        return boxes, ops.sum(ops.cast(scores > -0.5, "int32"), axis=1)
+        return ops.stop_gradient(boxes), ops.sum(ops.cast(scores > -0.5, "int32"), axis=1)
 
     def _of_level(self, anchors, objectness, deltas, sizes):
         """(B, P, 4), (B, P): boxes of one level after non-maximum suppression; padding has scores of -1."""
@@ -103,7 +104,9 @@ class Proposals(_AnchorLayer):
         logits, indices = top_scores(logits, self.candidates)
         deltas = gather_rows(_rows(deltas, 4), indices)
         boxes = clip_boxes(decode_boxes(deltas, ops.take(anchors, indices, axis=0)), sizes)
-        scores = ops.where(has_sides(boxes, PROPOSAL_SIDE), ops.sigmoid(logits), -1.0)
+        scores = ops.sigmoid(logits)
+        is_good = ops.logical_and(scores >= 0, has_sides(boxes, PROPOSAL_SIDE))  # neither NaN
+        scores = ops.where(is_good, scores, -1.0)
         boxes, scores, _, count = _best(boxes, scores, self.nms_threshold, self.proposals)
         return boxes, ops.where(ops.arange(self.proposals)[None] < count[:, None], scores, -1.0)
 
@@ -207,7 +210,8 @@ class DenseDetections(_AnchorLayer):
         anchors = self.level_anchors(inputs["images"], inputs["scores"])
         levels = [self._of_level(*level) for level in zip(anchors, inputs["scores"], inputs["deltas"], strict=True)]
         boxes, scores, labels = (ops.concatenate(parts, axis=1) for parts in zip(*levels, strict=True))
-        return detect_best(clip_boxes(boxes, inputs["sizes"]), scores, labels, self)
+        boxes = clip_boxes(boxes, inputs["sizes"])
+        return detect_best(boxes, ops.where(has_sides(boxes, 0), scores, -1.0), labels, self)  # without NaN
 
     def _of_level(self, anchors, logits, deltas):
         """Boxes, scores and labels of the best (anchor, class) pairs of a level; scores below the threshold are -1."""
