@@ -101,7 +101,7 @@ def test_regions_without_sides_and_beyond_the_border(reference):
 
 
 def test_more_candidates_and_proposals_than_anchors(reference):
-    """Infinite and NaN logits and offsets; all 378 anchors are candidates, though 1000 are asked for; the best 100 are torchvision's."""
+    """Infinite and NaN logits and offsets; all 378 anchors are candidates, and the best 100 are torchvision's."""
     case = reference("proposals")
     anchors = {"anchor_sizes": ((8,), (16,), (32,)), "anchor_ratios": RATIOS}
     layer = Proposals(candidates=1000, proposals=1000, nms_threshold=0.7, **anchors)
