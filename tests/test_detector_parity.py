@@ -56,7 +56,8 @@ def raw_outputs(model, expected):
         heads |= {name: proposals[name] for name in ("objectness", "deltas")}
         given["proposals"] = detections["proposals"]
     if "mask_logits" in expected:
-        heads["mask_logits"], given["boxes"] = model.get_layer("mask_logits").output, model.output["boxes"]
+        heads["mask_logits"] = model.get_layer("mask_logits").output
+        given |= {name: model.output[name] for name in ("boxes", "count")}
     values = expected | {"images": images(expected)}
     found = keras.Model(list(given.values()), heads)([values[name] for name in given])
     return keras.tree.map_structure(keras.ops.convert_to_numpy, found)
@@ -89,8 +90,8 @@ def check_raw_outputs(model, expected):
             assert_close(valid(raw[name], counts), valid(expected[name], counts))
     if "mask_logits" in raw:
         counts = expected["count"]
-        ours, labels = valid(raw["mask_logits"], counts), valid(expected["labels"], counts).astype(int)
-        ours = np.take_along_axis(ours, labels[:, None, None, None], axis=-1)[..., 0]
+        labels = valid(expected["labels"], counts).astype(int)
+        ours = np.take_along_axis(raw["mask_logits"], labels[:, None, None, None], axis=-1)[..., 0]
         assert_close(ours, valid(expected["mask_logits"], counts))
 
 

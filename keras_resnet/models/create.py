@@ -13,7 +13,7 @@ from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.equivalents import MODEL_ARGUMENTS
 from keras_resnet.errors import unknown_name_error, value_error
-from keras_resnet.models.detectors import create_detector
+from keras_resnet.models.detectors import check_changes, create_detector
 from keras_resnet.models.nested import preprocessing_before
 from keras_resnet.variants import DETECTORS, canonical_name, get_spec
 from keras_resnet.weights.catalog import WEIGHTS, unknown_weights_error
@@ -108,10 +108,7 @@ def create(
     model = build_from_file(spec, path, classes=classes, preprocessing=preprocessing, **arguments)
     if not Path(source).exists():  # a tag or a repository
         model.info["weights"] = str(source)
-    for field in changes:
-        needed, given = getattr(model.spec, field), getattr(spec, field)
-        if given not in (needed, None):  # the model's data format is no longer None
-            raise value_error(field, given, f"{needed!r} for these weights")
+    check_changes(model.spec, spec, changes)
     if input_tensor is not None and (needed := model.info.get("preprocessing")):
         found = preprocessing_before(model, input_tensor, Preprocessing.from_config(needed))
         model.info["preprocessing"] = found and found.to_config()

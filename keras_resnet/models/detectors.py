@@ -1,7 +1,7 @@
 """Detectors by their names: with random or published weights, those of a backbone, and other thresholds."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -73,12 +73,21 @@ def create_detector(
             raise value_error("backbone_weights", backbone_weights, "None with `weights`, which include the backbone's")
         path, published = resolve_weights(weights, variant)
         model = build_from_file(spec, path, classes=classes, preprocessing=published, **arguments)
+        check_changes(model.spec, spec, parts.spec.keys() - {"backbone"})
     else:
         spec = spec if classes is None else replace(spec, classes=classes)
         model = _random_detector(spec, backbone_weights, arguments)
     prepared = replace(DetectionPreprocessing.from_config(model.info["preprocessing"]), **parts.preprocessing)
     model.info["preprocessing"] = prepared.to_config()
     return model
+
+
+def check_changes(built: Any, requested: Any, changed: Iterable[str]) -> None:
+    """Raises ValueError for a changed field of a spec that the weights of a file do not allow."""
+    for field in changed:
+        needed, given = getattr(built, field), getattr(requested, field)
+        if given not in (needed, None):  # the data format of a model is no longer None
+            raise value_error(field, given, f"{needed!r} for these weights")
 
 
 def _random_detector(spec, backbone_weights, arguments):

@@ -1,17 +1,21 @@
 """DetectorWeights: the weights of a detector in an open file, and what they say of the detector."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import keras
 
-from keras_resnet.architecture.detector import build_detector
+from keras_resnet.architecture.complexity import complexity
+from keras_resnet.architecture.detector import MIN_SIDE, build_detector
 from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.metadata import info_without_head, model_info
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.data.labels import coco_classes
-from keras_resnet.weights.layouts import Layout, match_spec_to_weights
+from keras_resnet.errors import error_summary, value_error
+from keras_resnet.weights.layouts import ANCHORS, Layout, field_differences, match_spec_to_weights
 from keras_resnet.weights.network_weights import NetworkWeights
 from keras_resnet.weights.weights_file import WeightsFile
 
@@ -21,10 +25,36 @@ _LENGTHS = {
     "neck_width": ("fpn_inner0/bias", "fpn_inner0_bn/gamma"),
     "rpn_width": ("rpn_conv0/bias",),
     "box_width": ("box_fc6/bias", "box_fc_after_convs/bias"),
-    "mask_width": ("mask_conv0/bias", "mask_conv0_bn/gamma"),
+    "mask_width": ("mask_deconv/bias",),
     "classes": ("box_scores/bias",),
 }
 """Field of DetectorSpec -> weights; the first one that the file has is as long as the field's value."""
+_STRUCTURE = (
+    "neck levels extra_levels neck_norm rpn_convs box_head head_convs head_norm mask_head mask_convs".split()  # noqa: SIM905
+)
+"""Fields of DetectorSpec that should be as requested."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a detector, and a weight by which it is recognized."""
+
+    name: str
+    weight: str
+    is_needed: Callable[[DetectorSpec], bool]
+
+
+_PARTS = (
+    _Part("a feature pyramid", "fpn_inner0{}/kernel", lambda spec: spec.neck == "fpn"),
+    _Part("batch norm in the pyramid", "fpn_inner0_bn/gamma", lambda spec: spec.neck_norm == "batch"),
+    _Part("convolutions for levels 6 and 7", "fpn_p6/kernel", lambda spec: spec.extra_levels in ("c5", "p5")),
+    _Part("region proposals", "rpn_objectness/kernel", lambda spec: spec.box_head != "dense"),
+    _Part("dense heads", "dense_scores/kernel", lambda spec: spec.box_head == "dense"),
+    _Part("group norm in its heads", "dense_classes0_gn/gamma", lambda spec: spec.head_norm == "group"),
+    _Part("two dense layers for boxes", "box_fc7/kernel", lambda spec: spec.box_head == "mlp"),
+    _Part("convolutions for boxes", "box_conv0{}/kernel", lambda spec: spec.box_head == "conv"),
+    _Part("a mask head", "mask_logits/kernel", lambda spec: spec.mask_head),
+)
 
 
 @dataclass(frozen=True)
@@ -40,14 +70,21 @@ class DetectorWeights(NetworkWeights):
         """The requested detector with the widths, classes and backbone that the file has.
 
         Raises:
-            ValueError: if the file has the weights of another kind of detector.
+            ValueError: if the file has the weights of another kind of detector, or widths that need more memory than
+                the arrays of the file.
         """
-        backbone = match_spec_to_weights(spec, layout, file.arrays, file.metadata.spec)
-        lengths = {field: _length(layout, spec, file, names) for field, names in _LENGTHS.items()}
-        if dense := _length(layout, spec, file, ("dense_scores/bias",)):
-            lengths["classes"] = dense // spec.num_anchors
-        found = {field: length for field, length in lengths.items() if length}
-        return replace(spec, backbone=backbone, **found)
+        saved = file.metadata.spec
+        _check_structure(spec, layout, file)
+        backbone = match_spec_to_weights(spec, layout, file.arrays, saved)
+        if not saved and not spec.backbone.bn_epsilon:  # requested: today's names do not say which epsilon it was
+            backbone = replace(backbone, bn_epsilon=0.0)
+        anchors = {name: getattr(saved or spec, name) for name in ANCHORS}
+        try:
+            found = replace(spec, backbone=backbone, **anchors, **_lengths(layout, spec, file))
+        except ValueError as error:
+            raise value_error("path", str(file.path), f"the weights of a detector ({error_summary(error)})") from error
+        _check_size(spec, found, file)
+        return found
 
     def build(self, include_top: bool, classes: int | None, input_shape: tuple | None, **arguments: Any) -> keras.Model:
         """The detector, whose backbone is not initialised."""
@@ -74,7 +111,49 @@ class DetectorWeights(NetworkWeights):
         return info | {"preprocessing": known or DetectionPreprocessing().to_config()}
 
 
+def _check_structure(spec, layout, file):
+    """Raises ValueError if the file, by its spec or else by the names of its arrays, has another kind of detector."""
+    different = ""
+    if saved := file.metadata.spec:
+        different = field_differences(saved.to_config(), spec.to_config(), _STRUCTURE)
+    else:
+        has = {part: _has(part, layout, spec, file) for part in _PARTS}
+        wrong = [part for part in _PARTS if has[part] != part.is_needed(spec)]
+        different = ", ".join(f"a detector {'with' if has[part] else 'without'} {part.name}" for part in wrong)
+    if different:
+        raise ValueError(f"`{file.path}` should have the weights of the requested detector. Received: {different}")
+
+
+def _has(part, layout, spec, file):
+    """Whether a file has the weight of a part; before a norm, a convolution has "_conv" at the end of its name."""
+    return any(layout.array_name(part.weight.format(end), spec) in file.arrays for end in ("", "_conv"))
+
+
+def _lengths(layout, spec, file):
+    """{field of DetectorSpec: value} as the lengths of the file's arrays say."""
+    lengths = {field: _length(layout, spec, file, names) for field, names in _LENGTHS.items()}
+    if dense := _length(layout, spec, file, ("dense_scores/bias",)):
+        lengths["classes"] = dense // spec.num_anchors
+    return {field: length for field, length in lengths.items() if length}
+
+
 def _length(layout, spec, file, names):
     """Length of the first of these weights that the file has; 0 if it has none."""
     arrays = (file.arrays.get(layout.array_name(name, spec)) for name in names)
     return next((array.shape[0] for array in arrays if array and len(array.shape) == 1), 0)
+
+
+def _check_size(requested, found, file):
+    """Raises ValueError if widths from a file make a detector larger than the requested one and the file's arrays."""
+    needed, limit = (sum(_counts(spec)) for spec in (found, requested))
+    stored = sum(math.prod(array.shape) for array in file.arrays.values())
+    if needed > max(stored, limit):
+        widths = {field: getattr(found, field) for field in _LENGTHS}
+        expected = f"`{file.path}` should have {needed:,} weights, since the lengths of its arrays imply {widths}"
+        raise ValueError(f"{expected}. Received: {stored:,} weights")
+
+
+def _counts(spec):
+    """Trainable and other parameters."""
+    found = complexity(spec, input_shape=(MIN_SIDE, MIN_SIDE, 3))
+    return found.parameters, found.statistics

@@ -220,6 +220,17 @@ LAYOUTS = {
 }
 
 
+_DETECTOR_NAMES = re.compile(
+    r"(rpn_objectness|dense_scores)/.*|(rpn\.head|head\.classification_head)\.cls_logits\..*", re.DOTALL
+)
+"""The arrays that every detector has, of the objectness or of the classes of anchors."""
+
+
+def kind_of_network(names: Iterable[str]) -> type:
+    """ResNetSpec or DetectorSpec: the spec of a network whose arrays have these names."""
+    return DetectorSpec if any(map(_DETECTOR_NAMES.fullmatch, names)) else ResNetSpec
+
+
 def detect_layout(names: Iterable[str], path: str | os.PathLike) -> Layout:
     """The Layout with these array names; raises ValueError, which names the file `path`, if there is none."""
     for layout in LAYOUTS.values():
@@ -247,6 +258,8 @@ _FIELDS_OF_WEIGHTS = ("stride_on", "downsample_at", "stem", "conv_bias", "bn_eps
 """Fields of ResNetSpec that are taken from the weights."""
 _FIELDS_OF_NETWORK = "block depths widths stem_width shortcut preactivation groups group_width se_ratio merge".split()  # noqa: SIM905
 """Fields that should be as requested: with another value, arrays may still have the same names and shapes."""
+ANCHORS = ("anchor_sizes", "anchor_ratios")
+"""Fields of DetectorSpec that are taken from the weights, if the file has them."""
 
 
 def match_spec_to_weights(
@@ -267,7 +280,7 @@ def match_spec_to_weights(
     spec = backbone_of(spec)
     if saved:
         saved = backbone_of(saved)
-        if different := _differences(saved.to_config(), spec.to_config(), _FIELDS_OF_NETWORK):
+        if different := field_differences(saved.to_config(), spec.to_config(), _FIELDS_OF_NETWORK):
             raise ValueError(f"The weights should be for the requested network. Received: weights for {different}")
         return replace(spec, **{name: getattr(saved, name) for name in _FIELDS_OF_WEIGHTS})
     if layout.is_keras:
@@ -283,7 +296,7 @@ def match_spec_to_weights(
     return replace(spec, **fields)
 
 
-def _differences(config, other, names):
+def field_differences(config: Mapping, other: Mapping, names: Iterable[str]) -> str:
     """The fields `names` that differ, as "<field>=<value> (not <other value>), ..."."""
     different = (name for name in names if config[name] != other[name])
     return ", ".join(f"{name}={config[name]!r} (not {other[name]!r})" for name in different)
@@ -292,13 +305,14 @@ def _differences(config, other, names):
 def check_spec_fits_weights(
     spec: ResNetSpec | DetectorSpec, required: ResNetSpec | DetectorSpec, path: str | os.PathLike
 ) -> None:
-    """Raise ValueError if a model's spec differs in stride placement, biases or epsilon from what its weights need."""
-    spec, required = backbone_of(spec), backbone_of(required)
-    if different := _differences(required.to_config(), spec.to_config(), _FIELDS_OF_WEIGHTS):
+    """Raise ValueError if a model's spec differs from what its weights need: strides, biases, epsilon, anchors."""
+    fields = ANCHORS if isinstance(required, DetectorSpec) else ()
+    different = field_differences(required.to_config(), spec.to_config(), fields)
+    config = backbone_of(required).to_config()
+    if different := different or field_differences(config, backbone_of(spec).to_config(), _FIELDS_OF_WEIGHTS):
         fields = (*_FIELDS_OF_NETWORK, *_FIELDS_OF_WEIGHTS)
-        rows = [
-            name for name, row in VARIANTS.items() if not _differences(row.to_config(), required.to_config(), fields)
-        ]
+        networks = VARIANTS if isinstance(spec, ResNetSpec) else {}
+        rows = [name for name, row in networks.items() if not field_differences(row.to_config(), config, fields)]
         arguments = repr(rows[0]) if rows else "..., weights=path"
         raise ValueError(
             f"`model` should have the spec that the weights need: {different}. "

@@ -23,6 +23,7 @@ from keras_resnet.weights.layouts import (
     check_spec_fits_weights,
     detect_layout,
     get_layout,
+    kind_of_network,
     weight_variables,
 )
 from keras_resnet.weights.network_weights import NetworkWeights, first_kernel
@@ -42,8 +43,19 @@ def _open_network_weights(path, spec, layout="auto", source_preprocessing=None, 
         if head_file:
             file = replace(file, arrays=file.arrays | head_file.arrays)
         row = detect_layout(file.arrays, path) if layout == "auto" else get_layout(layout, spec)
+        _check_kind(spec, file)
         weights = _KINDS[type(spec)]
         yield weights(file, row, weights.match(spec, row, file), source_preprocessing)
+
+
+def _check_kind(spec, file):
+    """Raises ValueError for a file of a detector, if a residual network was requested, and vice versa."""
+    found = kind_of_network(file.arrays)
+    if found is not type(spec):
+        kinds = {ResNetSpec: "a residual network", DetectorSpec: "a detector"}
+        hint = "Weights of a backbone are the argument `backbone_weights` of `create`." if found is ResNetSpec else ""
+        expected = f"a file with the weights of {kinds[type(spec)]}, not of {kinds[found]}"
+        raise value_error("path", str(file.path), expected, hint)
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike, layout: str = "auto") -> None:
