@@ -15,10 +15,11 @@ import numpy as np
 from keras_resnet.architecture.metadata import model_spec, to_data_format
 from keras_resnet.data.image_files import find_images, load_image
 from keras_resnet.data.labels import classes_above, decode_predictions
+from keras_resnet.data.prefetch import prepare_in_threads
 from keras_resnet.data.protocols import Protocol, check_scales, get_protocol, image_views
 from keras_resnet.errors import check_integers, is_number, value_error
 from keras_resnet.models.cloning import as_functional
-from keras_resnet.models.preprocessing import class_names, preprocessing, thresholds
+from keras_resnet.models.preprocessing import class_names, classifier_preprocessing, thresholds
 from keras_resnet.models.transforms import fully_convolutional, with_input_size
 from keras_resnet.normalization import normalize
 
@@ -43,12 +44,12 @@ class Classifier:
     """A Keras model with its preprocessing and class names; an exported model has the same attributes and methods.
 
     Raises:
-        ValueError: on construction, if the model's preprocessing is not known.
+        ValueError: on construction, for a detector, and if the model's preprocessing is not known.
     """
 
     def __init__(self, model: keras.Model):
         self.model, self.name = as_functional(model), model.name
-        self.preprocessing = preprocessing(self.model)
+        self.preprocessing = classifier_preprocessing(self.model)
         self.class_names, self.thresholds = class_names(self.model), thresholds(self.model)
 
     def prepare(self, images: Any) -> np.ndarray:
@@ -164,7 +165,8 @@ def predict(
         file that is not an image or is damaged.
 
     Raises:
-        ValueError: for a folder without images, a model of unknown preprocessing, and a size that does not fit it.
+        ValueError: for a folder without images, a detector, a model of unknown preprocessing, and a size that does not
+            fit it.
         FileNotFoundError: if a file does not exist.
     """
     check_integers(top=top, batch_size=batch_size)
@@ -191,15 +193,11 @@ def _predictions(predictor, paths, top, batch_size):
     """Yields the Prediction of each image file; reads and classifies a batch when its first is requested."""
     protocol, channels = predictor.protocol, predictor.preprocessing.channels
     size = 1 if protocol.is_uncropped else max(1, batch_size // protocol.num_views)
-    for start in range(0, len(paths), size):
-        inputs, predictions = [], [Prediction(path) for path in paths[start : start + size]]
-        for prediction in predictions:
-            try:
-                inputs.append(predictor.inputs(load_image(prediction.path, channels)))  # decoded, it may be large
-            except (ValueError, OSError) as error:
-                prediction.error = str(error)
+    for batch in prepare_in_threads(lambda path: predictor.inputs(load_image(path, channels)), paths, size):
+        predictions = [Prediction(image.source, error=image.error) for image in batch]
         readable = [prediction for prediction in predictions if prediction.error is None]
         if readable:
+            inputs = [image.value for image in batch if image.error is None]
             scales = [np.concatenate(scale) for scale in zip(*inputs, strict=True)]
             decoded = _decode(predictor.classifier, predictor(scales), top)
             for prediction, classes in zip(readable, decoded, strict=True):
@@ -226,7 +224,7 @@ def classify(model: Any, images: Any, top: int = 5) -> list[list[tuple[str, str,
         classes whose probability reaches their threshold.
 
     Raises:
-        ValueError: for a model of unknown preprocessing, and for anything that is not an image.
+        ValueError: for a detector, a model of unknown preprocessing, and anything that is not an image.
     """
     check_integers(top=top)
     classifier = _classifier(model)
@@ -239,14 +237,19 @@ def _classifier(model):
     return model if hasattr(model, "probabilities") else Classifier(model)
 
 
+def run_on_batch(model: keras.Model, inputs: np.ndarray) -> Any:
+    """Outputs of a model; several threads may call this."""
+    with ONE_AT_A_TIME:
+        return model.predict_on_batch(inputs)
+
+
 def predict_probabilities(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
     """(B, H, W, C) inputs -> (B, classes) probabilities, of a model that ends in a softmax, a sigmoid or in logits.
 
     Raises:
         ValueError: if the model is not a classifier.
     """
-    with ONE_AT_A_TIME:
-        outputs = model.predict_on_batch(to_data_format(model, inputs))
+    outputs = run_on_batch(model, to_data_format(model, inputs))
     outputs = np.asarray(keras.ops.convert_to_numpy(outputs), "float32")
     if outputs.ndim != 2:
         raise ValueError(f"`model` should be a classifier. Received: a model with outputs {model.output_shape}")

@@ -45,7 +45,7 @@ FOLDERS = [
     ["architecture", "variants"],
     ["data"],
     ["weights"],
-    ["models", "prediction", "metrics", "evaluation_results", "evaluation"],
+    ["models", "prediction", "detection", "metrics", "detection_metrics", "evaluation_results", "evaluation"],
     ["training"],
     ["analysis"],
     ["studies", "transfer", "search"],

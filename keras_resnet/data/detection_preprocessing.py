@@ -1,15 +1,15 @@
 """Preprocessing of images for detectors: normalised, resized without cropping, padded to batches."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_resnet.data.image_files import as_pil_image, image_list
-from keras_resnet.data.preprocessing import MAX_SIDE
+from keras_resnet.data.preprocessing import MAX_SIDE, Preprocessing
 from keras_resnet.errors import value_error
 from keras_resnet.normalization import Normalization, get_normalization, normalize
 from keras_resnet.schema import check_fields, checked
@@ -25,6 +25,11 @@ class ImageBatch:
     """(B, 2) float32: height and width of each image without its padding."""
     original_sizes: np.ndarray
     """(B, 2) float32: height and width of each image before it was resized."""
+
+    @classmethod
+    def concatenate(cls, batches: "Sequence[ImageBatch]") -> "ImageBatch":
+        """One batch of several whose images have the same height and width."""
+        return cls(*(np.concatenate([getattr(batch, field.name) for batch in batches]) for field in fields(cls)))
 
     def to_original(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes (B, N, 4) in pixels of the padded images -> in pixels of the images before they were resized."""
@@ -111,3 +116,8 @@ class DetectionPreprocessing:
         size = self.resized(*image.shape[:2])
         resized = keras.ops.image.resize(normalized, size, "bilinear", antialias=False, data_format="channels_last")
         return keras.ops.convert_to_numpy(resized)
+
+
+def preprocessing_from_config(config: Mapping) -> Preprocessing | DetectionPreprocessing:
+    """The preprocessing of a classifier or a detector from its JSON values; raises ValueError for other values."""
+    return (DetectionPreprocessing if "min_size" in config else Preprocessing).from_config(config)

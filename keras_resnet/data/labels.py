@@ -16,6 +16,8 @@ DEFAULT_THRESHOLD = 0.5
 """Probability from which on a multi-label model predicts a class, if no other threshold is known."""
 MAX_CLASS_NUMBER = 2**20
 """Largest number as the name of a class, since a table of the numbers is made."""
+BACKGROUND = "__background__"
+"""Name of the first class of detectors, as in torchvision."""
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """Class names of CIFAR-10 in index order (Krizhevsky 2009)."""
 
@@ -36,7 +38,7 @@ def coco_classes():
     text = resources.files("keras_resnet.data").joinpath("coco_classes.tsv").read_text("utf-8")
     rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
     names = {int(number): name for number, name in rows}
-    return ("__background__", *(names.get(number, "N/A") for number in range(1, 91)))
+    return (BACKGROUND, *(names.get(number, "N/A") for number in range(1, 91)))
 
 
 def class_ids_and_names(names):

@@ -1,4 +1,4 @@
-"""Masks of objects in COCO's forms: polygons, or runs of equal pixels (RLE)."""
+"""Masks of objects in COCO's forms, polygons or runs of equal pixels (RLE); masks that a detector predicted."""
 
 import numpy as np
 
@@ -49,6 +49,45 @@ def encode_mask(mask: np.ndarray) -> dict:
     """
     rle = _mask_api().encode(np.asfortranarray(mask, "uint8"))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
+
+
+def paste_mask(probabilities: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, np.ndarray]:
+    """The part of an image's mask where an object may be, from the probabilities in its box.
+
+    They are padded with a zero on each side, resized bilinearly to the box, which grows accordingly and is truncated to
+    integers, and are the object above 0.5: torchvision/models/detection/roi_heads.py.
+
+    >>> import numpy as np
+    >>> from keras_resnet.data.masks import paste_mask
+    >>> top, left, mask = paste_mask(np.ones((28, 28), "float32"), np.array([2, 1, 5, 3], "float32"), (4, 6))
+    >>> top, left, mask.astype(int).tolist()
+    (0, 1, [[0, 0, 0, 0, 0], [0, 1, 1, 1, 0], [0, 1, 1, 1, 0], [0, 0, 0, 0, 0]])
+
+    Args:
+        probabilities: (M, M) float32, of the box's pixels.
+        box: (4,) float32, (x1, y1, x2, y2) in pixels of the image.
+        size: height and width of the image.
+
+    Returns:
+        The first row and column of the part, and its mask (h, w) bool. All other pixels of the image are False.
+    """
+    padded = np.pad(probabilities, 1)
+    box = np.asarray(box, "float32")
+    centre, half = (box[:2] + box[2:]) * 0.5, (box[2:] - box[:2]) * 0.5 * (len(padded) / len(probabilities))
+    left, top = (centre - half).astype(int)
+    sides = np.maximum((centre + half).astype(int) - (left, top) + 1, 1)
+    columns, rows = (
+        _bilinear_weights(len(padded), side, range(max(first, 0), min(first + side, limit)), first)
+        for first, side, limit in zip((left, top), sides, size[::-1], strict=True)
+    )
+    return max(top, 0), max(left, 0), rows @ padded @ columns.T > 0.5
+
+
+def _bilinear_weights(count, new_count, positions, first):
+    """(len(positions), count): weights that interpolate the given ones of `new_count` pixels, which start at `first`."""
+    centres = (np.array(positions) - first + 0.5) * (count / new_count) - 0.5
+    centres = np.clip(centres, 0, count - 1)
+    return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(count))).astype("float32")
 
 
 def check_segmentation(segmentation: list | dict, size: tuple[int, int]) -> None:

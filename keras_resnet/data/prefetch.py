@@ -4,7 +4,10 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -94,6 +97,38 @@ def _stream_examples(split, start=0):
     except tf.errors.OpError as error:
         reason = error.message.splitlines()[0]
         raise OSError(f"Expected a dataset that can be read to its end. Received: {reason}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """What a function returned for an image, or why its file could not be read."""
+
+    source: Any
+    """A path, or an image in memory."""
+    value: Any = None
+    error: str | None = None
+
+
+def prepare_in_threads(prepare, sources, batch_size):
+    """Yields lists of `batch_size` PreparedImages, in order, of which threads prepare a few ahead.
+
+    Args:
+        prepare: function of a path or an image in memory.
+        sources: paths and images. ValueError and OSError of a file become its `error`; of an image, they are raised.
+        batch_size: number of images in a list.
+    """
+    prepared = map_in_threads(partial(_prepare_image, prepare), sources)
+    while batch := list(islice(prepared, batch_size)):
+        yield batch
+
+
+def _prepare_image(prepare, source):
+    try:
+        return PreparedImage(source, prepare(source))
+    except (ValueError, OSError) as error:
+        if not isinstance(source, Path):
+            raise
+        return PreparedImage(source, error=str(error))
 
 
 def map_in_threads(function, items):

@@ -8,8 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.architecture.metadata import channel_axis, image_shape, input_size, model_info
-from keras_resnet.data.labels import DEFAULT_THRESHOLD, imagenet_classes, placeholder_names
+from keras_resnet.architecture.detector_spec import DetectorSpec
+from keras_resnet.architecture.metadata import channel_axis, image_shape, input_size, model_info, model_spec
+from keras_resnet.data.detection_preprocessing import DetectionPreprocessing, preprocessing_from_config
+from keras_resnet.data.labels import BACKGROUND, DEFAULT_THRESHOLD, coco_classes, imagenet_classes, placeholder_names
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.models.nested import inherited_info
@@ -18,7 +20,9 @@ from keras_resnet.variants import canonical_name
 from keras_resnet.weights.catalog import WEIGHTS
 
 
-def preprocessing(model_or_weights: keras.Model | str, variant: str | None = None) -> Preprocessing:
+def preprocessing(
+    model_or_weights: keras.Model | str, variant: str | None = None
+) -> Preprocessing | DetectionPreprocessing:
     """The Preprocessing with which a model's weights were trained: a callable that prepares images.
 
     >>> from keras_resnet import preprocessing
@@ -33,7 +37,8 @@ def preprocessing(model_or_weights: keras.Model | str, variant: str | None = Non
 
     Returns:
         A Preprocessing; `preprocessing(model)(images)` is the input of `model`. For a model built for images of another
-        size than that of its weights, it has this size and the same crop share.
+        size than that of its weights, it has this size and the same crop share. For a detector a
+        DetectionPreprocessing, which returns an ImageBatch: the input is `preprocessing(model)(images).images`.
 
     Raises:
         ValueError: if the preprocessing is not known; with another one, images would silently be misclassified.
@@ -51,17 +56,27 @@ def preprocessing(model_or_weights: keras.Model | str, variant: str | None = Non
     return found
 
 
-def known_preprocessing(model: keras.Model) -> Preprocessing | None:
+def known_preprocessing(model: keras.Model) -> Any:
     """`preprocessing(model)`, or None if it is not known."""
     config = inherited_info(model).get("preprocessing")
     if config is None:
         return None
-    found, size = Preprocessing.from_config(config), input_size(model)
-    return found.for_size(size) if size else found
+    found, size = preprocessing_from_config(config), input_size(model)
+    return found.for_size(size) if size and isinstance(found, Preprocessing) else found
+
+
+def classifier_preprocessing(model: keras.Model) -> Preprocessing:
+    """`preprocessing(model)` of a classifier; raises ValueError for a detector too."""
+    found = preprocessing(model)
+    if isinstance(found, DetectionPreprocessing):
+        raise value_error("model", model.name, "a classifier", "`keras_resnet.detect` takes detectors.")
+    return found
 
 
 def preprocess_input(
-    images: Any, mode: str | Normalization | Preprocessing | keras.Model, data_format: str | None = None
+    images: Any,
+    mode: str | Normalization | Preprocessing | DetectionPreprocessing | keras.Model,
+    data_format: str | None = None,
 ) -> Any:
     """Normalises the pixels of images for a model, without modifying the argument, unlike keras.applications.
 
@@ -91,7 +106,7 @@ def preprocess_input(
     if isinstance(mode, keras.Model):
         data_format = data_format or ("channels_first" if channel_axis(mode) == 1 else "channels_last")
         mode = preprocessing(mode)
-    return normalize(images, mode.mode if isinstance(mode, Preprocessing) else mode, data_format)
+    return normalize(images, mode if isinstance(mode, (str, Normalization)) else mode.mode, data_format)
 
 
 def set_preprocessing(model: keras.Model, default: Preprocessing, mode: str | None) -> None:
@@ -127,10 +142,16 @@ def _preprocessing_of_tag(tag, variant):
 
 
 def class_names(model: keras.Model) -> list[str] | None:
-    """The class names stored in a model; else None for 1000 classes (ImageNet's), or "class 0", "class 1", ..."""
-    stored, count = inherited_info(model).get("class_names"), model.output_shape[-1]
+    """The class names stored in a model; else None for 1000 classes (ImageNet's), or "class 0", "class 1", ...
+
+    Those of a detector are indexed by its labels: "__background__" comes first. Without stored names, 91 are COCO's.
+    """
+    spec, stored = model_spec(model), inherited_info(model).get("class_names")
+    count = spec.classes if isinstance(spec, DetectorSpec) else model.output_shape[-1]
     if stored and len(stored) == count:
         return stored
+    if isinstance(spec, DetectorSpec):
+        return list(coco_classes()) if count == len(coco_classes()) else [BACKGROUND, *placeholder_names(count)[1:]]
     return None if count == len(imagenet_classes()) else placeholder_names(count)
 
 

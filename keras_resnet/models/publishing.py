@@ -15,7 +15,7 @@ from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import error_summary, is_number, value_error
 from keras_resnet.files import local_path, staging_folder, write_json
-from keras_resnet.models.preprocessing import class_names, preprocessing
+from keras_resnet.models.preprocessing import class_names, classifier_preprocessing
 from keras_resnet.normalization import get_normalization
 from keras_resnet.weights.loading import require_spec
 from keras_resnet.weights.saving import save_weights
@@ -81,7 +81,7 @@ class Publication:
         cost = complexity(spec, has_top, num_classes or None, shape)
         if cost.parameters + cost.statistics != model.count_params():
             raise value_error("model", model.name, "a whole network, as `create` and `train` return it")
-        found = preprocessing(model)
+        found = classifier_preprocessing(model)
         network = None if get_normalization(found.mode).bgr else timm_network(spec)
         names = class_names(model) if has_top else None
         measured = _with_accuracies(info.get("results", {}) if results is None else results)
