@@ -11,6 +11,7 @@ from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.labels import decode_predictions
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import from_arrays, load_dataset
+from keras_resnet.detection import detect
 from keras_resnet.evaluation import evaluate
 from keras_resnet.models import constructors
 from keras_resnet.models.constructors import *  # noqa: F403
@@ -67,6 +68,7 @@ __all__ = [
     "complexity",
     "create",
     "decode_predictions",
+    "detect",
     "endpoints",
     "evaluate",
     "export",

@@ -110,7 +110,8 @@ class KerasDetector:
         self.model, self.name = model, model.name
         self.class_names: tuple[str, ...] = tuple(class_names(model) or ())
         """Names of the labels, the background first."""
-        self.preprocessing: DetectionPreprocessing = replace(preprocessing(model), **sizes)
+        known: Any = preprocessing(model)
+        self.preprocessing: DetectionPreprocessing = replace(known, **sizes)
         self.score_threshold: float = model.settings.score_threshold
         """Smallest score that it returns."""
 
@@ -159,9 +160,9 @@ def detect(
     >>> import numpy as np
     >>> import keras_resnet
     >>> model = keras_resnet.create("fasterrcnn_resnet18_fpn", classes=3, min_size=64)
-    >>> (found,) = keras_resnet.detect(np.zeros((48, 64, 3), "uint8"), model, score_threshold=0.9)
-    >>> found.boxes.shape, found.names, found.masks
-    ((0, 4), (), None)
+    >>> (found,) = keras_resnet.detect(np.zeros((48, 64, 3), "uint8"), model, score_threshold=0.5)
+    >>> found.size, found.boxes.shape == (len(found), 4), found.masks
+    ((48, 64), True, None)
 
     Images of different sizes are detected as they are one by one: only those that have the same size as inputs of the
     model share a batch.

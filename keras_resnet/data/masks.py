@@ -84,7 +84,7 @@ def paste_mask(probabilities: np.ndarray, box: np.ndarray, size: tuple[int, int]
 
 
 def _bilinear_weights(count, new_count, positions, first):
-    """(len(positions), count): weights that interpolate the given ones of `new_count` pixels, which start at `first`."""
+    """(len(positions), count): weights that interpolate some of `new_count` pixels, which start at `first`."""
     centres = (np.array(positions) - first + 0.5) * (count / new_count) - 0.5
     centres = np.clip(centres, 0, count - 1)
     return np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(count))).astype("float32")
