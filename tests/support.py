@@ -1,6 +1,7 @@
 """Helpers shared by test modules: random weights and images, small networks, command runs, damaged files."""
 
 import io
+import json
 import random
 from dataclasses import replace
 from functools import cache
@@ -13,7 +14,7 @@ from keras import layers
 from PIL import Image
 from typer.testing import CliRunner
 
-from keras_resnet import build, complexity, create, export, get_spec, list_models
+from keras_resnet import DetectionSettings, build, complexity, create, export, get_spec, list_models
 from keras_resnet.architecture.metadata import image_shape
 from keras_resnet.data.datasets import default_preprocessing
 from keras_resnet.data.preprocessing import Preprocessing
@@ -22,6 +23,7 @@ from keras_resnet.models.preprocessing import set_preprocessing
 from keras_resnet.search.budget import Budget, BudgetedSpace
 from keras_resnet.search.space import space_for_images
 from keras_resnet.weights.file_formats import open_weights
+from keras_resnet.weights.loading import build_from_file
 
 REFERENCES = Path(__file__).parent / "references"
 """Files written by other libraries, or by the scripts beside them."""
@@ -101,6 +103,28 @@ def png_bytes(image):
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
+
+
+NARROW_DETECTORS = json.loads((REFERENCES / "detectors" / "index.json").read_text("utf-8"))["detectors"]
+"""name -> what a narrow detector of torchvision is in this package."""
+
+
+@cache
+def narrow_detector(name):
+    """(detector with the weights of a narrow one of torchvision, inputs and outputs of the latter)."""
+    row, path = NARROW_DETECTORS[name], REFERENCES / "detectors" / f"{name}.safetensors"
+    spec = get_spec(row["variant"])
+    settings = DetectionSettings(**row["settings"])
+    model = build_from_file(replace(spec, backbone=replace(spec.backbone, **row["backbone"])), path, settings=settings)
+    return model, dict(np.load(path.with_suffix(".npz")))
+
+
+def padded_images(expected):
+    """The images of a reference, padded with NaN."""
+    x = expected["x"].astype("float32")
+    for image, (height, width) in zip(x, expected["sizes"], strict=True):
+        image[height:], image[:, width:] = np.nan, np.nan
+    return x
 
 
 DIGITS = ((8, 8, 1), 10)

@@ -1,39 +1,14 @@
 """Detectors of torchvision, reproduced from their weights; tests/references/make_detectors.py wrote the files."""
 
-import json
 import os
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from support import REFERENCES
+from support import NARROW_DETECTORS, narrow_detector, padded_images
 
-from keras_resnet import DetectionSettings, create, get_spec, list_models
-from keras_resnet.weights.loading import build_from_file
-
-NARROW = REFERENCES / "detectors"
-INDEX = json.loads((NARROW / "index.json").read_text())["detectors"]
-
-
-@cache
-def narrow(name):
-    """(detector with the weights of a narrow one of torchvision, inputs and outputs of the latter)."""
-    row, path = INDEX[name], NARROW / f"{name}.safetensors"
-    spec = get_spec(row["variant"])
-    settings = DetectionSettings(**row["settings"])
-    model = build_from_file(replace(spec, backbone=replace(spec.backbone, **row["backbone"])), path, settings=settings)
-    return model, dict(np.load(path.with_suffix(".npz")))
-
-
-def images(expected):
-    """The images of a reference, padded with NaN."""
-    x = expected["x"].astype("float32")
-    for image, (height, width) in zip(x, expected["sizes"], strict=True):
-        image[height:], image[:, width:] = np.nan, np.nan
-    return x
+from keras_resnet import create, list_models
 
 
 def inputs_of(layer):
@@ -58,7 +33,7 @@ def raw_outputs(model, expected):
     if "mask_logits" in expected:
         heads["mask_logits"] = model.get_layer("mask_logits").output
         given |= {name: model.output[name] for name in ("boxes", "count")}
-    values = expected | {"images": images(expected)}
+    values = expected | {"images": padded_images(expected)}
     found = keras.Model(list(given.values()), heads)([values[name] for name in given])
     return keras.tree.map_structure(keras.ops.convert_to_numpy, found)
 
@@ -74,9 +49,9 @@ def valid(array, counts):
     return np.concatenate([image[: int(count)] for image, count in zip(images, counts, strict=True)])
 
 
-@pytest.mark.parametrize("name", INDEX)
+@pytest.mark.parametrize("name", NARROW_DETECTORS)
 def test_raw_outputs_equal_those_of_torchvision(name):
-    check_raw_outputs(*narrow(name))
+    check_raw_outputs(*narrow_detector(name))
 
 
 def check_raw_outputs(model, expected):
@@ -95,15 +70,15 @@ def check_raw_outputs(model, expected):
         assert_close(ours, valid(expected["mask_logits"], counts))
 
 
-@pytest.mark.parametrize("name", [name for name in INDEX if "rcnn" in name])
+@pytest.mark.parametrize("name", [name for name in NARROW_DETECTORS if "rcnn" in name])
 def test_proposals_from_the_same_raw_outputs_are_equal(name):
-    check_proposals(*narrow(name))
+    check_proposals(*narrow_detector(name))
 
 
 def check_proposals(model, expected):
     boxes, count = model.get_layer("proposals")(
         {
-            "images": images(expected),
+            "images": padded_images(expected),
             "sizes": expected["sizes"].astype("float32"),
             "objectness": levels(expected, "objectness"),
             "deltas": levels(expected, "deltas"),
@@ -113,9 +88,9 @@ def check_proposals(model, expected):
     np.testing.assert_allclose(boxes, expected["proposals"], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", INDEX)
+@pytest.mark.parametrize("name", NARROW_DETECTORS)
 def test_detections_from_the_same_raw_outputs_are_equal(name):
-    check_detections(*narrow(name))
+    check_detections(*narrow_detector(name))
 
 
 def check_detections(model, expected):
@@ -125,7 +100,7 @@ def check_detections(model, expected):
         heads = (expected["class_logits"], expected["box_deltas"])
         given |= dict(zip(("scores", "deltas"), (head.reshape(-1, head.shape[-1]) for head in heads), strict=True))
     else:
-        given |= {"images": images(expected), "scores": levels(expected, "scores")}
+        given |= {"images": padded_images(expected), "scores": levels(expected, "scores")}
         given |= {"deltas": levels(expected, "deltas")}
     boxes, scores, labels, count = model.get_layer("detections")(given)
     np.testing.assert_array_equal(count, expected["count"])
@@ -134,11 +109,11 @@ def check_detections(model, expected):
     np.testing.assert_allclose(boxes, expected["boxes"], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", INDEX)
+@pytest.mark.parametrize("name", NARROW_DETECTORS)
 def test_detectors_equal_those_of_torchvision(name):
     """From the images to the masks."""
-    model, expected = narrow(name)
-    found = keras.tree.map_structure(keras.ops.convert_to_numpy, model(images(expected)))
+    model, expected = narrow_detector(name)
+    found = keras.tree.map_structure(keras.ops.convert_to_numpy, model(padded_images(expected)))
     np.testing.assert_array_equal(found["count"], expected["count"])
     np.testing.assert_array_equal(found["labels"], expected["labels"])
     np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-4)

@@ -1,6 +1,6 @@
-"""Makes detection_edges.npz and narrow_*.safetensors: what torchvision's detectors do at the edges.
+"""Makes detection_edges.npz: what torchvision's detectors do at the edges.
 
-Run with torch, torchvision and safetensors installed. Arrays of the .npz file are named `<case>/<array>`, float32:
+Run with torch, torchvision, timm and safetensors installed. Arrays are named `<case>/<array>`:
 
 - `nms_<threshold>`: boxes of small whole sides, so that many overlaps are equal to thresholds and many scores to each
   other, and boxes without area: `boxes`, `scores`, `groups`, and the indices that `batched_nms` keeps, `kept`.
@@ -10,40 +10,32 @@ Run with torch, torchvision and safetensors installed. Arrays of the .npz file a
   padded to it: their inputs, and for each image the results `boxes0`, `boxes1`, ...; some inputs are NaN or infinite,
   and one class, or all classes of the second image, have no detection.
 - `resized`: `sides` (N, 4), height and width of an image, and those after resizing to 800 and 1333 pixels.
-- `<network>`: `image0`..., two images of other sizes in float16, normalised; their detections in one batch,
-  `batch_boxes0`..., and alone, `alone_boxes0`...
+- `<detector>_<width>`: detections of one image padded to 64 x `width` pixels, by a detector of detectors/.
 """
 
 import importlib.metadata
-import math
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-from make_networks import NarrowResNet, save_weights
+from make_detectors import ROWS, old_name, region_outputs, retina_outputs
+from safetensors.torch import load_file
 from torch import nn
-from torchvision.models.detection import MaskRCNN, RetinaNet
+from torchvision.models.detection import RetinaNet
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.models.resnet import BasicBlock
 from torchvision.ops import MultiScaleRoIAlign, batched_nms
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
-from torchvision.ops.misc import FrozenBatchNorm2d
 
+FOLDER = Path(__file__).parent
 GENERATOR = np.random.default_rng(0)
 SIZES = [(64, 96), (48, 70)]
 """Heights and widths of two images, padded to the first."""
 RATIOS = (0.5, 1.0, 2.0)
-WIDTH, CLASSES = 16, 4
-"""Channels and classes of the narrow detectors."""
 
 
 def tensor(array):
@@ -185,85 +177,19 @@ def resized_case():
     return {"sides": np.array(rows)}
 
 
-def narrow_networks():
-    """{name: torchvision's detector of four blocks and few channels}."""
-    shared = {"min_size": 1, "max_size": 1, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
-    maskrcnn = MaskRCNN(
-        backbone(["layer1", "layer2", "layer3", "layer4"], LastLevelMaxPool()),
-        box_head=TwoMLPHead(WIDTH * 49, 32),
-        box_predictor=FastRCNNPredictor(32, CLASSES),
-        mask_head=MaskRCNNHeads(WIDTH, (WIDTH,), 1),
-        mask_predictor=MaskRCNNPredictor(WIDTH, WIDTH, CLASSES),
-        rpn_anchor_generator=AnchorGenerator(((8,), (16,), (32,), (64,), (128,)), (RATIOS,) * 5),
-        rpn_post_nms_top_n_test=50,
-        box_detections_per_img=20,
-        **shared,
-    )
-    sizes = tuple((x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (8, 16, 32, 64, 128))
-    retinanet = RetinaNet(
-        backbone(["layer2", "layer3", "layer4"], LastLevelP6P7(WIDTH, WIDTH)),
-        CLASSES,
-        anchor_generator=AnchorGenerator(sizes, (RATIOS,) * 5),
-        detections_per_img=20,
-        **shared,
-    )
-    return {"narrow_maskrcnn": maskrcnn, "narrow_retinanet": retinanet}
-
-
-def backbone(names, extra):
-    """A pyramid on a residual network of one block a stage."""
-    widths = (8, 16, 24, 32)
-    body = NarrowResNet(block=BasicBlock, layers=(1,) * 4, channels=widths, num_classes=1, norm_layer=FrozenBatchNorm2d)
-    channels = [widths[int(name[-1]) - 1] for name in names]
-    levels = {name: str(number) for number, name in enumerate(names)}
-    return BackboneWithFPN(body, levels, channels, WIDTH, extra)
-
-
-SCALES = {"bbox_pred": 0.2, "bbox_reg.": 0.2, "cls_score.bias": 0, "cls_score": 0.03, "cls_logits": 0.02}
-"""Part of a name -> factor with which images get detections of several classes."""
-
-
-def randomise(model):
-    """Random weights in float16, and the model in eval mode."""
-    generator = torch.Generator().manual_seed(1)
-    for name, values in model.state_dict().items():
-        if values.ndim == 0:
-            continue  # num_batches_tracked
-        if "running_var" in name or ("bn" in name and name.endswith("weight")) or "downsample.1.weight" in name:
-            new = torch.rand(values.shape, generator=generator) * 0.5 + 0.75
-        elif values.ndim == 1:
-            new = torch.randn(values.shape, generator=generator) * 0.1
-        else:
-            new = torch.randn(values.shape, generator=generator) * math.sqrt(2 / values[0].numel())
-        values.copy_((new * next((scale for part, scale in SCALES.items() if part in name), 1)).half())
-    return model.eval()
-
-
-def network_case(model):
-    """Two images in one batch and alone; their sizes are kept, and padded to multiples of 32."""
-    images = [(random(*size, 3) * 2).round().astype("float16") / np.float16(2) for size in ((75, 128), (96, 50))]
-    model.transform.resize = lambda image, target=None: (image, target)
-    channels_first = [torch.from_numpy(image.astype("float32")).permute(2, 0, 1) for image in images]
+def canvas_case(name, width):
+    """Detections of the second image of detectors/<name>.npz, 50 pixels wide, padded to 64 x `width` pixels."""
+    row = ROWS[name]
+    model = row.build().eval().double()
+    arrays = load_file(FOLDER / "detectors" / f"{name}.safetensors")
+    model.load_state_dict({key: arrays[old_name(key) if row.old else key] for key in model.state_dict()})
+    image = np.load(FOLDER / "detectors" / f"{name}.npz")["x"][1, :51, :50]
+    batch = torch.zeros(1, 3, 64, width).double()
+    batch[0, :, :51, :50] = tensor(image[None])
+    found = retina_outputs if isinstance(model, RetinaNet) else region_outputs
     with torch.inference_mode():
-        batch = detect(model, channels_first)
-        alone = [detect(model, [image])[0] for image in channels_first]
-    return numbered("image", images) | results("batch_", batch) | results("alone_", alone)
-
-
-def detect(model, images):
-    """The detections of a batch; masks as probabilities of 28 x 28 pixels."""
-    batch, _ = model.transform(images)
-    features = model.backbone(batch.tensors)
-    if isinstance(model, RetinaNet):
-        levels = list(features.values())
-        outputs = model.head(levels)
-        counts = [9 * level.shape[2] * level.shape[3] for level in levels]
-        outputs = {name: list(values.split(counts, dim=1)) for name, values in outputs.items()}
-        anchors = [list(image.split(counts)) for image in model.anchor_generator(batch, levels)]
-        return model.postprocess_detections(outputs, anchors, batch.image_sizes)
-    proposals, _ = model.rpn(batch, features)
-    found, _ = model.roi_heads(features, proposals, batch.image_sizes)
-    return [image | {"masks": image["masks"][:, 0]} for image in found]
+        _, detections = found(model, ImageList(batch, [(51, 50)]), model.backbone(batch))
+    return {key: values.float().numpy() for key, values in detections[0].items()}
 
 
 CASES = {
@@ -274,18 +200,12 @@ CASES = {
     "detections": (detections_case,),
     "dense": (dense_case,),
     "resized": (resized_case,),
+    **{f"{name}_{width}": (canvas_case, name, width) for name in ("maskrcnn", "retinanet") for width in (64, 96)},
 }
 """Case -> function and its arguments."""
 
 if __name__ == "__main__":
-    folder, arrays = Path(__file__).parent, {}
+    arrays = {"torchvision": np.array(importlib.metadata.version("torchvision"))}
     for case, (function, *arguments) in CASES.items():
         arrays |= {f"{case}/{name}": values for name, values in function(*arguments).items()}
-    for case, model in narrow_networks().items():
-        save_weights(randomise(model).state_dict(), folder / f"{case}.safetensors")
-        arrays |= {f"{case}/{name}": values for name, values in network_case(model).items()}
-    arrays["torchvision"] = np.array(importlib.metadata.version("torchvision"))
-    np.savez_compressed(folder / "detection_edges.npz", **arrays)
-    for name, values in arrays.items():
-        if name.split("/")[-1].rstrip("0123456789").endswith("labels"):
-            print(name, values.shape, np.bincount(values))
+    np.savez_compressed(FOLDER / "detection_edges.npz", **arrays)
