@@ -47,9 +47,7 @@ def complexity(
     """
     shape = (spec.default_size, spec.default_size, 3) if input_shape is None else tuple(input_shape)
     total = Total(spec)
-    *_, (channels, _) = total.stages(check_image_shape(shape))
-    if spec.preactivation:
-        total.batch_norm(channels)
+    *_, (channels, _) = total.feature_maps(spec.stages, check_image_shape(shape))
     if include_top:
         classes = spec.default_classes if classes is None else classes
         total.convolution(Convolution(classes, 1), channels, (1, 1), bias=True)
@@ -78,17 +76,19 @@ class Total:
         """The sums so far."""
         return Complexity(self.parameters, self.statistics, self.multiply_adds)
 
-    def stages(self, shape):
-        """The stem and all stages; a list of (channels, (height, width)) of the map after each of the stages."""
+    def feature_maps(self, groups, shape):
+        """The stem and groups of blocks; a list of (channels, (height, width)) of the map after each of the groups."""
         stem = STEMS[self.spec.stem]
-        _, size = self.chain([row for _, row in stem.rows(self.spec)], shape[2], shape[:2])
+        channels, size = self.chain([row for _, row in stem.rows(self.spec)], shape[2], shape[:2])
         if stem.pool in MAX_POOLS:
             size = _strided(size, 2)
         maps = []
-        for stage in self.spec.stages:
-            for block in stage:
-                size = self.block(block, size)
-            maps.append((stage[-1].out_channels, size))
+        for blocks in groups:
+            for block in blocks:
+                channels, size = block.out_channels, self.block(block, size)
+            maps.append((channels, size))
+        if self.spec.preactivation:
+            self.batch_norm(channels)
         return maps
 
     def convolution(self, row, channels, size, bias):

@@ -32,7 +32,7 @@ from keras_resnet.architecture.network import (
     allow_depth,
     build,
     check_parameters,
-    endpoints,
+    feature_maps,
     without_initialization,
 )
 from keras_resnet.architecture.spec import ResNetSpec
@@ -100,8 +100,9 @@ def build_detector(
     built = spec if initialize else replace(spec, backbone=without_initialization(spec.backbone))
     inputs = layers.Input((None, None, 3), name="images")
     images, sizes = PaddedImages(name="padded_images")(inputs)
-    stages = endpoints(backbone_spec(built), images)
-    maps = NECKS[spec.neck]([stages[f"stage{level - 1}"] for level in spec.levels], spec)
+    backbone = backbone_spec(built)
+    levels = feature_maps(backbone, backbone.levels, images)
+    maps = NECKS[spec.neck]([levels[level - 1] for level in spec.levels], spec)
     detect = _dense_detections if spec.box_head == "dense" else _region_detections
     outputs = detect(built, settings, images, sizes, maps)
     model = Detector(inputs, outputs, name=name)

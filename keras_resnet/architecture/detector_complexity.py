@@ -19,8 +19,9 @@ from keras_resnet.architecture.heads import (
 @complexity.register
 def _(spec: DetectorSpec, input_shape: tuple[int, int, int] = (800, 800, 3)) -> Complexity:
     """Counts a detector at a size of images, with all proposals and, if it has a mask head, all detections."""
-    total = _DetectorTotal(backbone_spec(spec))
-    maps = total.stages(check_image_shape(tuple(input_shape)))
+    backbone = backbone_spec(spec)
+    total = _DetectorTotal(backbone)
+    maps = total.feature_maps(backbone.levels, check_image_shape(tuple(input_shape)))
     if spec.frozen_batch_norm:
         total.freeze()
     maps = total.neck(spec, [maps[level - 2] for level in spec.levels])

@@ -4,6 +4,7 @@ import numbers
 import re
 import sys
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import singledispatch
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_resnet.architecture.blocks import stage
+from keras_resnet.architecture.blocks import Block, stage
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.detector_spec import DetectorSpec, backbone_of
 from keras_resnet.architecture.layers import DeferredInitializer, bn_relu, chain, restore_initializers
@@ -126,12 +127,17 @@ def endpoints(spec: ResNetSpec, inputs: keras.KerasTensor) -> dict[str, keras.Ke
         last one is the input of the top: in pre-activation networks, after the final batch norm and ReLU.
     """
     _check_parameters(spec, False, None, inputs.shape[spec.channel_axis])
-    x = stem(spec)(inputs)
-    outputs = {"stem": x}
-    for number, blocks in enumerate(spec.stages, 1):
-        x = outputs[f"stage{number}"] = stage(blocks, spec=spec)(x)
+    first, *others = feature_maps(spec, spec.stages, inputs)
+    return {"stem": first} | {f"stage{number}": maps for number, maps in enumerate(others, 1)}
+
+
+def feature_maps(spec: ResNetSpec, groups: Iterable[Sequence[Block]], inputs: keras.KerasTensor) -> list:
+    """Builds a network without its top: the feature map after the stem, and after each of the groups of blocks."""
+    outputs = [stem(spec)(inputs)]
+    for blocks in groups:
+        outputs.append(stage(blocks, spec=spec)(outputs[-1]))
     if spec.preactivation:
-        outputs[f"stage{len(spec.stages)}"] = bn_relu(spec=spec, name="post")(x)
+        outputs[-1] = bn_relu(spec=spec, name="post")(outputs[-1])
     return outputs
 
 

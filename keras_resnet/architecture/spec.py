@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property
+from itertools import pairwise
 from typing import Annotated, Any
 
 import keras
@@ -188,6 +189,13 @@ class ResNetSpec:
                 channels = block.out_channels
             stages.append(tuple(blocks))
         return tuple(stages)
+
+    @property
+    def levels(self) -> tuple[tuple[Block, ...], ...]:
+        """The blocks from one downsampling to the next: the stages, unless their last blocks downsample."""
+        blocks = [block for stage in self.stages for block in stage]
+        starts = [index for index, block in enumerate(blocks) if block.downsamples]
+        return tuple(tuple(blocks[start:end]) for start, end in pairwise([0, *starts, len(blocks)]))
 
     @property
     def depth(self) -> int:
