@@ -171,7 +171,7 @@ def _region_detections(spec, settings, images, sizes, maps):
     )({"proposals": proposals, "count": count, "sizes": sizes, "scores": scores(features), "deltas": deltas(features)})
     outputs = dict(zip(OUTPUTS, (boxes, best, labels, kept), strict=True))
     if spec.mask_head:
-        regions = RegionFeatures(first_level=spec.levels[0], size=MASK_SIZE, name="mask_regions")
+        regions = RegionFeatures(first_level=spec.finest_level, size=MASK_SIZE, name="mask_regions")
         logits = chain(*map(head_layer, mask_rows(spec)))(regions(maps, boxes, kept))
         outputs["masks"] = PredictedMasks(name="masks")(logits, labels, kept)
     return outputs
@@ -180,8 +180,7 @@ def _region_detections(spec, settings, images, sizes, maps):
 def _box_features(spec, maps, proposals):
     """A vector for each proposal: (B * P, units)."""
     size = 14 if spec.box_head == "stage4" else BOX_SIZE
-    first_level = 4 if spec.neck == "dc5" else spec.levels[0]  # by its stride
-    regions = RegionFeatures(first_level=first_level, size=size, name="box_regions")(maps, proposals)
+    regions = RegionFeatures(first_level=spec.finest_level, size=size, name="box_regions")(maps, proposals)
     if spec.box_head == "stage4":
         regions = stage(spec.backbone.stages[3], spec=spec.backbone)(regions)
         return layers.GlobalAveragePooling2D(name="box_pool")(regions)

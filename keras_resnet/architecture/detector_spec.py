@@ -18,6 +18,8 @@ _CHOICES = {
     "box_head": ("mlp", "conv", "stage4", "dense"),
     "head_norm": ("batch", "group", None),
 }
+_ONE_LEVEL = {"c4": (4,), "dc5": (5,)}
+"""Neck without a pyramid -> its only level."""
 _WIDTHS = ("neck_width", "rpn_width", "box_width", "mask_width")
 _DEPTHS = ("rpn_convs", "head_convs", "mask_convs")
 _RANGES = [
@@ -104,12 +106,12 @@ class DetectorSpec:
         self._check_together()
 
     def _check_together(self):
-        if len(self.backbone.stages) != 4 or self.backbone.stem == "cifar":
-            self._raise("backbone", "an ImageNet network of four stages")
+        if len(self.backbone.stages) != 4 or self.backbone.stride != 32:
+            self._raise("backbone", "an ImageNet network of four stages with a stride of 32")
         if self.backbone.data_format == "channels_first":
             self._raise("backbone", "a network with channels last")
-        if self.neck != "fpn" and (len(self.levels), self.extra_levels) != (1, None):
-            self._raise("levels", f"one level, and `extra_levels` None, for the neck {self.neck!r}")
+        if self.neck in _ONE_LEVEL and (self.levels, self.extra_levels) != (_ONE_LEVEL[self.neck], None):
+            self._raise("levels", f"{_ONE_LEVEL[self.neck]}, and `extra_levels` None, for the neck {self.neck!r}")
         if len(self.anchor_sizes) != self.num_levels:
             self._raise("anchor_sizes", f"sizes for each of {self.num_levels} levels")
         if (self.neck == "c4") != (self.box_head == "stage4"):
@@ -128,6 +130,11 @@ class DetectorSpec:
     def num_levels(self) -> int:
         """Number of feature maps on which objects are detected."""
         return len(self.levels) + {"pool": 1, "c5": 2, "p5": 2, None: 0}[self.extra_levels]
+
+    @property
+    def finest_level(self) -> int:
+        """Level of the largest map by its stride, 2**level; dilated, level 5 has the stride of level 4."""
+        return 4 if self.neck == "dc5" else self.levels[0]
 
     @property
     def num_anchors(self) -> int:
