@@ -147,11 +147,6 @@ class DetectorSpec:
         return 800
 
     @property
-    def channel_axis(self) -> int:
-        """Axis of the channels in batches of images: the last."""
-        return 3
-
-    @property
     def default_classes(self) -> int:
         """Number of classes with the background."""
         return self.classes
