@@ -1,6 +1,6 @@
 """The `keras-resnet` command: one command for each task."""
 
-from keras_resnet.cli import evaluation, features, models, training
+from keras_resnet.cli import evaluation, features, models, prediction, training
 from keras_resnet.cli.app import app, main
 
-__all__ = ["app", "evaluation", "features", "main", "models", "training"]
+__all__ = ["app", "evaluation", "features", "main", "models", "prediction", "training"]

@@ -1,24 +1,18 @@
-"""Commands about networks and their weights: models, summary, predict, convert, publish, export."""
+"""Commands about networks and their weights: models, summary, convert, publish, export."""
 
 from collections import Counter
-from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.markdown import Markdown
-from rich.progress import track
 from typer import Argument, Option
 
 import keras_resnet
 from keras_resnet.architecture.detector_spec import DetectorSpec, backbone_of
-from keras_resnet.cli.app import err, out, print_json, print_line, print_note, print_table
-from keras_resnet.cli.options import AsJson, Mode, Weights, command, model_from, raise_if_given
-from keras_resnet.data.image_files import find_images
+from keras_resnet.cli.app import out, print_json, print_line, print_table
+from keras_resnet.cli.options import AsJson, Mode, Weights, command, model_from
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.data.protocols import PROTOCOLS
 from keras_resnet.data.sources import load_dataset, load_test
-from keras_resnet.deployment.exported import is_exported
 from keras_resnet.deployment.verification import to_markdown
 from keras_resnet.errors import value_error
 from keras_resnet.files import read_json
@@ -105,50 +99,6 @@ def summary(
     """Show a network layer by layer."""
     model = model_from(name, weights)
     model.summary(line_length=min(out.width, 120), print_fn=lambda line: out.print(line, highlight=False))
-
-
-@command(options={keras_resnet.predict: "size threshold"})
-def predict(
-    options,
-    images: Annotated[list[Path], Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
-    model: Annotated[str, Option(help="A network, a .keras file, or an exported network.")] = "resnet50",
-    weights: Weights = None,
-    top: Annotated[int, Option(help="Number of classes for each image.", min=1)] = 5,
-    protocol: Annotated[str, Option(help=f"Test views: {', '.join(PROTOCOLS)}.")] = "center",
-    as_json: AsJson = False,
-):
-    """Predict the classes of images. Unreadable files are listed, and make the exit status 1."""
-    paths = find_images(images)  # before any weights are downloaded
-    if is_exported(model):
-        raise_if_given("an exported network", weights=weights)
-        classifier = keras_resnet.load_exported(model)
-    else:
-        classifier = model_from(model, weights, default_weights="imagenet")
-    bar = {"console": err, "transient": True, "disable": not err.is_terminal}
-    found = keras_resnet.predict(classifier, paths, top=top, stream=True, protocol=protocol, **options)
-    predictions = list(track(found, "images", len(paths), **bar))
-    if as_json:
-        print_json([_prediction_json(prediction) for prediction in predictions])
-    else:
-        print_table(chain(*map(_prediction_rows, predictions)), left=["class"])
-    errors = {prediction.path: prediction.error for prediction in predictions if prediction.error}
-    for path, error in errors.items():
-        print_note("not read", f"{path}: {error}")
-    if errors:
-        raise typer.Exit(1)
-
-
-def _prediction_rows(prediction):
-    """Rows of a table: the classes of an image, or "none" of a multi-label network; no rows for an unreadable file."""
-    if not (prediction.classes or prediction.error):
-        yield {"image": prediction.path, "class": "none", "probability": ""}
-    for rank, (_, name, probability) in enumerate(prediction.classes):
-        yield {"image": "" if rank else prediction.path, "class": name, "probability": f"{probability:.1%}"}
-
-
-def _prediction_json(prediction):
-    classes = [{"id": i, "name": name, "probability": it} for i, name, it in prediction.classes]
-    return {"path": str(prediction.path), "error": prediction.error, "classes": classes}
 
 
 @command()

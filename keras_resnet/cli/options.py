@@ -19,6 +19,7 @@ from keras_resnet.errors import check_known, value_error
 from keras_resnet.normalization import MODES
 from keras_resnet.precision import COMPUTED, precision_scope
 from keras_resnet.training.recipe import Recipe
+from keras_resnet.variants import DETECTORS
 
 AsJson = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 NETWORK_OR_FILE = "A network of `keras-resnet models`, or a .keras file."
@@ -96,8 +97,10 @@ def model_from(name, weights, default_weights=None, precision=None):
     if name.endswith(".keras"):
         raise_if_given("a .keras file", weights=weights, precision=precision)
         return keras_resnet.load_model(name)
+    if weights is None:
+        weights = "coco" if default_weights and name in DETECTORS else default_weights
     with precision_scope(precision):
-        return keras_resnet.create(name, weights=default_weights if weights is None else weights)
+        return keras_resnet.create(name, weights=weights)
 
 
 def raise_if_given(what, **options):
@@ -105,6 +108,13 @@ def raise_if_given(what, **options):
     for name, given in options.items():
         if given is not None:
             raise value_error(f"--{name}", given, f"left out: {what} has its own")
+
+
+def raise_if_changed(what, callee, values):
+    """Raises ValueError for each option of a function that is given, but not used for what the command got."""
+    for name, given in values.items():
+        if given != inspect.signature(callee).parameters[name].default:
+            raise value_error(f"--{name.replace('_', '-')}", given, f"left out for {what}")
 
 
 def numbers(option, text, count=None):

@@ -1,0 +1,107 @@
+"""The command `predict`: the classes of images, or the objects in them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import track
+from typer import Argument, Option
+
+import keras_resnet
+from keras_resnet.cli.app import err, print_json, print_note, print_table
+from keras_resnet.cli.options import AsJson, Weights, command, model_from, raise_if_changed, raise_if_given
+from keras_resnet.data.image_files import find_images
+from keras_resnet.data.protocols import PROTOCOLS
+from keras_resnet.deployment.exported import is_exported
+from keras_resnet.detection import is_detector
+from keras_resnet.drawing import drawing_paths, write_drawing
+from keras_resnet.errors import value_error
+from keras_resnet.files import make_folder
+
+
+@command(
+    classification={keras_resnet.predict: "top size threshold"},
+    detection={keras_resnet.detect: "score_threshold batch_size min_size max_size"},
+)
+def predict(
+    classification,
+    detection,
+    images: Annotated[list[Path], Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
+    model: Annotated[str, Option(help="A network, a .keras file, or an exported network.")] = "resnet50",
+    weights: Weights = None,
+    protocol: Annotated[str, Option(help=f"Test views: {', '.join(PROTOCOLS)}.")] = "center",
+    draw: Annotated[Path | None, Option(help="Folder for drawings of the objects that a detector finds.")] = None,
+    as_json: AsJson = False,
+):
+    """Predict the classes of images, or with a detector the objects in them.
+
+    The JSON of objects is COCO's results format. Unreadable files are listed, and make the exit status 1.
+    """
+    paths = find_images(images)  # before any weights are downloaded
+    drawings = drawing_paths(images, paths, draw) if draw else {}
+    network = _network(model, weights)
+    classification |= {"protocol": protocol}
+    if is_detector(network):
+        raise_if_changed("a detector", keras_resnet.predict, classification)
+        if draw:
+            make_folder(draw)
+        found: Any = keras_resnet.detect(paths, network, stream=True, **detection)
+        image_ids = _image_ids(paths)
+        to_json, to_rows = lambda detected: detected.to_coco(image_ids[detected.path]), _object_rows
+    else:
+        raise_if_changed("a classifier", keras_resnet.detect, detection)
+        if draw:
+            raise value_error("--draw", str(draw), "left out for a classifier, which finds no objects")
+        found = keras_resnet.predict(network, paths, stream=True, **classification)
+        to_json, to_rows = _classes_json, _class_rows
+    rows, errors = [], []
+    bar = {"console": err, "transient": True, "disable": not err.is_terminal}
+    for prediction in track(found, "images", len(paths), **bar):
+        rows += (to_json if as_json else to_rows)(prediction)
+        if prediction.error:
+            errors.append(f"{prediction.path}: {prediction.error}")
+        elif drawings:
+            write_drawing(prediction, drawings[prediction.path])
+    print_json(rows) if as_json else print_table(rows, left=["class", "object"])
+    for error in errors:
+        print_note("not read", error)
+    if errors:
+        raise typer.Exit(1)
+
+
+def _network(model, weights):
+    if is_exported(model):
+        raise_if_given("an exported network", weights=weights)
+        return keras_resnet.load_exported(model)
+    return model_from(model, weights, default_weights="imagenet")
+
+
+def _image_ids(paths):
+    """{path: COCO's number of the image, if each name is another number, such as 000000391895.jpg; else the path}."""
+    numbers = [int(path.stem) for path in paths if path.stem.isascii() and path.stem.isdecimal()]
+    is_numbered = len(set(numbers)) == len(paths)
+    return dict(zip(paths, numbers if is_numbered else map(str, paths), strict=True))
+
+
+def _class_rows(prediction):
+    """Rows of a table: the classes of an image, or "none" of a multi-label network; no rows for an unreadable file."""
+    if not (prediction.classes or prediction.error):
+        yield {"image": prediction.path, "class": "none", "probability": ""}
+    for rank, (_, name, probability) in enumerate(prediction.classes):
+        yield {"image": "" if rank else prediction.path, "class": name, "probability": f"{probability:.1%}"}
+
+
+def _classes_json(prediction):
+    classes = [{"id": i, "name": name, "probability": it} for i, name, it in prediction.classes]
+    yield {"path": str(prediction.path), "error": prediction.error, "classes": classes}
+
+
+def _object_rows(detection):
+    """Rows of a table: the objects of an image, or "none"; no rows for an unreadable file."""
+    columns = ("score", "left", "top", "right", "bottom")
+    if not (detection.names or detection.error):
+        yield {"image": detection.path, "object": "none"} | dict.fromkeys(columns, "")
+    for index, name in enumerate(detection.names):
+        values = f"{detection.scores[index]:.1%}", *(f"{side:.1f}" for side in detection.boxes[index])
+        row = {"image": "" if index else detection.path, "object": name}
+        yield row | dict(zip(columns, values, strict=True))
