@@ -1,5 +1,6 @@
 """VARIANTS, DETECTORS: every network as one row with its source, named as in keras.applications, timm, torchvision."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import keras_resnet.architecture.detector_complexity  # noqa: F401  so that `complexity` knows detectors
 from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.spec import ResNetSpec
-from keras_resnet.errors import unknown_name_error
+from keras_resnet.errors import unknown_name_error, value_error
 
 # As in torchvision and timm: without biases, and with the stride on the 3x3 (v1.5).
 _18 = ResNetSpec("basic", depths=(2, 2, 2, 2))
@@ -237,3 +238,17 @@ def get_spec(name: str, task: str | None = None) -> Any:
     """
     name = canonical_name(name, task)
     return next(networks[name] for networks in TASKS.values() if name in networks)
+
+
+def check_classifier(argument: str, network: Any, hint: str) -> None:
+    """Raises ValueError for a detector, given by its name, its DetectorSpec or its model.
+
+    Args:
+        argument: name of the argument that should be a classifier.
+        network: its value.
+        hint: sentence that says what to use for a detector instead.
+    """
+    is_name = isinstance(network, (str, os.PathLike)) and os.fspath(network).lower() in DETECTORS
+    if is_name or isinstance(getattr(network, "spec", network), DetectorSpec):
+        name = network if is_name else getattr(network, "name", "DetectorSpec(...)")
+        raise value_error(argument, name, "a classifier, not a detector", hint)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -141,6 +141,9 @@ def decode_predictions(
     Raises:
         ValueError: for predictions of another shape, and for `top` below 1.
     """
+    if isinstance(predictions, Mapping):
+        hint = "Of a detector's output, `keras_resnet.detect` makes boxes with names and scores."
+        raise value_error("predictions", list(predictions), "an array of scores of shape (samples, classes)", hint)
     pairs = class_ids_and_names(classes)
     shape = np.shape(predictions)
     if len(shape) != 2 or shape[1] != len(pairs):

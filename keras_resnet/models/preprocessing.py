@@ -16,7 +16,7 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.models.nested import inherited_info
 from keras_resnet.normalization import Normalization, normalize
-from keras_resnet.variants import canonical_name
+from keras_resnet.variants import canonical_name, check_classifier
 from keras_resnet.weights.catalog import WEIGHTS
 
 
@@ -67,10 +67,8 @@ def known_preprocessing(model: keras.Model) -> Any:
 
 def classifier_preprocessing(model: keras.Model) -> Preprocessing:
     """`preprocessing(model)` of a classifier; raises ValueError for a detector too."""
-    found = preprocessing(model)
-    if isinstance(found, DetectionPreprocessing):
-        raise value_error("model", model.name, "a classifier", "`keras_resnet.detect` takes detectors.")
-    return found
+    check_classifier("model", model, "`keras_resnet.detect` takes detectors.")
+    return preprocessing(model)
 
 
 def preprocess_input(

@@ -17,6 +17,7 @@ from keras_resnet.errors import error_summary, is_number, value_error
 from keras_resnet.files import local_path, staging_folder, write_json
 from keras_resnet.models.preprocessing import class_names, classifier_preprocessing
 from keras_resnet.normalization import get_normalization
+from keras_resnet.variants import check_classifier
 from keras_resnet.weights.loading import require_spec
 from keras_resnet.weights.saving import save_weights
 from keras_resnet.weights.timm_config import CONFIG_NAME, WEIGHTS_NAME, timm_network, to_timm_config
@@ -51,6 +52,7 @@ model = timm.create_model("local-dir:FOLDER", pretrained=True)  # or "hf-hub:USE
 ```"""
 _WITHOUT_TIMM = """timm cannot load these weights: it has no such network, or the channels are blue, green, red.
 The arrays have the names of keras_resnet."""
+_FILES = "A detector is written by `model.save(path)`, or by `save_weights(model, path, layout='torchvision')`."
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Publication:
     @classmethod
     def of(cls, model: keras.Model, results: Mapping[str, Any] | None, license: str | None) -> "Publication":
         """That of a model; raises ValueError for one that is not a whole network, or of unknown preprocessing."""
+        check_classifier("model", model, _FILES)
         spec, info, has_top = require_spec(model), model_info(model), model.layers[-1].name == "predictions"
         num_classes = model.output_shape[-1] if has_top else 0
         shape = tuple(side or spec.default_size for side in image_shape(model))

@@ -13,7 +13,7 @@ from keras_resnet.data.datasets import Dataset
 from keras_resnet.errors import check_integers, is_number, value_error
 from keras_resnet.files import as_path, figure_file, make_folder
 from keras_resnet.training.distribution import jit_compile
-from keras_resnet.training.model_setup import compile_model, model_for_images
+from keras_resnet.training.model_setup import check_trainable, compile_model, model_for_images
 from keras_resnet.training.objectives import objective_of
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipe import Recipe
@@ -122,6 +122,7 @@ def learning_rate_test(
     Raises:
         ValueError, RuntimeError, OSError: as `train`.
     """
+    check_trainable(model)
     check_integers(minimum=2, steps=steps)
     if not (is_number(lowest) and is_number(highest) and 0 < lowest < highest <= MAX_RATE):
         raise value_error("lowest", lowest, f"a number above 0 and below `highest` ({highest}), at most {MAX_RATE:g}")

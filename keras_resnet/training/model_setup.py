@@ -23,7 +23,13 @@ from keras_resnet.training.objectives import OBJECTIVES
 from keras_resnet.training.optimizers import create_optimizer
 from keras_resnet.training.recipe import LOSSES
 from keras_resnet.training.schedules import learning_rate
-from keras_resnet.variants import VARIANTS, canonical_name
+from keras_resnet.variants import VARIANTS, canonical_name, check_classifier
+
+
+def check_trainable(model):
+    """Raises ValueError for a detector, given by its name, its DetectorSpec or its model."""
+    hint = "Detectors are not trained in this version; `create` loads the weights of those that torchvision trained."
+    check_classifier("model", model, hint)
 
 
 def model_for_images(model, dataset, recipe, weights=None, precision=None, sync_batch_norm=False):
@@ -43,6 +49,7 @@ def model_for_images(model, dataset, recipe, weights=None, precision=None, sync_
     """
     if not isinstance(model, keras.Model) and callable(model):
         model = model()
+        check_trainable(model)
     if is_pretrained(model, weights):
         model = _with_classes(load_pretrained(model, weights, recipe, precision), dataset.class_names)
         model, dataset = fit_to_images(model, dataset, recipe)
@@ -74,7 +81,9 @@ def load_pretrained(model, weights, recipe, precision=None):
     if isinstance(model, (keras.Model, ResNetSpec)) or is_model_file(model):
         if weights is not None:
             raise value_error("weights", weights, "left out, unless the model is the name of a network")
-        return load_model(model) if is_model_file(model) else model
+        model = load_model(model) if is_model_file(model) else model
+        check_trainable(model)
+        return model
     with precision_scope(precision):
         return create(model, weights=weights, drop_path=recipe.drop_path)
 

@@ -24,6 +24,7 @@ from keras_resnet.training.callbacks import CheckpointCallback, ProgressCallback
 from keras_resnet.training.distribution import Devices, jit_compile
 from keras_resnet.training.ema import STATISTICS_BATCHES, EMACallback, assign_averages
 from keras_resnet.training.model_setup import (
+    check_trainable,
     compile_model,
     is_pretrained,
     model_for_images,
@@ -113,6 +114,7 @@ def train(
         FloatingPointError: if the loss is no longer finite; the last checkpoint stays.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
+    check_trainable(model)
     options, changes = split_options(options, changes)
     workdir = workdir and as_path(workdir, "workdir")
     recipe = get_recipe(recipe, size=size, **changes)

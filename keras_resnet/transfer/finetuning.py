@@ -29,7 +29,13 @@ from keras_resnet.models.preprocessing import preprocessing, set_preprocessing, 
 from keras_resnet.models.transforms import with_new_head
 from keras_resnet.normalization import normalize
 from keras_resnet.training.distribution import Devices
-from keras_resnet.training.model_setup import build_for_images, fit_to_images, is_model_file, load_pretrained
+from keras_resnet.training.model_setup import (
+    build_for_images,
+    check_trainable,
+    fit_to_images,
+    is_model_file,
+    load_pretrained,
+)
 from keras_resnet.training.objectives import run_score
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipe import Recipe
@@ -115,6 +121,7 @@ def finetune(
         OSError, RuntimeError, FloatingPointError, KeyboardInterrupt: as `train`.
     """
     check_known("batch_norm", batch_norm, BATCH_NORM)
+    check_trainable(model)
     options, changes = split_options(options, changes)
     folder = workdir and as_path(workdir, "workdir")
     keep_batch_size = not isinstance(recipe, str) or "batch_size" in changes
