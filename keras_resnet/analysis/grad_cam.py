@@ -14,7 +14,7 @@ from keras_resnet.architecture.metadata import to_channels_last
 from keras_resnet.errors import value_error
 from keras_resnet.files import figure_file
 from keras_resnet.models.cloning import as_functional
-from keras_resnet.models.layers import check_inputs, find_layer, last_feature_map, logits_of
+from keras_resnet.models.layers import check_inputs, class_scores, find_layer, last_feature_map
 
 
 def grad_cam(
@@ -23,7 +23,8 @@ def grad_cam(
     """Grad-CAM heat maps (Selvaraju et al. 2017, eq. 1 and 2).
 
     A heat map is the ReLU of the sum of a layer's feature maps, each weighted by the mean gradient of the class's score
-    before the softmax. It is divided by its maximum; without positive values it is all zero.
+    before the softmax; for a detector, of the score of its best detection of the class. It is divided by its maximum;
+    without positive values it is all zero.
 
     >>> import keras_resnet
     >>> import numpy as np
@@ -32,34 +33,38 @@ def grad_cam(
     (2, 8, 8)
 
     Args:
-        model: Keras classifier, on the backends TensorFlow, JAX or torch.
+        model: Keras classifier or detector, on the backends TensorFlow, JAX or torch.
         inputs: preprocessed images (B, H, W, C) in the model's data format.
-        class_indices: index of a class, or one per image; None for the predicted classes.
-        layer: layer or endpoint through which all paths to the output pass, such as "stage3" or the output of a block;
-            None for the last feature map.
+        class_indices: index of a class, or one per image, for a detector a label of its detections; None for the
+            predicted classes.
+        layer: layer with a feature map, or endpoint, such as "stage3"; None for the last feature map, for a detector
+            that of the last stage.
 
     Returns:
         (B, h, w) float32 in 0..1, with the height and width of the layer's feature maps.
 
     Raises:
-        ValueError: for inputs that do not fit the model, an unknown layer (with the nearest known names), a layer
-            inside a block, a class that does not exist, and a model that is not a classifier.
+        ValueError: for inputs that do not fit the model, an unknown layer (with the nearest known names), a layer that
+            is called several times, a class that does not exist, and a model that is no classifier or detector.
     """
     model = as_functional(model)
-    inputs, logits = check_inputs(model, inputs), logits_of(model)
+    inputs, scores = check_inputs(model, inputs), class_scores(model)
     found = find_layer(model, layer) if layer else last_feature_map(model)
-    try:
-        head = keras.Model(found.output, logits)
-    except ValueError as error:  # Keras: not connected to the inputs
-        expected = "a layer through which all paths to the output pass, such as an endpoint or the output of a block"
-        raise value_error("layer", found.name, expected) from error
-    features, values = keras.Model(model.inputs[0], [found.output, logits]).predict_on_batch(inputs)
+    network = keras.Model(model.inputs[0], [found.output, scores])
+    if sum(node.operation is found for nodes in network._nodes_by_depth.values() for node in nodes) > 1:
+        raise value_error("layer", found.name, "a layer that is called once")
+    features, values = network.predict_on_batch(inputs)
     selected = ops.one_hot(_check_classes(class_indices, ops.convert_to_numpy(values)), values.shape[-1])
 
-    def score(maps):
-        return ops.sum(selected * ops.cast(head(maps[0], training=False), "float32"))
+    def score(changes):
+        def call(operation, *arguments, **keywords):
+            outputs = operation(*arguments, **keywords)
+            return outputs + changes[0] if operation is found else outputs
 
-    (slopes,) = gradients(score, [features])
+        _, scores = network._run_through_graph(ops.convert_to_tensor(inputs), call_fn=call)
+        return ops.sum(selected * ops.cast(scores, "float32"))
+
+    (slopes,) = gradients(score, [ops.zeros_like(features)])
     features = np.asarray(ops.convert_to_numpy(ops.cast(features, "float32")))
     maps, slopes = (to_channels_last(model, array) for array in (features, slopes))
     heat = np.maximum(np.einsum("bhwc,bc->bhw", maps, slopes.mean(axis=(1, 2))), 0)

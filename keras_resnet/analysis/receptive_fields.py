@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from keras_resnet.architecture.blocks import TRANSFORMS
+from keras_resnet.architecture.detector import backbone_spec
+from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.layers import Convolution
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import MAX_POOLS, STEMS
@@ -35,7 +37,7 @@ class ReceptiveField:
         return field
 
 
-def receptive_fields(spec: ResNetSpec) -> dict[str, ReceptiveField]:
+def receptive_fields(spec: ResNetSpec | DetectorSpec) -> dict[str, ReceptiveField]:
     """The receptive field of every endpoint of a network.
 
     >>> import keras_resnet
@@ -43,17 +45,19 @@ def receptive_fields(spec: ResNetSpec) -> dict[str, ReceptiveField]:
     ReceptiveField(size=483, stride=32)
 
     Args:
-        spec: ResNetSpec.
+        spec: ResNetSpec; of a DetectorSpec, its residual network.
 
     Returns:
         {"stem": ReceptiveField, "stage1": ReceptiveField, ...}, with the names of `keras_resnet.endpoints`.
         Squeeze-excite gates, which depend on the whole image, are ignored.
 
     Raises:
-        ValueError: if `spec` is not a ResNetSpec.
+        ValueError: if `spec` is neither.
     """
+    if isinstance(spec, DetectorSpec):
+        spec = backbone_spec(spec)
     if not isinstance(spec, ResNetSpec):
-        raise value_error("spec", spec, "a ResNetSpec, such as `get_spec('resnet50')`")
+        raise value_error("spec", spec, "a ResNetSpec or DetectorSpec, such as `get_spec('resnet50')`")
     stem = STEMS[spec.stem]
     field = ReceptiveField().after(row for _, row in stem.rows(spec))
     if stem.pool in MAX_POOLS:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from keras_resnet.architecture.blocks import stage
@@ -67,6 +68,15 @@ class Detector(ResNet):
     settings: DetectionSettings | None = None
     """Thresholds and counts."""
 
+    def __call__(self, images, *arguments, **keywords):
+        """As `keras.Model.__call__`; raises ValueError for anything but images, before anything is computed."""
+        check_images(images)
+        return super().__call__(images, *arguments, **keywords)
+
+    def _check_images(self, images):
+        check_images(images)
+        super()._check_images(images)
+
     def get_config(self):
         config = super().get_config()
         return config | {"resnet": config["resnet"] | {"settings": self.settings and self.settings.to_config()}}
@@ -110,6 +120,27 @@ def build_detector(
     model.spec, model.settings, model.info = spec, settings, {}
     freeze_batch_norm(model)
     return model
+
+
+def check_images(images: Any) -> None:
+    """Raises ValueError for an array or tensor, of any backend, that cannot be a batch of images for a detector.
+
+    >>> check_images(np.zeros((2, 64, 96, 3), "float32"))
+    """
+    shape = getattr(images, "shape", None)
+    if shape is None or getattr(shape, "rank", 4) is None:
+        return
+    dtype = keras.backend.standardize_dtype(images.dtype)
+    if len(shape) != 4 or shape[3] not in (None, 3) or 0 in tuple(shape) or "float" not in dtype:
+        raise ValueError(
+            "`images` should be floats of the shape (B, H, W, 3), not empty, such as "
+            f"`preprocessing(model)(photos).images`. Received: shape {tuple(shape)}, {dtype}"
+        )
+    if isinstance(images, np.ndarray) and (empty := np.isnan(images[:, 0, 0]).any(axis=-1)).any():
+        raise ValueError(
+            "`images` should be NaN only in their padding, at the right and the bottom. "
+            f"Received: NaN in the first pixel of the images {np.flatnonzero(empty)[:8].tolist()}"
+        )
 
 
 def default_settings(spec: DetectorSpec) -> DetectionSettings:

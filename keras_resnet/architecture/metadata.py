@@ -79,8 +79,10 @@ def info_without_head(info: dict) -> dict:
 
 
 def copy_metadata(model, source):
-    """Gives `model` the spec and the info of the model it was made from; returns `model`."""
+    """Gives `model` the spec, the info and a detector's settings of the model it was made from; returns `model`."""
     model.spec, model.info = model_spec(source), model_info(source)
+    if settings := getattr(source, "settings", None):
+        model.settings = settings
     return model
 
 

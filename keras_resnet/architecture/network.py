@@ -67,15 +67,15 @@ class ResNet(keras.Model):
 
     def predict(self, x, *arguments, **keywords):
         """As `keras.Model.predict`; warns once of arrays that cannot be images normalised for this model's weights."""
-        self._warn_of_wrong_range(x)
+        self._check_images(x)
         return super().predict(x, *arguments, **keywords)
 
     def predict_on_batch(self, x):
         """As `keras.Model.predict_on_batch`; warns as `predict` does."""
-        self._warn_of_wrong_range(x)
+        self._check_images(x)
         return super().predict_on_batch(x)
 
-    def _warn_of_wrong_range(self, images):
+    def _check_images(self, images):
         """Looks at some values of the first images, if they are a NumPy array of floats or integers."""
         config = (self.info or {}).get("preprocessing")
         if self._has_warned or not config or not isinstance(images, np.ndarray) or images.dtype.kind not in "fui":

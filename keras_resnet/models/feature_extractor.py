@@ -7,13 +7,15 @@ from dataclasses import replace
 import keras
 from keras import layers
 
-from keras_resnet.architecture.metadata import channel_axis, copy_metadata, model_info
+from keras_resnet.architecture.detector import Detector, backbone_spec
+from keras_resnet.architecture.metadata import channel_axis, model_info, model_spec
 from keras_resnet.architecture.network import POOLINGS, ResNet, build
 from keras_resnet.errors import check_known, unknown_name_error, value_error
 from keras_resnet.models.cloning import as_functional, clone
 from keras_resnet.models.create import create
 from keras_resnet.models.layers import endpoint_layers, last_feature_map
 from keras_resnet.models.model_files import load_model
+from keras_resnet.variants import DETECTORS
 from keras_resnet.weights.layouts import weight_variables
 from keras_resnet.weights.loading import require_spec
 
@@ -38,9 +40,9 @@ def feature_extractor(
     {'stage2': (None, 16, 16, 32), 'stage3': (None, 8, 8, 64)}
 
     Args:
-        name_or_model: name of a network of VARIANTS, path of a .keras file, or a Keras model with the layer names of
+        name_or_model: name of a network, path of a .keras file, or a Keras model with the layer names of
             keras.applications. A model shares its weights with the extractor, unless there are models among its layers,
-            which are copied. An extractor offers its own endpoints.
+            which are copied. An extractor offers its own endpoints, a detector those of its residual network.
         weights: with a name: None (random), a tag of `list_weights(name)`, or the path of a weights file.
         endpoints: one or several of "stem", "stage1" to "stage4" (or "C2" to "C5"; the CIFAR networks have three
             stages), and "pre_logits": the input of the classifier, a vector; for a model without a classifier, the
@@ -62,28 +64,40 @@ def feature_extractor(
     """
     check_known("pooling", pooling, (None, *POOLINGS))
     model = _get_model(name_or_model, weights, input_shape, output_stride)
-    if isinstance(model.output, dict):  # an extractor
-        known = dict(model.output)
-    else:
-        known = {name: layer.output for name, layer in endpoint_layers(model).items()}
-        known[PRE_LOGITS] = _pre_logits(model)
+    known = _known_endpoints(model)
     outputs = {}
     for name in _endpoint_names(endpoints, known):
         stage = name if name in known else _DETECTION_NAMES.get(name, name)
         if stage not in known:
             raise unknown_name_error("endpoints", name, known)
         outputs[name] = _pooled(known[stage], pooling, model, name)
-    return copy_metadata(ResNet(model.inputs[0], outputs, name=model.name), model)
+    extractor = ResNet(model.inputs[0], outputs, name=model.name)
+    extractor.spec, extractor.info = model_spec(model), model_info(model)
+    if isinstance(model, Detector):
+        extractor.spec = backbone_spec(model.spec)
+    return extractor
+
+
+def _known_endpoints(model):
+    """{endpoint: tensor}; an extractor has its own, and a detector no vectors."""
+    if isinstance(model.output, dict) and not isinstance(model, Detector):
+        return dict(model.output)
+    known = {name: layer.output for name, layer in endpoint_layers(model).items()}
+    return known if isinstance(model, Detector) else known | {PRE_LOGITS: _pre_logits(model)}
 
 
 def _get_model(name_or_model, weights, input_shape, output_stride):
-    is_name = isinstance(name_or_model, (str, os.PathLike))
-    if is_name and not str(name_or_model).endswith(".keras"):
+    is_path = isinstance(name_or_model, (str, os.PathLike))
+    is_name = is_path and not str(name_or_model).endswith(".keras")
+    if is_name and str(name_or_model).lower() not in DETECTORS:
         changes = {} if output_stride is None else {"output_stride": output_stride}
         return create(name_or_model, include_top=False, weights=weights, input_shape=input_shape, **changes)
-    if weights is not None:
+    if weights is not None and not is_name:
         raise value_error("weights", weights, "None for a model or a .keras file, which has its own")
-    model = as_functional(load_model(name_or_model) if is_name else name_or_model)
+    if is_name:
+        model = create(name_or_model, weights=weights)
+    else:
+        model = as_functional(load_model(name_or_model) if is_path else name_or_model)
     if output_stride is not None:
         model = _dilated(model, output_stride)
     if input_shape is None:
@@ -96,6 +110,8 @@ def _get_model(name_or_model, weights, input_shape, output_stride):
 
 def _dilated(model, output_stride):
     """A copy of a network of this package, without its top, with another output stride."""
+    if isinstance(model, Detector):
+        raise value_error("output_stride", output_stride, "None for a detector, which has its own")
     spec = replace(require_spec(model), output_stride=output_stride)
     copy = build(spec, include_top=False, input_shape=model.inputs[0].shape[1:], name=model.name, initialize=False)
     variables = weight_variables(model)

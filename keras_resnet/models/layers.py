@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_resnet.architecture.detector import Detector, backbone_spec
 from keras_resnet.architecture.network import num_stages, stage_index
 from keras_resnet.errors import check_known, value_error
 
@@ -67,9 +68,11 @@ def responses(model: keras.Model) -> dict[str, keras.KerasTensor]:
 def endpoint_layers(model: keras.Model) -> dict[str, keras.Layer]:
     """The last layer of the stem and of each stage: {"stem": layer, "stage1": layer, ...}.
 
-    Layers are recognized by the names of keras.applications, and are in topological order.
+    Layers are recognized by the names of keras.applications, and are in topological order. A detector has those before
+    its neck.
     """
-    stages, found = num_stages(model), {}
+    stages = len(backbone_spec(model.spec).stages) if isinstance(model, Detector) else num_stages(model)
+    found = {}
     for layer in model.layers:
         if (number := stage_index(layer.name, stages)) <= stages:
             found[f"stage{number}" if number else "stem"] = layer
@@ -90,8 +93,10 @@ def find_layer(model: keras.Model, name: str) -> keras.Layer:
 
 
 def last_feature_map(model: keras.Model) -> keras.Layer:
-    """The last layer that outputs a feature map."""
+    """The last layer that outputs a feature map; of a detector, the last one before its neck."""
     check_network(model)
+    if isinstance(model, Detector):
+        return list(endpoint_layers(model).values())[-1]
     maps = [layer for layer in model.layers if _outputs_map(layer)]
     if not maps:
         raise ValueError(f"`model` should have feature maps. Received: {model.name!r} with none among its layers")
@@ -124,3 +129,15 @@ def logits_of(model: keras.Model) -> keras.KerasTensor:
     logits = linear(last.input)
     linear.set_weights(last.get_weights())
     return logits
+
+
+def class_scores(model: keras.Model) -> keras.KerasTensor:
+    """(B, classes): the logits of a classifier; of a detector, the score of the best detection of each class.
+
+    Raises:
+        ValueError: if `model` is neither.
+    """
+    if not isinstance(model, Detector):
+        return logits_of(model)
+    chosen = keras.ops.one_hot(model.output["labels"], model.spec.classes)
+    return keras.ops.max(chosen * model.output["scores"][..., None], axis=1)
