@@ -21,6 +21,35 @@ MODEL_ARGUMENTS = {
 }
 """Argument of timm's or torchvision's models -> what to write here."""
 
+DETECTOR_ARGUMENTS = {
+    # torchvision.models.detection
+    "pretrained": "`weights`, a tag of `list_weights(name)` or a path; None is random",
+    "num_classes": "`classes`, which counts the background, too",
+    "weights_backbone": "`backbone_weights`",
+    "pretrained_backbone": "`backbone_weights`",
+    "trainable_backbone_layers": "nothing: detectors are not trained in this version",
+    "progress": "nothing: downloads show their progress",
+    "image_mean": "`mode`, a name or a Normalization",
+    "image_std": "`mode`, a name or a Normalization",
+    "size_divisible": "`divisor`",
+    "norm_layer": "`neck_norm` and `head_norm`",
+    "returned_layers": "`levels`",
+    "extra_blocks": "`extra_levels`",
+    "anchor_generator": "`anchor_sizes` and `anchor_ratios`",
+    "rpn_anchor_generator": "`anchor_sizes` and `anchor_ratios`",
+    "rpn_pre_nms_top_n_test": "`candidates`",
+    "topk_candidates": "`candidates`",
+    "rpn_post_nms_top_n_test": "`proposals`",
+    "rpn_nms_thresh": "`proposal_nms_threshold`",
+    "box_score_thresh": "`score_threshold`",
+    "score_thresh": "`score_threshold`",
+    "box_nms_thresh": "`nms_threshold`",
+    "nms_thresh": "`nms_threshold`",
+    "box_detections_per_img": "`detections`",
+    "detections_per_img": "`detections`",
+}
+"""Argument of torchvision's detectors -> what to write here."""
+
 RECIPE_FIELDS = {
     # train.py of timm, references/classification/train.py of torchvision
     "lr": "`learning_rate`",

@@ -8,6 +8,7 @@ from typing import Any
 from keras_resnet.architecture.detector import Detector, build_detector, default_settings
 from keras_resnet.architecture.detector_spec import DetectionSettings, DetectorSpec
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
+from keras_resnet.equivalents import DETECTOR_ARGUMENTS
 from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.variants import VARIANTS, canonical_name, get_spec
 from keras_resnet.weights.download import resolve_weights
@@ -33,7 +34,7 @@ def _sorted_changes(changes: Mapping[str, Any]) -> _Changes:
     for name, value in changes.items():
         if name not in known:
             expected = "arguments of `create`, or fields of DetectorSpec, DetectionSettings or DetectionPreprocessing"
-            raise TypeError(str(unknown_name_error("changes", name, known, expected)))
+            raise TypeError(str(unknown_name_error("changes", name, known, expected, DETECTOR_ARGUMENTS)))
         parts[known[name]][name] = value
     return _Changes(**parts)
 

@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -68,7 +68,7 @@ def known_preprocessing(model: keras.Model) -> Any:
 def classifier_preprocessing(model: keras.Model) -> Preprocessing:
     """`preprocessing(model)` of a classifier; raises ValueError for a detector too."""
     check_classifier("model", model, "`keras_resnet.detect` takes detectors.")
-    return preprocessing(model)
+    return cast(Preprocessing, preprocessing(model))
 
 
 def preprocess_input(
