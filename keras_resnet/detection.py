@@ -1,7 +1,7 @@
 """`detect`: images -> the boxes, classes and masks of objects."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from os import PathLike
@@ -193,7 +193,7 @@ def detect(
     if score_threshold < detector.score_threshold:
         least = f"its own is {detector.score_threshold}, see `create(..., score_threshold=...)`"
         warnings.warn(f"{detector.name} returns no scores below its threshold: {least}", stacklevel=2)
-    detections = _detections(detector, _sources(images), batch_size, score_threshold)
+    detections = iterate_detections(detector, _sources(images), batch_size, score_threshold)
     return detections if stream else list(detections)
 
 
@@ -224,8 +224,17 @@ def _sources(images):
     return found
 
 
-def _detections(detector, sources, batch_size, score_threshold):
-    """Yields the Detection of each source, in order."""
+def iterate_detections(
+    detector: Any, sources: Iterable[Any], batch_size: int, score_threshold: float
+) -> Iterator[Detection]:
+    """Yields the Detection of each source, in order; see `detect`.
+
+    Args:
+        detector: a KerasDetector, or an exported detector.
+        sources: paths (Path), contents of files (bytes), PIL images and uint8 arrays (H, W, 3); they are taken a few
+            ahead.
+        batch_size, score_threshold: as for `detect`.
+    """
     for batch in prepare_in_threads(detector.prepare, sources, batch_size):
         paths = (image.source if isinstance(image.source, Path) else None for image in batch)
         found = [Detection(path, error=image.error) for path, image in zip(paths, batch, strict=True)]

@@ -257,6 +257,6 @@ def _overlaps(box, others):
 def voc_metrics(curves: Sequence[VocCurve | None]) -> dict[str, float | None]:
     """VOC_METRICS of all classes together: the means of the classes that have objects (mAP)."""
     return {
-        name: mean_of_defined([curve and getattr(curve, method)() for curve in curves])
+        name: mean_of_defined([None if curve is None else getattr(curve, method)() for curve in curves])
         for name, method in VOC_METRICS.items()
     }

@@ -12,8 +12,12 @@ from keras_resnet.data.datasets import Dataset, Split, evenly_spaced
 from keras_resnet.data.image_files import raise_if_unreadable
 from keras_resnet.data.labels import are_placeholders, class_ids_and_names, match_class_indices
 from keras_resnet.data.prefetch import ImageBatch, describe_errors, prefetch_batches
-from keras_resnet.data.protocols import Protocol, get_protocol
+from keras_resnet.data.protocols import DetectionProtocol, Protocol, get_detection_protocol, get_protocol
 from keras_resnet.data.sources import image_source, load_test
+from keras_resnet.detection import is_detector
+from keras_resnet.detection_evaluation import evaluate_detector
+from keras_resnet.detection_results import DetectionEvaluation
+from keras_resnet.errors import value_error
 from keras_resnet.evaluation_results import Evaluation, MultiLabelEvaluation
 from keras_resnet.models.cloning import as_functional
 from keras_resnet.models.preprocessing import class_names, preprocessing, thresholds
@@ -27,17 +31,17 @@ MAX_PROBABILITIES = 2**28
 def evaluate(
     models: Any,
     dataset: Dataset | str,
-    protocol: Protocol | str = "center",
-    batch_size: int = 100,
+    protocol: Protocol | DetectionProtocol | str | None = None,
+    batch_size: int | None = None,
     skip_bad: bool = False,
     progress: Callable[[int], Any] | None = None,
     size: int | None = None,
     **changes: Any,
-) -> Evaluation | MultiLabelEvaluation:
+) -> Evaluation | MultiLabelEvaluation | DetectionEvaluation:
     """Computes the top-1 and top-5 errors of a model, or of an ensemble whose probabilities are averaged.
 
     Beside them stand precision, recall, F1, balanced accuracy and ROC AUC; for a multi-label model, mean average
-    precision and the metrics at its thresholds.
+    precision and the metrics at its thresholds. For a detector, COCO's and PASCAL VOC's average precisions.
 
     >>> import numpy as np
     >>> from keras_resnet import create, evaluate, from_arrays
@@ -50,31 +54,37 @@ def evaluate(
     All probabilities are kept, if they are at most 2**28.
 
     Args:
-        models: a Keras model whose preprocessing is known, or a list of them: an ensemble.
-        dataset: a Dataset, whose test images are used, or a name for `load_test`.
-        protocol: a name in PROTOCOLS, or a Protocol.
-        batch_size: number of views in a batch.
+        models: a Keras model whose preprocessing is known, or a list of them: an ensemble. A detector comes alone.
+        dataset: a Dataset, whose test images are used, or a name for `load_test`; for a detector, with objects.
+        protocol: a name in PROTOCOLS, or a Protocol; for a detector, a DetectionProtocol; None: without further views.
+        batch_size: number of views in a batch; None: 100, or 1 for a detector.
         skip_bad: whether images that cannot be read are skipped instead of raising an error.
         progress: called after every batch with the number of images evaluated so far.
         size: side of the models' input images in pixels; None: as each was built, or its weights were trained.
-        **changes: fields of the protocol to change, such as `scales=(224, 320)`.
+        **changes: fields of the protocol to change, such as `scales=(224, 320)`, or `refine=True` for a detector.
 
     Returns:
-        An Evaluation; a MultiLabelEvaluation for a multi-label model.
+        An Evaluation; a MultiLabelEvaluation for a multi-label model, a DetectionEvaluation for a detector.
 
     Raises:
+        ImportError: for a detector, without faster-coco-eval.
         ValueError: for a dataset's labels that are not classes of the model, an ensemble with different classes, a
-            scale that is too small for a model, a model of unknown preprocessing, and an image that cannot be read.
+            scale that is too small for a model, a model of unknown preprocessing, an image that cannot be read, and a
+            detector with a data set without objects.
         FloatingPointError: if a model returns NaN or Inf.
     """
     models = list(models) if isinstance(models, (list, tuple)) else [models]
+    if any(map(is_detector, models)):
+        detector, tested = _only_detector(models, size), get_detection_protocol(protocol, **changes)
+        return evaluate_detector(detector, _loaded(dataset, skip_bad), tested, batch_size or 1, skip_bad, progress)
+    views, batch_size = get_protocol(protocol or "center", **changes), batch_size or 100
     models = [with_input_size(as_functional(model), size) for model in models]
-    dataset = dataset if isinstance(dataset, Dataset) else load_test(dataset, skip_bad=skip_bad)
+    dataset = _loaded(dataset, skip_bad)
     classes, multi_label = _common_classes(models), _is_multi_label(models, dataset)
     class_indices = match_class_indices(dataset.class_names, classes)
     keep = multi_label or keeps_probabilities(dataset, len(classes))
     skipped, batches, done = list(dataset.skipped), [], 0
-    for batch, probabilities in batch_probabilities(models, dataset, protocol, batch_size, skip_bad, **changes):
+    for batch, probabilities in batch_probabilities(models, dataset, views, batch_size, skip_bad):
         skipped += describe_errors(batch.read_errors)
         labels = _to_model_labels(batch.labels, class_indices, len(classes))
         results = () if multi_label else (probabilities.argmax(axis=1), _ranks(labels, probabilities))
@@ -91,6 +101,19 @@ def evaluate(
         return MultiLabelEvaluation(classes, labels.astype("uint8"), probabilities, limits, tuple(skipped), names)
     labels, predicted, ranks = (column.astype("int32") for column in (labels, *columns))
     return Evaluation(classes, labels, predicted, ranks, tuple(skipped), probabilities if keep else None, names)
+
+
+def _loaded(dataset, skip_bad):
+    return dataset if isinstance(dataset, Dataset) else load_test(dataset, skip_bad=skip_bad)
+
+
+def _only_detector(models, size):
+    """The detector in a list of it alone; its images have no single size."""
+    if len(models) > 1:
+        raise value_error("models", [model.name for model in models], "one detector, or classifiers")
+    if size is not None:
+        raise value_error("size", size, "None for a detector", "Pass its shorter side, as in `scales=(800,)`.")
+    return models[0]
 
 
 def _is_multi_label(models, dataset):

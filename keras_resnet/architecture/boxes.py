@@ -71,6 +71,24 @@ def box_iou(boxes, others):
     return ops.where(intersection > 0, intersection / ops.where(union > 0, union, 1.0), 0.0)
 
 
+def vote_boxes(boxes, others, scores, threshold):
+    """Mean of the boxes around each box, weighted by their scores (Gidaris & Komodakis 2015, arXiv:1505.01749, sec. 5).
+
+    Args:
+        boxes: (..., N, 4), as non-maximum suppression left them.
+        others: (..., N, M, 4): boxes of the same class as each of them, with itself.
+        scores: (..., N, M), of which negative ones have no weight.
+        threshold: smallest intersection over union of a box that votes.
+
+    Returns:
+        (..., N, 4); a box for which none votes stays as it is.
+    """
+    overlaps = box_iou(boxes[..., None, :], others)[..., 0, :]
+    weights = ops.where(overlaps >= threshold, ops.maximum(scores, 0.0), 0.0)[..., None]
+    total = ops.sum(weights, axis=-2)
+    return ops.where(total > 0, ops.sum(weights * others, axis=-2) / ops.where(total > 0, total, 1.0), boxes)
+
+
 def gather_rows(values, indices):
     """values[b, indices[b, k]] for each image b of the batch: (B, N, ...), (B, K) -> (B, K, ...)."""
     batch, count = ops.shape(values)[:2]

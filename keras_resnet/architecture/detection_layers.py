@@ -11,6 +11,7 @@ from keras_resnet.architecture.boxes import (
     has_sides,
     suppress_overlaps,
     top_scores,
+    vote_boxes,
 )
 from keras_resnet.architecture.regions import align_regions
 
@@ -148,6 +149,34 @@ def boxes_of_images(count, places):
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
+class WithWholeImage(Parameterless):
+    """Boxes (B, P, 4) and a last one around the image: (B, P + 1, 4); sizes: (B, 2), height and width."""
+
+    def call(self, boxes, sizes):
+        whole = ops.stack([sizes[:, 0] * 0, sizes[:, 0] * 0, sizes[:, 1], sizes[:, 0]], axis=-1)
+        return ops.concatenate([boxes, whole[:, None]], axis=1)
+
+    def compute_output_shape(self, boxes_shape, sizes_shape):
+        return (boxes_shape[0], boxes_shape[1] + 1, 4)
+
+
+@keras.saving.register_keras_serializable("keras_resnet")
+class GlobalContext(layers.Layer):
+    """Features of regions beside those of their image, the last region: (B * (P + 1), C) -> (B * P, 2 * C).
+
+    He et al. 2015, appendix B. The second input is the regions, (B, P + 1, 4).
+    """
+
+    def call(self, features, boxes):
+        regions = ops.reshape(features, (-1, boxes.shape[1], features.shape[-1]))
+        image = ops.broadcast_to(regions[:, -1:], ops.shape(regions[:, :-1]))
+        return ops.reshape(ops.concatenate([regions[:, :-1], image], axis=-1), (-1, 2 * features.shape[-1]))
+
+    def compute_output_shape(self, features_shape, boxes_shape):
+        return (None, 2 * features_shape[-1])
+
+
+@keras.saving.register_keras_serializable("keras_resnet")
 class Detections(Parameterless):
     """Detections from the class scores and offsets of regions (torchvision/models/detection/roi_heads.py).
 
@@ -155,23 +184,74 @@ class Detections(Parameterless):
     (B * P, 4 * classes), and `sizes` (B, 2). Outputs: boxes (B, N, 4), scores, labels (B, N), and their number (B,).
     """
 
-    arguments = ("score_threshold", "nms_threshold", "detections")
+    arguments: tuple[str, ...] = ("score_threshold", "nms_threshold", "detections")
 
     def call(self, inputs):
-        proposals, logits = inputs["proposals"], inputs["scores"]
-        regions, classes = proposals.shape[1], logits.shape[-1]
-        scores = ops.reshape(ops.softmax(logits), (-1, regions, classes))[:, :, 1:]
-        deltas = ops.reshape(inputs["deltas"], (-1, regions, classes, 4))[:, :, 1:]
-        boxes = clip_boxes(decode_boxes(deltas, proposals[:, :, None], BOX_WEIGHTS), inputs["sizes"])
-        is_proposal = (ops.arange(regions)[None] < inputs["count"][:, None])[..., None]
-        is_good = ops.logical_and(scores > self.score_threshold, has_sides(boxes, DETECTION_SIDE))
-        scores = ops.where(ops.logical_and(is_good, is_proposal), scores, -1.0)
-        candidates = regions * (classes - 1)
-        labels = ops.tile(ops.arange(1, classes, dtype="int32"), regions)[None]
+        return self.best(*class_boxes(inputs, self.score_threshold))
+
+    def best(self, boxes, scores):
+        """Detections among boxes (B, P, K, 4) of K classes with scores (B, P, K)."""
+        regions, classes = scores.shape[1:]
+        candidates = regions * classes
+        labels = ops.tile(ops.arange(1, classes + 1, dtype="int32"), regions)[None]
         return detect_best(ops.reshape(boxes, (-1, candidates, 4)), ops.reshape(scores, (-1, candidates)), labels, self)
 
     def compute_output_spec(self, inputs):
         return _detection_specs(inputs["proposals"].shape[0], self.detections)
+
+
+def class_boxes(inputs, score_threshold):
+    """Boxes of regions for each class, without the background: (B, P, K, 4), and scores (B, P, K), -1 if too low.
+
+    The inputs are those of Detections.
+    """
+    proposals, logits = inputs["proposals"], inputs["scores"]
+    regions, classes = proposals.shape[1], logits.shape[-1]
+    scores = ops.reshape(ops.softmax(logits), (-1, regions, classes))[:, :, 1:]
+    deltas = ops.reshape(inputs["deltas"], (-1, regions, classes, 4))[:, :, 1:]
+    boxes = clip_boxes(decode_boxes(deltas, proposals[:, :, None], BOX_WEIGHTS), inputs["sizes"])
+    is_proposal = (ops.arange(regions)[None] < inputs["count"][:, None])[..., None]
+    is_good = ops.logical_and(scores > score_threshold, has_sides(boxes, DETECTION_SIDE))
+    return boxes, ops.where(ops.logical_and(is_good, is_proposal), scores, -1.0)
+
+
+@keras.saving.register_keras_serializable("keras_resnet")
+class RegressedBoxes(Parameterless):
+    """The box of the most probable class of each region, for another pass of the second stage.
+
+    Inputs: those of Detections. Outputs: boxes (B, P, 4).
+    """
+
+    def call(self, inputs):
+        boxes, scores = class_boxes(inputs, 0.0)
+        best = ops.argmax(scores, axis=-1)[..., None, None]
+        return ops.take_along_axis(boxes, best, axis=2)[:, :, 0]
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs["proposals"].shape)
+
+
+@keras.saving.register_keras_serializable("keras_resnet")
+class RefinedDetections(Detections):
+    """Detections from two passes, of regions and of the boxes regressed from them (He et al. 2015, appendix B).
+
+    Inputs: a list of the inputs of Detections, one for each pass. The boxes of both are suppressed together; those that
+    are left become means of the boxes of their class with an IoU of `voting_threshold`, weighted by score.
+    """
+
+    arguments = (*Detections.arguments, "voting_threshold")
+
+    def call(self, passes):
+        found = [class_boxes(inputs, self.score_threshold) for inputs in passes]
+        boxes, scores = (ops.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+        kept, best, labels, count = self.best(boxes, scores)
+        of_class = ops.maximum(labels - 1, 0)
+        others = gather_rows(ops.transpose(boxes, (0, 2, 1, 3)), of_class)
+        weights = gather_rows(ops.transpose(scores, (0, 2, 1)), of_class)
+        return vote_boxes(kept, others, weights, self.voting_threshold), best, labels, count
+
+    def compute_output_spec(self, passes):
+        return super().compute_output_spec(passes[0])
 
 
 def detect_best(boxes, scores, labels, settings):

@@ -12,10 +12,12 @@ from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.detection_layers import (
     DenseDetections,
     Detections,
+    GlobalContext,
     PaddedImages,
     PredictedMasks,
     Proposals,
     RegionFeatures,
+    WithWholeImage,
 )
 from keras_resnet.architecture.detector_spec import DetectionSettings, DetectorSpec
 from keras_resnet.architecture.heads import (
@@ -192,7 +194,7 @@ def _region_detections(spec, settings, images, sizes, maps):
         }
     )
     maps = maps[: len(spec.levels)]  # the coarser ones only have proposals
-    features = _box_features(spec, maps, proposals)
+    features = _box_features(spec, maps, proposals, sizes)
     scores, deltas = map(head_layer, box_predictor_rows(spec))
     boxes, best, labels, kept = Detections(
         score_threshold=settings.score_threshold,
@@ -208,8 +210,15 @@ def _region_detections(spec, settings, images, sizes, maps):
     return outputs
 
 
-def _box_features(spec, maps, proposals):
-    """A vector for each proposal: (B * P, units)."""
+def _box_features(spec, maps, proposals, sizes):
+    """A vector for each proposal: (B * P, units); with that of the whole image, (B * P, 2 * units)."""
+    if not spec.global_context:
+        return _region_features(spec, maps, proposals)
+    regions = WithWholeImage(name="box_whole_image")(proposals, sizes)
+    return GlobalContext(name="box_context")(_region_features(spec, maps, regions), regions)
+
+
+def _region_features(spec, maps, proposals):
     size = 14 if spec.box_head == "stage4" else BOX_SIZE
     regions = RegionFeatures(first_level=spec.finest_level, size=size, name="box_regions")(maps, proposals)
     if spec.box_head == "stage4":

@@ -85,17 +85,15 @@ class _DetectorTotal(Total):
         hidden = self.shared(convolutions, maps)
         for row in (objectness, deltas):
             self.shared([row], hidden)
-        rows = box_head_rows(spec)
+        rows, regions = box_head_rows(spec), settings.proposals + spec.global_context
         if spec.box_head == "stage4":
-            vector = self.last_stage(spec, settings.proposals)
+            channels, size = self.last_stage(spec, regions)
         else:
             dense = [row for row in rows if row.kernel_size == 0]
-            channels, _ = self.head(
-                [row for row in rows if row.kernel_size], (width, (BOX_SIZE,) * 2), settings.proposals
-            )
-            vector = self.head(dense, (channels * BOX_SIZE**2, (1, 1)), settings.proposals)
+            channels, _ = self.head([row for row in rows if row.kernel_size], (width, (BOX_SIZE,) * 2), regions)
+            channels, size = self.head(dense, (channels * BOX_SIZE**2, (1, 1)), regions)
         for row in box_predictor_rows(spec):
-            self.head([row], vector, settings.proposals)
+            self.head([row], (channels * (1 + spec.global_context), size), settings.proposals)
         if spec.mask_head:
             self.masks(spec, width, settings.detections)
 

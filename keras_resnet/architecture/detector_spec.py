@@ -84,6 +84,9 @@ class DetectorSpec:
     """Convolutions of the box heads "conv" and "dense"."""
     head_norm: str | None = None
     """Normalisation after the convolutions of the box and mask heads: "batch", "group" (32 groups) or None."""
+    global_context: bool = False
+    """Whether the layers that predict classes and boxes receive the features of the region and of the whole image (He
+    et al. 2015, appendix B)."""
     mask_head: bool = False
     """Whether there is a mask of each detection (Mask R-CNN, arXiv:1703.06870)."""
     mask_convs: int = 4
@@ -120,6 +123,8 @@ class DetectorSpec:
             self._raise("box_head", '"stage4" with a post-activation backbone and without a mask head')
         if self.box_head == "dense" and (self.neck != "fpn" or self.mask_head):
             self._raise("box_head", '"dense" with the neck "fpn" and without a mask head')
+        if self.box_head == "dense" and self.global_context:
+            self._raise("global_context", "False for a dense head, which has no regions")
         if self.head_norm == "group" and (self.box_head != "dense" or self.neck_width % 32):
             self._raise("head_norm", '"group" for a dense head, with `neck_width` divisible by 32')
 

@@ -18,91 +18,116 @@ from keras_resnet.cli.app import (
     err,
     print_json,
     print_line,
-    print_note,
     print_progress,
     print_table,
     progress_bar,
     study,
 )
-from keras_resnet.cli.options import AsJson, Mode, Precision, TestSet, command, model_from, numbers
-from keras_resnet.data.image_files import format_errors
-from keras_resnet.data.protocols import PROTOCOLS, get_protocol
+from keras_resnet.cli.evaluation_tables import print_evaluation
+from keras_resnet.cli.options import (
+    AsJson,
+    Mode,
+    Precision,
+    TestSet,
+    command,
+    model_from,
+    numbers,
+    raise_if_changed,
+    raise_if_unused,
+)
+from keras_resnet.data.protocols import PROTOCOLS, DetectionProtocol, get_protocol
 from keras_resnet.data.sources import load_dataset, load_test
+from keras_resnet.detection import is_detector
+from keras_resnet.detection_metrics import check_coco_eval
+from keras_resnet.detection_results import plot_precision_recall
 from keras_resnet.errors import value_error
 from keras_resnet.evaluation import MAX_PROBABILITIES, evenly_spaced_subset, keeps_probabilities, labelled_inputs
-from keras_resnet.evaluation_results import Evaluation, check_confusion, plot_confusion, write_predictions
+from keras_resnet.evaluation_results import check_confusion, plot_confusion, write_predictions
 from keras_resnet.files import check_writable, write_json
-from keras_resnet.models.preprocessing import known_preprocessing, set_preprocessing, thresholds
+from keras_resnet.models.preprocessing import known_preprocessing, set_class_names, set_preprocessing, thresholds
 
 MODELS = "A network of `keras-resnet models`, or a .keras file; several are an ensemble."
 Models = Annotated[list[str], Option("--model", help=MODELS)]
 ALL_WEIGHTS = "A tag or a weights file for each network that is not a .keras file."
 AllWeights = Annotated[list[str] | None, Option("--weights", help=ALL_WEIGHTS)]
-METRICS = {
-    "num_images": "images",
-    "top1_error": "top-1 error",
-    "top5_error": "top-5 error",
-    "mean_average_precision": "mean average precision",
-    "average_precision": "AP",
-    "balanced_accuracy": "balanced accuracy",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "micro_f1": "F1 of all labels",
-    "exact_match": "all labels right",
-    "roc_auc": "ROC AUC",
-    "threshold": "threshold",
-}
-"""Titles of the values in the tables of `evaluate`."""
+CLASS_NAMES = "Names of a detector's classes, if its weights have none, in the order of its labels: cat,dog."
 DATA = {load_test: "split labels", load_dataset: "data_dir download skip_bad"}
 
 
-@command(data=DATA, options={keras_resnet.evaluate: "batch_size size"})
+@command(
+    data=DATA,
+    options={keras_resnet.evaluate: "batch_size size"},
+    detection={DetectionProtocol: "refine context score_threshold"},
+)
 def evaluate(
     data,
     options,
+    detection,
     dataset: TestSet,
     model: Models = ("resnet50",),
     weights: AllWeights = None,
-    protocol: Annotated[str, Option(help=f"Test views: {', '.join(PROTOCOLS)}.")] = "center",
+    protocol: Annotated[str | None, Option(help=f"Test views: {', '.join(PROTOCOLS)}.", show_default="center")] = None,
     scales: Annotated[str | None, Option(help="Shorter sides: 224,256,384.", show_default="the protocol's")] = None,
     flip: Annotated[bool | None, Option(help="Add mirrored views.", show_default="the protocol's")] = None,
     mode: Mode = None,
     precision: Precision = None,
     confusion: Annotated[Path | None, Option(help="PNG file for a plot of the confusion matrix.")] = None,
     predictions: Annotated[Path | None, Option(help="CSV file for the predictions, a row for each image.")] = None,
+    curves: Annotated[Path | None, Option(help="PNG file for a detector's precision-recall curves.")] = None,
+    class_names: Annotated[str | None, Option(help=CLASS_NAMES)] = None,
     by_class: Annotated[bool, Option("--by-class", help="Print the errors and metrics of each class.")] = False,
     as_json: AsJson = False,
 ):
-    """Evaluate a network as the paper does, or an ensemble of several: top-1 and top-5 error, precision, recall, F1."""
-    changes = {"scales": numbers("scales", scales), "flip": flip}
-    protocol = get_protocol(protocol, **{name: change for name, change in changes.items() if change is not None})
+    """Evaluate a network as the paper does, or an ensemble of several: errors of a classifier, AP of a detector."""
+    sides = {} if scales is None else {"scales": numbers("scales", scales)}
+    tested = DetectionProtocol(**detection, **sides)
+    views = get_protocol(protocol or "center", **sides, **({} if flip is None else {"flip": flip}))
     models = models_from(model, weights, precision=precision)
+    if any(map(is_detector, models.values())):
+        raise_if_unused(
+            "a detector", protocol=protocol, flip=flip, mode=mode, confusion=confusion, predictions=predictions
+        )
+        check_coco_eval()
+        used = tested
+    else:
+        raise_if_changed("a classifier", DetectionProtocol, detection)
+        raise_if_unused("a classifier", curves=curves, class_names=class_names)
+        used = views
+    for path in filter(None, (curves, predictions)):
+        check_writable(path)
+    images = load_test(dataset, **data)
+    if used is views:
+        _check_classifiers(models, images, confusion, predictions)
+    for one in models.values():
+        set_preprocessing(one, images.preprocessing, mode)
+        if class_names:
+            set_class_names(one, class_names.split(","))
+    options |= {"skip_bad": data["skip_bad"]}
+    with progress_bar(len(images.test)) as progress:
+        result = keras_resnet.evaluate(list(models.values()), images, used, progress=progress, **options)
+    if as_json:
+        described = {"models": list(models), "dataset": images.name, "protocol": used.to_config()}
+        print_json({**result.to_json(), **described})
+    else:
+        print_evaluation(result, f"{' + '.join(models)} on {images.name}", by_class)
+    if confusion:
+        plot_confusion(result, confusion)
+    if predictions:
+        write_predictions(result, predictions)
+    if curves:
+        plot_precision_recall(result, curves)
+
+
+def _check_classifiers(models, images, confusion, predictions):
+    """Raises ValueError or OSError for files that could not be written after the evaluation of classifiers."""
     num_classes = next(iter(models.values())).output_shape[-1]
     if confusion:
         if any(map(thresholds, models.values())):
             raise value_error("--confusion", str(confusion), "left out for a multi-label network")
         check_confusion(num_classes, confusion)
-    images = load_test(dataset, **data)
-    if predictions:
-        check_writable(predictions)
-        if not keeps_probabilities(images, num_classes):
-            expected = f"left out for more than {MAX_PROBABILITIES:,} images times classes"
-            raise value_error("--predictions", str(predictions), expected)
-    for one in models.values():
-        set_preprocessing(one, images.preprocessing, mode)
-    options |= {"skip_bad": data["skip_bad"]}
-    with progress_bar(len(images.test)) as progress:
-        result = keras_resnet.evaluate(list(models.values()), images, protocol, progress=progress, **options)
-    if as_json:
-        described = {"models": list(models), "dataset": images.name, "protocol": protocol.to_config()}
-        print_json({**result.to_json(), **described})
-    else:
-        _print_evaluation(result, f"{' + '.join(models)} on {images.name}", by_class)
-    if confusion:
-        plot_confusion(result, confusion)
-    if predictions:
-        write_predictions(result, predictions)
+    if predictions and not keeps_probabilities(images, num_classes):
+        expected = f"left out for more than {MAX_PROBABILITIES:,} images times classes"
+        raise value_error("--predictions", str(predictions), expected)
 
 
 def models_from(names, weights, default_weights="imagenet", precision=None):
@@ -119,38 +144,6 @@ def models_from(names, weights, default_weights="imagenet", precision=None):
     if len(set(titles)) < len(titles):
         titles = [f"{model.name} ({tag or name})" for model, (name, tag) in zip(models, pairs, strict=True)]
     return dict(zip(titles, models, strict=True))
-
-
-def _print_evaluation(result, title, by_class):
-    if isinstance(result, Evaluation):
-        rows = [
-            {
-                "": f"top-{k}",
-                "error": f"{result.error(k):.2%}",
-                "95% confidence": "{:.2%} to {:.2%}".format(*result.interval(k)),
-                "wrong": f"{result.num_wrong(k)} of {result.num_images}",
-            }
-            for k in (1, 5)
-        ]
-        print_table(rows, title)
-        title = None
-    else:
-        title = f"{title}: {result.num_images:,} images"
-    print_table(({"mean of the classes": name, "": it} for name, it in _titled(result.metrics).items()), title)
-    if by_class:
-        print_table({"class": row["name"]} | _titled(row) for row in result.by_class)
-    if result.skipped:
-        text = f"{len(result.skipped)} images that could not be read:\n  {format_errors(result.skipped)}"
-        print_note("skipped", text, "yellow")
-
-
-def _titled(values):
-    """{"f1": 0.5, "roc_auc": None} -> {"F1": "50.00%", "ROC AUC": "-"}, the values in METRICS."""
-    known = {METRICS[name]: value for name, value in values.items() if name in METRICS}
-    return {
-        title: value if isinstance(value, int) else "-" if value is None else f"{value:.2%}"
-        for title, value in known.items()
-    }
 
 
 @command(options={compare: "model batch_size image_size rounds steps xla recipe"})

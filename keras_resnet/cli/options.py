@@ -144,3 +144,10 @@ def recipe_changes(texts, **options):
         check_known("--set", field, known, "fields of a recipe", RECIPE_FIELDS)
         changes[field] = value(text)
     return changes | {field: given for field, given in options.items() if given is not None and given is not False}
+
+
+def raise_if_unused(what, **options):
+    """Raises ValueError for each option that is given, but not used for what the command got."""
+    for name, given in options.items():
+        if given is not None:
+            raise value_error(f"--{name.replace('_', '-')}", str(given), f"left out for {what}")

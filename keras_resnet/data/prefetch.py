@@ -114,7 +114,8 @@ def prepare_in_threads(prepare, sources, batch_size):
 
     Args:
         prepare: function of a path or an image in memory.
-        sources: paths and images. ValueError and OSError of a file become its `error`; of an image, they are raised.
+        sources: paths, contents of files (bytes) and images. ValueError and OSError of a file become its `error`; of an
+            image, they are raised.
         batch_size: number of images in a list.
     """
     prepared = map_in_threads(partial(_prepare_image, prepare), sources)
@@ -126,7 +127,7 @@ def _prepare_image(prepare, source):
     try:
         return PreparedImage(source, prepare(source))
     except (ValueError, OSError) as error:
-        if not isinstance(source, Path):
+        if not isinstance(source, (Path, bytes)):
             raise
         return PreparedImage(source, error=str(error))
 

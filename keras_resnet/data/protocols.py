@@ -7,7 +7,8 @@ import numpy as np
 
 from keras_resnet.data.image_files import as_pil_image
 from keras_resnet.data.preprocessing import MAX_SIDE
-from keras_resnet.errors import check_known, is_integer, value_error
+from keras_resnet.errors import check_integers, check_known, is_integer, value_error
+from keras_resnet.schema import check_fields
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,7 @@ class Protocol:
 
     def __post_init__(self):
         check_known("crop", self.crop, TEST_CROPS)
-        scales = np.ravel(self.scales).tolist()
-        if not all(is_integer(scale, 1) and scale <= MAX_SIDE for scale in scales):
-            raise value_error("scales", self.scales, f"from 1 to {MAX_SIDE} pixels")
-        object.__setattr__(self, "scales", tuple(scales))
+        object.__setattr__(self, "scales", checked_scales(self.scales))
         if self.is_uncropped and not self.scales:
             raise ValueError('`scales` should be given with the crop "whole". Received: scales=()')
 
@@ -43,6 +41,51 @@ class Protocol:
     def num_views(self) -> int:
         """Number of views of an image at one scale."""
         return TEST_CROPS[self.crop].count * (2 if self.flip else 1)
+
+
+@dataclass(frozen=True)
+class DetectionProtocol:
+    """How a detector is tested; what the paper adds in its appendix B is off by default.
+
+    >>> from keras_resnet.data.protocols import DetectionProtocol
+    >>> DetectionProtocol(refine=True, scales=(600, 800, 1000)).score_threshold
+    0.05
+
+    The constructor raises ValueError for invalid values.
+    """
+
+    refine: bool = False
+    """Whether boxes are classified and regressed a second time, and are means of those around them; see
+    `with_refinement`."""
+    context: bool = False
+    """Whether the detector must classify regions together with the whole image, see `DetectorSpec.global_context`."""
+    scales: tuple[int, ...] = ()
+    """Lengths in pixels to which the shorter side is resized, one after another, with detections of all of them; ():
+    that of the preprocessing. The longest side changes in proportion."""
+    score_threshold: float = 0.05
+    """Smallest score of a detection, as torchvision's; a higher one leaves out a part of what AP measures."""
+    detections: int | None = None
+    """Largest number of detections in an image; None: torchvision's 100, of RetinaNet 300."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "scales", checked_scales(self.scales))
+        check_fields(self)
+        if not 0 <= self.score_threshold < 1:
+            raise value_error("score_threshold", self.score_threshold, "at least 0 and below 1")
+        if self.detections is not None:
+            check_integers(detections=self.detections)
+
+    def to_config(self) -> dict:
+        """The fields as JSON values."""
+        return asdict(self) | {"scales": list(self.scales)}
+
+
+def checked_scales(scales):
+    """A tuple of one or several lengths; raises ValueError unless they are numbers of pixels."""
+    scales = np.ravel(scales).tolist()
+    if not all(is_integer(scale, 1) and scale <= MAX_SIDE for scale in scales):
+        raise value_error("scales", scales, f"from 1 to {MAX_SIDE} pixels")
+    return tuple(scales)
 
 
 @dataclass(frozen=True)
@@ -94,12 +137,23 @@ PROTOCOLS = {
 
 def get_protocol(protocol, **changes):
     """A Protocol, or the one with a name in PROTOCOLS, with some fields changed. Raises ValueError for unknown ones."""
-    known = [field.name for field in fields(Protocol)]
-    for change in changes:
-        check_known("changes", change, known, f"fields of a protocol: {known}")
     if not isinstance(protocol, Protocol):
         check_known("protocol", protocol, PROTOCOLS)
         protocol = PROTOCOLS[protocol]
+    return _changed(protocol, changes)
+
+
+def get_detection_protocol(protocol, **changes):
+    """A DetectionProtocol, or None for the default one, with some fields changed; ValueError for other values."""
+    if protocol is not None and not isinstance(protocol, DetectionProtocol):
+        raise value_error("protocol", protocol, "None or a DetectionProtocol for a detector")
+    return _changed(protocol or DetectionProtocol(), changes)
+
+
+def _changed(protocol, changes):
+    known = [field.name for field in fields(protocol)]
+    for change in changes:
+        check_known("changes", change, known, f"fields of a protocol: {known}")
     return replace(protocol, **changes)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -120,6 +121,20 @@ def set_preprocessing(model: keras.Model, default: Preprocessing, mode: str | No
         return
     found = replace(default.for_size(input_size(model) or default.size), mode=mode, channels=image_shape(model)[-1])
     model.info = model_info(model) | {"preprocessing": found.to_config()}
+
+
+def set_class_names(model: keras.Model, names: Sequence[str]) -> None:
+    """Sets the names of a detector's classes, in the order of its labels from 1, for weights that have none.
+
+    Raises:
+        ValueError: for another number of names, and for weights with other names.
+    """
+    known, given = class_names(model) or [], [BACKGROUND, *names]
+    if len(given) != len(known):
+        raise value_error("class_names", list(names), f"{len(known) - 1} names, one for each class of {model.name}")
+    if model_info(model).get("class_names") not in (None, given):
+        raise value_error("class_names", list(names), f"left out: the weights have the names {known[1:]}")
+    model.info = model_info(model) | {"class_names": given}
 
 
 def weights_digest(model: keras.Model) -> str:

@@ -1,0 +1,97 @@
+"""Detectors made from detectors: with other thresholds, and with a second pass over the boxes they found."""
+
+from dataclasses import replace
+
+import keras
+
+from keras_resnet.architecture.detection_layers import RefinedDetections, RegressedBoxes
+from keras_resnet.architecture.detector import OUTPUTS, Detector, default_settings
+from keras_resnet.architecture.detector_spec import DetectionSettings
+from keras_resnet.architecture.metadata import copy_metadata
+from keras_resnet.errors import value_error
+from keras_resnet.models.cloning import rebuild
+
+REFINED_NMS_THRESHOLD = 0.3
+"""Largest overlap (IoU) of two detections of the same class after refinement (He et al. 2015, appendix B)."""
+VOTING_THRESHOLD = 0.5
+"""Smallest overlap (IoU) of the boxes that vote (Gidaris & Komodakis 2015, arXiv:1505.01749, sec. 5)."""
+
+
+def with_settings(model: Detector, settings: DetectionSettings) -> Detector:
+    """A copy of a detector with other thresholds and counts; the model itself, if it has them already.
+
+    >>> from keras_resnet import DetectionSettings, create
+    >>> from keras_resnet.models.detector_transforms import with_settings
+    >>> model = create("retinanet_resnet18_fpn", classes=3)
+    >>> with_settings(model, DetectionSettings(detections=10)).output["boxes"].shape
+    (None, 10, 4)
+    """
+    if settings == model.settings:
+        return model
+    values = settings.to_config()
+    rows = {
+        "proposals": {name: values[name] for name in ("candidates", "proposals")}
+        | {"nms_threshold": settings.proposal_nms_threshold},
+        "detections": {name: values[name] for name in ("candidates", "score_threshold", "nms_threshold", "detections")},
+    }
+
+    def changes(layer):
+        row = rows.get(layer.name, {})
+        return {name: value for name, value in row.items() if name in layer.arguments} if row else {}
+
+    copy = rebuild(model, changes)
+    copy.set_weights(model.get_weights())
+    copy.settings = settings
+    return copy
+
+
+def with_refinement(model: Detector) -> Detector:
+    """A copy of a detector that refines its boxes, as the paper does when it tests (He et al. 2015, appendix B).
+
+    The second stage is applied again to the boxes that it regressed. Detections are chosen among the boxes of both
+    passes by non-maximum suppression with a threshold of 0.3, and are then means of the boxes around them, weighted by
+    score. Masks are those of the resulting boxes.
+
+    >>> import keras_resnet, numpy as np
+    >>> from keras_resnet.models.detector_transforms import with_refinement
+    >>> model = with_refinement(keras_resnet.create("fasterrcnn_resnet18_fpn", classes=3, proposals=20))
+    >>> model.predict(np.zeros((1, 64, 96, 3)), verbose=0)["boxes"].shape
+    (1, 100, 4)
+
+    Raises:
+        ValueError: for a detector without a second stage, such as RetinaNet.
+    """
+    if model.spec.box_head == "dense":
+        raise value_error("model", model.name, "a detector of regions to be refined, such as Faster R-CNN")
+    copy = rebuild(model)
+    copy.set_weights(model.get_weights())
+    proposals, count = copy.get_layer("proposals").output
+    _, sizes = copy.get_layer("padded_images").output
+    *maps, regions = copy.get_layer("box_regions").input
+    predictions = [copy.get_layer(name).output for name in ("box_scores", "box_deltas")]
+    second_stage = keras.Model([*maps, regions], predictions, name="second_stage")
+
+    def inputs(boxes, scores, deltas):
+        return {"proposals": boxes, "count": count, "sizes": sizes, "scores": scores, "deltas": deltas}
+
+    first = inputs(proposals, *predictions)
+    boxes = RegressedBoxes(name="regressed_boxes")(first)
+    regions = copy.get_layer("box_whole_image")(boxes, sizes) if model.spec.global_context else boxes
+    second = inputs(boxes, *second_stage([*maps, regions]))
+    settings = replace(model.settings or default_settings(model.spec), nms_threshold=REFINED_NMS_THRESHOLD)
+    found = RefinedDetections(
+        score_threshold=settings.score_threshold,
+        nms_threshold=settings.nms_threshold,
+        detections=settings.detections,
+        voting_threshold=VOTING_THRESHOLD,
+        name="refined_detections",
+    )([first, second])
+    outputs = dict(zip(OUTPUTS, found, strict=True))
+    if model.spec.mask_head:
+        *maps, boxes, count = copy.get_layer("mask_regions").input
+        labels = copy.get_layer("detections").output[2]
+        mask_head = keras.Model([*maps, boxes, labels, count], copy.output["masks"], name="mask_head")
+        outputs["masks"] = mask_head([*maps, found[0], found[2], found[3]])
+    refined = copy_metadata(Detector(copy.input, outputs, name=model.name), model)
+    refined.settings = settings
+    return refined
