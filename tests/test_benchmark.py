@@ -18,7 +18,7 @@ from keras_resnet.benchmark import comparison, contenders, worker, workloads
 from keras_resnet.benchmark.comparison import Workers, compare, notes, table_rows
 from keras_resnet.benchmark.contenders import CONTENDERS, MEASURED_PRECISIONS, TASKS, reason_to_skip
 from keras_resnet.benchmark.keras_networks import FoldedNetwork, Job, KerasNetwork, OptimizedNetwork, StockNetwork
-from keras_resnet.variants import VARIANTS
+from keras_resnet.variants import DETECTORS, VARIANTS
 
 SMALL = Job("keras_resnet", "float32", "resnet20_cifar", batch_size=2, image_size=16)
 TINY = replace(SMALL, model="resnet8_cifar")
@@ -180,10 +180,13 @@ def test_torchs_network_is_torchvisions_and_is_trained(tmp_path):
 def test_rows_are_consistent():
     for contender in CONTENDERS.values():
         assert set(contender.tasks) <= set(TASKS) and set(contender.precisions) <= set(MEASURED_PRECISIONS)
-        assert all(hasattr(getattr(contender.network, "func", contender.network), task) for task in contender.tasks)
+        assert (contender.network is None) == (contender.script is not None)
+        network = getattr(contender.network, "func", contender.network)
+        assert contender.script or all(hasattr(network, task) for task in contender.tasks)
     ours = {name.removesuffix("_v1_5") for name in VARIANTS}
     assert set(contenders.TORCHVISION) <= ours
     assert set(TASKS) == set(CONTENDERS["keras_resnet"].tasks)
+    assert contenders.TORCHVISION_DETECTORS.issubset(DETECTORS)
 
 
 def test_reasons_to_skip(monkeypatch):
@@ -259,7 +262,7 @@ class StubWorker:
         self.count += 1
         if self.job.contender == "keras" and self.count == 3:
             raise comparison.WorkerDied("ended")
-        return {"seconds": 1.0, "device": None, "peak_memory": 1, "peak_device_memory": None}
+        return {"seconds": 1.0, "cpu_seconds": 1.0, "device": None, "peak_memory": 1, "peak_device_memory": None}
 
     def close(self):
         pass

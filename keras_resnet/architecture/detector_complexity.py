@@ -19,22 +19,48 @@ from keras_resnet.architecture.heads import (
 @complexity.register
 def _(spec: DetectorSpec, input_shape: tuple[int, int, int] = (800, 800, 3)) -> Complexity:
     """Counts a detector at a size of images, with all proposals and, if it has a mask head, all detections."""
+    return _count(spec, input_shape).result()
+
+
+def multiply_adds_of_parts(spec: DetectorSpec, input_shape: tuple[int, int, int]) -> dict[str, int]:
+    """{"body", "neck", "rpn", "heads" and, with a mask head, "masks": multiply-adds for one image}.
+
+    >>> from keras_resnet import get_spec
+    >>> parts = multiply_adds_of_parts(get_spec("fasterrcnn_resnet50_fpn"), (800, 1344, 3))
+    >>> {part: round(count / 1e9, 1) for part, count in parts.items()}
+    {'body': 87.6, 'neck': 60.9, 'rpn': 53.1, 'heads': 14.4}
+    """
+    return _count(spec, input_shape).parts
+
+
+def _count(spec, input_shape):
     backbone = backbone_spec(spec)
     total = _DetectorTotal(backbone)
     maps = total.feature_maps(backbone.levels, check_image_shape(tuple(input_shape)))
     if spec.frozen_batch_norm:
         total.freeze()
+    total.end("body")
     maps = total.neck(spec, [maps[level - 2] for level in spec.levels])
+    total.end("neck")
     if spec.box_head == "dense":
         for rows in dense_rows(spec).values():
             total.shared(rows, maps)
+        total.end("heads")
     else:
         total.regions(spec, maps)
-    return total.result()
+    return total
 
 
 class _DetectorTotal(Total):
     """Sums over the layers of a detector; a map is (channels, (height, width))."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.parts = {}
+
+    def end(self, part):
+        """Ends a part of the detector: `parts` gets the multiply-adds since the end of the part before."""
+        self.parts[part] = self.multiply_adds - sum(self.parts.values())
 
     def freeze(self):
         """Counts scales and offsets of batch norm as constants, as torchvision's FrozenBatchNorm2d."""
@@ -85,6 +111,7 @@ class _DetectorTotal(Total):
         hidden = self.shared(convolutions, maps)
         for row in (objectness, deltas):
             self.shared([row], hidden)
+        self.end("rpn")
         rows, regions = box_head_rows(spec), settings.proposals + spec.global_context
         if spec.box_head == "stage4":
             channels, size = self.last_stage(spec, regions)
@@ -94,8 +121,10 @@ class _DetectorTotal(Total):
             channels, size = self.head(dense, (channels * BOX_SIZE**2, (1, 1)), regions)
         for row in box_predictor_rows(spec):
             self.head([row], (channels * (1 + spec.global_context), size), settings.proposals)
+        self.end("heads")
         if spec.mask_head:
             self.masks(spec, width, settings.detections)
+            self.end("masks")
 
     def last_stage(self, spec, proposals):
         """The backbone's last stage for each region: its channels."""

@@ -1,6 +1,7 @@
 """`compare`: the speed of a network in several libraries, measured side by side in one run; its report as a table."""
 
 import datetime
+import shutil
 import statistics
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -9,7 +10,9 @@ from itertools import groupby
 import keras
 import numpy as np
 
-from keras_resnet.benchmark.contenders import BASELINE, CONTENDERS, MEASURED_PRECISIONS, TASKS, reason_to_skip
+from keras_resnet.architecture.detector_spec import DetectorSpec
+from keras_resnet.benchmark.contenders import BASELINES, CONTENDERS, MEASURED_PRECISIONS, TASKS, reason_to_skip
+from keras_resnet.benchmark.detectors import IMAGE_SIZE, cost_rows
 from keras_resnet.benchmark.keras_networks import Job
 from keras_resnet.benchmark.worker import Worker, WorkerDied
 from keras_resnet.data.preprocessing import MAX_SIDE
@@ -21,19 +24,21 @@ from keras_resnet.variants import canonical_name, get_spec
 
 SECONDS_PER_ROUND = 2
 WARM_UP_STEPS = 2
+DEFAULT_BATCH_SIZES = {"classification": 16, "detection": 1}
 
 
 def compare(
     model: str = "resnet50",
-    batch_size: int = 16,
-    image_size: int | None = None,
+    batch_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     precisions: tuple[str, ...] = ("float32",),
-    contenders: tuple[str, ...] = tuple(CONTENDERS),
-    tasks: tuple[str, ...] = tuple(TASKS),
+    contenders: tuple[str, ...] | None = None,
+    tasks: tuple[str, ...] | None = None,
     rounds: int = 5,
     steps: int | None = None,
     xla: bool | None = None,
     recipe: str | None = None,
+    torch_python: str | None = None,
     progress: Callable[[str], object] = lambda text: None,
 ) -> dict:
     """Measures the speed of a network in several libraries.
@@ -42,63 +47,98 @@ def compare(
     each round every process measures once, one after another, in every other round in reverse order.
 
     Args:
-        model: name of a network.
-        batch_size: number of images in a step. They are random, and the same in every step.
-        image_size: height and width of the images; None: the network's default size.
+        model: name of a network, a classifier or a detector.
+        batch_size: number of images in a step. They are random, and the same in every step. None: 16, and 1 for a
+            detector.
+        image_size: side of the images, or for a detector also (height, width); None: the network's default size, and
+            800 x 1333 for a detector.
         precisions: names in MEASURED_PRECISIONS.
-        contenders: names in CONTENDERS; those that are not installed or lack the network are reported as such.
-        tasks: names in TASKS.
+        contenders: names in CONTENDERS; those that are not installed or lack the network are reported as such. None:
+            all that have one of the tasks.
+        tasks: names in TASKS; None: all for such a network.
         rounds: number of rounds after the warm-up.
         steps: number of batches in a round; None: as many as take about two seconds.
         xla: whether to compile Keras with XLA; None: except on the CPU under TensorFlow, where it halves the speed.
         recipe: name of a recipe, whose crops and augmentation the tasks "pipeline" and "whole_run" use. None: random
             crops and mirroring.
+        torch_python: Python interpreter of an environment that has torchvision, for its detectors; None: this one.
         progress: function that is called with messages about the progress.
 
     Returns:
         A dict for JSON. `results` has a row for each task, contender and precision: `values` in `unit`, one per round,
-        and their `median`. `ratio` is its speed relative to the `baseline`, stock Keras in the first precision, and
-        `ratio_same_precision` relative to stock Keras in its own precision: median, minimum and maximum of the ratios
-        within each round, or None without such a row. Memory is in bytes, the peak up to the end of the task.
-        `not_measured` lists the others with a reason.
+        and their `median`. `ratio` is its speed relative to the `baseline`, stock Keras or torchvision's detector in
+        the first precision, and `ratio_same_precision` relative to that in its own precision: median, minimum and
+        maximum of the ratios within each round, or None without such a row. The task "parts" has `costs`, the rows of
+        `detectors.cost_rows`. Memory is in bytes, the peak up to the end of the task. `not_measured` lists the others
+        with a reason. `cpu_seconds` of all cores for a batch depend less on what else the machine does.
 
     Raises:
         ValueError: for an unknown name, with the nearest known ones, or a number that is too small.
     """
     spec, name = get_spec(model), canonical_name(model)
-    image_size = spec.default_size if image_size is None else image_size
+    kind = "detection" if isinstance(spec, DetectorSpec) else "classification"
     get_recipe("quickstart" if recipe is None else recipe)  # raises for an unknown name
-    known = {"precisions": MEASURED_PRECISIONS, "contenders": CONTENDERS, "tasks": TASKS}
-    for argument, given in {"precisions": precisions, "contenders": contenders, "tasks": tasks}.items():
-        if not given:
-            raise value_error(argument, given, f"some of {list(known[argument])}")
-        for one in given:
-            check_known(argument, one, known[argument])
+    tasks = _chosen("tasks", tasks, [task for task, row in TASKS.items() if kind in row.networks], TASKS, name)
+    having = [contender for contender, row in CONTENDERS.items() if set(row.tasks) & set(tasks)]
+    contenders = _chosen("contenders", contenders, having, CONTENDERS, f"the tasks {', '.join(tasks)}")
+    precisions = _chosen("precisions", precisions, MEASURED_PRECISIONS, MEASURED_PRECISIONS, name)
+    if torch_python is not None and shutil.which(torch_python) is None:
+        raise value_error("torch_python", torch_python, "the path of a Python interpreter")
     check_integers(rounds=rounds, steps=1 if steps is None else steps)
-    check_integers(spec.minimum_size, MAX_SIDE, image_size=image_size)
+    image_size = _image_size(spec, image_size)
+    batch_size = DEFAULT_BATCH_SIZES[kind] if batch_size is None else batch_size
     check_integers(maximum=MAX_BATCH_SIZE, batch_size=batch_size)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     report = {"date": date, "machine": machine(), "versions": versions()}
     with Workers(progress) as workers:
-        for precision in dict.fromkeys(precisions):
-            for contender in dict.fromkeys(contenders):
-                workers.start(Job(contender, precision, name, batch_size, image_size, xla, recipe))
+        for precision in precisions:
+            for contender in contenders:
+                workers.start(Job(contender, precision, name, batch_size, image_size, xla, recipe, torch_python))
         rows = [row for task in TASKS if task in tasks for row in workers.measure(task, rounds, steps)]
     settings = {"model": name, "batch_size": batch_size, "image_size": image_size, "rounds": rounds}
+    baseline = {"contender": BASELINES[kind], "precision": precisions[0]}
     return {
         **report,
         "settings": {**settings, "xla": xla, "recipe": recipe, "backend": keras.backend.backend()},
-        "baseline": {"contender": BASELINE, "precision": precisions[0]},
-        "results": [_with_ratios(row, rows, precisions[0]) for row in rows],
+        "baseline": baseline,
+        "results": [_with_ratios(row, rows, **baseline) for row in rows],
         "not_measured": workers.not_measured,
     }
 
 
-def _with_ratios(row, rows, precision):
+def _chosen(argument, given, available, known, what):
+    """The names given, each once, or all that are available; ValueError for others than those, with the nearest."""
+    if given is None:
+        return list(available)
+    if not given:
+        raise value_error(argument, given, f"some of {list(available)}")
+    for one in given:
+        check_known(argument, one, known)
+        if one not in available:
+            raise value_error(argument, one, f"of {list(available)}, for {what}")
+    return list(dict.fromkeys(given))
+
+
+def _image_size(spec, image_size):
+    """The side of a classifier's images, or height and width of a detector's."""
+    if not isinstance(spec, DetectorSpec):
+        image_size = spec.default_size if image_size is None else image_size
+        check_integers(spec.minimum_size, MAX_SIDE, image_size=image_size)
+        return image_size
+    sides = IMAGE_SIZE if image_size is None else image_size
+    sides = tuple(sides) if isinstance(sides, (tuple, list)) else (sides, sides)
+    if len(sides) != 2:
+        raise value_error("image_size", image_size, "a number of pixels, or height and width")
+    for side in sides:
+        check_integers(32, MAX_SIDE, image_size=side)
+    return sides
+
+
+def _with_ratios(row, rows, contender, precision):
     """The row with its speed relative to the baseline in `precision` and in its own precision."""
 
     def ratio(precision):
-        key = (row["task"], BASELINE, precision)
+        key = (row["task"], contender, precision)
         for baseline in rows:
             if (baseline["task"], baseline["contender"], baseline["precision"]) == key:
                 sign = 1 if TASKS[row["task"]].is_rate else -1
@@ -194,10 +234,21 @@ def _row(worker, task, steps, answers):
         "steps": steps,
         "values": values,
         "median": statistics.median(values),
+        "cpu_seconds": statistics.median(answer["cpu_seconds"] for answer in answers) / steps,
         "device": answers[-1]["device"],
         "peak_memory": answers[-1]["peak_memory"] if row.reports_memory else None,
         "peak_device_memory": answers[-1]["peak_device_memory"] if row.reports_memory else None,
+        "costs": _costs(answers, steps, job) if answers[-1].get("parts") else None,
     }
+
+
+def _costs(answers, steps, job):
+    """The rows of `cost_rows` for the medians of the rounds, for one image."""
+    seconds = {
+        part: statistics.median(answer["parts"][part] for answer in answers) / steps / job.batch_size
+        for part in answers[-1]["parts"]
+    }
+    return cost_rows(seconds, get_spec(job.model), job.image_size)
 
 
 def table_rows(report):
@@ -214,7 +265,24 @@ def table_rows(report):
                 "median": f"{median:.{digits}f} {row['unit']}",
                 baseline: _ratio_text(row["ratio"]),
                 "vs same precision": _ratio_text(row["ratio_same_precision"]),
+                "CPU s": f"{row['cpu_seconds']:.3f}",
                 "peak memory": f"{memory / 2**30:.2f} GiB" if memory else "",
+            }
+
+
+def part_rows(report):
+    """Yields {column: text} for each part of a detector, for the contenders that measured them."""
+    for row in report["results"]:
+        for number, cost in enumerate(row["costs"] or ()):
+            ratio = cost["seconds"] / cost["at_body_rate"] if cost["multiply_adds"] else None
+            yield {
+                "network": "" if number else row["network"],
+                "precision": "" if number else row["precision"],
+                "part": cost["part"],
+                "ms": f"{1e3 * cost['seconds']:.1f}",
+                "G multiply-adds": f"{cost['multiply_adds'] / 1e9:.1f}" if ratio else "",
+                "ms at the body's rate": f"{1e3 * cost['at_body_rate']:.1f}" if ratio else "",
+                "times that": f"{ratio:.2f}" if ratio else "",
             }
 
 
@@ -222,12 +290,16 @@ def _ratio_text(ratio):
     return "{median:.2f} ({min:.2f} to {max:.2f})".format(**ratio) if ratio else ""
 
 
+def _size_text(image_size):
+    return "x".join(map(str, image_size)) if isinstance(image_size, (tuple, list)) else str(image_size)
+
+
 def notes(report):
     """Lines about the settings and the machine, and what was not measured."""
     settings, computer = report["settings"], report["machine"]
     devices = dict.fromkeys(row["device"] for row in report["results"] if row["device"])
     lines = [
-        f"{settings['model']}, batch {settings['batch_size']} at {settings['image_size']} px, Keras on "
+        f"{settings['model']}, batch {settings['batch_size']} at {_size_text(settings['image_size'])} px, Keras on "
         f"{settings['backend']}, "
         f"{settings['rounds']} rounds: medians; ratios within a round, above 1 is faster (least to greatest)",
         ", ".join([computer["cpu"], f"{computer['cores']} cores", *devices]),

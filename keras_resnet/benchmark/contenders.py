@@ -2,8 +2,9 @@
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -26,6 +27,9 @@ from keras_resnet.variants import canonical_name
 TORCHVISION = {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d"}
 TORCHVISION |= {"resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"}
 """torchvision's names of its networks."""
+TORCHVISION_DETECTORS = {
+    f"{kind}_resnet50_fpn{version}" for kind in ("fasterrcnn", "maskrcnn", "retinanet") for version in ("", "_v2")
+}
 
 
 def torchvision_name(model):
@@ -123,7 +127,7 @@ class ExportedNetwork(Network):
         super().__init__(job, folder)
         keras.utils.set_random_seed(0)
         model, row = create_network(job), FORMATS[format]
-        metadata = export_metadata(model, format, job.precision, raw=True)
+        metadata = replace(export_metadata(model, format, job.precision, raw=True), preprocessing=None)
         self.path, self.images = self.folder / f"network{row.suffix}", job.images
         row.write(ExportSpec(model, metadata, calibration=self.images), self.path)
         self.network = load_exported(self.path)
@@ -132,6 +136,8 @@ class ExportedNetwork(Network):
     def inference(self, steps):
         for _ in range(steps):
             self.network(self.images)
+
+    detection = inference
 
     def load(self):
         load_exported(self.path)
@@ -145,13 +151,17 @@ class Task:
     is_rate: bool = False
     """Whether it is a rate, of the images in the batches of a round; otherwise the seconds of doing it once."""
     reports_memory: bool = False
-    """Whether the peak memory is reported: only of the first two tasks, since a process's peak never falls."""
+    """Whether the peak memory is reported: only of first tasks, since a process's peak never falls."""
+    networks: tuple[str, ...] = ("classification",)
+    """What networks are for that it can be measured of: "classification", "detection"."""
 
 
 TASKS = {
     "inference": Task("images/s", is_rate=True, reports_memory=True),
     "train": Task("images/s", is_rate=True, reports_memory=True),
-    "build": Task("s"),
+    "detection": Task("images/s", is_rate=True, reports_memory=True, networks=("detection",)),
+    "parts": Task("images/s", is_rate=True, networks=("detection",)),
+    "build": Task("s", networks=("classification", "detection")),
     "load": Task("s"),
     "pipeline": Task("images/s", is_rate=True),
     "whole_run": Task("images/s", is_rate=True),
@@ -164,8 +174,8 @@ TASKS = {
 class Contender:
     """A library, or a form of this package's networks, that is compared with others."""
 
-    network: Callable[..., Network]
-    """Called with a Job and a folder."""
+    network: Callable[..., Network] | None
+    """Called with a Job and a folder; None for a script."""
     tasks: tuple[str, ...] = ("inference", "train", "build", "load")
     precisions: tuple[str, ...] = ("float32", "bfloat16")
     needs: tuple[str, ...] = ()
@@ -174,25 +184,34 @@ class Contender:
     """The Keras backend in its process; None: the configured one."""
     has_network: Callable[[str], object] = bool
     """Function of a network's name: whether it has that network."""
+    script: Path | None = None
+    """File that measures it in an environment that need not have this package's requirements."""
 
 
-BASELINE = "keras"
-"""The contender that the others are compared with."""
+BASELINES = {"classification": "keras", "detection": "torchvision"}
+"""What networks are for -> the contender that the others are compared with."""
 
+_TORCHVISION_DETECTOR = Contender(
+    None,
+    tasks=("detection",),
+    needs=("torch", "torchvision"),
+    has_network=TORCHVISION_DETECTORS.__contains__,
+    script=Path(__file__).with_name("torchvision_detectors.py"),
+)
 _TORCH = {"backend": "torch", "has_network": torchvision_name}
 
 
 def _exported(format, precisions):
     """The contender of an exported format, in the runtime that reads it."""
-    tasks, needs = ("inference", "load"), (*FORMATS[format].libraries, "tensorflow")
+    tasks, needs = ("inference", "detection", "load"), (*FORMATS[format].libraries, "tensorflow")
     return Contender(partial(ExportedNetwork, format=format), tasks, precisions, needs, backend="tensorflow")
 
 
 CONTENDERS = {
     "keras_resnet": Contender(KerasNetwork, tasks=tuple(TASKS)),
     "keras": Contender(StockNetwork),
-    "folded": Contender(FoldedNetwork, tasks=("inference",)),
-    "optimized": Contender(OptimizedNetwork, tasks=("inference",)),
+    "folded": Contender(FoldedNetwork, tasks=("inference", "detection", "parts")),
+    "optimized": Contender(OptimizedNetwork, tasks=("inference", "detection")),
     "torch": Contender(TorchNetwork, needs=("torch", "torchvision"), **_TORCH),
     "torch_compiled": Contender(partial(TorchNetwork, compiled=True), needs=("torch", "torchvision"), **_TORCH),
     "onnxruntime": _exported("onnx", ("float32", "int8")),
@@ -201,6 +220,8 @@ CONTENDERS = {
         OpenVinoTorchNetwork, ("inference",), needs=("torch", "torchvision", "onnxscript", "openvino"), **_TORCH
     ),
     "litert": _exported("litert", ("float32", "int8")),
+    "torchvision": _TORCHVISION_DETECTOR,
+    "torchvision_channels_last": _TORCHVISION_DETECTOR,
 }
 
 
@@ -212,7 +233,7 @@ def reason_to_skip(job) -> str | None:
     """Why a contender cannot measure a job; None if it can."""
     contender = CONTENDERS[job.contender]
     missing = [module for module in contender.needs if importlib.util.find_spec(module) is None]
-    if missing:
+    if missing and not (contender.script and job.torch_python):
         return f"not installed: {', '.join(missing)}"
     if not contender.has_network(job.model):
         return f"has no {job.model}"

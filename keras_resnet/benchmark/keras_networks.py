@@ -1,8 +1,8 @@
 """Networks with a method for each task of a benchmark: this package's and stock Keras's.
 
-`inference(steps)`, `train(steps)`, `pipeline(steps)`, `whole_run(steps)`, `evaluation(steps)` and `extraction(steps)`
-process `steps` batches and return when the device has finished; `build()` and `load()` work once. Methods that measure
-their own time return seconds.
+`inference(steps)`, `train(steps)`, `pipeline(steps)`, `whole_run(steps)`, `evaluation(steps)`, `extraction(steps)`,
+`detection(steps)` and `parts(steps)` process `steps` batches and return when the device has finished; `build()` and
+`load()` work once. Methods that measure their own time return seconds, those of parts as a dict.
 """
 
 import copy
@@ -14,6 +14,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_resnet.architecture.detector_spec import DetectorSpec
+from keras_resnet.benchmark.detectors import DetectorTasks, detection_images, raise_scores
 from keras_resnet.benchmark.workloads import Workloads
 from keras_resnet.deployment.inference import optimize_for_inference
 from keras_resnet.models.create import create
@@ -33,15 +35,25 @@ class Job:
     """A name in MEASURED_PRECISIONS."""
     model: str
     batch_size: int
-    image_size: int
+    image_size: int | tuple[int, int]
+    """Side of square images, or height and width."""
     xla: bool | None = None
     """Whether Keras compiles with XLA; None: except on the CPU under TensorFlow, where it is slower."""
     recipe: str | None = None
     """A name in RECIPES, whose crops and augmentation the pipeline and whole runs use; None: those of `Workloads`."""
+    torch_python: str | None = None
+    """Python interpreter of an environment that has torchvision; None: this one."""
+
+    @property
+    def is_detector(self):
+        """Whether `model` is a detector."""
+        return isinstance(get_spec(self.model), DetectorSpec)
 
     @property
     def images(self):
         """A batch of normally distributed float32 numbers, always the same."""
+        if self.is_detector:
+            return detection_images(self.batch_size, self.image_size)
         return np.random.default_rng(0).standard_normal((self.batch_size, *self.input_shape), "float32")
 
     @property
@@ -58,6 +70,10 @@ class Job:
 
 def create_network(job, weights=None):
     """This package's network for a job, with random weights or those of a file."""
+    if job.is_detector:
+        model = create(job.model, weights=weights)
+        raise_scores(model)
+        return model
     return create(job.model, weights=weights, input_shape=job.input_shape)
 
 
@@ -73,7 +89,7 @@ class Network:
         self.job, self.folder = job, Path(folder)
 
 
-class KerasNetwork(Network, Workloads):
+class KerasNetwork(Network, Workloads, DetectorTasks):
     """This package's network in Keras's own loops: one call of `model.fit` or `model.predict` for all steps.
 
     A call takes a few milliseconds more than its steps, which does not matter in a round of seconds.

@@ -1,7 +1,6 @@
 """A process that measures one network, and the object that controls it.
 
-They exchange lines of JSON: first a Job, answered by the network's name; then requests for a number of steps of a task,
-answered by the seconds they took. Between requests the process waits and leaves the machine to the others.
+Between requests the process waits and leaves the machine to the others.
 """
 
 import gc
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from keras_resnet.benchmark.contenders import CONTENDERS, TASKS
 from keras_resnet.benchmark.keras_networks import Job
+from keras_resnet.benchmark.protocol import serve
 from keras_resnet.machine import accelerator, peak_memory
 
 _ENVIRONMENT = {
@@ -36,15 +36,17 @@ class Worker:
     def __init__(self, job):
         self.job = job
         self.folder = tempfile.TemporaryDirectory()
-        self.stderr, backend = Path(self.folder.name) / "stderr.txt", CONTENDERS[job.contender].backend
+        self.stderr, row = Path(self.folder.name) / "stderr.txt", CONTENDERS[job.contender]
+        script = [str(row.script)] if row.script else ["-m", __name__]
+        python = (row.script and job.torch_python) or sys.executable
         with self.stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", __name__, self.folder.name],
+                [python, *script, self.folder.name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                env=_ENVIRONMENT | dict(os.environ) | ({"KERAS_BACKEND": backend} if backend else {}),
+                env=_ENVIRONMENT | dict(os.environ) | ({"KERAS_BACKEND": row.backend} if row.backend else {}),
             )
         try:
             self.network = self._request(asdict(job))["network"]
@@ -79,30 +81,26 @@ class Worker:
         return "\n".join([f"ended with exit status {status}", *(line[:width] for line in lines[-count:])])
 
 
-def main(folder):
-    """The main function of the process. It answers on standard output; what libraries print goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def answer(**values):
-        print(json.dumps(values), file=answers, flush=True)
-
-    job = Job(**json.loads(sys.stdin.readline()))
-    network = CONTENDERS[job.contender].network(job, folder)
-    answer(network=network.name)
-    for request in sys.stdin:
-        answer(**measure(network, **json.loads(request)))
+def create(fields):
+    """The contender's network for the fields of a Job; the process's argument is the folder for its files."""
+    job = Job(**fields)
+    return CONTENDERS[job.contender].network(job, sys.argv[1])
 
 
 def measure(network, task, steps):
-    """Runs `steps` steps of a task -> {"seconds", "peak_memory", "device", "peak_device_memory"}."""
+    """Runs `steps` steps of a task: its seconds, those of the processors, those by part, and the memory so far."""
     gc.collect()
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     seconds = getattr(network, task)(*([steps] if TASKS[task].is_rate else []))
     elapsed = time.perf_counter() - started
+    parts = seconds if isinstance(seconds, dict) else None
+    if parts:
+        seconds = sum(parts.values())
     device, peak_device_memory = accelerator(network.framework)
     return {
         "seconds": elapsed if seconds is None else seconds,
+        "cpu_seconds": time.process_time() - cpu_started,
+        "parts": parts,
         "peak_memory": peak_memory() if network.reports_memory else None,
         "device": device,
         "peak_device_memory": peak_device_memory,
@@ -110,4 +108,4 @@ def measure(network, task, steps):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    serve(create, measure)

@@ -12,7 +12,7 @@ from typer import Option
 import keras_resnet
 from keras_resnet import analysis
 from keras_resnet.architecture.metadata import model_spec
-from keras_resnet.benchmark.comparison import compare, notes, table_rows
+from keras_resnet.benchmark.comparison import compare, notes, part_rows, table_rows
 from keras_resnet.benchmark.contenders import CONTENDERS, MEASURED_PRECISIONS, TASKS
 from keras_resnet.cli.app import (
     err,
@@ -146,15 +146,21 @@ def models_from(names, weights, default_weights="imagenet", precision=None):
     return dict(zip(titles, models, strict=True))
 
 
-@command(options={compare: "model batch_size image_size rounds steps xla recipe"})
+_TASKS_HELP = f"Of {', '.join(TASKS)}; detection and parts are of detectors."
+
+
+@command(options={compare: "model batch_size rounds steps xla recipe torch_python"})
 def benchmark(
     options,
     precision: Annotated[list[str], Option(help=f"Of {', '.join(MEASURED_PRECISIONS)}.")] = ("float32",),
-    contenders: Annotated[list[str], Option(help=f"Of {', '.join(CONTENDERS)}.", show_default="all")] = (*CONTENDERS,),
-    tasks: Annotated[list[str], Option(help=f"Of {', '.join(TASKS)}.", show_default="all")] = (*TASKS,),
+    contenders: Annotated[list[str] | None, Option(help=f"Of {', '.join(CONTENDERS)}.", show_default="all")] = None,
+    tasks: Annotated[list[str] | None, Option("--task", "--tasks", help=_TASKS_HELP, show_default="all")] = None,
+    image_size: Annotated[str | None, Option(help="Side of the images; for a detector also 800x1333.")] = None,
     json_file: Annotated[Path | None, Option("--json", help="File for the report; - prints it.")] = None,
 ):
     """Measure a network side by side with keras.applications, torch, ONNX Runtime and OpenVINO, where installed.
+
+    A detector is measured beside torchvision's: --model fasterrcnn_resnet50_fpn --task detection.
 
     Lists are separated by commas, or their option is repeated. Run nothing else on the machine meanwhile.
     """
@@ -162,7 +168,10 @@ def benchmark(
     if target:
         check_writable(target)
     lists = {"precisions": precision, "contenders": contenders, "tasks": tasks}
-    options |= {name: tuple(it.strip() for it in ",".join(given).split(",")) for name, given in lists.items()}
+    options |= {name: tuple(it.strip() for it in ",".join(given).split(",")) for name, given in lists.items() if given}
+    if image_size is not None:
+        sides = numbers("image-size", image_size.replace("x", ","))
+        options["image_size"] = sides if len(sides) > 1 else sides[0]
     with err.status("") as status:
         report = compare(progress=status.update if err.is_terminal else print_progress, **options)
     report = {"command": shlex.join(["keras-resnet", *sys.argv[1:]]), **report}
@@ -171,6 +180,8 @@ def benchmark(
     elif json_file:
         return print_json(report)
     print_table(table_rows(report), left=["network", "precision"])
+    if any(row["costs"] for row in report["results"]):
+        print_table(part_rows(report), left=["network", "precision", "part"])
     print_line("\n".join(notes(report)))
     if not report["results"]:
         raise typer.Exit(1)
