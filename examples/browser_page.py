@@ -2,9 +2,11 @@
 
     pip install gradio
     python examples/browser_page.py [--model resnet20] [--weights cifar10] [--port 7860]
+    python examples/browser_page.py --model maskrcnn_resnet50_fpn --weights coco
 
-The model is a .keras file or the name of a network, the weights a tag or a file, as for `keras-resnet predict`. The
-page works offline. Only this machine can open it, unless `--host 0.0.0.0` opens it to the local network.
+With a detector it draws the objects in the image: their boxes, names, scores and masks. The model is a .keras file or
+the name of a network, the weights a tag or a file, as for `keras-resnet predict`. The page works offline. Only this
+machine can open it, unless `--host 0.0.0.0` opens it to the local network.
 """
 
 import argparse
@@ -21,9 +23,13 @@ import keras_resnet
 from keras_resnet import analysis
 from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.data.image_files import load_image
+from keras_resnet.detection import is_detector
+from keras_resnet.drawing import draw_detections
 from keras_resnet.prediction import classify
 
 MAX_FILE_SIZE = "20 MB"
+MAX_DRAWING_SIDE = 1200
+"""Longer side of the drawing of a detector in pixels."""
 KEEP_SECONDS = 600
 """How long the server keeps an uploaded image, and how often it deletes older ones."""
 STYLE = """
@@ -61,8 +67,9 @@ def main():
 def page(model):
     """The web page, as gradio.Blocks, for a model whose preprocessing is known."""
     keras_resnet.preprocessing(model)  # raises ValueError if it is not
+    task = "Object detection" if is_detector(model) else "Image classification"
     with gradio.Blocks(title=model.name, analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as blocks:
-        gradio.Markdown(f"# Image classification with {model.name}")
+        gradio.Markdown(f"# {task} with {model.name}")
         file = gradio.File(type="binary", label=f"Image, at most {MAX_FILE_SIZE}", height=160)
         answer = gradio.HTML(elem_id="answer")
         file.change(lambda content: answer_html(model, content), file, answer)
@@ -70,29 +77,44 @@ def page(model):
 
 
 def answer_html(model, content):
-    """HTML with the classes of an image and their Grad-CAM, or with the error if `content` is not an image file."""
+    """HTML with the classes or the objects of an image, or with the error if `content` is not an image file."""
     if content is None:  # the image was removed
         return ""
-    preprocessing = keras_resnet.preprocessing(model)
     try:
-        image = load_image(content, preprocessing.channels)
-        (classes,) = classify(model, [image], top=5)
-        (heat_map,) = analysis.grad_cam(model, to_data_format(model, preprocessing(image)))
+        return (objects_html if is_detector(model) else classes_html)(model, content)
     except (ValueError, OSError) as error:
         return f"<p>{escape(str(error))}</p>"
+
+
+def classes_html(model, content):
+    """HTML with the most probable classes of an image file, the model's input and the Grad-CAM of the first class."""
+    preprocessing = keras_resnet.preprocessing(model)
+    image = load_image(content, preprocessing.channels)
+    (classes,) = classify(model, [image], top=5)
+    (heat_map,) = analysis.grad_cam(model, to_data_format(model, preprocessing(image)))
     crop = input_crop(preprocessing, image)
     crop.thumbnail((600, 600))  # the page shows no more pixels
     grad_cam = figure_html(grad_cam_png(crop, heat_map), f"Grad-CAM of {classes[0][1]}")
-    return figure_html(png(crop), "Model input") + grad_cam + table_html(classes)
+    return figure_html(png(crop), "Model input") + grad_cam + table_html((name, share) for _, name, share in classes)
 
 
-def table_html(classes):
-    """HTML table with a row and a bar for each class."""
-    rows = (
+def objects_html(model, content):
+    """HTML with a drawing of the objects in an image file, and their names and scores."""
+    image = load_image(content)
+    (found,) = keras_resnet.detect(image, model)
+    drawing = draw_detections(image, found)
+    drawing.thumbnail((MAX_DRAWING_SIDE, MAX_DRAWING_SIDE))
+    title = f"Objects found: {len(found)}"
+    return figure_html(png(drawing), title) + table_html(zip(found.names, found.scores, strict=True))
+
+
+def table_html(rows):
+    """HTML table with the name, a bar and the percentage of each (name, share from 0 to 1)."""
+    cells = (
         f'<tr><td>{escape(name)}</td><td><div style="width: {share:.1%}"></div></td><td>{share:.1%}</td></tr>'
-        for _, name, share in classes
+        for name, share in rows
     )
-    return f"<table>{''.join(rows)}</table>"
+    return f"<table>{''.join(cells)}</table>"
 
 
 def input_crop(preprocessing, image):

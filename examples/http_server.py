@@ -4,8 +4,9 @@
     python examples/http_server.py resnet20.onnx [--port 8000]
     curl --data-binary @cat.jpg http://127.0.0.1:8000/predict
 
-The model is a file that `keras-resnet export` wrote, or a .keras file. GET / describes it. The status is 400 if the
-content is not an image, 408 if it arrives too slowly, 413 if it is too large, 503 if too many images are waiting.
+The model is a file that `keras-resnet export` wrote, or a .keras file, which may be a detector; then the answer has the
+objects in the image. GET / describes the model. The status is 400 if the content is not an image, 408 if it arrives too
+slowly, 413 if it is too large, 503 if too many images are waiting.
 Connections without a whole request are closed after `--timeout` seconds, silent ones of HTTP/2 after six times as many;
 until then they cost nothing but a socket.
 Only this machine can connect, unless `--host 0.0.0.0` opens the server to the network: put an HTTPS proxy before it.
@@ -25,6 +26,7 @@ from starlette.requests import ClientDisconnect
 import keras_resnet
 from keras_resnet.data.image_files import load_image
 from keras_resnet.data.labels import class_ids_and_names
+from keras_resnet.detection import KerasDetector, is_detector
 from keras_resnet.prediction import Classifier, classify
 
 MAX_BYTES = 20_000_000
@@ -43,20 +45,22 @@ def main():
     )
     args = parser.parse_args()
     if args.model.suffix == ".keras":
-        classifier = Classifier(keras_resnet.load_model(args.model))
+        model = keras_resnet.load_model(args.model)
+        network = KerasDetector(model) if is_detector(model) else Classifier(model)
     else:
-        classifier = keras_resnet.load_exported(args.model)
+        network = keras_resnet.load_exported(args.model)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # idle connections: as many as the system allows
     timeouts = {"keep_alive_timeout": args.timeout, "read_timeout": 6 * args.timeout}  # the second for idle HTTP/2
     config = Config.from_mapping(bind=f"{args.host}:{args.port}", backlog=1024, **timeouts)
-    asyncio.run(serve(application(classifier, args.model.stem, args.timeout), config))
+    asyncio.run(serve(application(network, args.model.stem, args.timeout), config))
 
 
-def application(classifier, name, timeout):
+def application(network, name, timeout):
     """The FastAPI application with GET / and POST /predict."""
-    class_names = [class_name for _, class_name in class_ids_and_names(classifier.class_names)]
-    description = {"network": name, "classes": class_names, "preprocessing": classifier.preprocessing.to_config()}
+    class_names = [class_name for _, class_name in class_ids_and_names(network.class_names)]
+    description = {"network": name, "classes": class_names, "preprocessing": network.preprocessing.to_config()}
+    answer = objects_json if is_detector(network) else classes_json
     service = fastapi.FastAPI(openapi_url=None)
     worker = ThreadPoolExecutor(1)  # a prediction uses all cores: two at once would not be faster
     images: dict[fastapi.Request, bytearray] = {}
@@ -70,7 +74,7 @@ def application(classifier, name, timeout):
         images[request] = bytearray()
         try:
             content = await receive(request, images, timeout)
-            return await asyncio.get_running_loop().run_in_executor(worker, classes_json, classifier, content)
+            return await asyncio.get_running_loop().run_in_executor(worker, answer, network, content)
         except ValueError as error:
             raise fastapi.HTTPException(400, str(error)) from error
         finally:
@@ -98,6 +102,13 @@ def classes_json(classifier, content):
     """The five most probable classes of an image file as JSON values."""
     (classes,) = classify(classifier, [load_image(content, classifier.preprocessing.channels)], top=5)
     return {"classes": [{"id": i, "name": name, "probability": share} for i, name, share in classes]}
+
+
+def objects_json(detector, content):
+    """The objects in an image file as JSON values: rows of COCO's results format with names."""
+    (found,) = keras_resnet.detect(load_image(content), detector)
+    objects = zip(found.names, found.to_coco(image_id=0), strict=True)
+    return {"objects": [{"name": name} | {key: row[key] for key in row if key != "image_id"} for name, row in objects]}
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ import keras_resnet
 from keras_resnet import analysis
 from keras_resnet.cli import app
 from keras_resnet.data.image_files import load_image
+from keras_resnet.detection import KerasDetector
+from keras_resnet.drawing import draw_detections
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 needs_gradio = pytest.mark.skipif(not find_spec("gradio"), reason="gradio is not installed")
@@ -44,6 +46,17 @@ def network():
 def photos(test_data):
     """Eight photographs of ants."""
     return sorted((test_data / "hymenoptera" / "val" / "ants").glob("*.jpg"))[:8]
+
+
+@pytest.fixture(scope="module")
+def detector():
+    """A small detector with random weights, which finds objects in any image."""
+    changes = {"neck_width": 8, "min_size": 64, "max_size": 96, "detections": 3}
+    model = keras_resnet.create("fasterrcnn_resnet18_fpn", classes=3, **changes)
+    bias = np.array([0, 0, 9], "float32")
+    model.get_layer("box_scores").bias.assign(bias)  # all scores are above 0.5
+    model.info["class_names"] = ["__background__", "cell", "<b>nucleus</b>"]
+    return model
 
 
 @contextmanager
@@ -174,6 +187,42 @@ def test_class_names_are_escaped(network, monkeypatch):
     assert "&lt;script&gt;" in shown and "<script>" not in shown
 
 
+def shown_image(html, alt):
+    """The image with a text in a page."""
+    source = re.search(rf'<img alt="{re.escape(alt)}" src="data:image/png;base64,([^"]+)">', html)[1]
+    return Image.open(io.BytesIO(base64.b64decode(source)))
+
+
+@needs_gradio
+def test_the_page_draws_the_objects_that_a_detector_finds(detector, tmp_path):
+    rotated(tmp_path)
+    content = (tmp_path / "rotated.jpg").read_bytes()
+    answer_html = runpy.run_path(str(EXAMPLES / "browser_page.py"))["answer_html"]
+    shown, (found,) = answer_html(detector, content), keras_resnet.detect(tmp_path / "rotated.jpg", detector)
+    np.testing.assert_array_equal(
+        shown_image(shown, f"Objects found: {len(found)}"), draw_detections(load_image(content), found)
+    )
+    rows = re.findall(r"<tr><td>(.*?)</td>.*?<td>([\d.]+%)</td></tr>", shown)
+    assert rows == [("&lt;b&gt;nucleus&lt;/b&gt;", f"{score:.1%}") for score in found.scores] and rows
+    assert "Expected an image" in answer_html(detector, b"no image")
+
+
+@needs_gradio
+@pytest.mark.slow
+def test_the_page_of_a_detector_in_a_browser(browser, detector, photos, tmp_path):
+    detector.save(tmp_path / "mine.keras")
+    with running_example(tmp_path, "browser_page.py", "--model", str(tmp_path / "mine.keras")) as (url, log):
+        page = browser.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(url)
+        page.get_by_text(f"Object detection with {detector.name}").wait_for()
+        drop_file(page, photos[0])
+        (found,) = keras_resnet.detect(photos[0], detector)
+        assert page.locator("#answer tr").count() == len(found) > 0
+        assert page.get_by_alt_text(f"Objects found: {len(found)}").is_visible()
+    assert "Traceback" not in log.read_text()
+
+
 @needs_gradio
 @pytest.mark.parametrize("resize", [None, 32, 40, 20])
 @pytest.mark.parametrize("size", [(50, 90), (90, 50), (33, 33)])
@@ -221,6 +270,25 @@ def test_the_server_predicts_the_same_for_many_clients_at_once(server, network, 
         names, probabilities = zip(*((row["name"], row["probability"]) for row in answer["classes"]), strict=True)
         assert status == 200 and names == tuple(name for _, name, _ in expected.classes)
         np.testing.assert_allclose(probabilities, [probability for *_, probability in expected.classes], atol=1e-4)
+
+
+@needs_fastapi
+@pytest.mark.slow
+def test_the_server_finds_the_same_objects(detector, photos, tmp_path):
+    detector.save(tmp_path / "mine.keras")
+    with running_example(tmp_path, "http_server.py", str(tmp_path / "mine.keras")) as (url, log):
+        described = json.load(urllib.request.urlopen(url))
+        assert described["classes"] == detector.info["class_names"]
+        assert described["preprocessing"] == keras_resnet.preprocessing(detector).to_config()
+        status, answer = post(url, photos[0].read_bytes())
+        assert post(url, b"no image")[0] == 400
+    (found,) = keras_resnet.detect(photos[0], KerasDetector(detector))
+    rows = found.to_coco(0)
+    assert status == 200 and len(rows) == len(answer["objects"]) > 0
+    for row, expected, name in zip(answer["objects"], rows, found.names, strict=True):
+        assert (row["name"], row["category_id"]) == (name, expected["category_id"])
+        np.testing.assert_allclose(row["bbox"], expected["bbox"], atol=0.01)
+    assert "Traceback" not in log.read_text()
 
 
 @needs_fastapi
