@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import zipfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -184,6 +185,21 @@ def assert_damaged_files_are_refused(content, count, path):
             assert path.name in str(error)
             refused += 1
     assert refused >= count // 3
+
+
+def write_archive(path, members, compression=zipfile.ZIP_STORED):
+    """Writes a zip file of {name: bytes}; returns its path."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def with_config(members, change):
+    """The members of a .keras file with a changed config; change: config, {name of a layer: its config} -> None."""
+    config = json.loads(members["config.json"])
+    change(config, {layer["config"]["name"]: layer for layer in config["config"]["layers"]})
+    return members | {"config.json": json.dumps(config).encode()}
 
 
 def damaged_copies(content, count, generator):

@@ -1,7 +1,6 @@
 """`load_model`: `.keras` files that are damaged or hostile end with one ValueError before Keras reads them."""
 
 import io
-import json
 import random
 import zipfile
 
@@ -10,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from limited_process import assert_refused, run_limited
-from support import damaged_copies
+from support import damaged_copies, with_config, write_archive
 
 from keras_resnet import load_model
 from keras_resnet.weights.file_formats import open_weights
@@ -28,20 +27,6 @@ def members(tmp_path_factory):
     keras.Model(inputs, nested(x)).save(path)
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
-
-
-def write_archive(path, members, compression=zipfile.ZIP_STORED):
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
-
-
-def with_config(members, change):
-    """The members with a config that `change` has changed: config, {name of a layer: its config} -> None."""
-    config = json.loads(members["config.json"])
-    change(config, {layer["config"]["name"]: layer for layer in config["config"]["layers"]})
-    return members | {"config.json": json.dumps(config).encode()}
 
 
 def test_intact_files_are_loaded_stored_or_compressed(members, tmp_path):

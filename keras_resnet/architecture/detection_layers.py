@@ -1,5 +1,7 @@
 """Layers of detectors without weights: padding of images, proposals, features of regions, detections, masks."""
 
+from typing import Annotated, Any
+
 import keras
 from keras import layers, ops
 
@@ -13,7 +15,9 @@ from keras_resnet.architecture.boxes import (
     top_scores,
     vote_boxes,
 )
+from keras_resnet.architecture.detector_spec import Count, Share
 from keras_resnet.architecture.regions import align_regions
+from keras_resnet.schema import Range, checked
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -23,18 +27,21 @@ DETECTION_SIDE = 1e-2
 """Smallest sides of proposals and detections in pixels (torchvision/models/detection/{rpn,roi_heads}.py)."""
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 """Factors of the second stage's offsets (torchvision/models/detection/roi_heads.py)."""
+_ANCHORS = {"anchor_sizes": tuple[tuple[int, ...], ...], "anchor_ratios": tuple[float, ...]}
+_DETECTIONS = {"score_threshold": Share, "nms_threshold": Share, "detections": Count}
 
 
 class Parameterless(layers.Layer):
     """A layer that computes in float32 and whose arguments are its attributes; `get_config` has them."""
 
-    arguments: tuple[str, ...] = ()
+    arguments: dict[str, Any] = {}
+    """Name -> annotation of the value, which may come from a file."""
 
     def __init__(self, *, name=None, dtype="float32", **arguments):
         super().__init__(name=name, dtype=dtype)
         self.supports_jit = keras.backend.backend() != "tensorflow"  # XLA has no such kernels, and compiles each size
-        for argument in self.arguments:
-            setattr(self, argument, arguments[argument])
+        for argument, annotation in self.arguments.items():
+            setattr(self, argument, checked(arguments.get(argument), annotation, argument))
 
     def get_config(self):
         return super().get_config() | {argument: getattr(self, argument) for argument in self.arguments}
@@ -88,7 +95,7 @@ class Proposals(_AnchorLayer):
     `deltas` (B, h, w, 4 * A). Outputs: boxes (B, P, 4), padded with zeros, and the number of boxes (B,).
     """
 
-    arguments = ("anchor_sizes", "anchor_ratios", "candidates", "proposals", "nms_threshold")
+    arguments = {**_ANCHORS, "candidates": Count, "proposals": Count, "nms_threshold": Share}
 
     def call(self, inputs):
         anchors = self.level_anchors(inputs["images"], inputs["objectness"])
@@ -123,7 +130,7 @@ class RegionFeatures(Parameterless):
     With `count` (B,), the numbers of boxes that are no padding, TensorFlow leaves out the padding (`boxes_of_images`).
     """
 
-    arguments = ("first_level", "size")
+    arguments = {"first_level": Annotated[int, Range(2, 5)], "size": Annotated[int, Range(1, 64)]}
 
     def call(self, maps, boxes, count=None):
         batch, places = ops.shape(boxes)[:2]
@@ -184,7 +191,7 @@ class Detections(Parameterless):
     (B * P, 4 * classes), and `sizes` (B, 2). Outputs: boxes (B, N, 4), scores, labels (B, N), and their number (B,).
     """
 
-    arguments: tuple[str, ...] = ("score_threshold", "nms_threshold", "detections")
+    arguments = _DETECTIONS
 
     def call(self, inputs):
         return self.best(*class_boxes(inputs, self.score_threshold))
@@ -239,7 +246,7 @@ class RefinedDetections(Detections):
     are left become means of the boxes of their class with an IoU of `voting_threshold`, weighted by score.
     """
 
-    arguments = (*Detections.arguments, "voting_threshold")
+    arguments = {**_DETECTIONS, "voting_threshold": Share}
 
     def call(self, passes):
         found = [class_boxes(inputs, self.score_threshold) for inputs in passes]
@@ -276,15 +283,7 @@ class DenseDetections(_AnchorLayer):
     and `deltas` (B, h, w, A * 4). Outputs as those of Detections.
     """
 
-    arguments = (
-        "anchor_sizes",
-        "anchor_ratios",
-        "classes",
-        "candidates",
-        "score_threshold",
-        "nms_threshold",
-        "detections",
-    )
+    arguments = {**_ANCHORS, **_DETECTIONS, "classes": Count, "candidates": Count}
 
     def call(self, inputs):
         anchors = self.level_anchors(inputs["images"], inputs["scores"])

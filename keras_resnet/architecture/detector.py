@@ -39,6 +39,7 @@ from keras_resnet.architecture.network import (
     without_initialization,
 )
 from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.errors import value_error
 from keras_resnet.schema import checked
 
 BOX_SIZE, MASK_SIZE = 7, 14
@@ -86,8 +87,9 @@ class Detector(ResNet):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         model = super().from_config(config, custom_objects=custom_objects)
-        settings = (config.get("resnet") or {}).get("settings")
-        model.settings = settings and checked(settings, DetectionSettings, "settings")
+        if model.spec is not None:
+            model.settings = checked(config["resnet"].get("settings"), DetectionSettings, "settings")
+            _check_layers(model)
         return model
 
 
@@ -169,8 +171,28 @@ def backbone_spec(spec: DetectorSpec) -> ResNetSpec:
     return replace(backbone, depths=backbone.depths[:3], widths=backbone.widths[:3]) if spec.neck == "c4" else backbone
 
 
-def _anchors(spec):
-    return {"anchor_sizes": spec.anchor_sizes, "anchor_ratios": spec.anchor_ratios}
+def layer_arguments(spec: DetectorSpec, settings: DetectionSettings) -> dict[str, dict[str, Any]]:
+    """{name of a layer: its arguments}, of the layers that depend on thresholds and counts."""
+    names = ("score_threshold", "nms_threshold", "detections")
+    detections = {name: getattr(settings, name) for name in names}
+    anchors = {
+        "anchor_sizes": spec.anchor_sizes,
+        "anchor_ratios": spec.anchor_ratios,
+        "candidates": settings.candidates,
+    }
+    if spec.box_head == "dense":
+        return {"detections": detections | anchors | {"classes": spec.classes}}
+    of_proposals = {"proposals": settings.proposals, "nms_threshold": settings.proposal_nms_threshold}
+    return {"proposals": anchors | of_proposals, "detections": detections}
+
+
+def _check_layers(model):
+    """Raises ValueError for layers with other thresholds, counts or anchors than the model's settings and spec."""
+    for name, arguments in layer_arguments(model.spec, model.settings).items():
+        layer = model.get_layer(name)
+        for argument, expected in arguments.items():
+            if (value := getattr(layer, argument, None)) != expected:
+                raise value_error(argument, value, f"{expected!r} in the layer {name!r}, as in the model's settings")
 
 
 def _region_detections(spec, settings, images, sizes, maps):
@@ -179,13 +201,8 @@ def _region_detections(spec, settings, images, sizes, maps):
     rpn = chain(*map(head_layer, convolutions))
     objectness, deltas = head_layer(objectness), head_layer(deltas)
     hidden = [rpn(level) for level in maps]
-    proposals, count = Proposals(
-        candidates=settings.candidates,
-        proposals=settings.proposals,
-        nms_threshold=settings.proposal_nms_threshold,
-        **_anchors(spec),
-        name="proposals",
-    )(
+    arguments = layer_arguments(spec, settings)
+    proposals, count = Proposals(**arguments["proposals"], name="proposals")(
         {
             "images": images,
             "sizes": sizes,
@@ -196,12 +213,9 @@ def _region_detections(spec, settings, images, sizes, maps):
     maps = maps[: len(spec.levels)]  # the coarser ones only have proposals
     features = _box_features(spec, maps, proposals, sizes)
     scores, deltas = map(head_layer, box_predictor_rows(spec))
-    boxes, best, labels, kept = Detections(
-        score_threshold=settings.score_threshold,
-        nms_threshold=settings.nms_threshold,
-        detections=settings.detections,
-        name="detections",
-    )({"proposals": proposals, "count": count, "sizes": sizes, "scores": scores(features), "deltas": deltas(features)})
+    boxes, best, labels, kept = Detections(**arguments["detections"], name="detections")(
+        {"proposals": proposals, "count": count, "sizes": sizes, "scores": scores(features), "deltas": deltas(features)}
+    )
     outputs = dict(zip(OUTPUTS, (boxes, best, labels, kept), strict=True))
     if spec.mask_head:
         regions = RegionFeatures(first_level=spec.finest_level, size=MASK_SIZE, name="mask_regions")
@@ -233,15 +247,7 @@ def _region_features(spec, maps, proposals):
 def _dense_detections(spec, settings, images, sizes, maps):
     """RetinaNet: class and box of each anchor."""
     heads = {kind: chain(*map(head_layer, rows)) for kind, rows in dense_rows(spec).items()}
-    detections = DenseDetections(
-        classes=spec.classes,
-        candidates=settings.candidates,
-        score_threshold=settings.score_threshold,
-        nms_threshold=settings.nms_threshold,
-        detections=settings.detections,
-        **_anchors(spec),
-        name="detections",
-    )(
+    detections = DenseDetections(**layer_arguments(spec, settings)["detections"], name="detections")(
         {
             "images": images,
             "sizes": sizes,

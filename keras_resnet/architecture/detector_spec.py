@@ -1,10 +1,11 @@
 """DetectorSpec: one frozen dataclass that describes a detector on any network of the family; DetectionSettings."""
 
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import check_known, value_error
-from keras_resnet.schema import check_fields
+from keras_resnet.schema import Range, check_fields
 
 MAX_WIDTH = 16_384
 """Largest number of channels, units or layers of a head: a spec may come from an untrusted file."""
@@ -175,8 +176,8 @@ def backbone_of(spec: ResNetSpec | DetectorSpec) -> ResNetSpec:
     return spec.backbone if isinstance(spec, DetectorSpec) else spec
 
 
-_SHARES = ("score_threshold", "nms_threshold", "proposal_nms_threshold")
-_COUNTS = ("detections", "candidates", "proposals")
+Share = Annotated[float, Range(0, 1)]
+Count = Annotated[int, Range(1, MAX_COUNT)]
 
 
 @dataclass(frozen=True)
@@ -191,27 +192,21 @@ class DetectionSettings:
         ValueError: on construction, for shares outside of [0, 1] and counts below 1.
     """
 
-    score_threshold: float = 0.05
+    score_threshold: Share = 0.05
     """Smallest score of a detection."""
-    nms_threshold: float = 0.5
+    nms_threshold: Share = 0.5
     """Largest overlap (IoU) of two detections of the same class."""
-    detections: int = 100
+    detections: Count = 100
     """Largest number of detections in an image, N."""
-    candidates: int = 1000
+    candidates: Count = 1000
     """Best anchors of each level that are considered."""
-    proposals: int = 1000
+    proposals: Count = 1000
     """Regions that the second stage classifies."""
-    proposal_nms_threshold: float = 0.7
+    proposal_nms_threshold: Share = 0.7
     """Largest overlap (IoU) of two proposals of the same level."""
 
     def __post_init__(self):
         check_fields(self)
-        for name in _SHARES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise value_error(name, getattr(self, name), "a number from 0 to 1")
-        for name in _COUNTS:
-            if not 1 <= getattr(self, name) <= MAX_COUNT:
-                raise value_error(name, getattr(self, name), f"an integer from 1 to {MAX_COUNT}")
 
     def to_config(self) -> dict:
         """The fields as JSON values; `DetectionSettings(**config)` restores them."""

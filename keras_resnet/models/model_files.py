@@ -5,7 +5,8 @@ from copy import deepcopy
 
 import keras
 
-from keras_resnet.architecture.network import ResNet  # noqa: F401  # known to Keras once it is imported
+from keras_resnet.architecture.detector import Detector  # also makes Keras know the classes of this package
+from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.errors import error_summary, value_error
 from keras_resnet.files import local_copy
 from keras_resnet.weights.keras_archives import check_keras_file
@@ -40,10 +41,17 @@ def load_model(path: str | os.PathLike) -> keras.Model:
             _check_size(config, num_values)
             model = keras.saving.load_model(local, compile=False)
             _check_built(model, config)
+            _check_preprocessing(model)
         except Exception as error:  # Keras's parsers and layers raise errors of many types
             raise value_error("path", str(path), f"an intact .keras file ({error_summary(error)})") from error
     warn_if_not_finite(model, path)
     return model
+
+
+def _check_preprocessing(model):
+    """Raises ValueError for a detector whose images are prepared in an impossible way."""
+    if isinstance(model, Detector) and (stored := model.info.get("preprocessing")):
+        DetectionPreprocessing.from_config(stored)
 
 
 def _check_size(config, num_values):

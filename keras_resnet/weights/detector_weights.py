@@ -30,7 +30,7 @@ _LENGTHS = {
 }
 """Field of DetectorSpec -> weights; the first one that the file has is as long as the field's value."""
 _STRUCTURE = (
-    "neck levels extra_levels neck_norm rpn_convs box_head head_convs head_norm mask_head mask_convs".split()  # noqa: SIM905
+    "neck levels extra_levels neck_norm rpn_convs box_head head_convs head_norm global_context mask_head mask_convs".split()  # noqa: SIM905
 )
 """Fields of DetectorSpec that should be as requested."""
 
@@ -64,6 +64,7 @@ class DetectorWeights(NetworkWeights):
     head_weights: ClassVar[tuple[str, ...]] = tuple(
         f"{layer}/{kind}" for layer in _PREDICTORS for kind in ("kernel", "bias")
     )
+    preprocessing_class = DetectionPreprocessing
 
     @classmethod
     def match(cls, spec: DetectorSpec, layout: Layout, file: WeightsFile) -> DetectorSpec:
@@ -95,11 +96,8 @@ class DetectorWeights(NetworkWeights):
         """Number of classes with the background."""
         return self.spec.classes
 
-    @cached_property
-    def preprocessing(self) -> DetectionPreprocessing | None:
-        """Preprocessing that was published with the file or stored in it; None if unknown."""
-        stored = self.file.metadata.info.get("preprocessing")
-        return self.source_preprocessing or (stored and DetectionPreprocessing.from_config(stored))
+    def _usual_preprocessing(self):
+        return None
 
     def info(self, model: keras.Model, new_head: bool = False) -> dict[str, Any]:
         """Facts about the weights for `model.info`: source, preprocessing (else the model's), class names."""

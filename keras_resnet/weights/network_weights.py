@@ -39,6 +39,7 @@ class NetworkWeights:
     """Preprocessing that was published with the file, if it came from the catalog or a hub."""
     head_weights: ClassVar[tuple[str, ...]] = HEAD_WEIGHTS
     """Weights that depend on the number of classes."""
+    preprocessing_class: ClassVar[Any] = Preprocessing
 
     @classmethod
     def match(cls, spec: Any, layout: Layout, file: WeightsFile) -> Any:
@@ -88,9 +89,9 @@ class NetworkWeights:
         if config is None:
             return self._usual_preprocessing()
         try:
-            return Preprocessing.from_config(config)
+            return self.preprocessing_class.from_config(config)
         except (TypeError, KeyError, ValueError) as error:
-            expected = f"`{self.file.path}` should contain the values of a Preprocessing"
+            expected = f"`{self.file.path}` should contain the values of a {self.preprocessing_class.__name__}"
             raise ValueError(f"{expected}. Received: {bounded_repr(config)} ({error})") from error
 
     def _usual_preprocessing(self):
