@@ -3,13 +3,21 @@
 import json
 import zipfile
 from dataclasses import replace
-from functools import cache
 
 import keras
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from support import REFERENCES, assert_same_arrays, random_images, read_arrays, with_config, write_archive
+from support import (
+    NARROW_DETECTORS,
+    REFERENCES,
+    assert_same_arrays,
+    narrow_detector,
+    random_images,
+    read_arrays,
+    with_config,
+    write_archive,
+)
 
 from keras_resnet import (
     build,
@@ -25,22 +33,14 @@ from keras_resnet.data.labels import coco_classes
 from keras_resnet.weights.catalog import WEIGHTS
 
 NARROW = REFERENCES / "detectors"
-INDEX = json.loads((NARROW / "index.json").read_text())["detectors"]
 
 
 def load(name, variant=None, path=None, **changes):
     """The detector of a reference, or another variant on its backbone, with the weights of its file or another one."""
-    row = INDEX[name]
+    row = NARROW_DETECTORS[name]
     backbone = replace(get_spec(row["variant"]).backbone, **row["backbone"])
     changes = {"backbone": backbone} | changes
     return create(variant or row["variant"], weights=path or NARROW / f"{name}.safetensors", **changes)
-
-
-@cache
-def loaded(name):
-    """The detector of a reference with few proposals, which tests do not change."""
-    settings = {} if "retina" in name else {"proposals": 40}
-    return load(name, candidates=100, detections=20, **settings)
 
 
 def detections(model):
@@ -56,24 +56,24 @@ def assert_same_detections(found, expected):
 @pytest.fixture(scope="module")
 def faster():
     """A narrow Faster R-CNN; not to be changed."""
-    return loaded("fasterrcnn")
+    return narrow_detector("fasterrcnn")[0]
 
 
-@pytest.mark.parametrize("name", INDEX)
+@pytest.mark.parametrize("name", NARROW_DETECTORS)
 def test_widths_classes_and_epsilon_follow_from_the_file(name):
     """Today's names mean an epsilon of 1e-5, those of 2019 frozen batch norms without one."""
-    spec = loaded(name).spec
+    spec = narrow_detector(name)[0].spec
     assert (spec.classes, spec.rpn_width if "rcnn" in name else 16) == (4, 16)
     assert spec.neck_width == (32 if name == "retinanet_v2" else 16)
     assert spec.box_width == (16 if "rcnn" in name else 1024)
     assert spec.backbone.bn_epsilon == (0.0 if name in ("maskrcnn", "retinanet") else 1e-5)
 
 
-@pytest.mark.parametrize("name", INDEX)
+@pytest.mark.parametrize("name", NARROW_DETECTORS)
 def test_saved_files_equal_those_of_torchvision(name, tmp_path):
     """The same names, old or new, and values."""
     for suffix in (".safetensors", ".pth"):
-        save_weights(loaded(name), tmp_path / f"out{suffix}", layout="torchvision")
+        save_weights(narrow_detector(name)[0], tmp_path / f"out{suffix}", layout="torchvision")
         assert_same_arrays(read_arrays(tmp_path / f"out{suffix}"), read_arrays(NARROW / f"{name}.safetensors"))
 
 
@@ -89,8 +89,7 @@ def test_files_with_the_names_of_keras_restore_weights_spec_and_info(suffix, tmp
 
 def test_an_epsilon_of_zero_can_be_requested_for_files_with_new_names():
     """COCO_V1 weights that a newer torchvision saved need it, and do not say so."""
-    row = INDEX["fasterrcnn"]
-    backbone = replace(get_spec(row["variant"]).backbone, **row["backbone"], bn_epsilon=0.0)
+    backbone = replace(narrow_detector("fasterrcnn")[0].spec.backbone, bn_epsilon=0.0)
     assert load("fasterrcnn", backbone=backbone).spec.backbone.bn_epsilon == 0.0
 
 

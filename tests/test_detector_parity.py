@@ -1,5 +1,6 @@
 """Detectors of torchvision, reproduced from their weights; tests/references/make_detectors.py wrote the files."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from support import NARROW_DETECTORS, narrow_detector, padded_images
 
-from keras_resnet import create, list_models
+from keras_resnet import create, detect, list_models
 
 
 def inputs_of(layer):
@@ -139,3 +140,26 @@ def test_full_size_detectors_equal_those_of_torchvision(path):
     if "proposals" in expected:
         check_proposals(model, expected)
     check_detections(model, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "name", "folder"),
+    [
+        ("bccd_fasterrcnn", "fasterrcnn_resnet18_fpn", "bccd"),
+        ("tiny_coco_maskrcnn", "maskrcnn_resnet18_fpn", "tiny_coco"),
+    ],
+)
+def test_trained_detectors_find_what_torchvision_finds_in_all_images(file, name, folder, test_data):
+    """Boxes within 0.05 pixels, scores within 1e-4, 99.9 % of the pixels of each mask."""
+    stored = test_data / "detectors" / file
+    facts = json.loads(stored.with_suffix(".json").read_text())
+    model = create(name, weights=f"{stored}.safetensors", **{side: facts[side] for side in ("min_size", "max_size")})
+    paths = [next((test_data / folder).rglob(image["file"])) for image in facts["images"]]
+    for image, found in zip(facts["images"], detect(paths, model, score_threshold=0.05), strict=True):
+        assert found.labels.tolist() == image["labels"]
+        np.testing.assert_allclose(found.boxes, image["boxes"], atol=0.05)
+        np.testing.assert_allclose(found.scores, image["scores"], atol=1e-4)
+        if model.spec.mask_head:
+            masks = np.load(f"{stored}_masks.npz")[image["file"]]
+            assert (found.masks == masks).mean(axis=(1, 2)).min() >= 0.999
