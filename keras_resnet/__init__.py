@@ -16,11 +16,12 @@ from keras_resnet.evaluation import evaluate
 from keras_resnet.models import constructors
 from keras_resnet.models.constructors import *  # noqa: F403
 from keras_resnet.models.create import create
+from keras_resnet.models.detector_transforms import with_settings
 from keras_resnet.models.feature_extractor import feature_extractor
 from keras_resnet.models.model_files import load_model
 from keras_resnet.models.preprocessing import preprocess_input, preprocessing
 from keras_resnet.models.publishing import push_to_hub, save_pretrained
-from keras_resnet.models.transforms import fold_batch_norm, with_settings
+from keras_resnet.models.transforms import fold_batch_norm
 from keras_resnet.prediction import predict
 from keras_resnet.training.options import RunOptions
 from keras_resnet.training.recipe import Recipe

@@ -188,11 +188,11 @@ def layer_arguments(spec: DetectorSpec, settings: DetectionSettings) -> dict[str
 
 def _check_layers(model):
     """Raises ValueError for layers with other thresholds, counts or anchors than the model's settings and spec."""
-    for name, arguments in layer_arguments(model.spec, model.settings).items():
-        layer = model.get_layer(name)
-        for argument, expected in arguments.items():
+    arguments = layer_arguments(model.spec, model.settings)
+    for layer in model.layers:
+        for argument, expected in arguments.get(layer.name, {}).items():
             if (value := getattr(layer, argument, None)) != expected:
-                raise value_error(argument, value, f"{expected!r} in the layer {name!r}, as in the model's settings")
+                raise value_error(argument, value, f"{expected!r} in {layer.name}, as in the model's settings")
 
 
 def _region_detections(spec, settings, images, sizes, maps):

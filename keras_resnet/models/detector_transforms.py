@@ -1,14 +1,16 @@
 """Detectors made from detectors: with other thresholds, and with a second pass over the boxes they found."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import keras
 
 from keras_resnet.architecture.detection_layers import RefinedDetections, RegressedBoxes
-from keras_resnet.architecture.detector import OUTPUTS, Detector, default_settings
+from keras_resnet.architecture.detector import OUTPUTS, Detector, default_settings, layer_arguments
 from keras_resnet.architecture.detector_spec import DetectionSettings
 from keras_resnet.architecture.metadata import copy_metadata
-from keras_resnet.errors import value_error
+from keras_resnet.equivalents import DETECTOR_ARGUMENTS
+from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.models.cloning import rebuild
 
 REFINED_NMS_THRESHOLD = 0.3
@@ -17,29 +19,37 @@ VOTING_THRESHOLD = 0.5
 """Smallest overlap (IoU) of the boxes that vote (Gidaris & Komodakis 2015, arXiv:1505.01749, sec. 5)."""
 
 
-def with_settings(model: Detector, settings: DetectionSettings) -> Detector:
-    """A copy of a detector with other thresholds and counts; the model itself, if it has them already.
+def with_settings(model: Detector, settings: DetectionSettings | None = None, **changes: Any) -> Detector:
+    """A copy of a detector with other thresholds and counts, and the same weights.
 
-    >>> from keras_resnet import DetectionSettings, create
-    >>> from keras_resnet.models.detector_transforms import with_settings
-    >>> model = create("retinanet_resnet18_fpn", classes=3)
-    >>> with_settings(model, DetectionSettings(detections=10)).output["boxes"].shape
-    (None, 10, 4)
+    >>> import keras_resnet
+    >>> model = keras_resnet.create("retinanet_resnet18_fpn", classes=3)
+    >>> strict = keras_resnet.with_settings(model, score_threshold=0.3, detections=10)
+    >>> strict.settings.score_threshold, strict.output["boxes"].shape
+    (0.3, (None, 10, 4))
+
+    Args:
+        model: a detector.
+        settings: thresholds and counts; None for those of the model.
+        **changes: fields of DetectionSettings to change.
+
+    Returns:
+        A Detector with weights of its own; the model itself, if it has these settings already.
+
+    Raises:
+        ValueError: for a model that is not a detector as `build` returns it, and values that are invalid.
+        TypeError: for a change of something that is no field.
     """
+    if not isinstance(model, Detector) or not any(layer.name == "detections" for layer in model.layers):
+        raise value_error("model", getattr(model, "name", model), "a detector as `create` or `build` returns it")
+    for name in changes:
+        if name not in (known := [field.name for field in fields(DetectionSettings)]):
+            raise TypeError(str(unknown_name_error("changes", name, known, equivalents=DETECTOR_ARGUMENTS)))
+    settings = replace(settings or model.settings or default_settings(model.spec), **changes)
     if settings == model.settings:
         return model
-    values = settings.to_config()
-    rows = {
-        "proposals": {name: values[name] for name in ("candidates", "proposals")}
-        | {"nms_threshold": settings.proposal_nms_threshold},
-        "detections": {name: values[name] for name in ("candidates", "score_threshold", "nms_threshold", "detections")},
-    }
-
-    def changes(layer):
-        row = rows.get(layer.name, {})
-        return {name: value for name, value in row.items() if name in layer.arguments} if row else {}
-
-    copy = rebuild(model, changes)
+    arguments = layer_arguments(model.spec, settings)
+    copy = rebuild(model, lambda layer: arguments.get(layer.name, {}))
     copy.set_weights(model.get_weights())
     copy.settings = settings
     return copy

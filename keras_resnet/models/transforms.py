@@ -1,16 +1,13 @@
 """Models made from models: of another size, without batch norms, cast, fully convolutional, with a new head."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 
 from keras_resnet.architecture.detection_layers import Parameterless
-from keras_resnet.architecture.detector import Detector, layer_arguments
-from keras_resnet.architecture.detector_spec import DetectionSettings
 from keras_resnet.architecture.metadata import (
     channel_axis,
     copy_metadata,
@@ -20,7 +17,7 @@ from keras_resnet.architecture.metadata import (
     model_spec,
 )
 from keras_resnet.architecture.network import ResNet
-from keras_resnet.errors import error_summary, is_integer, unknown_name_error, value_error
+from keras_resnet.errors import error_summary, is_integer, value_error
 from keras_resnet.models.cloning import as_functional, clone, rebuild
 from keras_resnet.precision import PRECISIONS, check_precision
 
@@ -131,37 +128,6 @@ def _folded_weights(layer, norm):
     )
     scale = gamma / np.sqrt(variance + norm.epsilon)
     return [kernel * scale, beta + scale * (sum(bias) - mean)]
-
-
-def with_settings(model: Detector, **changes: Any) -> Detector:
-    """A copy of a detector with other thresholds and counts, and the same weights.
-
-    >>> import keras_resnet
-    >>> model = keras_resnet.create("retinanet_resnet18_fpn", classes=3)
-    >>> strict = keras_resnet.with_settings(model, score_threshold=0.3, detections=10)
-    >>> strict.settings.score_threshold, strict.output["boxes"].shape
-    (0.3, (None, 10, 4))
-
-    Args:
-        model: a detector.
-        **changes: fields of DetectionSettings.
-
-    Raises:
-        ValueError: for a model that is not a detector, and values that are invalid.
-        TypeError: for a change of something that is no field.
-    """
-    if not isinstance(model, Detector) or not model.settings:
-        raise value_error("model", getattr(model, "name", model), "a detector of this package")
-    for name in changes:
-        if not hasattr(model.settings, name):
-            known = [field.name for field in fields(DetectionSettings)]
-            raise TypeError(str(unknown_name_error("changes", name, known)))
-    settings = replace(model.settings, **changes)
-    arguments = layer_arguments(model.spec, settings)
-    copy = rebuild(model, lambda layer: arguments.get(layer.name, {}))
-    copy.set_weights(model.get_weights())
-    copy.settings = settings
-    return copy
 
 
 def cast_model(model: keras.Model, precision: str) -> keras.Model:

@@ -30,7 +30,8 @@ _LENGTHS = {
 }
 """Field of DetectorSpec -> weights; the first one that the file has is as long as the field's value."""
 _STRUCTURE = (
-    "neck levels extra_levels neck_norm rpn_convs box_head head_convs head_norm global_context mask_head mask_convs".split()  # noqa: SIM905
+    *("neck", "levels", "extra_levels", "neck_norm", "rpn_convs", "box_head", "head_convs", "head_norm"),
+    *("global_context", "mask_head", "mask_convs"),
 )
 """Fields of DetectorSpec that should be as requested."""
 
