@@ -168,6 +168,8 @@ def merge_detections(found: Sequence[Detection], settings: DetectionSettings) ->
     """
     if errors := [it for it in found if it.error is not None]:
         return errors[0]
+    if not any(map(len, found)):
+        return found[0]
     boxes, scores, labels = (_joined(found, name) for name in ("boxes", "scores", "labels"))
     best = suppress_overlaps(
         boxes[None], scores[None], settings.nms_threshold, settings.detections, groups=labels[None]
