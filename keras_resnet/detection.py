@@ -168,8 +168,8 @@ def detect(
     model share a batch.
 
     Args:
-        images: a file, a folder (searched for images, with its folders), a PIL image, a uint8 array (H, W, 3), or a
-            sequence of these. Images are turned upright by their EXIF orientation.
+        images: a file, a folder (searched for images, with its folders), the contents of a file (bytes), a PIL image, a
+            uint8 array (H, W, 3), or a sequence of these. Images are turned upright by their EXIF orientation.
         model: a detector that `create` or `load_model` returned, or a KerasDetector.
         score_threshold: smallest score of an object. Below that of the model's `settings` there are none.
         batch_size: number of successive images that are in memory together.
@@ -191,7 +191,7 @@ def detect(
         raise value_error("score_threshold", score_threshold, "a number from 0 to 1")
     detector = as_detector(model, min_size=min_size, max_size=max_size)
     if score_threshold < detector.score_threshold:
-        least = f"its own is {detector.score_threshold}, see `create(..., score_threshold=...)`"
+        least = f"its own is {detector.score_threshold}, see `keras_resnet.with_settings`"
         warnings.warn(f"{detector.name} returns no scores below its threshold: {least}", stacklevel=2)
     detections = iterate_detections(detector, _sources(images), batch_size, score_threshold)
     return detections if stream else list(detections)

@@ -35,7 +35,7 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def trained(test_data):
-    """Name of a file -> Trained, with its first four images."""
+    """Name of a file -> Trained, with its first three images."""
 
     def load(file):
         name, folder = TRAINED[file]
@@ -44,7 +44,7 @@ def trained(test_data):
         sizes = {"min_size": facts["min_size"], "max_size": facts["max_size"]}
         model = keras_resnet.create(name, weights=f"{stored}.safetensors", **sizes)
         model.info["class_names"] = ["__background__", *facts["classes"]]
-        images = facts["images"][:4]
+        images = facts["images"][:3]
         masks = Path(f"{stored}_masks.npz")
         return Trained(
             model,
@@ -89,7 +89,7 @@ def test_a_threshold_keeps_the_objects_from_that_score_on(trained):
     for threshold in (0.2, 0.9):
         for detection, image in zip(detect(expected.paths, expected.model, threshold), expected.images, strict=True):
             assert len(detection) == sum(score >= threshold for score in image["scores"])
-    with pytest.warns(UserWarning, match=r"no scores below its threshold: its own is 0\.05"):
+    with pytest.warns(UserWarning, match=r"no scores below its threshold: its own is 0\.05, see .keras_resnet.with"):
         detect([], expected.model, 0.01)
 
 
@@ -192,7 +192,7 @@ def test_preprocessing_is_that_of_the_detector(detector):
 
 @pytest.mark.parametrize("function", [keras_resnet.predict, keras_resnet.prediction.classify])
 def test_a_detector_is_not_a_classifier(function, detector, image_folder):
-    with pytest.raises(ValueError, match="`model` should be a classifier. `keras_resnet.detect` takes detectors"):
+    with pytest.raises(ValueError, match="`model` should be a classifier.*`keras_resnet.detect` takes detectors"):
         function(detector, str(image_folder / "ants" / "0.png"))
 
 
@@ -202,7 +202,7 @@ def test_a_classifier_is_not_a_detector(model, image_folder):
         detect(image_folder, model(), stream=True)
 
 
-@pytest.mark.parametrize("images", [None, 1, [None], [1.5], [np.zeros((4, 4))], b"", [b"no image"], {None: 1}])
+@pytest.mark.parametrize("images", [None, 1, [None], [1.5], [np.zeros((4, 4))], {None: 1}])
 def test_other_values_than_images_are_refused(images, detector):
     with pytest.raises(ValueError, match="Received"):
         detect(images, detector)
@@ -212,6 +212,10 @@ def test_missing_files_raise_at_the_call(detector):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
         detect("nowhere.png", detector, stream=True)
     assert detect([], detector) == []
+
+
+def test_contents_of_files_are_files(detector):
+    assert [found.error is None for found in detect([b"", b"no image"], detector)] == [False, False]
 
 
 @pytest.mark.parametrize(
