@@ -234,6 +234,8 @@ def classify(model: Any, images: Any, top: int = 5) -> list[list[tuple[str, str,
 
 def _classifier(model):
     """The model as a Classifier, unless it is an exported network, which has the same methods."""
+    if hasattr(model, "detections"):
+        raise value_error("model", model.name, "a classifier", "`keras_resnet.detect` takes detectors.")
     return model if hasattr(model, "probabilities") else Classifier(model)
 
 

@@ -74,6 +74,12 @@ def images_at(split, indices):
     return [found[index] for index in indices]
 
 
+def each_image(split):
+    """Yields the images of a split, as `image_views` takes them."""
+    for _, images, _ in _batches(split, 1, 0):
+        yield from images
+
+
 def _batches(split, size, start):
     """Yields (index of the first image, images, labels) for `size` images at a time."""
     if isinstance(split, Split):

@@ -3,9 +3,12 @@
 import os
 import warnings
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
+from keras_resnet.data.detection_preprocessing import ImageBatch
+from keras_resnet.data.image_files import as_pil_image, image_list
 from keras_resnet.data.labels import imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.deployment.checksums import has_checksum
@@ -21,7 +24,7 @@ def is_exported(path: str | os.PathLike) -> bool:
     return Path(path).suffix in SUFFIXES or (Path(path) / "saved_model.pb").exists()
 
 
-def load_exported(path: str | os.PathLike) -> "ExportedModel":
+def load_exported(path: str | os.PathLike) -> Any:
     """Loads a network that `export` wrote. It runs without Keras, and may be called by several threads.
 
     Damage is found by the checksum that `export` wrote. Files without one come from versions before it: they are first
@@ -41,14 +44,16 @@ def load_exported(path: str | os.PathLike) -> "ExportedModel":
         path: file, or folder of a SavedModel.
 
     Returns:
-        An ExportedModel, which `predict` and `classify` take in place of a Keras model.
+        An ExportedModel, which `predict` and `classify` take in place of a Keras model, or an ExportedDetector, which
+        `detect` takes.
 
     Raises:
         FileNotFoundError: if `path` does not exist.
         ValueError: for a file that is damaged, was changed after its export, or was not written by `export`.
         ImportError: if the format's runtime is not installed; the message has the command that installs it.
     """
-    return ExportedModel(path)
+    exported = ExportedModel(path)
+    return ExportedDetector(exported) if exported.metadata.task == "detection" else exported
 
 
 class ExportedModel:
@@ -105,7 +110,7 @@ class ExportedModel:
                 "The exported network should contain its preprocessing; it was exported with `raw=True` from weights "
                 f"of unknown preprocessing. Received: path={str(self.path)!r}"
             )
-        return self.metadata.preprocessing
+        return cast(Preprocessing, self.metadata.preprocessing)
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -157,7 +162,8 @@ class ExportedModel:
     @property
     def takes_encoded_files(self) -> bool:
         """Whether `run_encoded_files` is available."""
-        return hasattr(self.session, "run_files") and not self.metadata.raw
+        decodes = isinstance(self.metadata.preprocessing, Preprocessing) and not self.metadata.raw
+        return decodes and hasattr(self.session, "run_files")
 
     def run_encoded_files(self, contents: list[bytes]) -> dict[str, np.ndarray]:
         """Runs the network on the contents of image files, which it decodes and crops itself."""
@@ -175,3 +181,32 @@ class ExportedModel:
         if "probabilities" not in outputs:
             raise ValueError(f"`model` should be a classifier. Received: {self.path} with outputs {list(outputs)}")
         return outputs["probabilities"]
+
+
+class ExportedDetector:
+    """An exported detector, which `detect` takes in place of a Keras model.
+
+    Calling it with an image (1, H, W, 3) uint8 returns the padded outputs of its Keras model, with `boxes` (1, N, 4)
+    in pixels of that image.
+    """
+
+    def __init__(self, exported: ExportedModel):
+        self.exported, self.metadata, self.name = exported, exported.metadata, exported.name
+        self.class_names = exported.metadata.class_names or ()
+        """Names of the labels, the background first."""
+        self.score_threshold = exported.metadata.score_threshold or 0.0
+        """Smallest score that it returns."""
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return self.exported(images)
+
+    def prepare(self, image: Any) -> ImageBatch:
+        """A path, a PIL image or a uint8 array (H, W, 3) as a batch of one; the network itself resizes it."""
+        (image,) = image_list(image)
+        pixels = np.asarray(as_pil_image(image, 3))
+        size = np.array([pixels.shape[:2]], "float32")
+        return ImageBatch(pixels[None], size, size)
+
+    def detections(self, batch: ImageBatch) -> dict[str, np.ndarray]:
+        """The outputs for a batch of images, of which each is one run."""
+        return self(batch.images)

@@ -10,21 +10,18 @@ from typing import Any
 
 import keras
 
-from keras_resnet.architecture.metadata import image_shape, input_size, model_info
-from keras_resnet.data.datasets import default_preprocessing
-from keras_resnet.data.preprocessing import PreprocessingLayer
+from keras_resnet.architecture.metadata import model_info
 from keras_resnet.data.sources import image_source
 from keras_resnet.deployment.exported import ExportedModel
 from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, check_precision, find_format
-from keras_resnet.deployment.images import calibration_pixels, sample_images
-from keras_resnet.deployment.serving import ExportSpec, export_metadata
+from keras_resnet.deployment.serving import ExportSpec
+from keras_resnet.deployment.tasks import TASKS, task_of
 from keras_resnet.deployment.tensorflow_process import call_with_tensorflow
 from keras_resnet.deployment.verification import REPORT_SUFFIXES, failures, verify
 from keras_resnet.errors import check_installed, check_integers, error_summary, value_error
 from keras_resnet.files import check_writable, local_path, staging_folder
-from keras_resnet.models.cloning import as_functional
-from keras_resnet.models.preprocessing import preprocessing
-from keras_resnet.models.transforms import fold_batch_norm, with_input_size
+from keras_resnet.models.nested import inherited_spec
+from keras_resnet.models.transforms import fold_batch_norm
 
 
 class VerificationError(ValueError):
@@ -98,6 +95,11 @@ def export(
         OSError: if the files cannot be written.
     """
     format_name, target = find_format(format, path), local_path(path).resolve()
+    task = TASKS[task_of(model)]
+    check_precision(format_name, precision, inherited_spec(model))
+    for name, given in {"raw": raw or None, "size": size, "batch_size": batch_size}.items():
+        if given is not None and name in task.needless:
+            raise value_error(name, given, "left out for a detector", task.needless[name])
     _check_arguments(format_name, target, precision, calibration, overwrite)
     check_integers(calibration_size=calibration_size, batch_size=1 if batch_size is None else batch_size)
 
@@ -106,18 +108,17 @@ def export(
         arguments |= {"calibration": calibration, "images": images, "calibration_size": calibration_size}
         arguments |= {"measure_speed": measure_speed, "overwrite": overwrite, "size": size}
         return call_with_tensorflow(export, model, path=target, **arguments)
-    model = _with_static_size(as_functional(model), size)
-    if len(model.outputs) > 1 and not isinstance(model.output, dict):
-        received = f"{model.name} with {len(model.outputs)}"
-        raise ValueError(f"`model` should have one output, or a dict of them. Received: {received}")
+    model, batch_size = task.prepare(model, size), batch_size or task.batch_size
     folded = fold_batch_norm(model)
     unfolded = model_info(folded)["unfolded"]
-    metadata = export_metadata(model, format_name, precision, raw)
-    known = model_info(model).get("preprocessing") or not raw
-    image_preprocessing = preprocessing(model) if known else default_preprocessing(image_shape(model))
-    source = image_source(sample_images() if images is None else images)
-    inputs = _calibration_inputs(calibration, metadata, image_preprocessing, batch_size, calibration_size)
-    spec = ExportSpec(folded, metadata, batch_size, inputs)
+    metadata = task.metadata(model, format_name, precision, raw)
+    image_preprocessing = task.preprocessing(model, raw)
+    source = image_source(task.sample_images() if images is None else images)
+    inputs = None
+    if calibration is not None:
+        pixels = task.calibration(calibration, image_preprocessing, calibration_size)
+        inputs = _calibration_inputs(pixels, metadata, image_preprocessing, batch_size)
+    spec = ExportSpec(folded, metadata, batch_size, inputs, task.float_layers(folded), task.serving_model)
 
     with staging_folder(target) as folder, staging_folder(target) as float32_folder:
         exported, float32_export = _write(spec, folder / target.name, float32_folder / target.name)
@@ -128,18 +129,9 @@ def export(
     return report
 
 
-def _with_static_size(model, size):
-    """The model for images of `size`; None: of any size, or those that its PreprocessingLayer need not resize."""
-    found = [layer.preprocessing for layer in model.layers if isinstance(layer, PreprocessingLayer)]
-    if size is None and input_size(model) is None and found:
-        size = found[0].resize or found[0].size  # only TensorFlow resizes with antialiasing
-    return with_input_size(model, size)
-
-
 def _check_arguments(format_name, target, precision, calibration, overwrite):
     """Raises the errors that can be found without any work."""
     row = FORMATS[format_name]
-    check_precision(format_name, precision)
     check_installed(row.title, row.libraries, f"keras-residual[{format_name}]")
     if target.suffix != row.suffix and (row.suffix or target.suffix in SUFFIXES):
         raise value_error("path", str(target), f"a path that ends in {row.suffix or 'no suffix'} for {row.title}")
@@ -165,11 +157,9 @@ def _check_arguments(format_name, target, precision, calibration, overwrite):
         )
 
 
-def _calibration_inputs(images, metadata, image_preprocessing, batch_size, count):
-    """Inputs of the exported network for its calibration; None without calibration images."""
-    if images is None:
-        return None
-    inputs = metadata.to_inputs(image_preprocessing, calibration_pixels(images, image_preprocessing, count))
+def _calibration_inputs(pixels, metadata, image_preprocessing, batch_size):
+    """Inputs of the exported network for its calibration."""
+    inputs = metadata.to_inputs(image_preprocessing, pixels)
     if len(inputs) < (batch_size or 1):
         expected = f"at least {batch_size} images, a whole batch"
         raise ValueError(f"`calibration` should be {expected}. Received: {len(inputs)} images")

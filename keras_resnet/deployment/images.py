@@ -9,10 +9,13 @@ import numpy as np
 
 from keras_resnet.data.datasets import UNLABELLED, Split, evenly_spaced
 from keras_resnet.data.image_files import as_pil_image, format_errors
-from keras_resnet.data.prefetch import describe_errors, images_at, prefetch_batches
+from keras_resnet.data.prefetch import describe_errors, each_image, images_at, map_in_threads, prefetch_batches
 from keras_resnet.data.protocols import get_protocol
 from keras_resnet.data.sources import ImageSource, image_source, load_test
 from keras_resnet.normalization import Normalization
+
+MAX_CHECK_IMAGES = 16
+"""Number of images of the further checks."""
 
 
 def pixel_batches(source: ImageSource, preprocessing, batch_size):
@@ -30,6 +33,28 @@ def pixel_batches(source: ImageSource, preprocessing, batch_size):
     _warn_of_unreadable(errors, count)
 
 
+def image_batches(source: ImageSource, preprocessing=None, batch_size=1):
+    """Yields (pixels (1, H, W, 3) uint8, index of the image) of whole images, one by one; errors as `pixel_batches`."""
+    errors, count = list(source.skipped), 0
+    images = enumerate(each_image(source.split))
+    for index, result in map_in_threads(_read_whole_image, images):
+        if isinstance(result, str):
+            errors += describe_errors({index: result}, source.names)
+        else:
+            count += 1
+            yield result[None], index
+    _warn_of_unreadable(errors, count)
+
+
+def _read_whole_image(numbered_image):
+    """(index, image) -> (index, (H, W, 3) uint8), or (index, error message)."""
+    index, image = numbered_image
+    try:
+        return index, np.asarray(as_pil_image(image, 3))
+    except (ValueError, OSError) as error:
+        return index, str(error)
+
+
 def calibration_pixels(images, preprocessing, count):
     """Reads and crops at most `count` images, evenly spaced: (N, size, size, channels) uint8.
 
@@ -39,13 +64,21 @@ def calibration_pixels(images, preprocessing, count):
     Raises:
         ValueError: if there are no images, or none that can be read. OSError: for a path that does not exist.
     """
+    return np.concatenate(_calibration_images(images, count, preprocessing.channels, preprocessing.pixels))
+
+
+def calibration_images(images, preprocessing, count):
+    """The same images, whole: a list of (H, W, 3) uint8."""
+    return _calibration_images(images, count, 3, np.asarray)
+
+
+def _calibration_images(images, count, channels, function):
     if isinstance(images, (str, os.PathLike)) and not os.path.exists(images):
         images = load_test(images, split="train")
     errors = []
-    found = evenly_spaced_images(image_source(images).split, count, preprocessing.channels, errors)
-    pixels = [preprocessing.pixels([image]) for image in found]
-    _warn_of_unreadable(errors, len(pixels))
-    return np.concatenate(pixels)
+    found = [function(image) for image in evenly_spaced_images(image_source(images).split, count, channels, errors)]
+    _warn_of_unreadable(errors, len(found))
+    return found
 
 
 def evenly_spaced_images(split, count, channels, errors):
@@ -73,16 +106,22 @@ def _warn_of_unreadable(errors, count):
         )
 
 
+def sample_photos() -> Split:
+    """The two photographs of scikit-learn, 427 x 640 pixels, which `sample_images` describes."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = np.stack(load_sample_images().images)
+    return Split(photographs, np.full(len(photographs), UNLABELLED))
+
+
 def sample_images() -> Split:
     """Sixteen parts of the two photographs of scikit-learn, a temple and a flower.
 
     By Dan Heath and Lars Holm Nielsen, Creative Commons BY; see `sklearn.datasets.load_sample_images`.
     """
-    from sklearn.datasets import load_sample_images
-
     parts = [
         photograph[top : top + 213, left : left + 213]
-        for photograph in load_sample_images().images
+        for photograph in np.asarray(sample_photos().images)
         for top in (0, 213)
         for left in (0, 142, 284, 426)
     ]

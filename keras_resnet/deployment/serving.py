@@ -1,18 +1,23 @@
 """The serving model, pixels in and probabilities out, and the metadata that is written into every exported file."""
 
 import json
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import keras
 import numpy as np
 
-from keras_resnet.architecture.metadata import channel_axis, copy_metadata, model_info
+from keras_resnet.architecture.metadata import channel_axis, copy_metadata, image_shape, input_size, model_info
+from keras_resnet.data.datasets import default_preprocessing
+from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.data.labels import class_ids_and_names
-from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.preprocessing import Preprocessing, PreprocessingLayer
 from keras_resnet.deployment.checksums import CHECKSUM, EMPTY_CHECKSUM
 from keras_resnet.errors import check_known, error_summary, value_error
+from keras_resnet.models.cloning import as_functional
 from keras_resnet.models.preprocessing import class_names, known_preprocessing, preprocessing, thresholds
-from keras_resnet.models.transforms import cast_model, channels_last
+from keras_resnet.models.transforms import cast_model, channels_last, with_input_size
 from keras_resnet.normalization import normalize
 from keras_resnet.precision import PRECISIONS
 from keras_resnet.schema import parse_json
@@ -34,19 +39,23 @@ class Metadata:
     """A name in FORMATS."""
     precision: str
     """A name in PRECISIONS."""
-    preprocessing: Preprocessing | None
+    preprocessing: Preprocessing | DetectionPreprocessing | None
     """None if it is not known."""
     raw: bool = False
     """Whether inputs must be normalised already; otherwise they are RGB in 0..255."""
     channels_first: bool = False
     """Whether inputs are (B, C, H, W)."""
     class_names: tuple[str, ...] | None = None
-    """None for a network that is not a classifier."""
+    """None for a network that is not a classifier; of a detector, the name of each label, the first the background."""
     weights: str | None = None
     """Tag or file name of its weights."""
     thresholds: tuple[float, ...] | None = None
     """The probability of each class from which on a multi-label network predicts it; None for one class an image."""
 
+    score_threshold: float | None = None
+    """Smallest score that a detector returns."""
+    task: Literal["classification", "detection"] = "classification"
+    """What the network does; feature extractors count as classifiers."""
     checksum: str = EMPTY_CHECKSUM
     """SHA-256 of the exported files: see `checksums.py`."""
 
@@ -79,7 +88,7 @@ class Metadata:
 
 
 def export_metadata(model, format, precision, raw) -> Metadata:
-    """The Metadata of a model that is to be exported."""
+    """The Metadata of a classifier or feature extractor that is to be exported."""
     classifies = not isinstance(model.output, dict) and output_name(model) != "features"
     return Metadata(
         name=model.name,
@@ -94,33 +103,26 @@ def export_metadata(model, format, precision, raw) -> Metadata:
     )
 
 
-@dataclass(frozen=True)
-class ExportSpec:
-    """A network and how it is to be written: the argument of every format's `write`."""
+def prepared_network(model, size):
+    """The network as one graph of layers for images of `size`.
 
-    model: keras.Model
-    """With its batch norms folded."""
-    metadata: Metadata
-    batch_size: int | None = None
-    """None for any."""
-    calibration: np.ndarray | None = None
-    """For int8: (N, ...) typical inputs of the exported network, from which the ranges of its activations follow."""
+    None: of any size, or those that its PreprocessingLayer need not resize.
+    """
+    model = as_functional(model)
+    found = [layer.preprocessing for layer in model.layers if isinstance(layer, PreprocessingLayer)]
+    if size is None and input_size(model) is None and found:
+        size = found[0].resize or found[0].size  # only TensorFlow resizes with antialiasing
+    model = with_input_size(model, size)
+    if len(model.outputs) > 1 and not isinstance(model.output, dict):
+        received = f"{model.name} with {len(model.outputs)}"
+        raise ValueError(f"`model` should have one output, or a dict of them. Received: {received}")
+    return model
 
-    def model_and_signature(self, precision="float32"):
-        """(serving model, input signature), the arguments of `Model.export`."""
-        model = serving_model(self.model, precision, self.metadata.raw)
-        (inputs,) = model.inputs
-        signature = keras.InputSpec(inputs.dtype, (self.batch_size, *inputs.shape[1:]), name=inputs.name)
-        return model, [signature]
 
-    @property
-    def calibration_batches(self) -> list[np.ndarray]:
-        """The calibration inputs in batches of the exported size; images that do not fill a batch are dropped."""
-        if self.calibration is None:
-            return []
-        size = self.batch_size or 1
-        whole = len(self.calibration) // size * size
-        return list(self.calibration[:whole].reshape(-1, size, *self.calibration.shape[1:]))
+def image_preprocessing(model, raw):
+    """The Preprocessing of images for the comparison, also for a raw network without a known one."""
+    known = model_info(model).get("preprocessing") or not raw
+    return preprocessing(model) if known else default_preprocessing(image_shape(model))
 
 
 def serving_model(model, precision="float32", raw=False):
@@ -167,3 +169,36 @@ def output_name(model) -> str:
     known = probabilities | {keras.activations.linear: "logits"}
     classifies = len(model.output_shape) == 2 and model.output_shape[1] > 1
     return known.get(activation, "features") if classifies else "features"
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """A network and how it is to be written: the argument of every format's `write`."""
+
+    model: keras.Model
+    """With its batch norms folded."""
+    metadata: Metadata
+    batch_size: int | None = None
+    """None for any."""
+    calibration: Sequence[np.ndarray] | None = None
+    """For int8: typical inputs of the exported network, from which the ranges of its activations follow."""
+    float_layers: Collection[str] = ()
+    """For int8: names of layers that are not quantised."""
+    make_serving_model: Callable = serving_model
+    """(model, precision, raw) -> the model that is written."""
+
+    def model_and_signature(self, precision="float32"):
+        """(serving model, input signature), the arguments of `Model.export`."""
+        model = self.make_serving_model(self.model, precision, self.metadata.raw)
+        (inputs,) = model.inputs
+        signature = keras.InputSpec(inputs.dtype, (self.batch_size, *inputs.shape[1:]), name=inputs.name)
+        return model, [signature]
+
+    @property
+    def calibration_batches(self) -> list[np.ndarray]:
+        """The calibration inputs in batches of the exported size; images that do not fill a batch are dropped."""
+        if self.calibration is None:
+            return []
+        size = self.batch_size or 1
+        starts = range(0, len(self.calibration) // size * size, size)
+        return [np.stack(self.calibration[start : start + size]) for start in starts]

@@ -4,6 +4,9 @@ import contextlib
 import logging
 import sys
 
+import keras
+import numpy as np
+
 from keras_resnet.deployment.serving import INPUT_NAME, METADATA_KEY, Metadata
 
 INFERENCE_PRECISIONS = {"float32": "f32", "float16": "f32", "bfloat16": "bf16", "int8": "f32"}
@@ -25,14 +28,14 @@ def write(spec, path):
         if operation.get_type_name() == "TopK":
             operation.set_attribute("stable", False)  # takes 600 times as long, for the order of equal scores only
     if spec.metadata.precision == "int8":
-        exported = _quantize(exported, spec.calibration_batches)
+        exported = _quantize(exported, spec)
     exported.set_rt_info(spec.metadata.to_json(), [METADATA_KEY])
     openvino.save_model(exported, path, compress_to_fp16=spec.metadata.precision in ("float16", "bfloat16"))
     for file in (uncompressed, uncompressed.with_suffix(".bin")):
         file.unlink()
 
 
-def _quantize(model, batches):
+def _quantize(model, spec):
     """Quantises weights by channel and activations by tensor to int8, with ranges that cut nothing off.
 
     NNCF's default ranges are those of an average image: with them, logits differed two to six times as much.
@@ -40,10 +43,43 @@ def _quantize(model, batches):
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
+    batches, ignored = spec.calibration_batches, _float_operations(model, spec)
     nncf.set_log_level(logging.ERROR)
     ranges = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX)
     with contextlib.redirect_stdout(sys.stderr):  # NNCF prints its progress
-        return nncf.quantize(model, nncf.Dataset(batches), subset_size=len(batches), advanced_parameters=ranges)
+        return nncf.quantize(
+            model,
+            nncf.Dataset(batches),
+            subset_size=len(batches),
+            ignored_scope=nncf.IgnoredScope(names=ignored),
+            advanced_parameters=ranges,
+        )
+
+
+def _float_operations(model, spec):
+    """Names of the operations that are not quantised: all but those that lead from a quantised layer to another one.
+
+    OpenVINO's operations do not have the names of the layers: convolutions are found by their kernels.
+    """
+    if not spec.float_layers:
+        return []
+    layers = [layer for layer in spec.model.layers if hasattr(layer, "kernel") and layer.name not in spec.float_layers]
+    kernels = {np.moveaxis(keras.ops.convert_to_numpy(layer.kernel), (3, 2), (0, 1)).tobytes() for layer in layers}
+    operations = model.get_ordered_ops()
+    parents = {op.get_friendly_name(): [value.get_node() for value in op.input_values()] for op in operations}
+    quantized = {
+        name
+        for name, inputs in parents.items()
+        if len(inputs) == 2 and inputs[1].get_type_name() == "Constant" and inputs[1].data.tobytes() in kernels
+    }
+    after, before = set(quantized), set(quantized)
+    for name, inputs in parents.items():
+        if any(parent.get_friendly_name() in after for parent in inputs):
+            after.add(name)
+    for name, inputs in reversed(parents.items()):
+        if name in before:
+            before.update(parent.get_friendly_name() for parent in inputs)
+    return [op.get_friendly_name() for op in operations if op.get_friendly_name() not in after & before]
 
 
 def compile_model(path_or_model, precision):

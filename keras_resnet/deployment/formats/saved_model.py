@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.deployment.serving import INPUT_NAME, MAX_METADATA_BYTES, METADATA_KEY, Metadata
 
 BYTES_INPUT_NAME = "image_bytes"
@@ -11,7 +12,7 @@ METADATA_FILE = f"assets.extra/{METADATA_KEY}.json"
 
 
 def write(spec, path):
-    """Writes an ExportSpec to a folder, with the signatures "serving_default" and, unless it is raw, "serve_bytes"."""
+    """Writes an ExportSpec to a folder: signature "serving_default", and "serve_bytes" for images of one size."""
     import tensorflow as tf
 
     model, (signature,) = spec.model_and_signature(spec.metadata.precision)
@@ -19,7 +20,7 @@ def write(spec, path):
     archive.track(model)
     images = tf.TensorSpec(signature.shape, signature.dtype, name=INPUT_NAME)
     archive.add_endpoint("serve", lambda images: model(images, training=False), [images])
-    if not spec.metadata.raw:
+    if isinstance(spec.metadata.preprocessing, Preprocessing) and not spec.metadata.raw:
         contents = tf.TensorSpec(signature.shape[:1], tf.string, name=BYTES_INPUT_NAME)
         preprocessing = spec.metadata.preprocessing
         archive.add_endpoint("serve_bytes", lambda image_bytes: model(_decode(image_bytes, preprocessing)), [contents])

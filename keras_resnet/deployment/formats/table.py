@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from keras_resnet.architecture.detector_spec import DetectorSpec
+from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.deployment.checksums import write_checksum
 from keras_resnet.deployment.formats import litert_format, onnx_format, openvino_format, saved_model
 from keras_resnet.deployment.serving import ExportSpec
-from keras_resnet.errors import unknown_name_error
+from keras_resnet.errors import unknown_name_error, value_error
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,10 @@ class Format:
     """Module with `write(spec, path)` and `Session(path)`, whose `run(inputs)` returns {output name: array}."""
     precisions: tuple[str, ...]
     """The names in PRECISIONS that it supports."""
+    one_stage: tuple[str, ...] = ("float32",)
+    """Those for RetinaNet."""
+    two_stage: tuple[str, ...] = ("float32",)
+    """Those for Faster and Mask R-CNN; none where the format has no operation that samples features in boxes."""
     libraries: tuple[str, ...] = ()
     """Names of the modules that write it; the first also runs it."""
     companions: tuple[str, ...] = ()
@@ -32,6 +38,12 @@ class Format:
         """Writes a network in this format, with its checksum."""
         self.module.write(spec, path)
         write_checksum(self.files(path))
+
+    def precisions_for(self, spec: ResNetSpec | DetectorSpec | None) -> tuple[str, ...]:
+        """The names in PRECISIONS that it supports for networks of this spec."""
+        if not isinstance(spec, DetectorSpec):
+            return self.precisions
+        return self.one_stage if spec.box_head == "dense" else self.two_stage
 
     def files(self, path: Path) -> list[Path]:
         """The files of an export in this format, first the one with its metadata."""
@@ -61,10 +73,19 @@ FORMATS = {
         ".xml",
         openvino_format,
         ("float32", "bfloat16", "float16", "int8"),
+        one_stage=("float32", "bfloat16", "float16", "int8"),
+        two_stage=("float32", "bfloat16", "float16", "int8"),
         libraries=("openvino", "nncf"),
         companions=(".bin",),
     ),
-    "litert": Format("LiteRT", ".tflite", litert_format, ("float32", "float16", "int8"), ("ai_edge_litert",)),
+    "litert": Format(
+        "LiteRT",
+        ".tflite",
+        litert_format,
+        ("float32", "float16", "int8"),
+        two_stage=(),
+        libraries=("ai_edge_litert",),
+    ),
 }
 """The rows. Each but the first has an extra of this package, of its name, that installs its modules."""
 SUFFIXES = [row.suffix for row in FORMATS.values() if row.suffix]
@@ -89,11 +110,17 @@ def find_format(name, path) -> str:
     return formats[0]
 
 
-def check_precision(format, precision):
-    """Raises ValueError for a precision that a format does not support."""
+def check_precision(format, precision, spec=None):
+    """Raises ValueError for a precision or a format that does not support the networks of a spec."""
+    supported = {name: row.precisions_for(spec) for name, row in FORMATS.items()}
     row = FORMATS[format]
-    if precision not in row.precisions:
-        others = [name for name, other in FORMATS.items() if precision in other.precisions]
+    title = f"{row.title} of such a detector" if isinstance(spec, DetectorSpec) else row.title
+    if not supported[format]:
+        others = [name for name, precisions in supported.items() if precisions]
+        hint = f"{row.title} has no operation that samples features in boxes; it has those of RetinaNet."
+        raise value_error("format", format, f"one of {others} for Faster and Mask R-CNN", hint)
+    if precision not in supported[format]:
+        others = [name for name, precisions in supported.items() if precision in precisions]
         hint = f" ({precision} is supported by {', '.join(others)})" if others else ""
-        expected = f"one of {list(row.precisions)} for {row.title}{hint}"
-        raise unknown_name_error("precision", precision, row.precisions, expected)
+        expected = f"one of {list(supported[format])} for {title}{hint}"
+        raise unknown_name_error("precision", precision, supported[format], expected)

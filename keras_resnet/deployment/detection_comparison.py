@@ -1,0 +1,167 @@
+"""Comparison of a detector's detections in Keras and exported."""
+
+from dataclasses import dataclass
+from itertools import islice
+
+import keras
+import numpy as np
+
+from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
+from keras_resnet.deployment.images import MAX_CHECK_IMAGES, image_batches
+
+MASK_THRESHOLD = 0.5
+"""Probability from which on a pixel of a mask belongs to the object."""
+
+
+@dataclass(frozen=True)
+class DetectionTolerance:
+    """How far detections may be apart that count as the same, and how many may have no counterpart."""
+
+    box: float
+    """Largest difference of a coordinate, as a share of the longer side of the box, or of MIN_BOX pixels."""
+    score: float
+    """Largest difference of the scores."""
+    unmatched: float
+    """Largest share of detections without a counterpart: rounding decides which of two boxes suppresses the other."""
+
+
+MIN_BOX = 32
+"""Boxes with shorter sides in pixels are compared as if their longer side were so long."""
+TOLERANCES = {
+    "float32": DetectionTolerance(box=1e-3, score=1e-3, unmatched=0.01),
+    "float16": DetectionTolerance(box=0.02, score=0.02, unmatched=0.05),
+    "bfloat16": DetectionTolerance(box=0.1, score=0.1, unmatched=0.1),
+    "int8": DetectionTolerance(box=0.15, score=0.2, unmatched=0.15),
+}
+"""Precision of an export -> its tolerance."""
+
+
+@dataclass(frozen=True)
+class DetectionComparisonResult:
+    """How far an exported detector's detections are from those of its Keras model.
+
+    Counterparts have the same label, and boxes and scores within the tolerance of the precision.
+    """
+
+    num_images: int
+    num_detections: int
+    """Number of the Keras model's detections."""
+    unmatched: float
+    """Share of all detections, in Keras and exported, that have no counterpart. Those within the tolerance of the
+    smallest score that is returned do not count: the other network need not return them."""
+    max_box_error: float
+    """Largest difference between coordinates of counterparts, in pixels of the image."""
+    max_score_error: float
+    """Largest difference between scores of counterparts."""
+    mask_agreement: float | None = None
+    """Share of the pixels of the counterparts' 28x28 masks that belong to both objects or to neither."""
+
+
+def detector_inputs(model, preprocessing: DetectionPreprocessing, pixels: np.ndarray) -> np.ndarray:
+    """(1, H, W, 3) uint8 -> inputs of a Keras detector."""
+    return preprocessing(pixels[0]).images
+
+
+def detector_outputs(model, metadata, preprocessing, pixels) -> dict[str, np.ndarray]:
+    """A Keras detector's outputs for (1, H, W, 3) uint8, with boxes in pixels of that image."""
+    batch = preprocessing(pixels[0])
+    outputs = keras.tree.map_structure(keras.ops.convert_to_numpy, model.predict_on_batch(batch.images))
+    if not all(np.isfinite(array).all() for array in outputs.values()):
+        raise ValueError(f"`model` should return finite numbers. Received: NaN or Inf from {model.name}")
+    return outputs | {"boxes": batch.to_original(outputs["boxes"])}
+
+
+def detections_of_image(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The outputs for one image without padding: {"boxes": (N, 4), "scores": (N,), "labels": (N,), ...}."""
+    count = outputs["count"][0]
+    return {name: array[0, :count] for name, array in outputs.items() if name != "count"}
+
+
+class DetectionComparison:
+    """Accumulates a DetectionComparisonResult image by image, as a keras.metrics.Metric does.
+
+    Args:
+        model: the Keras detector.
+        metadata: Metadata of the export.
+        names: names of the classes of the images.
+    """
+
+    def __init__(self, model, metadata, names=()):
+        layer = model.get_layer("detections")
+        self.score_threshold, self.detections = layer.score_threshold, layer.detections
+        self.tolerance = TOLERANCES[metadata.precision]
+        self.num_images, self.num_detections, self.total, self.unmatched = 0, 0, 0, 0
+        self.box_errors, self.score_errors, self.mask_agreements = [0.0], [0.0], []
+
+    @property
+    def proves_little(self) -> str | None:
+        """Why the comparison may not notice differences, if so."""
+        return None if self.num_detections else "detections are none in these images"
+
+    def update_state(self, expected, received, labels=None):
+        """Adds an image: outputs of the Keras model and of the export."""
+        expected, received = detections_of_image(expected), detections_of_image(received)
+        pairs = self._counterparts(expected, received)
+        self.num_images += 1
+        self.num_detections += len(expected["scores"])
+        for found, indices in ((expected, pairs[:, 0]), (received, pairs[:, 1])):
+            alone = np.delete(found["scores"], indices)
+            self.unmatched += int((alone > self._smallest_score(found) + self.tolerance.score).sum())
+            self.total += len(found["scores"])
+        first, second = (
+            {name: found[name][pairs[:, i]] for name in found} for i, found in enumerate((expected, received))
+        )
+        self.box_errors += np.abs(first["boxes"] - second["boxes"]).ravel().tolist()
+        self.score_errors += np.abs(first["scores"] - second["scores"]).tolist()
+        if "masks" in first:
+            same = (first["masks"] > MASK_THRESHOLD) == (second["masks"] > MASK_THRESHOLD)
+            self.mask_agreements += same.mean(axis=(1, 2)).tolist()
+
+    def _smallest_score(self, found):
+        is_full = len(found["scores"]) == self.detections
+        return found["scores"].min() if is_full else self.score_threshold
+
+    def _counterparts(self, expected, received):
+        """Indices (K, 2) of detections that are the same, those of the best scores first."""
+        sides = (expected["boxes"][:, 2:] - expected["boxes"][:, :2]).max(axis=1, initial=MIN_BOX)
+        distances = np.abs(expected["boxes"][:, None] - received["boxes"][None]).max(axis=2) / sides[:, None]
+        scores = np.abs(expected["scores"][:, None] - received["scores"][None])
+        same = (expected["labels"][:, None] == received["labels"][None]) & (scores <= self.tolerance.score)
+        distances = np.where(same & (distances <= self.tolerance.box), distances, np.inf)
+        pairs = []
+        for index, row in enumerate(distances):
+            if row.size and np.isfinite(row.min()):
+                pairs.append((index, nearest := row.argmin()))
+                distances[:, nearest] = np.inf
+        return np.array(pairs, int).reshape(-1, 2)
+
+    def result(self) -> DetectionComparisonResult:
+        return DetectionComparisonResult(
+            self.num_images,
+            self.num_detections,
+            self.unmatched / max(1, self.total),
+            max(self.box_errors),
+            max(self.score_errors),
+            float(np.mean(self.mask_agreements)) if self.mask_agreements else None,
+        )
+
+
+def check_detections(model, exported, float32_export, preprocessing, source) -> dict[str, dict]:
+    """Compares on a few images what rounding may hide: an export in fewer bits, exported in float32."""
+    if not float32_export:
+        return {}
+    comparison = DetectionComparison(model, float32_export.metadata)
+    for pixels, _ in islice(image_batches(source, preprocessing), MAX_CHECK_IMAGES):
+        comparison.update_state(detector_outputs(model, None, preprocessing, pixels), float32_export(pixels))
+    return {"float32": {"unmatched": comparison.result().unmatched, "tolerance": TOLERANCES["float32"].unmatched}}
+
+
+def detection_rows(result) -> dict[str, str]:
+    """{title: value}: the fields of a DetectionComparisonResult for the report, without those that have no value."""
+    rows = {
+        "detections in Keras": str(result["num_detections"]),
+        "largest difference of boxes": f"{result['max_box_error']:.3g} pixels",
+        "largest difference of scores": f"{result['max_score_error']:.3g}",
+    }
+    masks = result["mask_agreement"]
+    return rows if masks is None else rows | {"same pixels of masks": f"{masks:.2%}"}
