@@ -19,8 +19,8 @@ from keras_resnet.deployment.exporting import VerificationError
 from keras_resnet.deployment.formats import saved_model
 from keras_resnet.deployment.formats.table import FORMATS
 from keras_resnet.deployment.images import sample_images
-from keras_resnet.deployment.serving import Metadata
 from keras_resnet.deployment.output_comparison import MIN_PROBABILITY
+from keras_resnet.deployment.serving import Metadata
 from keras_resnet.deployment.verification import compare_outputs, make_report, to_json
 from keras_resnet.precision import PRECISIONS
 

@@ -53,6 +53,8 @@ def export(
 
     Batch norms are folded into convolutions. The exported network takes "images", (B, size, size, C) uint8 RGB in
     0..255, and returns "probabilities", (B, classes) float32; class names and preprocessing are stored as metadata.
+    An exported detector takes one image of any size, (1, H, W, 3), and returns the outputs of its Keras model, with
+    boxes in pixels of that image. LiteRT has no Faster or Mask R-CNN, and only OpenVINO detectors in fewer bits.
     All formats are written by TensorFlow: on another backend, a process with TensorFlow exports the model.
     Reports are written beside it, to `path` + ".report.md" and ".report.json".
 
@@ -62,7 +64,8 @@ def export(
     (True, 1.0, True)
 
     Args:
-        model: Functional model with one input, whose preprocessing is known unless `raw`.
+        model: Functional model with one input, whose preprocessing is known unless `raw`; detectors take neither `raw`
+            nor `batch_size` nor `size`.
         path: a file that ends in .onnx, .xml (OpenVINO; its .bin is written beside it) or .tflite (LiteRT), or a
             folder (SavedModel, with a second signature "serve_bytes" that takes encoded image files, (B,) strings;
             TensorFlow reads no path that contains *, ? or [).
