@@ -14,6 +14,7 @@ from keras_resnet.deployment.detection_comparison import DetectionComparison
 from keras_resnet.deployment.formats.table import FORMATS
 from keras_resnet.deployment.images import sample_photos
 from keras_resnet.deployment.serving import Metadata
+from keras_resnet.prediction import classify
 
 pytestmark = [
     pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras exports through TensorFlow"),
@@ -58,7 +59,7 @@ def test_detections_are_those_of_keras(format, name, precision, tmp_path):
         if name == "maskrcnn":
             np.testing.assert_allclose(found.mask_probabilities, expected.mask_probabilities, atol=1e-3)
     with pytest.raises(ValueError, match="`model` should be a classifier. `keras_resnet.detect` takes detectors"):
-        keras_resnet.classify(exported, PHOTOS[0])
+        classify(exported, PHOTOS[0])
 
 
 def test_an_export_finds_what_torchvision_finds(test_data, tmp_path):
