@@ -85,8 +85,13 @@ def create(
         weights = repository.weights
     variant = repository.name if repository else canonical_name(variant)
     if variant in DETECTORS:
-        unused = {"input_tensor": input_tensor, "input_shape": input_shape, "pooling": pooling}
-        _check_of_detector(unused | {"include_top": None if include_top else include_top})
+        _check_of_detector(
+            include_top=include_top,
+            input_tensor=input_tensor,
+            input_shape=input_shape,
+            pooling=pooling,
+            classifier_activation=classifier_activation,
+        )
         return create_detector(variant, weights=weights, classes=classes, name=name, **changes)
     check_arguments(changes)
     spec = replace(repository.spec if repository else get_spec(variant), **changes)
@@ -115,10 +120,14 @@ def create(
     return model
 
 
-def _check_of_detector(arguments):
+_UNUSED = {"include_top": (True, None), "classifier_activation": ("softmax",)}
+"""Values of arguments that mean nothing for a detector, where they are not None alone."""
+
+
+def _check_of_detector(**arguments):
     """Raises ValueError for arguments that only classifiers have."""
     for name, value in arguments.items():
-        if value is not None:
+        if not any(type(value) is type(unused) and value == unused for unused in _UNUSED.get(name, (None,))):
             raise value_error(name, value, "left out for a detector, which has heads and takes images of any size")
 
 

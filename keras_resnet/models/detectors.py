@@ -68,6 +68,7 @@ def create_detector(
     if isinstance(backbone := parts.spec.get("backbone"), str):
         parts.spec["backbone"] = get_spec(backbone, "classification")
     spec = replace(get_spec(variant), **parts.spec)
+    replace(DetectionPreprocessing(), **parts.preprocessing)  # raises for what is invalid before anything is built
     arguments: dict[str, Any] = {"settings": replace(default_settings(spec), **parts.settings), "name": name or variant}
     if weights is not None:
         if backbone_weights is not None:
