@@ -86,7 +86,8 @@ def check_proposals(model, expected):
         }
     )
     np.testing.assert_array_equal(count, expected["proposal_count"])
-    np.testing.assert_allclose(boxes, expected["proposals"], atol=1e-3)
+    distances = [np.abs(boxes - np.roll(expected["proposals"], step, axis=1)).max(axis=-1) for step in (-1, 0, 1)]
+    assert np.min(distances, axis=0).max() < 1e-3  # two boxes with the same score in float32 may be swapped
 
 
 @pytest.mark.parametrize("name", NARROW_DETECTORS)
