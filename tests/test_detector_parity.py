@@ -10,6 +10,7 @@ import pytest
 from support import NARROW_DETECTORS, narrow_detector, padded_images
 
 from keras_resnet import create, detect, list_models
+from keras_resnet.architecture.boxes import suppress_overlaps
 
 
 def inputs_of(layer):
@@ -123,6 +124,31 @@ def test_detectors_equal_those_of_torchvision(name):
     if "masks" in found:
         masks = 1 / (1 + np.exp(-valid(expected["mask_logits"], expected["count"])))
         np.testing.assert_allclose(valid(found["masks"], expected["count"]), masks, atol=1e-4)
+
+
+def kept_in_float64(boxes, scores, groups, threshold):
+    """Indices that non-maximum suppression leaves in each group, computed by its definition in float64."""
+    boxes, kept = boxes.astype("float64"), []
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    for index in np.argsort(-scores):
+        rivals = [other for other in kept if groups[other] == groups[index]]
+        low, high = (choose(boxes[rivals], boxes[index]) for choose in (np.maximum, np.minimum))
+        overlap = np.maximum(high[:, 2:] - low[:, :2], 0).prod(axis=1)
+        if not (overlap / (areas[rivals] + areas[index] - overlap) > threshold).any():
+            kept.append(index)
+    return kept
+
+
+def test_classes_do_not_round_overlaps():
+    """Of 91 classes in an image of 1333 pixels; shifted apart along one axis, other boxes would be left."""
+    generator = np.random.default_rng(0)
+    corners = generator.uniform(0, 1300, (10, 2)).repeat(300, axis=0)
+    sides = generator.uniform(20, 30, (3000, 2))
+    boxes = np.concatenate([corners, corners + sides], axis=1).astype("float32")
+    scores, groups = generator.permutation(3000).astype("float32") / 3000, generator.integers(80, 91, 3000)
+    found, valid = suppress_overlaps(boxes[None], scores[None], 0.7, 3000, groups[None].astype("int32"))
+    found = keras.ops.convert_to_numpy(found)[keras.ops.convert_to_numpy(valid)]
+    assert found.tolist() == kept_in_float64(boxes, scores, groups, 0.7)
 
 
 FULL = [
