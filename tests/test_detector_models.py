@@ -1,4 +1,4 @@
-"""Detectors as Keras models: saved, cloned, folded and taken apart."""
+"""Detectors as Keras models: saved, cloned, folded, taken apart and explained; bad input and arguments."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from support import narrow_detector, padded_images, random_images
 
 import keras_resnet
-from keras_resnet import analysis, create, feature_extractor, fold_batch_norm
+from keras_resnet import DetectionSettings, analysis, create, feature_extractor, fold_batch_norm, get_spec
 from keras_resnet.architecture.detection_layers import Parameterless
 
 SMALL = {"neck_width": 32, "rpn_width": 32, "box_width": 32, "mask_width": 32, "classes": 3}
@@ -104,3 +104,126 @@ def test_features_by_the_name_of_a_detector():
     assert {name: values.shape for name, values in extractor.output.items()} == {"C3": (None, 128), "C5": (None, 512)}
     with pytest.raises(ValueError, match="`endpoints` should be one of"):
         feature_extractor(narrow_detector("retinanet")[0], endpoints="pre_logits")
+
+
+@pytest.mark.parametrize("name, layer", [("fasterrcnn_resnet18_fpn", "stage1"), ("retinanet_resnet18_fpn", "stage3")])
+def test_grad_cam_of_a_detector_is_autodiffs(name, layer):
+    """The level through which all features pass, beside the images' sizes."""
+    tf = pytest.importorskip("tensorflow")
+    model, images = create(name, detections=5, **SMALL), random_images(1, 64, 96, 3)
+    found = analysis.grad_cam(model, images, layer=layer)
+    padded, sizes = model.get_layer("padded_images").output
+    maps = keras_resnet.models.layers.endpoint_layers(model)[layer].output
+    features, *others = keras.Model(model.inputs, [maps, padded, sizes])(images)
+    head = keras.Model([maps, padded, sizes], model.output["scores"])
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        best = head([features, *others])[0, 0]
+    weights = tf.reduce_mean(tape.gradient(best, features), axis=(1, 2), keepdims=True)
+    expected = np.maximum(tf.reduce_sum(weights * features, axis=-1), 0)
+    assert expected.max() > 0
+    np.testing.assert_allclose(found, expected / expected.max(), atol=1e-3)
+
+
+def test_grad_cam_of_a_class_without_detections_is_zero():
+    model, reference = narrow_detector("maskrcnn")
+    images = padded_images(reference)
+    assert not (reference["labels"][1] == 0).any()
+    assert analysis.grad_cam(model, images, 0).max() == 0
+    assert analysis.grad_cam(model, images, [3, 2]).max(axis=(1, 2)).tolist() == [1, 1]
+    with pytest.raises(ValueError, match="`class_indices` should be an integer from 0 to 3"):
+        analysis.grad_cam(model, images, 4)
+    with pytest.raises(ValueError, match="`layer` should be a layer that is called once"):
+        analysis.grad_cam(model, images, layer="rpn_conv0")
+
+
+def test_other_analyses_of_detectors():
+    model, reference = narrow_detector("fasterrcnn_v2")
+    images = padded_images(reference)
+    names = [layer.name for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert list(analysis.forward_variances(model, images)) == names
+    responses = analysis.layer_responses(model, images)
+    assert set(responses) < set(names) and all(np.isfinite(value) for value in responses.values())
+    assert analysis.first_filters(model).shape == (4, 7, 7, 3)
+    costs = {cost.name: cost for cost in analysis.layer_costs(model, (64, 96, 3))}
+    assert costs["conv1_conv"].multiply_adds == 32 * 48 * 7 * 7 * 3 * 4
+    with pytest.raises(ValueError, match="`model` should be a classifier"):
+        analysis.gradient_norms(model, images, [0, 1])
+
+
+IMAGES = {
+    "one channel": (np.zeros((1, 32, 32, 1), "float32"), r"shape \(1, 32, 32, 1\), float32"),
+    "an image alone": (np.zeros((32, 32, 3), "float32"), r"shape \(32, 32, 3\), float32"),
+    "channels first": (np.zeros((1, 3, 32, 32), "float32"), "should be floats of the shape"),
+    "bytes": (np.zeros((1, 32, 32, 3), "uint8"), "uint8"),
+    "integers": (np.zeros((1, 32, 32, 3), "int64"), "int64"),
+    "no pixels": (np.zeros((1, 0, 32, 3), "float32"), "not empty"),
+    "no images": (np.zeros((0, 32, 32, 3), "float32"), "not empty"),
+    "padding alone": (np.full((2, 32, 32, 3), np.nan, "float32"), "NaN in the first pixel of the images .0, 1."),
+}
+
+
+@pytest.mark.parametrize("case", IMAGES)
+def test_what_is_no_batch_of_images_is_refused(case):
+    images, message = IMAGES[case]
+    model, _ = narrow_detector("retinanet")
+    for call in (model, model.predict, model.predict_on_batch):
+        with pytest.raises(ValueError, match=message):
+            call(images)
+
+
+def test_tensors_and_data_sets_are_checked_by_shape_and_dtype():
+    tf = pytest.importorskip("tensorflow")
+    model, reference = narrow_detector("retinanet")
+    with pytest.raises(ValueError, match="`images` should be floats"):
+        model(tf.zeros((1, 32, 32, 3), "int32"))
+    pixels = tf.data.Dataset.from_tensors(np.zeros((1, 32, 32, 3), "uint8"))
+    with pytest.raises(ValueError, match="`images` should be floats"):
+        model.predict(pixels, verbose=0)
+    found = model.predict(tf.data.Dataset.from_tensors(padded_images(reference)), verbose=0)
+    np.testing.assert_array_equal(found["labels"], reference["labels"])
+
+
+ARGUMENTS = {
+    "an unknown name": ({"variant": "fasterrcnn_resnet19_fpn"}, ValueError, "Nearest: .'fasterrcnn_resnet18_fpn'"),
+    "an unknown field": ({"score_treshold": 0.5}, TypeError, "Nearest: .'score_threshold'"),
+    "torchvision's word": ({"box_score_thresh": 0.5}, TypeError, "Use `score_threshold`"),
+    "torchvision's classes": ({"num_classes": 3}, TypeError, "Use `classes`"),
+    "background alone": ({"classes": 1}, ValueError, "`classes` should be from 2, with the background"),
+    "classes by name": ({"classes": "3"}, ValueError, "`classes` should be an integer"),
+    "a CIFAR network": ({"backbone": "resnet20"}, ValueError, "`backbone` should be an ImageNet network"),
+    "an unknown network": ({"backbone": "resnet51"}, ValueError, "Nearest: .*'resnet50'"),
+    "a number for a network": ({"backbone": 50}, ValueError, "`backbone` should be"),
+    "a detector as network": ({"backbone": "retinanet_resnet18_fpn"}, ValueError, "task='classification'"),
+    "input_shape": ({"input_shape": (64, 64, 3)}, ValueError, "`input_shape` should be left out for a detector"),
+    "pooling": ({"pooling": "avg"}, ValueError, "`pooling` should be left out for a detector"),
+    "an activation": ({"classifier_activation": None}, ValueError, "`classifier_activation` should be left out"),
+    "no top": ({"include_top": False}, ValueError, "`include_top` should be left out"),
+    "an unknown neck": ({"neck": "fnp"}, ValueError, "`neck` should be one of .*Nearest: .'fpn'"),
+    "a threshold above 1": (
+        {"score_threshold": 2},
+        ValueError,
+        "`score_threshold` should be a finite number in .0, 1.",
+    ),
+    "no side": ({"min_size": 0}, ValueError, "`min_size` should be from 1 to"),
+    "an unknown mode": ({"mode": "tourch"}, ValueError, "`mode` should be one of .*Nearest: .'torch'"),
+}
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_bad_arguments_are_refused_before_a_layer_is_made(case, monkeypatch):
+    def built(*arguments, **keywords):
+        raise AssertionError("a detector was built")
+
+    monkeypatch.setattr("keras_resnet.models.detectors.build_detector", built)
+    arguments, error, message = ARGUMENTS[case]
+    with pytest.raises(error, match=message):
+        create(**{"variant": "fasterrcnn_resnet18_fpn"} | arguments)
+
+
+def test_settings_are_values_apart_from_the_spec():
+    """The same spec for every threshold."""
+    model = create("retinanet_resnet18_fpn", score_threshold=0.5, detections=7, **SMALL)
+    assert model.settings == DetectionSettings(score_threshold=0.5, detections=7)
+    assert model.output["boxes"].shape == (None, 7, 4) and model.spec.classes == 3
+    assert model.spec.backbone == get_spec("retinanet_resnet18_fpn").backbone
