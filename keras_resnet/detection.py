@@ -35,11 +35,11 @@ class Detection:
     scores: np.ndarray = field(default_factory=lambda: np.zeros(0, "float32"))
     """(N,) float32, from 0 to 1."""
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, "int32"))
-    """(N,) int32, from 1 on, as torchvision counts classes."""
+    """(N,) int32: classes, numbered from 1 as by torchvision, where 0 is the background."""
     names: tuple[str, ...] = ()
     """Names of the N classes."""
     mask_probabilities: np.ndarray | None = None
-    """(N, 28, 28) float32: the share of each part of a box that is the object; None from a detector without masks."""
+    """(N, 28, 28) float32: probabilities of the object on a grid over its box; None from a detector without masks."""
     error: str | None = None
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class Detection:
         return mask
 
     def mask_part(self, index: int) -> tuple[int, int, np.ndarray]:
-        """First row, first column and (h, w) bool of the part of the image in which the mask of one object lies."""
+        """First row, first column and (h, w) bool mask of the part of the image that contains one object."""
         if self.mask_probabilities is None:
             raise ValueError("`detection` should have masks. Received: one of a detector without masks")
         return paste_mask(self.mask_probabilities[index], self.boxes[index], self.size)
@@ -92,11 +92,11 @@ class Detection:
 class KerasDetector:
     """A Keras detector with its preprocessing and class names.
 
-    Anything with the same attributes and methods, such as an exported detector, is taken in place of a Keras model.
+    `detect` also takes other objects with the same attributes and methods, such as an exported detector.
 
     Args:
         model: what `create` returned for the name of a detector.
-        **sizes: other values of its preprocessing, such as `min_size`.
+        **sizes: fields of its DetectionPreprocessing to change, such as `min_size`.
 
     Raises:
         ValueError: on construction, for other models, and for sizes that are invalid.
@@ -164,14 +164,14 @@ def detect(
     >>> found.size, found.boxes.shape == (len(found), 4), found.masks
     ((48, 64), True, None)
 
-    Images of different sizes are detected as they are one by one: only those that have the same size as inputs of the
-    model share a batch.
+    The detections of an image do not depend on the other images: only images whose inputs have the same size form a
+    batch.
 
     Args:
         images: a file, a folder (searched for images, with its folders), the contents of a file (bytes), a PIL image, a
             uint8 array (H, W, 3), or a sequence of these. Images are turned upright by their EXIF orientation.
         model: a detector that `create` or `load_model` returned, or a KerasDetector.
-        score_threshold: smallest score of an object. Below that of the model's `settings` there are none.
+        score_threshold: smallest score of an object; the model returns none below that of its `settings`.
         batch_size: number of successive images that are in memory together.
         stream: whether to return an iterator, which reads the images batch by batch as they are requested.
         min_size: length of the shorter side of the model's inputs in pixels; None: that of the model's preprocessing.
@@ -182,8 +182,8 @@ def detect(
         file that is not an image or is damaged.
 
     Raises:
-        ValueError: for a folder without images, an image in memory that is none, a model that is not a detector, and a
-            threshold or sizes that are invalid.
+        ValueError: for a folder without images, an object in memory that is not an image, a model that is not a
+            detector, and a threshold or sizes that are invalid.
         FileNotFoundError: if a file does not exist.
     """
     check_integers(batch_size=batch_size)

@@ -35,8 +35,8 @@ def evaluate_detector(
 ) -> DetectionEvaluation:
     """Computes COCO's and PASCAL VOC's average precision of a detector; `evaluate` calls it.
 
-    Images are read by threads while the model computes, those of the same shape after each other. Detections are all
-    kept, their masks as RLE.
+    Images are read by threads while the model computes, in the order of their shapes. All detections are kept in
+    memory, their masks as RLE.
 
     Args:
         model: a detector.
@@ -136,7 +136,7 @@ def _changed(model, protocol):
 
 
 def _detections(detectors, split, batch_size) -> Iterator[tuple[int, Detection]]:
-    """Yields (index of the image, Detection) of all images, those of the same shape after each other."""
+    """Yields (index of the image, Detection) of all images, in the order of their shapes."""
     order = _by_shape(split.objects.sizes, detectors[0].preprocessing)
     streams = [iterate_detections(it, _images(split, order), batch_size, it.score_threshold) for it in detectors]
     for index, *found in zip(order, *streams, strict=True):
@@ -194,7 +194,7 @@ def _joined(parts, name):
 
 
 def _as_objects(detection, labels):
-    """A Detection as DetectedObjects of image 0 in the data set's classes; others are left out."""
+    """A Detection as DetectedObjects of image 0, without objects whose classes the data set does not have."""
     of_dataset = labels[detection.labels]
     kept = np.flatnonzero(of_dataset >= 0)
     masks = None

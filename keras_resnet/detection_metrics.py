@@ -32,12 +32,12 @@ many detections of a class count in an image (https://cocodataset.org/#detection
 VOC_METRICS = {"VOC2007_AP": "eleven_points", "VOC2012_AP": "area"}
 """Name -> method of VocCurve: the average precision of VOC 2007 to 2009, and that of the years after it."""
 VOC_IOU = 0.5
-"""Overlap from which on a detection is right (Everingham et al. 2010, sec. 4.2)."""
+"""Smallest IoU of a detection with its object to be a true positive (Everingham et al. 2010, sec. 4.2)."""
 
 
 @dataclass(frozen=True)
 class DetectedObjects:
-    """The objects that a detector found in N images, M in all, as arrays; by image, those with the best scores first.
+    """The M objects that a detector found in N images, as arrays, ordered by image and descending score.
 
     The constructor raises ValueError for other shapes.
     """
@@ -102,8 +102,8 @@ def coco_curves(objects: Objects, found: DetectedObjects, num_classes: int, kind
     >>> round(metrics["AP"], 3), metrics["AR100"], metrics["AP_small"], metrics["AP_large"]
     (0.505, 0.5, 0.0, None)
 
-    A crowd, as in COCO, is an object that is never missed, and whose detections are never wrong. `difficult` means
-    nothing here: COCO has no such objects.
+    As in COCO, crowds are ignored: they are no false negatives, and their detections no false positives. `difficult` is
+    not used: COCO has no such objects.
 
     Args:
         objects: the true objects.
@@ -211,10 +211,10 @@ def voc_curves(objects: Objects, found: DetectedObjects, num_classes: int) -> li
     >>> curve.area(), round(curve.eleven_points(), 3)
     (0.5, 0.545)
 
-    As PASCAL VOC's development kit (VOCevaldet.m): the best detection of an object is right, further ones are wrong.
-    Objects that are difficult, or crowds, are never missed, and their detections neither right nor wrong. The kit's
-    boxes are numbers of pixels, of which the last belongs to the box, so that it adds 1 to each side; here boxes are
-    where pixels begin and end, and x2 - x1 is the same length.
+    As PASCAL VOC's development kit (VOCevaldet.m): the best detection of an object is a true positive, further ones
+    are false positives. Difficult objects and crowds are ignored, and so are their detections. The kit adds 1 to the
+    sides of boxes, because its x2 and y2 are the last pixels of an object; here they are the edges of these pixels, so
+    that x2 - x1 is the same length.
 
     Args:
         objects: the true objects.

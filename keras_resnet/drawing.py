@@ -12,7 +12,7 @@ from keras_resnet.errors import value_error
 from keras_resnet.files import atomic_write, local_path
 
 OPACITY = 0.45
-"""Share of a mask's colour in its pixels."""
+"""Opacity of masks, from 0 to 1."""
 
 
 def draw_detections(image: Any, detection: Detection) -> Any:
@@ -26,7 +26,7 @@ def draw_detections(image: Any, detection: Detection) -> Any:
     >>> draw_detections(np.zeros((80, 100, 3), "uint8"), found).size
     (100, 80)
 
-    Colours are matplotlib's TABLEAU_COLORS, another one for each object, from the highest score on.
+    The objects have matplotlib's TABLEAU_COLORS one after another, in the order of their scores.
 
     Args:
         image: the image in which the objects were found: a path, a PIL image or a uint8 array.
@@ -66,7 +66,7 @@ def _draw_mask(drawing, part, color):
 
 
 def _draw_label(canvas, text, box, color, size):
-    """Writes a text on its colour above a box, or inside it at the upper edge of the image."""
+    """Writes a text on a coloured background above a box, or inside it at the upper edge of the image."""
     from matplotlib import get_data_path
     from PIL import ImageFont
 
@@ -82,7 +82,7 @@ def _draw_label(canvas, text, box, color, size):
 
 
 def drawing_paths(inputs: Sequence[str | os.PathLike], images: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where the drawings of images go: {image: file in `folder`}, with the names and subfolders of the images.
+    """Paths of the drawings of images: {image: file in `folder`}, with the names and subfolders of the images.
 
     >>> from pathlib import Path
     >>> from keras_resnet.drawing import drawing_paths
@@ -95,8 +95,8 @@ def drawing_paths(inputs: Sequence[str | os.PathLike], images: Sequence[Path], f
         folder: a folder that need not exist.
 
     Raises:
-        ValueError: for a folder with some of the images, which would be replaced or drawn upon again, and for images
-            whose drawings would have the same name.
+        ValueError: for a folder that contains some of the images, which drawings could replace, and for images whose
+            drawings would have the same path.
     """
     target = local_path(folder, "draw").resolve()
     for image in images:

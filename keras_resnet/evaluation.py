@@ -56,7 +56,8 @@ def evaluate(
     Args:
         models: a Keras model whose preprocessing is known, or a list of them: an ensemble. A detector comes alone.
         dataset: a Dataset, whose test images are used, or a name for `load_test`; for a detector, with objects.
-        protocol: a name in PROTOCOLS, or a Protocol; for a detector, a DetectionProtocol; None: without further views.
+        protocol: a name in PROTOCOLS, or a Protocol; for a detector, a DetectionProtocol; None: "center",
+            or for a detector the default DetectionProtocol.
         batch_size: number of views in a batch; None: 100, or 1 for a detector.
         skip_bad: whether images that cannot be read are skipped instead of raising an error.
         progress: called after every batch with the number of images evaluated so far.

@@ -151,9 +151,9 @@ class Task:
     is_rate: bool = False
     """Whether it is a rate, of the images in the batches of a round; otherwise the seconds of doing it once."""
     reports_memory: bool = False
-    """Whether the peak memory is reported: only of first tasks, since a process's peak never falls."""
+    """Whether the peak memory is reported: only by the first tasks, since the peak of a process never falls."""
     networks: tuple[str, ...] = ("classification",)
-    """What networks are for that it can be measured of: "classification", "detection"."""
+    """Kinds of networks for which it is measured: "classification", "detection"."""
 
 
 TASKS = {
@@ -185,11 +185,11 @@ class Contender:
     has_network: Callable[[str], object] = bool
     """Function of a network's name: whether it has that network."""
     script: Path | None = None
-    """File that measures it in an environment that need not have this package's requirements."""
+    """Script that measures it in an environment that may lack this package and its requirements."""
 
 
 BASELINES = {"classification": "keras", "detection": "torchvision"}
-"""What networks are for -> the contender that the others are compared with."""
+"""Kind of networks -> the contender that the others are compared with."""
 
 _TORCHVISION_DETECTOR = Contender(
     None,

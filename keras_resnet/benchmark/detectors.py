@@ -115,8 +115,7 @@ def raise_scores(model):
 def cost_rows(seconds: dict[str, float], spec: DetectorSpec, image_size: tuple[int, int]) -> list[dict]:
     """A row of each part and their sum: seconds an image, multiply-adds, and `at_body_rate`, seconds of these alone.
 
-    The last are computed from the multiply-adds of the body in a second: what the convolutions would take, if all of
-    them were as fast as those of the residual network.
+    The last is what a part would take at the rate of the residual network, whose multiply-adds and seconds are known.
     """
     counted = multiply_adds_of_parts(spec, (*image_size, 3))
     rate = counted["body"] / seconds["body"]

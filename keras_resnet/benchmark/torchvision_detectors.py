@@ -58,7 +58,7 @@ class Detector:
 
 
 def raise_scores(model):
-    """The biases that `keras_resnet.benchmark.detectors.raise_scores` sets."""
+    """Raises the biases of class scores as `keras_resnet.benchmark.detectors.raise_scores` does."""
     with torch.no_grad():
         if hasattr(model, "roi_heads"):
             model.roi_heads.box_predictor.cls_score.bias[1:6] += 5

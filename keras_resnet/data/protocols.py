@@ -55,7 +55,7 @@ class DetectionProtocol:
     """
 
     refine: bool = False
-    """Whether boxes are classified and regressed a second time, and are means of those around them; see
+    """Whether boxes are classified and regressed a second time and averaged with overlapping ones; see
     `with_refinement`."""
     context: bool = False
     """Whether the detector must classify regions together with the whole image, see `DetectorSpec.global_context`."""
@@ -63,7 +63,7 @@ class DetectionProtocol:
     """Lengths in pixels to which the shorter side is resized, one after another, with detections of all of them; ():
     that of the preprocessing. The longest side changes in proportion."""
     score_threshold: float = 0.05
-    """Smallest score of a detection, as torchvision's; a higher one leaves out a part of what AP measures."""
+    """Smallest score of a detection, by default torchvision's; a higher one leaves out detections that AP counts."""
     detections: int | None = None
     """Largest number of detections in an image; None: torchvision's 100, of RetinaNet 300."""
 

@@ -15,7 +15,7 @@ MASK_THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class DetectionTolerance:
-    """How far detections may be apart that count as the same, and how many may have no counterpart."""
+    """How much two detections that count as the same may differ, and how many may have no counterpart."""
 
     box: float
     """Largest difference of a coordinate, as a share of the longer side of the box, or of MIN_BOX pixels."""
@@ -26,7 +26,7 @@ class DetectionTolerance:
 
 
 MIN_BOX = 32
-"""Boxes with shorter sides in pixels are compared as if their longer side were so long."""
+"""Differences of boxes with a shorter longer side, in pixels, are divided by this one."""
 TOLERANCES = {
     "float32": DetectionTolerance(box=1e-3, score=1e-3, unmatched=0.01),
     "float16": DetectionTolerance(box=0.02, score=0.02, unmatched=0.05),
@@ -147,7 +147,7 @@ class DetectionComparison:
 
 
 def check_detections(model, exported, float32_export, preprocessing, source) -> dict[str, dict]:
-    """Compares on a few images what rounding may hide: an export in fewer bits, exported in float32."""
+    """Compares the float32 version of a reduced-precision export on a few images: rounding may hide small mistakes."""
     if not float32_export:
         return {}
     comparison = DetectionComparison(model, float32_export.metadata)

@@ -17,7 +17,7 @@ from keras_resnet.models.transforms import cast_model
 from keras_resnet.normalization import normalize
 
 MAX_TABLE_SIDE = 2**14
-"""Longer sides of images may be resized to one pixel more than `DetectionPreprocessing.resized` says."""
+"""Images with a longer side may be resized to one pixel more than by `DetectionPreprocessing.resized`."""
 
 
 def prepared_detector(model, size):
@@ -60,7 +60,7 @@ def detector_serving_model(model: keras.Model, precision: str = "float32", raw: 
 
 
 def head_layers(model) -> list[str]:
-    """Names of the layers behind the feature maps of a detector: of the RPN and of the heads."""
+    """Names of the layers of a detector after its feature pyramid: those of the RPN and of the heads."""
     prefixes = (*HEAD_PREFIXES[1:], *(("conv5_",) if model.spec.box_head == "stage4" else ()))
     return [layer.name for layer in model.layers if layer.name.startswith(prefixes)]
 
