@@ -24,12 +24,12 @@ def cell_anchors(sizes: tuple[int, ...], ratios: tuple[float, ...]) -> np.ndarra
 
 
 def grid_anchors(cell, map_size, image_size):
-    """Anchors at each position of a feature map: (h * w * A, 4), by row, column, and number of the anchor.
+    """Anchors at each position of a feature map: (h * w * A, 4) float32, ordered by row, column and anchor.
 
     Args:
         cell: (A, 4), those of `cell_anchors`.
         map_size: (h, w) of the feature map.
-        image_size: (H, W) of the padded images; a position is H // h, W // w pixels from the next one.
+        image_size: (H, W) of the padded images; the strides are H // h and W // w pixels.
     """
     strides = [image // side for image, side in zip(image_size, map_size, strict=True)]
     y, x = (ops.cast(ops.arange(side) * stride, "float32") for side, stride in zip(map_size, strides, strict=True))

@@ -10,10 +10,10 @@ if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
 MAX_LOG_SCALE = math.log(1000 / 16)
-"""Largest logarithm by which an offset enlarges a box (torchvision/models/detection/_utils.py)."""
+"""Largest logarithm of the factor by which a box becomes wider or higher (torchvision/models/detection/_utils.py)."""
 
 _COLUMNS = 10
-"""Groups along the first axis when boxes are shifted apart; ten rows of them are enough for COCO's classes."""
+"""Columns of the grid on which groups of boxes are shifted apart; ten rows are enough for COCO's classes."""
 
 
 def decode_boxes(deltas, boxes, weights=(1.0, 1.0, 1.0, 1.0)):
@@ -39,7 +39,7 @@ def unstack(boxes):
 
 
 def clip_boxes(boxes, sizes):
-    """Boxes (B, ..., 4) without what is outside of their images; sizes: (B, 2), height and width of each image."""
+    """Boxes (B, ..., 4) clipped to their images; sizes: (B, 2), height and width of each image."""
     shape = (-1, *(1,) * (len(boxes.shape) - 2))
     height, width = ops.reshape(sizes[:, 0], shape), ops.reshape(sizes[:, 1], shape)
     x1, y1, x2, y2 = unstack(boxes)
@@ -76,12 +76,12 @@ def vote_boxes(boxes, others, scores, threshold):
 
     Args:
         boxes: (..., N, 4), as non-maximum suppression left them.
-        others: (..., N, M, 4): boxes of the same class as each of them, with itself.
-        scores: (..., N, M), of which negative ones have no weight.
+        others: (..., N, M, 4): for each of them, the boxes of its class, including itself.
+        scores: (..., N, M), scores of `others`; negative ones have no weight.
         threshold: smallest intersection over union of a box that votes.
 
     Returns:
-        (..., N, 4); a box for which none votes stays as it is.
+        (..., N, 4); a box without votes is unchanged.
     """
     overlaps = box_iou(boxes[..., None, :], others)[..., 0, :]
     weights = ops.where(overlaps >= threshold, ops.maximum(scores, 0.0), 0.0)[..., None]
@@ -116,8 +116,8 @@ def suppress_overlaps(boxes, scores, threshold, count, groups=None):
         groups: integers (B, N), such as class numbers, or None for one group.
 
     Returns:
-        Indices (B, K), by descending score, and whether they are valid, (B, K) booleans: places beyond the number of
-        boxes kept have index 0.
+        Indices (B, K) int32, by descending score, and whether they are valid, (B, K) booleans: entries beyond the
+        number of boxes kept have index 0.
     """
     if groups is not None:
         kept = ops.where(scores[..., None] >= 0, boxes, 0.0)
@@ -146,7 +146,7 @@ def _suppress_by_kernel(boxes, scores, threshold, count):
             scores=image[1],
             max_output_size=count,
             iou_threshold=threshold,
-            score_threshold=-0.5,  # scores are negative or probabilities
+            score_threshold=-0.5,  # ignored boxes have negative scores, the others probabilities
             soft_nms_sigma=0.0,
             pad_to_max_output_size=True,
         )

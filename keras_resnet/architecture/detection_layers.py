@@ -49,10 +49,10 @@ class Parameterless(layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_resnet")
 class PaddedImages(Parameterless):
-    """Images padded with NaN at the right and the bottom -> images padded with zeros, and their sizes without it.
+    """Images padded with NaN at the right and the bottom -> images padded with zeros, and sizes without the padding.
 
-    (B, H, W, 3) -> (B, H, W, 3), and (B, 2), height and width. So a batch of images of different sizes is one tensor,
-    and images without padding are such a batch as well.
+    (B, H, W, 3) -> (B, H, W, 3), and (B, 2), height and width. Thus images of different sizes are one tensor; images
+    without padding are valid, too.
     """
 
     def call(self, images):
@@ -127,7 +127,8 @@ class Proposals(_AnchorLayer):
 class RegionFeatures(Parameterless):
     """RoIAlign of the levels of a pyramid: maps and boxes (B, P, 4) -> (B * P, size, size, C).
 
-    With `count` (B,), the numbers of boxes that are no padding, TensorFlow leaves out the padding (`boxes_of_images`).
+    With `count` (B,), the number of boxes of each image without the padding, TensorFlow skips the padding: the result
+    has only the rows that `boxes_of_images` returns.
     """
 
     arguments = {"first_level": Annotated[int, Range(2, 5)], "size": Annotated[int, Range(1, 64)]}
@@ -146,9 +147,9 @@ class RegionFeatures(Parameterless):
 
 
 def boxes_of_images(count, places):
-    """Places in (B * P,) of the first count[b] boxes of each image, but at least one; None for all of them.
+    """Indices in (B * P,) of the first count[b] boxes of each image, but at least one; None for all B * P boxes.
 
-    Other backends than TensorFlow need shapes that do not depend on values, and compute all of them.
+    Backends other than TensorFlow need shapes that do not depend on values, and compute all of them.
     """
     if count is None or keras.backend.backend() != "tensorflow":
         return None
@@ -169,9 +170,9 @@ class WithWholeImage(Parameterless):
 
 @keras.saving.register_keras_serializable("keras_resnet")
 class GlobalContext(layers.Layer):
-    """Features of regions beside those of their image, the last region: (B * (P + 1), C) -> (B * P, 2 * C).
+    """Features of each region and of the whole image, concatenated: (B * (P + 1), C) -> (B * P, 2 * C).
 
-    He et al. 2015, appendix B. The second input is the regions, (B, P + 1, 4).
+    He et al. 2015, appendix B. The second input is the regions, (B, P + 1, 4), of which the last one is the image.
     """
 
     def call(self, features, boxes):
@@ -242,8 +243,9 @@ class RegressedBoxes(Parameterless):
 class RefinedDetections(Detections):
     """Detections from two passes, of regions and of the boxes regressed from them (He et al. 2015, appendix B).
 
-    Inputs: a list of the inputs of Detections, one for each pass. The boxes of both are suppressed together; those that
-    are left become means of the boxes of their class with an IoU of `voting_threshold`, weighted by score.
+    Inputs: a list of the inputs of Detections, one for each pass. Non-maximum suppression takes the boxes of both;
+    each box it keeps becomes the mean, weighted by score, of the boxes of its class with an IoU of at least
+    `voting_threshold`.
     """
 
     arguments = {**_DETECTIONS, "voting_threshold": Share}
@@ -309,7 +311,7 @@ class DenseDetections(_AnchorLayer):
 class PredictedMasks(Parameterless):
     """Mask probabilities of the predicted classes: (R, 28, 28, classes) logits, (B, N) labels -> (B, N, 28, 28).
 
-    The logits are of the boxes that RegionFeatures has with the same `count` (B,); other masks are zeros.
+    The logits are those of the R boxes that RegionFeatures keeps with the same `count` (B,); other masks are zeros.
     """
 
     def call(self, logits, labels, count):

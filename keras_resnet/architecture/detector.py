@@ -47,7 +47,7 @@ BOX_SIZE, MASK_SIZE = 7, 14
 MIN_SIDE = 64
 """Sides of images for which parameters are counted, in pixels: their number does not depend on it."""
 HEAD_PREFIXES = ("fpn_", "rpn_", "box_", "mask_", "dense_")
-"""Beginnings of the names of a neck's and heads' layers."""
+"""Prefixes of the names of the neck's and heads' layers."""
 OUTPUTS = ("boxes", "scores", "labels", "count")
 
 
@@ -62,7 +62,10 @@ class Detector(ResNet):
     {'boxes': (1, 300, 4), 'scores': (1, 300), 'labels': (1, 300), 'count': (1,)}
 
     Inputs are normalised images (B, H, W, 3). Padding at the right and the bottom is NaN; boxes are clipped where it
-    begins.
+    begins. Outputs are `boxes` (B, N, 4), (x1, y1, x2, y2) in pixels of the inputs; `scores` (B, N); `labels` (B, N)
+    int32, where 0 is the background; `count` (B,) int32, the number of detections; and with a mask head `masks`
+    (B, N, 28, 28), probabilities of the pixels in each box. Detections are sorted by descending score, and padded with
+    zeros.
     """
 
     spec: Any = None
@@ -155,7 +158,7 @@ def default_settings(spec: DetectorSpec) -> DetectionSettings:
 
 
 def freeze_batch_norm(model: Detector) -> None:
-    """Makes the backbone's batch norm constant, if the spec says so."""
+    """Freezes the batch norm of the backbone if `spec.frozen_batch_norm` is True."""
     if not model.spec.frozen_batch_norm:
         return
     for layer in model.layers:
@@ -210,7 +213,7 @@ def _region_detections(spec, settings, images, sizes, maps):
             "deltas": [deltas(level) for level in hidden],
         }
     )
-    maps = maps[: len(spec.levels)]  # the coarser ones only have proposals
+    maps = maps[: len(spec.levels)]  # the coarser ones are only for proposals
     features = _box_features(spec, maps, proposals, sizes)
     scores, deltas = map(head_layer, box_predictor_rows(spec))
     boxes, best, labels, kept = Detections(**arguments["detections"], name="detections")(

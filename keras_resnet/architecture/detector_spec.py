@@ -8,7 +8,7 @@ from keras_resnet.errors import check_known, value_error
 from keras_resnet.schema import Range, check_fields
 
 MAX_WIDTH = 16_384
-"""Largest number of channels, units or layers of a head: a spec may come from an untrusted file."""
+"""Largest number of channels or units of a layer of a head: a spec may come from an untrusted file."""
 MAX_CLASSES = 100_000
 MAX_COUNT = 100_000
 """Largest number of candidates, proposals and detections."""
@@ -69,7 +69,7 @@ class DetectorSpec:
     neck_norm: str | None = None
     """Normalisation after the convolutions of an FPN: "batch" or None."""
     anchor_sizes: tuple[tuple[int, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
-    """Sides of the square anchors in pixels, for each level."""
+    """Square roots of the anchors' areas in pixels, for each level."""
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Heights of the anchors divided by their widths."""
     rpn_convs: int = 1
@@ -139,7 +139,7 @@ class DetectorSpec:
 
     @property
     def finest_level(self) -> int:
-        """Level of the largest map by its stride, 2**level; dilated, level 5 has the stride of level 4."""
+        """Level of the largest map, whose stride is 2**level: for "dc5" 4, since its dilated level 5 has stride 16."""
         return 4 if self.neck == "dc5" else self.levels[0]
 
     @property
@@ -199,9 +199,9 @@ class DetectionSettings:
     detections: Count = 100
     """Largest number of detections in an image, N."""
     candidates: Count = 1000
-    """Best anchors of each level that are considered."""
+    """Number of the best anchors of each level that are considered; of RetinaNet, of pairs of an anchor and a class."""
     proposals: Count = 1000
-    """Regions that the second stage classifies."""
+    """Largest number of regions that the second stage classifies."""
     proposal_nms_threshold: Share = 0.7
     """Largest overlap (IoU) of two proposals of the same level."""
 

@@ -36,7 +36,7 @@ class HeadLayer:
 
     @property
     def convolution(self) -> Convolution:
-        """The row that `conv` and `complexity` know; a dense layer is a 1x1 convolution."""
+        """The layer as a Convolution, as `conv` and `complexity` take it; a dense layer is a 1x1 convolution."""
         return Convolution(self.filters, max(1, self.kernel_size), self.stride)
 
     @property
@@ -151,7 +151,8 @@ def dense_rows(spec):
 class AddUpsampled(layers.Layer):
     """large + small enlarged by two: every pixel of the small map is added to the four that it covers.
 
-    Maps of odd sides end in the middle of the last pixel, as torch's `interpolate(mode="nearest")`.
+    If a side of the large map is odd, the last row or column of the enlarged map is cut off, as by torch's
+    `interpolate(mode="nearest")`.
     """
 
     def call(self, large, small):
@@ -164,7 +165,7 @@ class AddUpsampled(layers.Layer):
 
 
 def feature_pyramid(maps, spec):
-    """Feature maps of the backbone -> maps of equal width and all sizes, top-down with lateral connections."""
+    """Feature maps of the backbone -> maps of `neck_width` channels for each level (arXiv:1612.03144, fig. 3)."""
     rows = fpn_rows(spec)
     inner = [head_layer(row)(level) for (row, _), level in zip(rows, maps, strict=True)]
     for number in range(len(inner) - 2, -1, -1):

@@ -65,7 +65,7 @@ class DeferredInitializer(keras.initializers.Zeros):
 
 
 def restore_initializers(model: keras.Model, initialize: bool = False) -> None:
-    """Gives layers the initializers that were deferred; `initialize`: and their kernels the values of these."""
+    """Gives layers their deferred initializers; with `initialize`, also sets their kernels to new random values."""
     for layer in model.layers:
         deferred = getattr(layer, "kernel_initializer", None)
         if isinstance(deferred, DeferredInitializer):

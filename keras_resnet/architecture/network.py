@@ -76,7 +76,7 @@ class ResNet(keras.Model):
         return super().predict_on_batch(x)
 
     def _check_images(self, images):
-        """Looks at some values of the first images, if they are a NumPy array of floats or integers."""
+        """Warns once if some values of the first images of a NumPy array cannot be normalised for this model."""
         config = (self.info or {}).get("preprocessing")
         if self._has_warned or not config or not isinstance(images, np.ndarray) or images.dtype.kind not in "fui":
             return
@@ -227,7 +227,7 @@ def _check_parameters(spec, include_top, classes, channels):
 
 
 def check_parameters(spec: ResNetSpec | DetectorSpec, parameters: int) -> None:
-    """Raises ValueError for a network of so many parameters, if it is too large."""
+    """Raises ValueError if the number of parameters of a network exceeds MAX_PARAMETERS."""
     if parameters > MAX_PARAMETERS:
         raise value_error("spec", spec, f"a network of at most {MAX_PARAMETERS:,} parameters, not {parameters:,}")
 

@@ -63,7 +63,7 @@ def _align_by_kernel(maps, boxes, image, level, first_level, size):
     for number, level_map in enumerate(maps):
         where = tf.where(level == number)[:, 0] if len(maps) > 1 else tf.range(tf.shape(boxes)[0])
         samples = _first_and_last_samples(tf.gather(boxes, where), 2.0 ** (first_level + number), size)
-        padded = tf.pad(level_map, [(0, 0), (1, 1), (1, 1), (0, 0)], "SYMMETRIC")  # points up to 1 outside: the edge
+        padded = tf.pad(level_map, [(0, 0), (1, 1), (1, 1), (0, 0)], "SYMMETRIC")  # points up to 1 pixel outside
         regions.append(_mean_of_points(padded, [side + 1 for side in samples], tf.gather(image, where), size))
         places.append(where)
     if len(maps) == 1:
@@ -75,7 +75,7 @@ def _align_by_kernel(maps, boxes, image, level, first_level, size):
 def _mean_of_points(level_map, samples, image, size):
     """Mean of the four points of each cell: a crop for each of them takes less memory than one crop of all points.
 
-    It also has no pooling, which OpenVINO refuses for a level without boxes.
+    It also needs no pooling, which OpenVINO cannot compute for a level without boxes.
     """
     height, width = (tf.cast(side - 1, "float32") for side in tf.unstack(tf.shape(level_map)[1:3]))
     y1, x1, y2, x2 = samples
@@ -115,7 +115,7 @@ def _align_by_gather(maps, boxes, image, level, first_level, size):
 
 
 def _neighbours(position, side):
-    """[(index, weight), (index, weight)] of the two pixels around points; no weight more than 1 outside the map."""
+    """[(index, weight), (index, weight)] of the two pixels around points; zero weights more than 1 pixel outside."""
     limit = ops.cast(side, "float32")
     inside = ops.logical_and(position >= -1, position <= limit)
     position = ops.clip(position, 0.0, limit - 1)
