@@ -14,7 +14,7 @@ from keras_resnet.errors import error_summary
 
 
 class StoredSize(NamedTuple):
-    """What the header of an image file says."""
+    """Orientation and size from the header of an image file."""
 
     orientation: int
     """EXIF orientation, from 1 to 8."""
@@ -37,7 +37,7 @@ class AnnotatedObject(NamedTuple):
     """An object as an annotation file states it."""
 
     number: int
-    """Names it in messages: its id in a COCO file, or its place in its file, from 1."""
+    """For messages: its id in a COCO file, else its number in its file, from 1; in a YOLO file, that of its line."""
     class_name: str
     box: tuple[float, ...]
     """x1, y1, x2, y2."""
@@ -57,7 +57,7 @@ class AnnotatedImage(NamedTuple):
     image_id: int | str
     objects: list[AnnotatedObject]
     size: tuple[int, int] | None = None
-    """Height and width in the annotation file; None if it does not say."""
+    """Height and width in the annotation file; None if they are not there."""
     relative: bool = False
     """Whether coordinates are shares of the width and height of the upright image."""
     error: str | None = None
@@ -77,8 +77,8 @@ def _check_with_size(check, source):
 def check_image(image: AnnotatedImage, found: StoredSize) -> tuple[AnnotatedImage | None, list[str]]:
     """(the image with the objects that are valid, a message for each that is not); no image if its size differs.
 
-    Coordinates are in the pixels of the upright image, unless the annotation's own size is that of the stored pixels,
-    which EXIF turns: then boxes and masks are turned. Boxes are clipped to the image.
+    Coordinates are in the pixels of the upright image, unless the size in the annotation file is that of the stored
+    pixels, before the rotation by EXIF: then boxes and masks are rotated, too. Boxes are clipped to the image.
     """
     if image.size not in (None, found.upright, found.stored):
         sizes = [f"{width} x {height}" for height, width in (image.size, found.upright)]

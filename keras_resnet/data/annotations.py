@@ -27,7 +27,7 @@ class AnnotatedSplit:
     images: Sequence[AnnotatedImage]
     class_names: tuple[str, ...]
     errors: Sequence[str] = ()
-    """A message for each image or object that the annotation files do not state properly."""
+    """A message for each image or object that is invalid in the annotation files."""
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,10 @@ def encode_mask(mask: np.ndarray) -> dict:
 
 
 def paste_mask(probabilities: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, np.ndarray]:
-    """The part of an image's mask where an object may be, from the probabilities in its box.
+    """Mask of an object in the part of the image around its box, from the probabilities in the box.
 
     They are padded with a zero on each side, resized bilinearly to the box, which grows accordingly and is truncated to
-    integers, and are the object above 0.5: torchvision/models/detection/roi_heads.py.
+    integers, and thresholded at 0.5: torchvision/models/detection/roi_heads.py.
 
     >>> import numpy as np
     >>> from keras_resnet.data.masks import paste_mask

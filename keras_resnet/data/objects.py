@@ -13,7 +13,7 @@ from keras_resnet.errors import value_error
 class Objects:
     """The objects in N images, M in all, as arrays; the objects of an image follow each other, images are in order.
 
-    The constructor raises ValueError for other shapes and dtypes.
+    The constructor raises ValueError for arrays of other shapes, and images that are not in order.
     """
 
     image: np.ndarray
@@ -27,7 +27,8 @@ class Objects:
     difficult: np.ndarray
     """(M,) bool: whether the object does not count in an evaluation (PASCAL VOC's difficult)."""
     areas: np.ndarray
-    """(M,) float64: pixels of the mask, by which COCO calls objects small, medium or large; without one, of the box."""
+    """(M,) float64, in pixels: as annotated, else of the polygons, else of the box; COCO calls objects small, medium or
+    large by it."""
     masks: np.ndarray | None
     """(M,) object: polygons or RLE in COCO's form for `decode_mask`, or None; None if there are no masks at all."""
     sizes: np.ndarray

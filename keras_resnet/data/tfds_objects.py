@@ -18,13 +18,13 @@ from keras_resnet.data.image_checks import CHECKS, orientations_of
 from keras_resnet.errors import value_error
 
 OPTIONAL = {"is_difficult": False, "is_crowd": False, "area": None}
-"""Features of an object that not all datasets have -> what holds without them."""
+"""Feature of an object that not all datasets have -> its default."""
 NAMES = ("image/id", "image/filename")
 """Features that name an image."""
 FIRST_PIXEL = {"voc": 1}
-"""Dataset -> the number of its first pixel, if not 0."""
+"""Dataset -> the coordinate of its first pixel, if not 0."""
 SEARCHED = 20
-"""Number of examples in which a split for testing has an object."""
+"""Number of examples that are searched for an object, to find out whether a split for testing has any."""
 
 
 def has_objects(builder) -> bool:

@@ -109,7 +109,7 @@ def read_voc(path: str | os.PathLike) -> dict:
     """Reads an XML file.
 
     Coordinates count pixels from 1, and a box contains the pixels of both corners, so (1, 1, 640, 480) is all of an
-    image of 640 x 480 pixels: here (0, 0, 640, 480). Corners that are one pixel are a box without an area.
+    image of 640 x 480 pixels: here (0, 0, 640, 480). A box with xmin = xmax or ymin = ymax is empty.
 
     Returns:
         {"size": [height, width] or None, "objects": rows of an AnnotatedObject}.

@@ -47,8 +47,8 @@ def find_yolo(name: str | os.PathLike) -> str | None:
 def open_yolo(name: str | os.PathLike) -> Annotations:
     """The Annotations of a data.yaml that `find_yolo` finds: its classes, and its images for training and testing.
 
-    Folders of images, or text files that list them, are looked for in the folder of the data.yaml, first below its
-    "path". The objects of images/train/1.jpg are in labels/train/1.txt; an image without such a file has none.
+    Folders of images, or text files that list them, are searched for below "path", then in the folder of the
+    data.yaml. The objects of images/train/1.jpg are in labels/train/1.txt; an image without such a file has none.
 
     Raises:
         ValueError: for another file, and for paths that lead out of the folder.
