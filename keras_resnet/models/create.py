@@ -121,7 +121,7 @@ def create(
 
 
 _UNUSED = {"include_top": (True, None), "classifier_activation": ("softmax",)}
-"""Values of arguments that mean nothing for a detector, where they are not None alone."""
+"""Argument of a classifier -> the values that have no effect on a detector; for other arguments None alone."""
 
 
 def _check_of_detector(**arguments):

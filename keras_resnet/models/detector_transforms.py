@@ -1,4 +1,4 @@
-"""Detectors made from detectors: with other thresholds, and with a second pass over the boxes they found."""
+"""Copies of detectors with other thresholds and counts, or with a second pass over the boxes that they found."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -38,7 +38,7 @@ def with_settings(model: Detector, settings: DetectionSettings | None = None, **
 
     Raises:
         ValueError: for a model that is not a detector as `build` returns it, and values that are invalid.
-        TypeError: for a change of something that is no field.
+        TypeError: for a change that is not a field of DetectionSettings.
     """
     if not isinstance(model, Detector) or not any(layer.name == "detections" for layer in model.layers):
         raise value_error("model", getattr(model, "name", model), "a detector as `create` or `build` returns it")
@@ -56,7 +56,7 @@ def with_settings(model: Detector, settings: DetectionSettings | None = None, **
 
 
 def with_refinement(model: Detector) -> Detector:
-    """A copy of a detector that refines its boxes, as the paper does when it tests (He et al. 2015, appendix B).
+    """A copy of a detector that refines its boxes, as the paper's evaluation does (He et al. 2015, appendix B).
 
     The second stage is applied again to the boxes that it regressed. Detections are chosen among the boxes of both
     passes by non-maximum suppression with a threshold of 0.3, and are then means of the boxes around them, weighted by

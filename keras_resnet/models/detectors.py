@@ -62,7 +62,7 @@ def create_detector(
 
     Raises:
         ValueError: for unknown names, values that are invalid, and files that do not fit.
-        TypeError: for a change of something that is no field.
+        TypeError: for a change that is not a field of these.
     """
     variant, parts = canonical_name(variant, "detection"), _sorted_changes(changes)
     if isinstance(backbone := parts.spec.get("backbone"), str):

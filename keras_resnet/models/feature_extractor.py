@@ -79,7 +79,7 @@ def feature_extractor(
 
 
 def _known_endpoints(model):
-    """{endpoint: tensor}; an extractor has its own, and a detector no vectors."""
+    """{endpoint: tensor}; an extractor has its own, and a detector has no "pre_logits"."""
     if isinstance(model.output, dict) and not isinstance(model, Detector):
         return dict(model.output)
     known = {name: layer.output for name, layer in endpoint_layers(model).items()}

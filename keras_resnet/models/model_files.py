@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import keras
 
-from keras_resnet.architecture.detector import Detector  # also makes Keras know the classes of this package
+from keras_resnet.architecture.detector import Detector  # registers the classes of this package with Keras, too
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.errors import error_summary, value_error
 from keras_resnet.files import local_copy
@@ -49,7 +49,7 @@ def load_model(path: str | os.PathLike) -> keras.Model:
 
 
 def _check_preprocessing(model):
-    """Raises ValueError for a detector whose images are prepared in an impossible way."""
+    """Raises ValueError for a detector with an invalid preprocessing."""
     if isinstance(model, Detector) and (stored := model.info.get("preprocessing")):
         DetectionPreprocessing.from_config(stored)
 

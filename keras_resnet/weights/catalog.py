@@ -26,7 +26,7 @@ class PretrainedWeights:
     box_ap: float | None = None
     """Published average precision of boxes from 0 to 1, over IoU 0.5 to 0.95, on COCO's validation set of 2017."""
     mask_ap: float | None = None
-    """The same of masks."""
+    """The same for masks."""
     no_top: tuple[str, str] | None = None
     """(url, digest) of the file for include_top=False, if there is one."""
 

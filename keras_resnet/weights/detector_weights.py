@@ -1,4 +1,4 @@
-"""DetectorWeights: the weights of a detector in an open file, and what they say of the detector."""
+"""DetectorWeights: the weights of a detector in an open file, and the spec, classes and facts that follow from them."""
 
 import math
 from collections.abc import Callable
@@ -33,7 +33,7 @@ _STRUCTURE = (
     *("neck", "levels", "extra_levels", "neck_norm", "rpn_convs", "box_head", "head_convs", "head_norm"),
     *("global_context", "mask_head", "mask_convs"),
 )
-"""Fields of DetectorSpec that should be as requested."""
+"""Fields of DetectorSpec in which the file should equal the request."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class DetectorWeights(NetworkWeights):
         saved = file.metadata.spec
         _check_structure(spec, layout, file)
         backbone = match_spec_to_weights(spec, layout, file.arrays, saved)
-        if not saved and not spec.backbone.bn_epsilon:  # requested: today's names do not say which epsilon it was
+        if not saved and not spec.backbone.bn_epsilon:  # the new names do not identify the epsilon
             backbone = replace(backbone, bn_epsilon=0.0)
         anchors = {name: getattr(saved or spec, name) for name in ANCHORS}
         try:
@@ -89,7 +89,7 @@ class DetectorWeights(NetworkWeights):
         return found
 
     def build(self, include_top: bool, classes: int | None, input_shape: tuple | None, **arguments: Any) -> keras.Model:
-        """The detector, whose backbone is not initialised."""
+        """The detector, whose kernels are zeros."""
         return build_detector(replace(self.spec, classes=classes), initialize=False, **arguments)
 
     @cached_property
@@ -129,7 +129,7 @@ def _has(part, layout, spec, file):
 
 
 def _lengths(layout, spec, file):
-    """{field of DetectorSpec: value} as the lengths of the file's arrays say."""
+    """{field of DetectorSpec: value} from the lengths of the file's arrays."""
     lengths = {field: _length(layout, spec, file, names) for field, names in _LENGTHS.items()}
     if dense := _length(layout, spec, file, ("dense_scores/bias",)):
         lengths["classes"] = dense // spec.num_anchors

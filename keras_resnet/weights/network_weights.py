@@ -1,4 +1,4 @@
-"""NetworkWeights: the weights of a residual network in an open file, and what they say of the network."""
+"""NetworkWeights: the weights of a residual network in an open file, and the spec and facts that follow from them."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class NetworkWeights:
 
     @classmethod
     def match(cls, spec: Any, layout: Layout, file: WeightsFile) -> Any:
-        """The requested spec with what it has to be for the weights of the file."""
+        """The requested spec with the fields that the weights of the file need."""
         return match_spec_to_weights(spec, layout, file.arrays, file.metadata.spec)
 
     def build(self, include_top: bool, classes: int | None, input_shape: tuple | None, **arguments: Any) -> keras.Model:
