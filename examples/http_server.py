@@ -4,9 +4,10 @@
     python examples/http_server.py resnet20.onnx [--port 8000]
     curl --data-binary @cat.jpg http://127.0.0.1:8000/predict
 
-The model is a file that `keras-resnet export` wrote, or a .keras file, which may be a detector; then the answer has the
-objects in the image. GET / describes the model. The status is 400 if the content is not an image, 408 if it arrives too
-slowly, 413 if it is too large, 503 if too many images are waiting.
+The model is a file that `keras-resnet export` wrote, or a .keras file. If it is a detector, the answer lists the
+objects in the image; masks are RLE, for which Mask R-CNN needs keras-residual[detection]. GET / describes the model.
+The status is 400 if the content is not an image, 408 if it arrives too slowly, 413 if it is too large, 503 if too many
+images are waiting.
 Connections without a whole request are closed after `--timeout` seconds, silent ones of HTTP/2 after six times as many;
 until then they cost nothing but a socket.
 Only this machine can connect, unless `--host 0.0.0.0` opens the server to the network: put an HTTPS proxy before it.

@@ -73,7 +73,7 @@ class DetectionEvaluation:
 
     @property
     def masks(self) -> dict[str, float | None] | None:
-        """COCO's twelve numbers of masks; None if the detector or the data set has none."""
+        """COCO's twelve numbers of masks; None unless every object and every detection has a mask."""
         return self.curves["masks"].metrics() if self.has_masks else None
 
     @cached_property
