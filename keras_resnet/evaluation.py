@@ -54,7 +54,8 @@ def evaluate(
     All probabilities are kept, if they are at most 2**28.
 
     Args:
-        models: a Keras model whose preprocessing is known, or a list of them: an ensemble. A detector comes alone.
+        models: a Keras model whose preprocessing is known, or a list of them: an ensemble, but not of
+            detectors.
         dataset: a Dataset, whose test images are used, or a name for `load_test`; for a detector, with objects.
         protocol: a name in PROTOCOLS, or a Protocol; for a detector, a DetectionProtocol; None: "center",
             or for a detector the default DetectionProtocol.
