@@ -29,8 +29,12 @@ from keras_resnet import (
     save_weights,
     with_settings,
 )
+from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.data.labels import coco_classes
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.variants import VARIANTS
 from keras_resnet.weights.catalog import WEIGHTS
+from keras_resnet.weights.layouts import variant_of
 
 NARROW = REFERENCES / "detectors"
 
@@ -181,6 +185,34 @@ def test_anchors_are_those_of_the_weights(tmp_path, faster):
         load_weights(faster, path)
 
 
+def test_the_classes_of_a_retinanet_with_other_anchors_are_those_of_its_file(tmp_path):
+    spec = replace(narrow_detector("retinanet")[0].spec, anchor_sizes=((8,), (16,), (32,), (64,), (128,)))
+    save_weights(build(spec, initialize=False), tmp_path / "model.safetensors")
+    assert load("retinanet", path=tmp_path / "model.safetensors").spec == spec
+
+
+def test_images_are_normalised_as_for_the_weights_of_the_backbone(tmp_path):
+    network = build(narrow_resnet18(), classes=3, initialize=False)
+    network.info = {"preprocessing": Preprocessing("caffe").to_config()}
+    save_weights(network, tmp_path / "network.safetensors")
+    arguments = {"backbone": narrow_resnet18(), "backbone_weights": tmp_path / "network.safetensors", "neck_width": 8}
+    model = create("retinanet_resnet18_fpn", **arguments, min_size=300)
+    assert model.info["preprocessing"] == DetectionPreprocessing("caffe", min_size=300).to_config()
+    assert create("retinanet_resnet18_fpn", **arguments, mode="tf").info["preprocessing"]["mode"] == "tf"
+
+
+def test_tags_of_backbones():
+    """Those of its variant, which may have biases and another epsilon; a network that is no variant has none."""
+    for name, row in VARIANTS.items():
+        assert (
+            variant_of(replace(row, conv_bias=not row.conv_bias, bn_epsilon=0.5), ("conv_bias", "bn_epsilon")) == name
+        )
+    with pytest.raises(ValueError, match=r"a tag of `list_weights\('resnet50'\)`"):
+        create("fasterrcnn_resnet50_c4", backbone_weights="image-net")
+    with pytest.raises(ValueError, match="`backbone_weights` should be the path of a weights file"):
+        create("fasterrcnn_resnet18_fpn", backbone=narrow_resnet18(), backbone_weights="imagenet")
+
+
 def test_a_width_that_the_weights_do_not_have_is_refused():
     with pytest.raises(ValueError, match="`neck_width` should be 16 for these weights"):
         load("fasterrcnn", neck_width=32)
@@ -195,6 +227,14 @@ def test_all_differences_are_in_one_message(tmp_path):
         load("fasterrcnn", path=tmp_path / "model.safetensors")
     for part in ("1 missing: rpn_deltas/bias", "1 left over: extra.weight", "rpn_objectness/bias (5,), not (3,)"):
         assert part in str(refused.value)
+
+
+def test_an_array_with_other_axes_is_one_message(tmp_path):
+    arrays = read_arrays(NARROW / "fasterrcnn.safetensors")
+    arrays["roi_heads.box_head.fc6.weight"] = arrays["roi_heads.box_head.fc6.weight"][..., None, None]
+    save_file(arrays, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model.safetensors.*1 of another shape: box_fc6/kernel"):
+        load("fasterrcnn", path=tmp_path / "model.safetensors")
 
 
 HOSTILE = {

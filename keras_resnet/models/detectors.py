@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from keras_resnet.architecture.detector import Detector, build_detector, default_settings
@@ -10,8 +11,9 @@ from keras_resnet.architecture.detector_spec import DetectionSettings, DetectorS
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.equivalents import DETECTOR_ARGUMENTS
 from keras_resnet.errors import unknown_name_error, value_error
-from keras_resnet.variants import VARIANTS, canonical_name, get_spec
+from keras_resnet.variants import canonical_name, get_spec
 from keras_resnet.weights.download import resolve_weights
+from keras_resnet.weights.layouts import variant_of
 from keras_resnet.weights.loading import build_from_file, build_on_backbone
 
 
@@ -94,13 +96,19 @@ def check_changes(built: Any, requested: Any, changed: Iterable[str]) -> None:
 
 def _random_detector(spec, backbone_weights, arguments):
     """A detector with random heads, and a backbone with random weights or those of a tag or file."""
-    preprocessing = DetectionPreprocessing()
     if backbone_weights is None:
         model = build_detector(spec, **arguments)
-    else:
-        backbone = next((name for name, row in VARIANTS.items() if row == spec.backbone), "resnet")
-        path, published = resolve_weights(backbone_weights, backbone, include_top=False)
-        model = build_on_backbone(spec, path, **arguments)
-        preprocessing = replace(preprocessing, mode=published.mode if published else preprocessing.mode)
-    model.info = {"preprocessing": preprocessing.to_config()}
-    return model
+        model.info = {"preprocessing": DetectionPreprocessing().to_config()}
+        return model
+    path, published = _resolve_backbone_weights(backbone_weights, spec.backbone)
+    return build_on_backbone(spec, path, preprocessing=published, **arguments)
+
+
+def _resolve_backbone_weights(backbone_weights, backbone):
+    """`resolve_weights` for a ResNetSpec, which has the tags of its variant: biases and epsilon follow from weights."""
+    if name := variant_of(backbone, ignored=("conv_bias", "bn_epsilon")):
+        return resolve_weights(backbone_weights, name, include_top=False)
+    if os.path.exists(backbone_weights):
+        return Path(backbone_weights), None
+    expected = "the path of a weights file, since the backbone is none of `list_models()`, which have tags"
+    raise value_error("backbone_weights", backbone_weights, expected)

@@ -82,7 +82,8 @@ class DetectorWeights(NetworkWeights):
             backbone = replace(backbone, bn_epsilon=0.0)
         anchors = {name: getattr(saved or spec, name) for name in ANCHORS}
         try:
-            found = replace(spec, backbone=backbone, **anchors, **_lengths(layout, spec, file))
+            found = replace(spec, backbone=backbone, **anchors)
+            found = replace(found, **_lengths(layout, found, file))
         except ValueError as error:
             raise value_error("path", str(file.path), f"the weights of a detector ({error_summary(error)})") from error
         _check_size(spec, found, file)

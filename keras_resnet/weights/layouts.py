@@ -7,7 +7,7 @@ gives the name of the array in the file, and the fields of ResNetSpec that its n
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -256,7 +256,10 @@ def get_layout(name: str, spec: ResNetSpec | DetectorSpec) -> Layout:
 
 _FIELDS_OF_WEIGHTS = ("stride_on", "downsample_at", "stem", "conv_bias", "bn_epsilon")
 """Fields of ResNetSpec that are taken from the weights."""
-_FIELDS_OF_NETWORK = "block depths widths stem_width shortcut preactivation groups group_width se_ratio merge".split()  # noqa: SIM905
+_FIELDS_OF_NETWORK = (
+    *("block", "depths", "widths", "stem_width", "shortcut", "preactivation", "groups", "group_width"),
+    *("se_ratio", "eca", "merge"),
+)
 """Fields that should be as requested: with another value, arrays may still have the same names and shapes."""
 ANCHORS = ("anchor_sizes", "anchor_ratios")
 """Fields of DetectorSpec that are taken from the weights, if the file has them."""
@@ -302,6 +305,18 @@ def field_differences(config: Mapping, other: Mapping, names: Iterable[str]) -> 
     return ", ".join(f"{name}={config[name]!r} (not {other[name]!r})" for name in different)
 
 
+def variant_of(spec: ResNetSpec, ignored: Collection[str] = ()) -> str | None:
+    """Name of the first network of VARIANTS with the weights of `spec`; None if there is none.
+
+    Args:
+        spec: ResNetSpec.
+        ignored: fields that may differ.
+    """
+    names, config = (*_FIELDS_OF_NETWORK, *_FIELDS_OF_WEIGHTS), spec.to_config()
+    names = [name for name in names if name not in ignored]
+    return next((name for name, row in VARIANTS.items() if not field_differences(row.to_config(), config, names)), None)
+
+
 def check_spec_fits_weights(
     spec: ResNetSpec | DetectorSpec, required: ResNetSpec | DetectorSpec, path: str | os.PathLike
 ) -> None:
@@ -310,10 +325,8 @@ def check_spec_fits_weights(
     different = field_differences(required.to_config(), spec.to_config(), fields)
     config = backbone_of(required).to_config()
     if different := different or field_differences(config, backbone_of(spec).to_config(), _FIELDS_OF_WEIGHTS):
-        fields = (*_FIELDS_OF_NETWORK, *_FIELDS_OF_WEIGHTS)
-        networks = VARIANTS if isinstance(spec, ResNetSpec) else {}
-        rows = [name for name, row in networks.items() if not field_differences(row.to_config(), config, fields)]
-        arguments = repr(rows[0]) if rows else "..., weights=path"
+        name = variant_of(required) if isinstance(required, ResNetSpec) else None
+        arguments = repr(name) if name else "..., weights=path"
         raise ValueError(
             f"`model` should have the spec that the weights need: {different}. "
             f"`create({arguments})` builds such a model. Received: path={str(path)!r}"
@@ -357,7 +370,7 @@ def to_keras_axes(array: StoredArray, layout: Layout, name: str | None) -> Store
     axes = _AXES.get(len(array.shape))
     if layout.keras_axes or name is None or axes is None:
         return array
-    if name in FLATTENED and array.shape[1] % _CELLS == 0:
+    if name in FLATTENED and len(axes) == 2 and array.shape[1] % _CELLS == 0:
         units, inputs = array.shape
         return replace(array, shape=(inputs, units), read=lambda: _flatten_cells(array.read()))
     shape = tuple(array.shape[axis] for axis in axes)

@@ -15,6 +15,7 @@ from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.layers import initialize_kernel
 from keras_resnet.architecture.metadata import model_spec
 from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.errors import value_error
 from keras_resnet.weights.detector_weights import DetectorWeights
 from keras_resnet.weights.file_formats import open_weights
@@ -145,24 +146,32 @@ def build_from_file(
     return model
 
 
-def build_on_backbone(spec: DetectorSpec, path: str | os.PathLike, **arguments: Any) -> Detector:
+def build_on_backbone(
+    spec: DetectorSpec, path: str | os.PathLike, preprocessing: Any = None, **arguments: Any
+) -> Detector:
     """Build a detector on a backbone with the weights of a classifier's file; neck and heads are random.
 
     Args:
         spec: requested detector; stride placement, biases and epsilon of its backbone are taken from the weights.
         path: weights file of the residual network.
+        preprocessing: Preprocessing that was published with the file; None to take it from the file. Images of the
+            detector are normalised in the same way.
         **arguments: further arguments of `build_detector`.
 
     Raises:
         ValueError: if the file is damaged or belongs to another network; the message lists the differences.
     """
-    with _open_network_weights(path, spec.backbone) as weights:
+    with _open_network_weights(path, spec.backbone, source_preprocessing=preprocessing) as weights:
+        of_detector = DetectionPreprocessing()
+        if weights.preprocessing:
+            of_detector = replace(of_detector, mode=weights.preprocessing.mode)
         model = build_detector(replace(spec, backbone=weights.spec), initialize=False, **arguments)
         arrays = {name: array for name, array in weights.keras_arrays(model).items() if name not in HEAD_WEIGHTS}
         heads = [name for name in weight_variables(model) if name.startswith(HEAD_PREFIXES)]
         for variable, array in _match_variables(model, arrays, path, exclude=heads):
             variable.assign(array.read())
     _initialize(model, heads)
+    model.info = {"preprocessing": of_detector.to_config()}
     warn_if_not_finite(model, path)
     return model
 
