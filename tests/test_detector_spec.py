@@ -67,6 +67,7 @@ def test_specs_are_frozen_and_serializable(name):
         ({"neck_norm": "group"}, "'batch'"),
         ({"anchor_sizes": ((32,), (64,))}, "sizes for each of 5 levels"),
         ({"anchor_sizes": ((32,), (64,), (128,), (256,), ())}, "equally many"),
+        ({"anchor_sizes": ((),) * 5}, "at least one"),
         ({"anchor_sizes": ((0,),) * 5}, "positive"),
         ({"anchor_sizes": 32}, "`anchor_sizes`"),
         ({"anchor_ratios": ()}, "positive numbers"),
@@ -97,6 +98,7 @@ def test_invalid_specs_raise_value_errors(changes, message):
         (RETINA, {"head_norm": "group", "neck_width": 48}, "divisible by 32"),
         (C4, {"mask_head": True}, "without a mask head"),
         (C4, {"backbone": get_spec("resnet50v2")}, "post-activation"),
+        (C4, {"backbone": replace(C4.backbone, downsample_at="last")}, '`downsample_at` "first"'),
         (C4, {"box_head": "mlp"}, '"stage4" for the neck "c4"'),
     ],
 )
@@ -108,12 +110,12 @@ def test_values_that_exclude_each_other_raise_value_errors(spec, changes, messag
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"score_threshold": 1.5}, "from 0 to 1"),
-        ({"nms_threshold": -0.1}, "from 0 to 1"),
+        ({"score_threshold": 1.5}, r"in \[0, 1\]"),
+        ({"nms_threshold": -0.1}, r"in \[0, 1\]"),
         ({"proposal_nms_threshold": float("nan")}, "`proposal_nms_threshold`"),
         ({"score_threshold": "0.5"}, "`score_threshold`"),
-        ({"detections": 0}, "from 1 to"),
-        ({"proposals": 10**9}, "from 1 to"),
+        ({"detections": 0}, r"in \[1, 100000\]"),
+        ({"proposals": 10**9}, r"in \[1, 100000\]"),
         ({"candidates": 2.5}, "an integer"),
     ],
 )

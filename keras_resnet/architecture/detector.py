@@ -43,7 +43,7 @@ from keras_resnet.errors import value_error
 from keras_resnet.schema import checked
 
 BOX_SIZE, MASK_SIZE = 7, 14
-"""Cells of a region along each side for the box head and the mask head; the backbone's last stage halves 14 to 7."""
+"""Cells of a region along each side for the box head and the mask head."""
 MIN_SIDE = 64
 """Sides of images for which parameters are counted, in pixels: their number does not depend on it."""
 HEAD_PREFIXES = ("fpn_", "rpn_", "box_", "mask_", "dense_")
@@ -236,7 +236,7 @@ def _box_features(spec, maps, proposals, sizes):
 
 
 def _region_features(spec, maps, proposals):
-    size = 14 if spec.box_head == "stage4" else BOX_SIZE
+    size = 2 * BOX_SIZE if spec.box_head == "stage4" else BOX_SIZE  # that stage halves it
     regions = RegionFeatures(first_level=spec.finest_level, size=size, name="box_regions")(maps, proposals)
     if spec.box_head == "stage4":
         regions = stage(spec.backbone.stages[3], spec=spec.backbone)(regions)

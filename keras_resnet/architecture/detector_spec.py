@@ -1,6 +1,7 @@
 """DetectorSpec: one frozen dataclass that describes a detector on any network of the family; DetectionSettings."""
 
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Annotated
 
 from keras_resnet.architecture.spec import ResNetSpec
@@ -35,8 +36,8 @@ _RANGES = [
     (("anchor_ratios",), lambda value: value and all(0 < ratio <= 1000 for ratio in value), "positive numbers"),
     (
         ("anchor_sizes",),
-        lambda value: len({len(sizes) for sizes in value}) == 1 and all(0 < x <= 1e6 for sizes in value for x in sizes),
-        "equally many positive sizes for each level",
+        lambda value: all(value) and len(set(map(len, value))) == 1 and all(0 < x <= 1e6 for x in chain(*value)),
+        "equally many positive sizes for each level, at least one",
     ),
 ]
 """(fields, check of a value, what it should be)."""
@@ -122,6 +123,8 @@ class DetectorSpec:
             self._raise("box_head", '"stage4" for the neck "c4", and only for it')
         if self.box_head == "stage4" and (self.backbone.preactivation or self.mask_head):
             self._raise("box_head", '"stage4" with a post-activation backbone and without a mask head')
+        if self.box_head == "stage4" and self.backbone.downsample_at == "last":
+            self._raise("backbone", 'a network with `downsample_at` "first" for "stage4", whose first block is strided')
         if self.box_head == "dense" and (self.neck != "fpn" or self.mask_head):
             self._raise("box_head", '"dense" with the neck "fpn" and without a mask head')
         if self.box_head == "dense" and self.global_context:
