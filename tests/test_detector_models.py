@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -170,6 +171,18 @@ def test_what_is_no_batch_of_images_is_refused(case):
     for call in (model, model.predict, model.predict_on_batch):
         with pytest.raises(ValueError, match=message):
             call(images)
+
+
+@pytest.mark.parametrize("scale, is_warned", [(1, False), (100, True)])
+def test_padded_images_that_are_not_normalised_are_warned_of(scale, is_warned):
+    model, reference = narrow_detector("fasterrcnn")
+    images = padded_images(reference) * scale
+    assert np.isnan(images).any()
+    model._has_warned = False
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        model.predict_on_batch(images)
+    assert ["should be normalised" in str(row.message) for row in found] == [True] * is_warned
 
 
 def test_tensors_and_data_sets_are_checked_by_shape_and_dtype():

@@ -81,6 +81,7 @@ class ResNet(keras.Model):
         if self._has_warned or not config or not isinstance(images, np.ndarray) or images.dtype.kind not in "fui":
             return
         values = images[:4].ravel()[::7]
+        values = values[~np.isnan(values)]  # the padding of detectors' images
         normalization = get_normalization(checked(config["mode"], str | Normalization, "mode"))
         if values.size and normalization.cannot_be(values):
             self._has_warned = True
