@@ -10,16 +10,19 @@ from keras_resnet.data.tfds import load_tfds
 tfds = pytest.importorskip("tensorflow_datasets")
 
 
-def prepare(folder, dataset, flags, splits, offset=0):
-    """A prepared builder with the features of a dataset of tensorflow-datasets; boxes begin at pixel `offset`."""
+def prepare(folder, dataset, flags, splits, offset=0, label=None, name="image/filename"):
+    """A prepared builder with the features of a dataset of tensorflow-datasets; boxes begin at pixel `offset`.
+
+    `label` is the feature of classes, None for a ClassLabel of CLASSES, and `name` that of an image's name.
+    """
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(encoding_format="png"),
-            "image/filename": tfds.features.Text(),
+            name: tfds.features.Text(),
             "objects": tfds.features.Sequence(
                 {
                     "bbox": tfds.features.BBoxFeature(),
-                    "label": tfds.features.ClassLabel(names=CLASSES),
+                    "label": label or tfds.features.ClassLabel(names=CLASSES),
                     **dict.fromkeys(flags, np.bool_),
                 }
             ),
@@ -37,7 +40,7 @@ def prepare(folder, dataset, flags, splits, offset=0):
                 for class_name, (x1, y1, x2, y2) in objects
             ]
             path = save_image(folder / "images" / f"{key}.png")
-            yield key, {"image": str(path), "image/filename": f"{key}.png", "objects": rows}
+            yield key, {"image": str(path), name: f"{key}.png", "objects": rows}
 
     class Images(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = dataset
@@ -88,3 +91,20 @@ def test_a_prepared_dataset_is_found_by_its_name(tmp_path):
     assert (len(data.test), len(data.test.objects), len(data.skipped)) == (2, 2, 1)
     with pytest.raises(ValueError, match="a labelled split test or validation"):  # as VOC 2012, its objects are secret
         load_dataset("insects", data_dir=tmp_path / "tfds", skip_bad=True)
+
+
+def test_ids_that_are_text_and_objects_without_a_class(tmp_path):
+    """ClassLabel allows -1 for no label."""
+    images = {"a": [(-1, (1, 1, 9, 5)), ("ant", (0, 0, 4, 5))], "b": [("wasp", (5, 5, 20, 20))]}
+    builder = prepare(tmp_path, "insects", [], {"train": images, "test": images}, name="image/id")
+    with pytest.raises(ValueError, match=r"1 invalid in insects(?s:.*)object 1 \(class -1 of 3, from 0\)"):
+        load_tfds(builder)
+    with pytest.warns(UserWarning, match="Left out 1 invalid"):
+        found = by_image(load_tfds(builder, skip_bad=True).train)
+    assert found == {"a.png": [("ant", (0, 0, 4, 5))], "b.png": [("wasp", (5, 5, 20, 20))]}
+
+
+def test_a_dataset_whose_objects_have_no_class_label_is_refused(tmp_path):
+    builder = prepare(tmp_path, "insects", [], {"train": SPLITS["train"]}, label=tfds.features.Text())
+    with pytest.raises(ValueError, match="`dataset` should be .*ClassLabel, not Text"):
+        load_tfds(builder)

@@ -39,7 +39,7 @@ class ObjectSource:
     def __init__(self, builder, skip_bad=False):
         self.builder = builder
         self.skip_bad = skip_bad
-        self.class_names = tuple(builder.info.features["objects"]["label"].names)
+        self.class_names = tuple(_class_label(builder).names)
         self.preprocessing = default_preprocessing((None, None, 3))
         self.skipped: tuple[str, ...] = ()
 
@@ -76,7 +76,8 @@ class ObjectSource:
         contents, images, sizes, errors = [], [], [], []
         for index, example in enumerate(self._examples(split)):
             size = StoredSize(*with_size(CHECKS["header"]).function(example["image"]))
-            image, found = check_image(self._annotated(example, f"{split} {index}", size), size)
+            annotated = self._annotated(example, f"{split} {index}", size, errors)
+            image, found = check_image(annotated, size)
             errors += found
             contents.append(example["image"])
             images.append(image)
@@ -88,22 +89,35 @@ class ObjectSource:
         orientations = orientations_of(size.orientation for size in sizes)
         return Split(np.array(contents, object), labels, orientations, objects)
 
-    def _annotated(self, example, name, size):
-        """The AnnotatedImage of an example."""
+    def _annotated(self, example, name, size, errors):
+        """The AnnotatedImage of an example; messages about objects of no class go to `errors`."""
         found = example["objects"]
         first = FIRST_PIXEL.get(self.builder.name, 0) / np.array(size.upright, float)
         boxes = found["bbox"].astype(float) - [*first, 0, 0]
         columns = [found.get(field, [default] * len(boxes)) for field, default in OPTIONAL.items()]
-        objects = [
-            AnnotatedObject(number, self.class_names[label], (x1, y1, x2, y2), None, bool(difficult), bool(crowd), area)
-            for number, ((y1, x1, y2, x2), label, difficult, crowd, area) in enumerate(
-                zip(boxes.tolist(), found["label"], *columns, strict=True), 1
-            )
-        ]
+        rows = zip(boxes.tolist(), found["label"], *columns, strict=True)
+        objects = []
+        for number, ((y1, x1, y2, x2), label, difficult, crowd, area) in enumerate(rows, 1):
+            if 0 <= label < len(self.class_names):  # -1 is no label
+                item = self.class_names[label], (x1, y1, x2, y2), None, bool(difficult), bool(crowd), area
+                objects.append(AnnotatedObject(number, *item))
+            else:
+                errors.append(f"{name}, object {number} (class {label} of {len(self.class_names)}, from 0)")
         return AnnotatedImage(name, name, _image_id(example, name), objects, relative=True)
 
 
+def _class_label(builder):
+    """The feature of the classes of objects; ValueError for one that does not name them."""
+    feature = builder.info.features["objects"]["label"]
+    if not hasattr(feature, "names"):
+        expected = "a dataset whose feature objects/label is a ClassLabel"
+        raise value_error("dataset", builder.name, f"{expected}, not {type(feature).__name__}")
+    return feature
+
+
 def _image_id(example, name):
+    """The id, a number or text, else the name of the file, else `name`."""
     if "image/id" in example:
-        return int(example["image/id"])
+        image_id = example["image/id"]
+        return image_id.decode() if isinstance(image_id, bytes) else int(image_id)
     return Path(example["image/filename"].decode()).stem if "image/filename" in example else name
