@@ -108,6 +108,20 @@ def read_text(path: str | os.PathLike, max_bytes: int) -> str:
         raise ValueError(f"should be text in UTF-8 ({error.reason} at byte {error.start})") from error
 
 
+def read_list(path: str | os.PathLike) -> list[str]:
+    """Lines of a list of images that are not blank.
+
+    Raises:
+        OSError: for a file that cannot be read.
+        ValueError: for one that is larger than MAX_LIST_BYTES or not in UTF-8; the message names it.
+    """
+    try:
+        lines = read_text(path, MAX_LIST_BYTES).split("\n")
+    except ValueError as error:
+        raise value_error("dataset", str(path), f"a list of images, which {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def raise_or_warn(where: str | os.PathLike, errors: Sequence[str], skip_bad: bool) -> None:
     """Raises ValueError for messages about images and objects of a data set; with `skip_bad`, warns of them."""
     if not errors:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keras_resnet.data.annotation_checks import AnnotatedImage, AnnotatedObject
-from keras_resnet.data.annotations import MAX_LIST_BYTES, AnnotatedSplit, Annotations, path_inside, read_text
+from keras_resnet.data.annotations import AnnotatedSplit, Annotations, path_inside, read_list, read_text
 from keras_resnet.data.datasets import SPLITS
 from keras_resnet.data.image_files import images_in_folder
 from keras_resnet.data.manifests import read_files
@@ -21,8 +21,6 @@ FOLDERS = (("Annotations", "JPEGImages"), ("Annotations", "images"), ("annotatio
 MAX_XML_BYTES = 2**22
 """Largest size of an XML file, enough for 10,000 objects."""
 MAX_XML_DEPTH = 20
-CHUNK = 2**14
-"""Number of characters that are parsed at once, before the depth is checked."""
 READER = "voc 1"
 """Name and version of `read_voc`, for the manifest of its results."""
 MAX_NAME = 200
@@ -87,10 +85,8 @@ def _find_parts(folder):
     """{split: _Part}."""
     pairs = find_voc(folder)
     lists = {split: folder / "ImageSets" / "Main" / f"{split}.txt" for split in SPLITS}
-    texts = {split: read_text(file, MAX_LIST_BYTES) for split, file in lists.items() if file.is_file()}
-    if texts:
-        names = {split: [line.strip() for line in text.split("\n")] for split, text in texts.items()}
-        return {split: _Part(*pairs[0], [name for name in listed if name]) for split, listed in names.items()}
+    if names := {split: read_list(file) for split, file in lists.items() if file.is_file()}:
+        return {split: _Part(*pairs[0], listed) for split, listed in names.items()}
     return {
         xml.name if xml == images else "train": _Part(xml, images, sorted(path.stem for path in xml.glob("*.xml")))
         for xml, images in pairs
@@ -129,19 +125,26 @@ def _parse_xml(text):
     """The root of an XML text; ValueError for a text that is not XML, has a document type, or is too deep."""
     if "<!" in text.replace("<!--", "").replace("<![CDATA[", ""):
         raise ValueError("should be XML without a document type")
-    parser, root, depth = ElementTree.XMLPullParser(("start", "end")), None, 0
     try:
-        for first in range(0, len(text), CHUNK):
-            parser.feed(text[first : first + CHUNK])
-            for event, element in parser.read_events():
-                root = element if root is None else root
-                depth += 1 if event == "start" else -1
-                if depth > MAX_XML_DEPTH:
-                    raise ValueError(f"should be XML of at most {MAX_XML_DEPTH} levels")
-        parser.close()
+        return ElementTree.fromstring(text, ElementTree.XMLParser(target=_LimitedTree()))
     except ElementTree.ParseError as error:
         raise ValueError(f"should be XML: {error_summary(error)}") from error
-    return root
+
+
+class _LimitedTree(ElementTree.TreeBuilder):
+    """A TreeBuilder that raises ValueError for an element deeper than MAX_XML_DEPTH."""
+
+    depth = 0
+
+    def start(self, tag, attributes):
+        self.depth += 1
+        if self.depth > MAX_XML_DEPTH:
+            raise ValueError(f"should be XML of at most {MAX_XML_DEPTH} levels")
+        return super().start(tag, attributes)
+
+    def end(self, tag):
+        self.depth -= 1
+        return super().end(tag)
 
 
 def _object(number, item):

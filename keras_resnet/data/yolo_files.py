@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from keras_resnet.data.annotation_checks import AnnotatedImage, AnnotatedObject
-from keras_resnet.data.annotations import MAX_LIST_BYTES, AnnotatedSplit, Annotations, path_inside, read_text
+from keras_resnet.data.annotations import AnnotatedSplit, Annotations, path_inside, read_list, read_text
 from keras_resnet.data.datasets import SPLITS
 from keras_resnet.data.image_files import images_in_folder
 from keras_resnet.data.manifests import FileRecord, read_files
@@ -51,7 +51,7 @@ def open_yolo(name: str | os.PathLike) -> Annotations:
     data.yaml. The objects of images/train/1.jpg are in labels/train/1.txt; an image without such a file has none.
 
     Raises:
-        ValueError: for another file, and for paths that lead out of the folder.
+        ValueError: for another file, for paths that lead out of the folder, and for splits without such files.
     """
     file = Path(str(find_yolo(name)))
     folder = file.parent
@@ -108,14 +108,15 @@ def _images(path, parents):
         raise value_error("dataset", path, f"a folder of images, or a list of images, in {parents[-1]}")
     if os.path.isdir(found):
         return images_in_folder(found)
-    lines = read_text(found, MAX_LIST_BYTES).splitlines()
-    return [path_inside(os.path.dirname(found), line.strip().removeprefix("./")) for line in lines if line.strip()]
+    return [path_inside(os.path.dirname(found), line.removeprefix("./")) for line in read_list(found)]
 
 
 def _read(images, class_names, folder):
     """The AnnotatedSplit of images."""
-    files = {image: _label_file(image) for image in images}
+    files = {image: _label_file(image, folder) for image in images}
     existing = [file for file in files.values() if os.path.exists(file)]
+    if images and not existing:
+        raise value_error("dataset", str(folder), f"a data set with text files of objects, such as {files[images[0]]}")
     records = read_files(read_yolo, existing, folder, READER)
     annotated: list[AnnotatedImage] = []
     errors: list[str] = []
@@ -131,10 +132,11 @@ def _read(images, class_names, folder):
     return AnnotatedSplit(annotated, class_names, errors)
 
 
-def _label_file(image):
-    """Path of the text file of an image: below "labels" instead of "images", or beside it."""
-    before, images, after = image.rpartition("/images/")
-    return os.path.splitext(f"{before}/labels/{after}" if images else image)[0] + ".txt"
+def _label_file(image, folder):
+    """Path of the text file of an image: in the folder, below "labels" instead of "images", or else beside it."""
+    before, images, after = f"/{Path(os.path.relpath(image, folder)).as_posix()}".rpartition("/images/")
+    path = os.path.join(folder, f"{before}/labels/{after}".removeprefix("/")) if images else image
+    return os.path.splitext(path)[0] + ".txt"
 
 
 def read_yolo(path: str | os.PathLike) -> list:
