@@ -74,6 +74,7 @@ def parse_json(
     name: str = "value",
     max_bytes: int = MAX_JSON_BYTES,
     max_values: int = MAX_JSON_VALUES,
+    max_containers: int = MAX_JSON_VALUES,
 ) -> Any:
     """The value of a JSON text, as `checked` returns it.
 
@@ -87,30 +88,35 @@ def parse_json(
         name: name of the value in errors.
         max_bytes: largest length of the text.
         max_values: largest number of values.
+        max_containers: largest number of lists and objects, which take more memory than other values.
 
     Raises:
-        ValueError: for text that is not JSON, is longer than `max_bytes`, has more than `max_values` values or is
-            nested deeper than MAX_JSON_DEPTH; and as `checked`.
+        ValueError: for text that is not JSON, is longer than `max_bytes`, has more than `max_values` values or
+            `max_containers` lists and objects, or is nested deeper than MAX_JSON_DEPTH; and as `checked`.
     """
     text = text.encode() if isinstance(text, str) else text
     if len(text) > max_bytes:
         raise ValueError(f"`{name}` should have at most {max_bytes} bytes of JSON. Received: {len(text)} bytes")
-    _check_structure(text, name, max_values)
+    _check_structure(text, name, max_values, max_containers)
     return checked(json.loads(text.decode()), annotation, name)
 
 
-def _check_structure(text, name, max_values):
+def _check_structure(text, name, max_values, max_containers):
     """Raises ValueError for JSON with too many values or levels, which would take memory or the parser's stack."""
-    values = text.count(b'"') // 4  # a key and a value have four quotes
-    if values <= max_values:
-        structure = _STRING.sub(b"", text)
-        values = sum(map(structure.count, (b",", b"[", b"{")))
-    if values > max_values:
-        raise ValueError(f"`{name}` should have at most {max_values} JSON values. Received: {values} values")
+    _check_count(name, text.count(b'"') // 4, max_values, "values")  # a key and a value have four quotes
+    structure = _STRING.sub(b"", text)
+    containers = structure.count(b"[") + structure.count(b"{")
+    _check_count(name, containers + structure.count(b","), max_values, "values")
+    _check_count(name, containers, max_containers, "lists and objects")
     brackets = structure.translate(None, _NO_BRACKETS)
     depth = max(accumulate(1 if bracket in b"[{" else -1 for bracket in brackets), default=0)
     if depth > MAX_JSON_DEPTH:
         raise ValueError(f"`{name}` should be JSON of at most {MAX_JSON_DEPTH} levels. Received: {depth} levels")
+
+
+def _check_count(name, count, limit, what):
+    if count > limit:
+        raise ValueError(f"`{name}` should have at most {limit} JSON {what}. Received: {count} {what}")
 
 
 def checked(value: Any, annotation: Any, name: str) -> Any:

@@ -54,6 +54,8 @@ def assert_left_out(folder, message, images, objects, split="val"):
         ({"category_id": "ant"}, "an integer"),
         ({"image_id": 99}, "object 1 .*`image_id` should be the id of an image"),
         ({"segmentation": [[1, 1, 2, 2]]}, "three points or more"),
+        ({"segmentation": [[1, 1, 2, 2, 10**400, 3]]}, "object 1 .*inside the image of 40 x 30"),
+        ({"segmentation": {"size": [30, 40], "counts": "o" * 1000}}, "object 1 .*polygons or RLE of COCO"),
         (
             {"segmentation": {"size": [10**9, 10**9], "counts": [10**18]}},
             r"the height and width of the image, \[30, 40\]",
@@ -114,6 +116,17 @@ def test_a_json_file_that_is_none_of_coco(tmp_path, text, message):
         load_test(folder, skip_bad=True)
 
 
+def test_runs_of_one_pixel_are_read(tmp_path):
+    """The shortest values that a large file can have: "1,"."""
+    runs = {"size": [30, 40], "counts": [1] * 1200}
+    folder = changed(write_coco(tmp_path), lambda content: content["annotations"][0].update(segmentation=runs))
+    changed(folder, lambda content: content.update(annotations=content["annotations"][:1] * 3000))
+    file = folder / JSON
+    file.write_text(file.read_text().replace(" ", ""))
+    objects = load_test(folder).test.objects
+    assert len(objects) == 3000 and set(objects.areas) == {600}
+
+
 def test_splits_of_coco_have_the_same_classes(tmp_path):
     folder = changed(write_coco(tmp_path), lambda content: content["categories"].append({"id": 40, "name": "fly"}))
     with pytest.raises(ValueError, match=r"the same classes in train and val. Only one has \['fly'\]"):
@@ -165,6 +178,29 @@ def test_the_image_of_an_invalid_xml_file_is_left_out(tmp_path, text, message):
     assert_left_out(folder, message, images=1, objects=2)
 
 
+@pytest.mark.parametrize("depth", [1, 5000])
+def test_long_tokens_of_xml_hide_nothing(tmp_path, depth):
+    """From version 2.6 on, Expat parses what follows an unfinished token of a chunk only when it gets much more."""
+    folder = write_voc(tmp_path)
+    comment, text = f"<!--{'-x' * 10_000}-->", (folder / XML).read_text()
+    nested = f"{'<a>' * depth}{'</a>' * depth}</annotation>"
+    (folder / XML).write_text(comment + text.replace("</annotation>", comment + nested))
+    if depth == 1:
+        assert load_test(folder).test.objects.boxes[0].tolist() == [20, 10, 30, 20]
+    else:
+        assert_left_out(folder, "XML of at most 20 levels", images=1, objects=2)
+
+
+@pytest.mark.parametrize("kind, path", [("voc", "ImageSets/Main/val.txt"), ("yolo", "val.txt")])
+def test_errors_of_lists_of_images_name_the_file(tmp_path, kind, path):
+    folder = WRITERS[kind](tmp_path)
+    (folder / path).write_bytes(b"four\xff")
+    if kind == "yolo":
+        (folder / "data.yaml").write_text("names: [a]\nval: val.txt")
+    with pytest.raises(ValueError, match=f"`dataset` should be a list of images.*text in UTF-8.*{path}"):
+        load_test(folder)
+
+
 @pytest.mark.parametrize("path", [XML, "JPEGImages/four.jpg"])
 def test_a_missing_file_of_voc(tmp_path, path):
     folder = write_voc(tmp_path)
@@ -202,6 +238,13 @@ def test_the_image_of_an_invalid_text_file_is_left_out(tmp_path, line):
     folder = write_yolo(tmp_path)
     (folder / LABELS).write_text(f"0 0.5 0.5 0.1 0.1\n{line}\n")
     assert_left_out(folder, "labels/val/four.txt .`line 2` should be a class and four numbers", images=1, objects=2)
+
+
+def test_a_split_of_yolo_without_any_text_file_is_refused(tmp_path):
+    folder = write_yolo(tmp_path)
+    (folder / "labels/val").rename(folder / "labels/validation")
+    with pytest.raises(ValueError, match="with text files of objects, such as .*labels/val/f.*txt"):
+        load_test(folder)
 
 
 @pytest.mark.parametrize(

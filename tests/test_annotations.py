@@ -18,6 +18,7 @@ from annotated_images import (
     write_yolo,
 )
 from PIL import Image
+from pycocotools import mask as pycoco
 from pycocotools.coco import COCO
 
 from keras_resnet.data.image_files import load_image
@@ -131,6 +132,15 @@ def test_voc_without_lists_of_splits_and_with_subfolders(tmp_path):
     assert found == {"sub/one": sorted(SPLITS["train"]["one"]), "four": SPLITS["val"]["four"]}
 
 
+def test_class_folders_beside_an_unrelated_annotations_json(tmp_path):
+    for name in ("ant/1.png", "bee/2.png", "ant/3.png", "bee/4.png"):
+        save_image(tmp_path / name)
+    for content in ('{"1.png": "ant"}', "[]", '{"images": 4}', ""):
+        write_text(tmp_path / "annotations.json", content)
+        data = load_dataset(tmp_path, validation_split=2)
+        assert data.class_names == ("ant", "bee") and data.train.objects is None
+
+
 def test_polygons_and_runs_are_read_with_their_areas(tmp_path):
     folder = write_coco(tmp_path)
     file = folder / "annotations/instances_train2017.json"
@@ -143,6 +153,28 @@ def test_polygons_and_runs_are_read_with_their_areas(tmp_path):
     assert objects.areas[:3].tolist() == [150, 300, 20] and objects.crowd.tolist() == [False, True, False, False, False]
     assert objects.mask(1).sum() == 300 and objects.mask(2) is None
     assert objects.mask(1)[:, 20:30].all()  # runs are down the columns
+
+
+def test_the_area_of_compressed_runs_is_that_of_pycocotools(tmp_path):
+    folder = write_coco(tmp_path)
+    file = folder / "annotations/instances_train2017.json"
+    content = json.loads(file.read_text())
+    runs = pycoco.encode(np.asfortranarray(np.tri(HEIGHT, WIDTH, dtype="uint8")))
+    content["annotations"][0]["segmentation"] = runs | {"counts": runs["counts"].decode()}
+    file.write_text(json.dumps(content))
+    assert load_dataset(folder).train.objects.areas[0] == pycoco.area(runs) != 20 * 15
+
+
+def test_a_yolo_data_set_below_a_folder_of_images(tmp_path):
+    """Only folders of the data set are exchanged for labels; without "images", text files are beside the images."""
+    folder = write_yolo(tmp_path / "images/insects")
+    assert described(load_test(folder).test, CLASSES) == expected(SPLITS["val"].items())
+    for parent in ("images", "labels"):
+        for path in (folder / parent / "val").iterdir():
+            write_text(folder / "flat/readme", "")
+            path.rename(folder / "flat" / path.name)
+    write_text(folder / "data.yaml", f"val: flat\nnames: {list(CLASSES)}")
+    assert described(load_test(folder).test, CLASSES) == expected(SPLITS["val"].items())
 
 
 def test_yolo_polygons_are_masks(tmp_path):

@@ -120,3 +120,12 @@ def test_texts_that_are_not_json_or_too_large_are_refused(text):
 def test_brackets_in_strings_are_no_nesting():
     value = {'a"[[{': ["[" * 1000, '\\"' + "{" * 1000]}
     assert parse_json(json.dumps(value)) == value
+
+
+def test_lists_and_objects_are_limited_apart_from_other_values():
+    text = json.dumps([[1, 2]] * 10)
+    assert parse_json(text, max_values=40, max_containers=11) == [[1, 2]] * 10
+    with pytest.raises(ValueError, match="at most 10 JSON lists and objects. Received: 11"):
+        parse_json(text, max_values=40, max_containers=10)
+    with pytest.raises(ValueError, match="at most 20 JSON values"):
+        parse_json(text, max_values=20, max_containers=11)

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_resnet.data.image_checks import ImageCheck
 from keras_resnet.data.image_files import REVERSALS, orientation_of, with_pil_image
-from keras_resnet.data.masks import TOLERANCE, check_segmentation, decode_mask, encode_mask
+from keras_resnet.data.masks import TOLERANCE, check_segmentation, decode_mask, encode_mask, mask_area
 from keras_resnet.data.objects import Objects
 from keras_resnet.errors import error_summary
 
@@ -46,6 +46,7 @@ class AnnotatedObject(NamedTuple):
     difficult: bool = False
     crowd: bool = False
     area: float | None = None
+    """In pixels, as stated; None for that of the mask, else of the box."""
 
 
 class AnnotatedImage(NamedTuple):
@@ -96,7 +97,7 @@ def check_image(image: AnnotatedImage, found: StoredSize) -> tuple[AnnotatedImag
 
 
 def _checked(item, size):
-    """An AnnotatedObject with its box clipped to the image; ValueError for one that is empty or outside."""
+    """An AnnotatedObject with an area, its box clipped to the image; ValueError for one that is empty or outside."""
     limits = (size[1], size[0]) * 2
     if not all(-TOLERANCE <= side <= limit + TOLERANCE for side, limit in zip(item.box, limits, strict=True)):
         raise ValueError(f"its box {list(item.box)} is outside of the image of {size[1]} x {size[0]} pixels")
@@ -105,7 +106,10 @@ def _checked(item, size):
         raise ValueError(f"its box {list(item.box)} is empty")
     if item.segmentation is not None:
         check_segmentation(item.segmentation, size)
-    return item._replace(box=(x1, y1, x2, y2))
+    area = item.area
+    if area is None:
+        area = (x2 - x1) * (y2 - y1) if item.segmentation is None else mask_area(item.segmentation, size)
+    return item._replace(box=(x1, y1, x2, y2), area=area)
 
 
 def _scaled(item, size):
@@ -154,19 +158,8 @@ def to_objects(images: Iterable[AnnotatedImage], class_names: Sequence[str]) -> 
         np.array([labels[item.class_name] for item in items], "int32"),
         np.array([item.crowd for item in items], bool),
         np.array([item.difficult for item in items], bool),
-        np.array([_area(item) for item in items], float),
+        np.array([item.area for item in items], float),
         masks if any(mask is not None for mask in masks) else None,
         np.array([image.size for image in images], "int32").reshape(-1, 2),
         np.array([image.image_id for image in images], object),
     )
-
-
-def _area(item):
-    """Area in pixels: as stated, else of the polygons, else of the box."""
-    if item.area is not None:
-        return item.area
-    if isinstance(item.segmentation, list):
-        polygons = (np.array(polygon).reshape(-1, 2).T for polygon in item.segmentation)
-        return sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in polygons)
-    x1, y1, x2, y2 = item.box
-    return (x2 - x1) * (y2 - y1)

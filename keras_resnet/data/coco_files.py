@@ -25,8 +25,10 @@ PATTERNS = (
 """Where a folder has annotation files, as COCO and Roboflow write them; the first pattern with files counts."""
 MAX_BYTES = 2**31
 """Largest size of an annotation file; COCO's largest, instances_train2017.json, has 449 MB."""
-BYTES_PER_VALUE = 4
-"""Least mean length of a JSON value: coordinates without digits after the point have about four bytes."""
+BYTES_PER_VALUE, BYTES_PER_CONTAINER = 2, 8
+"""Least mean length of a JSON value, such as "1," in lengths of runs, and of a list or an object, such as a polygon."""
+HEAD_BYTES = 2**16
+"""Size of the beginning of a file that has one of the lists of COCO; before it, there are only info and licenses."""
 
 
 class _Category(TypedDict):
@@ -57,11 +59,19 @@ class _Annotation(TypedDict):
 
 
 def find_coco(folder: str | os.PathLike) -> list[str]:
-    """Sorted paths of the annotation files in a folder; empty for a folder without."""
+    """Sorted paths of the annotation files in a folder, one of which begins as COCO's do; empty without."""
     for pattern in PATTERNS:
-        if files := sorted(str(path) for path in Path(folder).glob(pattern) if path.is_file()):
+        files = sorted(str(path) for path in Path(folder).glob(pattern) if path.is_file())
+        if any(map(_may_be_coco, files)):
             return files
     return []
+
+
+def _may_be_coco(file):
+    """Whether a file begins as an object with one of the lists of COCO."""
+    with open(file, "rb") as opened:
+        head = opened.read(HEAD_BYTES)
+    return re.match(rb'\s*\{.*"(images|annotations|categories)"\s*:\s*\[', head, re.DOTALL) is not None
 
 
 def open_coco(folder: str | os.PathLike) -> Annotations:
@@ -121,8 +131,8 @@ def _parse(file):
     if size > MAX_BYTES:
         raise value_error("dataset", str(file), f"a JSON file of at most {MAX_BYTES} bytes, not {size}")
     try:
-        values = MAX_JSON_VALUES + size // BYTES_PER_VALUE
-        return parse_json(Path(file).read_bytes(), _File, "content", MAX_BYTES, values)
+        limits = (MAX_JSON_VALUES + size // length for length in (BYTES_PER_VALUE, BYTES_PER_CONTAINER))
+        return parse_json(Path(file).read_bytes(), _File, "content", MAX_BYTES, *limits)
     except ValueError as error:
         raise ValueError(f"Expected a JSON file of COCO ({error}). Received: {file}") from error
 

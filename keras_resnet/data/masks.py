@@ -1,5 +1,7 @@
 """Masks of objects in COCO's forms, polygons or runs of equal pixels (RLE); masks that a detector predicted."""
 
+from itertools import cycle
+
 import numpy as np
 
 from keras_resnet.errors import DETECTION, check_installed, error_summary, value_error
@@ -34,6 +36,19 @@ def decode_mask(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
         return mask_api.decode(mask_api.segmToRle(segmentation, size[1], size[0])).astype(bool)
     except (RuntimeError, TypeError, ValueError) as error:
         raise value_error("segmentation", segmentation, f"polygons or RLE of COCO ({error_summary(error)})") from error
+
+
+def mask_area(segmentation: list | dict, size: tuple[int, int]) -> float:
+    """Area of a mask in pixels, of polygons by their corners; arguments and errors as for `decode_mask`.
+
+    >>> from keras_resnet.data.masks import mask_area
+    >>> mask_area([[0, 0, 3, 0, 0, 2]], (2, 3)), mask_area({"size": [2, 3], "counts": [2, 3, 1]}, (2, 3))
+    (3.0, 3.0)
+    """
+    if isinstance(segmentation, dict):
+        return float(decode_mask(segmentation, size).sum())
+    polygons = (np.array(polygon, float).reshape(-1, 2).T for polygon in segmentation)
+    return float(sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in polygons))
 
 
 def encode_mask(mask: np.ndarray) -> dict:
@@ -120,8 +135,8 @@ def _check_polygon(polygon, size):
     is_flat = isinstance(polygon, list) and all(type(number) in (int, float) for number in polygon)
     if not is_flat or len(polygon) < 6 or len(polygon) % 2:
         raise value_error("segmentation", polygon, "polygons of x and y of three points or more")
-    points = np.array(polygon, float).reshape(-1, 2)
-    if not ((points >= -TOLERANCE) & (points <= np.array(size[::-1]) + TOLERANCE)).all():
+    limits = cycle((size[1] + TOLERANCE, size[0] + TOLERANCE))  # Python compares integers of any length
+    if not all(-TOLERANCE <= number <= limit for number, limit in zip(polygon, limits, strict=False)):
         raise value_error("segmentation", polygon, f"polygons inside the image of {size[1]} x {size[0]} pixels")
 
 
