@@ -5,9 +5,9 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from support import narrow_detector, padded_images
+from support import cifar_network, narrow_detector, padded_images
 
-from keras_resnet import DetectionSettings, build, complexity, get_spec
+from keras_resnet import DetectionSettings, build, complexity, fold_batch_norm, get_spec, load_model
 from keras_resnet.architecture.boxes import vote_boxes
 from keras_resnet.architecture.detection_layers import RefinedDetections
 from keras_resnet.models.cloning import clone
@@ -22,6 +22,14 @@ def test_votes_by_hand():
     scores = np.array([[[0.6, 0.2, 0.9], [0.6, 0.2, 0.9]]], "float32")
     voted = keras.ops.convert_to_numpy(vote_boxes(kept, others, scores, 0.5))
     np.testing.assert_allclose(voted, [[[0, 0, 10, (0.6 * 10 + 0.2 * 6) / 0.8], [50, 50, 60, 60]]], rtol=1e-6)
+
+
+def test_boxes_without_a_score_do_not_vote():
+    """Not even if their offsets are NaN, as those of a region that the network cannot regress."""
+    kept = np.array([[[0, 0, 10, 10]]], "float32")
+    others = np.array([[[[0, 0, 10, 10], [np.nan] * 4]]], "float32")
+    voted = keras.ops.convert_to_numpy(vote_boxes(kept, others, np.array([[[0.6, -1.0]]], "float32"), 0.5))
+    np.testing.assert_array_equal(voted, kept)
 
 
 def test_two_passes_by_hand():
@@ -109,9 +117,30 @@ def test_refinement_leaves_the_detector_as_it_is():
     assert (refined.spec, refined.info) == (model.spec, model.info)
 
 
-def test_a_detector_without_regions_is_not_refined():
-    with pytest.raises(ValueError, match="a detector of regions.*Received: model='retinanet"):
-        with_refinement(build(narrow_spec("retinanet_resnet18_fpn"), name="retinanet"))
+@pytest.mark.parametrize("name", ["fasterrcnn_v2", "maskrcnn"])
+def test_a_refined_detector_is_saved_and_changed_like_others(name, tmp_path):
+    model, expected = narrow_detector(name)
+    refined, images = with_refinement(model), padded_images(expected)
+    refined.save(tmp_path / "refined.keras")
+    found = outputs(refined, images)
+    for copy in (load_model(tmp_path / "refined.keras"), fold_batch_norm(refined), clone(refined)):
+        for output, values in outputs(copy, images).items():
+            np.testing.assert_allclose(values, found[output], rtol=0, atol=1e-3)
+    best = outputs(with_settings(refined, detections=2), images)
+    np.testing.assert_allclose(best["boxes"], found["boxes"][:, :2], atol=1e-3)
+
+
+REFUSED = {
+    "a detector of regions": lambda: build(narrow_spec("retinanet_resnet18_fpn")),
+    "not refined already": lambda: with_refinement(build(narrow_spec("fasterrcnn_resnet18_fpn"))),
+    "a detector as `create` or `build` returns it": cifar_network,
+}
+
+
+@pytest.mark.parametrize("expected", REFUSED)
+def test_models_that_are_not_refined(expected):
+    with pytest.raises(ValueError, match=f"{expected}.*Received: model="):
+        with_refinement(REFUSED[expected]())
 
 
 @pytest.mark.parametrize("name", ["fasterrcnn_resnet18_fpn", "retinanet_resnet18_fpn"])

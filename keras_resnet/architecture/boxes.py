@@ -86,7 +86,8 @@ def vote_boxes(boxes, others, scores, threshold):
     overlaps = box_iou(boxes[..., None, :], others)[..., 0, :]
     weights = ops.where(overlaps >= threshold, ops.maximum(scores, 0.0), 0.0)[..., None]
     total = ops.sum(weights, axis=-2)
-    return ops.where(total > 0, ops.sum(weights * others, axis=-2) / ops.where(total > 0, total, 1.0), boxes)
+    voters = ops.where(weights > 0, others, 0.0)  # without NaN, which stays NaN with a weight of zero
+    return ops.where(total > 0, ops.sum(weights * voters, axis=-2) / ops.where(total > 0, total, 1.0), boxes)
 
 
 def gather_rows(values, indices):

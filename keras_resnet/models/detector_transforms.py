@@ -40,8 +40,7 @@ def with_settings(model: Detector, settings: DetectionSettings | None = None, **
         ValueError: for a model that is not a detector as `build` returns it, and values that are invalid.
         TypeError: for a change that is not a field of DetectionSettings.
     """
-    if not isinstance(model, Detector) or not any(layer.name == "detections" for layer in model.layers):
-        raise value_error("model", getattr(model, "name", model), "a detector as `create` or `build` returns it")
+    _check_detector(model)
     for name in changes:
         if name not in (known := [field.name for field in fields(DetectionSettings)]):
             raise TypeError(str(unknown_name_error("changes", name, known, equivalents=DETECTOR_ARGUMENTS)))
@@ -53,6 +52,12 @@ def with_settings(model: Detector, settings: DetectionSettings | None = None, **
     copy.set_weights(model.get_weights())
     copy.settings = settings
     return copy
+
+
+def _check_detector(model):
+    """Raises ValueError for a model without the layers of a detector."""
+    if not isinstance(model, Detector) or not any(layer.name == "detections" for layer in model.layers):
+        raise value_error("model", getattr(model, "name", model), "a detector as `create` or `build` returns it")
 
 
 def with_refinement(model: Detector) -> Detector:
@@ -69,39 +74,47 @@ def with_refinement(model: Detector) -> Detector:
     (1, 100, 4)
 
     Raises:
-        ValueError: for a detector without a second stage, such as RetinaNet.
+        ValueError: for a model that is not a detector, a detector without a second stage, such as RetinaNet, and one
+            that is refined already.
     """
+    _check_detector(model)
     if model.spec.box_head == "dense":
         raise value_error("model", model.name, "a detector of regions to be refined, such as Faster R-CNN")
+    if isinstance(model.get_layer("detections"), RefinedDetections):
+        raise value_error("model", model.name, "a detector that is not refined already")
     copy = rebuild(model)
     copy.set_weights(model.get_weights())
     proposals, count = copy.get_layer("proposals").output
     _, sizes = copy.get_layer("padded_images").output
     *maps, regions = copy.get_layer("box_regions").input
     predictions = [copy.get_layer(name).output for name in ("box_scores", "box_deltas")]
-    second_stage = keras.Model([*maps, regions], predictions, name="second_stage")
 
     def inputs(boxes, scores, deltas):
         return {"proposals": boxes, "count": count, "sizes": sizes, "scores": scores, "deltas": deltas}
 
     first = inputs(proposals, *predictions)
     boxes = RegressedBoxes(name="regressed_boxes")(first)
-    regions = copy.get_layer("box_whole_image")(boxes, sizes) if model.spec.global_context else boxes
-    second = inputs(boxes, *second_stage([*maps, regions]))
+    others = copy.get_layer("box_whole_image")(boxes, sizes) if model.spec.global_context else boxes
+    second = inputs(boxes, *_recomputed(predictions, [*maps, regions], [*maps, others]))
     settings = replace(model.settings or default_settings(model.spec), nms_threshold=REFINED_NMS_THRESHOLD)
     found = RefinedDetections(
         score_threshold=settings.score_threshold,
         nms_threshold=settings.nms_threshold,
         detections=settings.detections,
         voting_threshold=VOTING_THRESHOLD,
-        name="refined_detections",
+        name="detections",
     )([first, second])
     outputs = dict(zip(OUTPUTS, found, strict=True))
     if model.spec.mask_head:
         *maps, boxes, count = copy.get_layer("mask_regions").input
         labels = copy.get_layer("detections").output[2]
-        mask_head = keras.Model([*maps, boxes, labels, count], copy.output["masks"], name="mask_head")
-        outputs["masks"] = mask_head([*maps, found[0], found[2], found[3]])
+        of_refined = [*maps, found[0], found[2], found[3]]
+        outputs["masks"] = _recomputed(copy.output["masks"], [*maps, boxes, labels, count], of_refined)
     refined = copy_metadata(Detector(copy.input, outputs, name=model.name), model)
     refined.settings = settings
     return refined
+
+
+def _recomputed(outputs, inputs, values):
+    """What the layers between some tensors of a model, `inputs` and `outputs`, return for others, `values`."""
+    return keras.Model(inputs, outputs)._run_through_graph(values)
