@@ -14,6 +14,7 @@ from keras_resnet.deployment.detection_comparison import DetectionComparison
 from keras_resnet.deployment.formats.table import FORMATS
 from keras_resnet.deployment.images import sample_photos
 from keras_resnet.deployment.serving import Metadata
+from keras_resnet.deployment.verification import make_report
 from keras_resnet.prediction import classify
 
 pytestmark = [
@@ -50,6 +51,7 @@ def test_detections_are_those_of_keras(format, name, precision, tmp_path):
     assert report["verified"] and report["task"] == "detection" and report["num_images"] == len(PHOTOS)
     assert report["num_detections"] > 0 and report["unmatched"] == 0
     exported = load_exported(path)
+    assert exported.preprocessing == PREPROCESSING
     other_sizes = [PHOTOS[0, :97, :97], PHOTOS[1, :50, :200], PHOTOS[1, 100:390, :20]]
     for found, expected in zip(detect(other_sizes, exported, 0), detect(other_sizes, model, 0), strict=True):
         assert found.size == expected.size and found.names == expected.names
@@ -166,13 +168,36 @@ COMPARED = {
 }
 
 
+def compared(model, expected, received):
+    """The DetectionComparisonResult of one image in float32."""
+    comparison = DetectionComparison(model, Metadata("net", "onnx", "float32", PREPROCESSING, task="detection"))
+    comparison.update_state(expected, received)
+    return comparison.result()
+
+
 @pytest.mark.parametrize("case", COMPARED)
 def test_counterparts_are_counted(case):
     boxes, scores, labels, unmatched, error = COMPARED[case]
     model = small_detector("fasterrcnn")
     assert model.get_layer("detections").score_threshold == 0.05
-    comparison = DetectionComparison(model, Metadata("net", "onnx", "float32", PREPROCESSING, task="detection"))
-    comparison.update_state(outputs(BOXES, (0.9, 0.8, 0.7), (1, 2, 1)), outputs(boxes, scores, labels))
-    result = comparison.result()
+    result = compared(model, outputs(BOXES, (0.9, 0.8, 0.7), (1, 2, 1)), outputs(boxes, scores, labels))
     assert result.num_detections == 3
     assert result.unmatched == pytest.approx(unmatched) and result.max_box_error == pytest.approx(error, abs=1e-6)
+
+
+def test_detections_with_other_masks_are_no_counterparts():
+    """Of three masks, one is the same, one differs in 10 of its 784 pixels and one in half of them."""
+    expected, received = (outputs(BOXES, (0.9, 0.8, 0.7), (1, 2, 1)) for _ in range(2))
+    expected["masks"], received["masks"] = np.zeros((1, 4, 28, 28)), np.zeros((1, 4, 28, 28))
+    received["masks"][0, 1, 0, :10] = received["masks"][0, 2, :14] = 0.9
+    result = compared(small_detector("fasterrcnn"), expected, received)
+    assert result.unmatched == pytest.approx(2 / 6)
+    assert result.mask_agreement == pytest.approx(1 - 10 / 784 / 2)
+
+
+def test_images_without_objects_verify_nothing():
+    nothing = outputs(np.zeros((0, 4)), (), ())
+    result = compared(small_detector("fasterrcnn"), nothing, nothing)
+    checks = {"float32": {"unmatched": 0.0, "tolerance": 0.01}}
+    metadata = Metadata("net", "onnx", "float16", PREPROCESSING, task="detection")
+    assert not make_report(metadata, result, checks, [], 0, ())["verified"]

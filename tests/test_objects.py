@@ -89,15 +89,35 @@ def test_masks_are_those_of_pycocotools(segmentation):
     np.testing.assert_array_equal(pycoco.decode(encoded).astype(bool), expected)
 
 
+@given(st.lists(st.integers(1, 200), max_size=12), st.booleans())
+def test_compressed_runs_are_accepted_if_they_are_all_pixels(runs, starts_with_object):
+    """Strings of pycocotools for masks of any runs; with more or fewer runs they are refused."""
+    pixels = np.repeat((np.arange(len(runs) + 1) + starts_with_object) % 2, [*runs, 7]).astype("uint8")
+    size = (1, len(pixels))
+    encoded = pycoco.encode(np.asfortranarray(pixels[None]))["counts"].decode()
+    assert encode_mask(pixels.astype(bool)[None]) == {"size": [*size], "counts": encoded}
+    check_segmentation({"size": [*size], "counts": encoded}, size)
+    for text in (encoded + "1", encoded[:-1]):
+        with pytest.raises(ValueError, match="segmentation.counts"):
+            check_segmentation({"size": [*size], "counts": text}, size)
+
+
+BAD_RUNS = ("", "o" * 1000, "P" * 10**6 + "0", "T`", "\ud800", "1~", "0000N1", "`U1Q")
+"""Nothing, unfinished numbers, one of millions of bits, other characters, negative lengths, too few pixels."""
+
+
 @pytest.mark.parametrize(
     "segmentation, message",
     [
         ({"size": [10**9, 10**9], "counts": [10**18]}, r"segmentation.size` should be the height and width"),
         ({"size": [10**9, 10**9], "counts": "abc"}, r"segmentation.size"),
-        ({"size": list(SIZE), "counts": [10, -10, 1200]}, r"segmentation.counts` should be a string, or lengths"),
+        (
+            {"size": list(SIZE), "counts": [10, -10, 1200]},
+            r"segmentation.counts` should be lengths of runs of 1200 pixels",
+        ),
         ({"size": list(SIZE), "counts": [10, 5]}, "1200 pixels in all"),
         ({"size": list(SIZE), "counts": 7}, "segmentation.counts"),
-        ({"size": list(SIZE), "counts": "o" * 1000}, "polygons or RLE of COCO"),
+        *(({"size": list(SIZE), "counts": text}, "1200 pixels in all, or COCO's compressed") for text in BAD_RUNS),
         ({}, "segmentation.size"),
         ([], "a list of polygons"),
         ("abc", "a list of polygons"),

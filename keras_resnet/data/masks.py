@@ -8,6 +8,10 @@ from keras_resnet.errors import DETECTION, check_installed, error_summary, value
 
 TOLERANCE = 1.0
 """Pixels by which boxes and polygons may exceed their image, as rounding makes them."""
+MASK_THRESHOLD = 0.5
+"""Probability above which a pixel of a predicted mask belongs to the object."""
+RUN_CHARACTERS = 7
+"""Largest number of characters, of five bits each, for a run in a compressed RLE: more than 32 bits are not needed."""
 
 
 def decode_mask(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
@@ -31,7 +35,9 @@ def decode_mask(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
         ValueError: for a damaged mask, and as `check_segmentation`.
     """
     check_segmentation(segmentation, size)
-    mask_api = _mask_api()
+    check_installed("Masks of objects", ["faster_coco_eval"], DETECTION)
+    from faster_coco_eval.core import mask as mask_api
+
     try:
         return mask_api.decode(mask_api.segmToRle(segmentation, size[1], size[0])).astype(bool)
     except (RuntimeError, TypeError, ValueError) as error:
@@ -58,19 +64,29 @@ def encode_mask(mask: np.ndarray) -> dict:
     >>> from keras_resnet.data.masks import encode_mask
     >>> encode_mask(np.eye(2, dtype=bool))
     {'size': [2, 2], 'counts': '0120'}
-
-    Raises:
-        ImportError: without faster-coco-eval.
     """
-    rle = _mask_api().encode(np.asfortranarray(mask, "uint8"))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
+    pixels = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(pixels, prepend=False))
+    runs = np.diff(changes, prepend=0, append=pixels.size)
+    runs[3:] -= runs[1:-2].copy()
+    return {"size": list(mask.shape), "counts": "".join(map(_run_text, runs.tolist()))}
+
+
+def _run_text(number):
+    """The characters of a number in a compressed RLE, see `_run_lengths`."""
+    text, is_last = "", False
+    while not is_last:
+        bits, number = number & 31, number >> 5
+        is_last = number == (-1 if bits & 16 else 0)
+        text += chr(48 + bits + (0 if is_last else 32))
+    return text
 
 
 def paste_mask(probabilities: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, np.ndarray]:
     """Mask of an object in the part of the image around its box, from the probabilities in the box.
 
     They are padded with a zero on each side, resized bilinearly to the box, which grows accordingly and is truncated to
-    integers, and thresholded at 0.5: torchvision/models/detection/roi_heads.py.
+    integers, and thresholded at MASK_THRESHOLD: torchvision/models/detection/roi_heads.py.
 
     >>> import numpy as np
     >>> from keras_resnet.data.masks import paste_mask
@@ -95,7 +111,7 @@ def paste_mask(probabilities: np.ndarray, box: np.ndarray, size: tuple[int, int]
         _bilinear_weights(len(padded), side, range(max(first, 0), min(first + side, limit)), first)
         for first, side, limit in zip((left, top), sides, size[::-1], strict=True)
     )
-    return max(top, 0), max(left, 0), rows @ padded @ columns.T > 0.5
+    return max(top, 0), max(left, 0), rows @ padded @ columns.T > MASK_THRESHOLD
 
 
 def _bilinear_weights(count, new_count, positions, first):
@@ -108,7 +124,7 @@ def _bilinear_weights(count, new_count, positions, first):
 def check_segmentation(segmentation: list | dict, size: tuple[int, int]) -> None:
     """Raises ValueError for a value that is not polygons or an RLE inside an image of a height and width.
 
-    Nothing is rasterised. The characters of a compressed RLE are checked when it is decoded.
+    Nothing is rasterised.
     """
     if isinstance(segmentation, dict):
         _check_rle(segmentation, size)
@@ -122,13 +138,35 @@ def check_segmentation(segmentation: list | dict, size: tuple[int, int]) -> None
 def _check_rle(rle, size):
     if rle.get("size") != list(size):
         raise value_error("segmentation.size", rle.get("size"), f"the height and width of the image, {list(size)}")
-    counts = rle.get("counts")
-    if isinstance(counts, str):
-        return
-    is_list = isinstance(counts, list) and all(type(count) is int and count >= 0 for count in counts)
-    if not is_list or sum(counts) != size[0] * size[1]:
-        expected = f"a string, or lengths of runs of {size[0] * size[1]} pixels in all"
+    counts, pixels = rle.get("counts"), size[0] * size[1]
+    runs = _run_lengths(counts) if isinstance(counts, str) else counts
+    are_lengths = isinstance(runs, list) and all(type(run) is int and 0 <= run <= pixels for run in runs)
+    if not are_lengths or sum(runs) != pixels:
+        expected = f"lengths of runs of {pixels} pixels in all, or COCO's compressed string of them"
         raise value_error("segmentation.counts", counts, expected)
+
+
+def _run_lengths(text):
+    """The numbers in the string of a compressed RLE, or None for characters that COCO does not write.
+
+    A character has five bits of a number, the lowest first, and one that is set unless they are the highest; its code
+    in ASCII is 48 more than these six bits. From the fourth on, numbers are differences from the last but one
+    (rleToString in pycocotools' maskApi.c).
+    """
+    codes = np.frombuffer(text.encode("utf-8", "surrogatepass"), "uint8").astype("int64") - 48
+    is_last = codes & 32 == 0
+    if not text or not is_last[-1] or not ((codes >= 0) & (codes < 64)).all():
+        return None
+    ends = np.flatnonzero(is_last)
+    lengths = np.diff(ends, prepend=-1)
+    if lengths.max() > RUN_CHARACTERS:
+        return None
+    starts = ends + 1 - lengths
+    places = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
+    is_negative = codes[ends] & 16 > 0
+    runs = np.add.reduceat((codes & 31) << places, starts) - (is_negative.astype("int64") << 5 * lengths)
+    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
+    return runs.tolist()
 
 
 def _check_polygon(polygon, size):
@@ -138,10 +176,3 @@ def _check_polygon(polygon, size):
     limits = cycle((size[1] + TOLERANCE, size[0] + TOLERANCE))  # Python compares integers of any length
     if not all(-TOLERANCE <= number <= limit for number, limit in zip(polygon, limits, strict=False)):
         raise value_error("segmentation", polygon, f"polygons inside the image of {size[1]} x {size[0]} pixels")
-
-
-def _mask_api():
-    check_installed("Masks of objects", ["faster_coco_eval"], DETECTION)
-    from faster_coco_eval.core import mask
-
-    return mask

@@ -1,5 +1,6 @@
 """Comparison of a detector's detections in Keras and exported."""
 
+import math
 from dataclasses import dataclass
 from itertools import islice
 
@@ -7,10 +8,8 @@ import keras
 import numpy as np
 
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
+from keras_resnet.data.masks import MASK_THRESHOLD
 from keras_resnet.deployment.images import MAX_CHECK_IMAGES, image_batches
-
-MASK_THRESHOLD = 0.5
-"""Probability from which on a pixel of a mask belongs to the object."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,8 @@ class DetectionTolerance:
     """Largest difference of a coordinate, as a share of the longer side of the box, or of MIN_BOX pixels."""
     score: float
     """Largest difference of the scores."""
+    mask: float
+    """Largest share of the pixels of the 28x28 masks that belong to one of the objects only."""
     unmatched: float
     """Largest share of detections without a counterpart: rounding decides which of two boxes suppresses the other."""
 
@@ -28,10 +29,10 @@ class DetectionTolerance:
 MIN_BOX = 32
 """Differences of boxes with a shorter longer side, in pixels, are divided by this one."""
 TOLERANCES = {
-    "float32": DetectionTolerance(box=1e-3, score=1e-3, unmatched=0.01),
-    "float16": DetectionTolerance(box=0.02, score=0.02, unmatched=0.05),
-    "bfloat16": DetectionTolerance(box=0.1, score=0.1, unmatched=0.1),
-    "int8": DetectionTolerance(box=0.15, score=0.2, unmatched=0.15),
+    "float32": DetectionTolerance(box=1e-3, score=1e-3, mask=0.02, unmatched=0.01),
+    "float16": DetectionTolerance(box=0.02, score=0.02, mask=0.05, unmatched=0.05),
+    "bfloat16": DetectionTolerance(box=0.1, score=0.1, mask=0.1, unmatched=0.1),
+    "int8": DetectionTolerance(box=0.15, score=0.2, mask=0.15, unmatched=0.15),
 }
 """Precision of an export -> its tolerance."""
 
@@ -40,7 +41,7 @@ TOLERANCES = {
 class DetectionComparisonResult:
     """How far an exported detector's detections are from those of its Keras model.
 
-    Counterparts have the same label, and boxes and scores within the tolerance of the precision.
+    Counterparts have the same label, and boxes, scores and masks within the tolerance of the precision.
     """
 
     num_images: int
@@ -48,7 +49,8 @@ class DetectionComparisonResult:
     """Number of the Keras model's detections."""
     unmatched: float
     """Share of all detections, in Keras and exported, that have no counterpart. Those within the tolerance of the
-    smallest score that is returned do not count: the other network need not return them."""
+    smallest score that is returned do not count: the other network need not return them. NaN if the Keras model has no
+    detections, so that nothing is compared."""
     max_box_error: float
     """Largest difference between coordinates of counterparts, in pixels of the image."""
     max_score_error: float
@@ -96,7 +98,7 @@ class DetectionComparison:
     @property
     def proves_little(self) -> str | None:
         """Why the comparison may not notice differences, if so."""
-        return None if self.num_detections else "detections are none in these images"
+        return None if self.num_detections else "detections are none in these images (`images` takes others)"
 
     def update_state(self, expected, received, labels=None):
         """Adds an image: outputs of the Keras model and of the export."""
@@ -114,8 +116,7 @@ class DetectionComparison:
         self.box_errors += np.abs(first["boxes"] - second["boxes"]).ravel().tolist()
         self.score_errors += np.abs(first["scores"] - second["scores"]).tolist()
         if "masks" in first:
-            same = (first["masks"] > MASK_THRESHOLD) == (second["masks"] > MASK_THRESHOLD)
-            self.mask_agreements += same.mean(axis=(1, 2)).tolist()
+            self.mask_agreements += (1 - np.diag(_mask_differences(first["masks"], second["masks"]))).tolist()
 
     def _smallest_score(self, found):
         is_full = len(found["scores"]) == self.detections
@@ -127,6 +128,8 @@ class DetectionComparison:
         distances = np.abs(expected["boxes"][:, None] - received["boxes"][None]).max(axis=2) / sides[:, None]
         scores = np.abs(expected["scores"][:, None] - received["scores"][None])
         same = (expected["labels"][:, None] == received["labels"][None]) & (scores <= self.tolerance.score)
+        if "masks" in expected:
+            same &= _mask_differences(expected["masks"], received["masks"]) <= self.tolerance.mask
         distances = np.where(same & (distances <= self.tolerance.box), distances, np.inf)
         pairs = []
         for index, row in enumerate(distances):
@@ -139,11 +142,20 @@ class DetectionComparison:
         return DetectionComparisonResult(
             self.num_images,
             self.num_detections,
-            self.unmatched / max(1, self.total),
+            self.unmatched / self.total if self.num_detections else math.nan,
             max(self.box_errors),
             max(self.score_errors),
             float(np.mean(self.mask_agreements)) if self.mask_agreements else None,
         )
+
+
+def _mask_differences(masks, others):
+    """Share of the pixels of all pairs of masks (N, h, w) and (M, h, w) that belong to one object only: (N, M)."""
+    first, second = (
+        (probabilities > MASK_THRESHOLD).reshape(-1, math.prod(masks.shape[1:])).astype("float32")
+        for probabilities in (masks, others)
+    )
+    return (first @ (1 - second).T + (1 - first) @ second.T) / first.shape[1]
 
 
 def check_detections(model, exported, float32_export, preprocessing, source) -> dict[str, dict]:

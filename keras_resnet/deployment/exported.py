@@ -194,6 +194,8 @@ class ExportedDetector:
         self.exported, self.metadata, self.name = exported, exported.metadata, exported.name
         self.class_names = exported.metadata.class_names or ()
         """Names of the labels, the background first."""
+        self.preprocessing = exported.preprocessing
+        """The DetectionPreprocessing that is part of the network."""
         self.score_threshold = exported.metadata.score_threshold or 0.0
         """Smallest score that it returns."""
 
