@@ -5,7 +5,7 @@
     curl --data-binary @cat.jpg http://127.0.0.1:8000/predict
 
 The model is a file that `keras-resnet export` wrote, or a .keras file. If it is a detector, the answer lists the
-objects in the image; masks are RLE, for which Mask R-CNN needs keras-residual[detection]. GET / describes the model.
+objects in the image; masks are COCO's compressed RLE. GET / describes the model.
 The status is 400 if the content is not an image, 408 if it arrives too slowly, 413 if it is too large, 503 if too many
 images are waiting.
 Connections without a whole request are closed after `--timeout` seconds, silent ones of HTTP/2 after six times as many;

@@ -3,7 +3,8 @@
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from io import IOBase
+from itertools import chain, groupby
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -16,6 +17,7 @@ from keras_resnet.architecture.metadata import model_spec
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing, ImageBatch
 from keras_resnet.data.image_files import find_images, image_list
 from keras_resnet.data.masks import encode_mask, paste_mask
+from keras_resnet.data.objects import corner_and_sides
 from keras_resnet.data.prefetch import prepare_in_threads
 from keras_resnet.errors import check_integers, is_number, value_error
 from keras_resnet.models.preprocessing import class_names, preprocessing
@@ -73,12 +75,8 @@ class Detection:
         >>> box, score = np.array([[1, 2, 4, 8]], "float32"), np.array([0.5], "float32")
         >>> Detection(None, (10, 20), box, score, np.array([3]), ("car",)).to_coco(image_id=7)
         [{'image_id': 7, 'category_id': 3, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}]
-
-        Raises:
-            ImportError: for masks, without faster-coco-eval.
         """
-        corners, sides = self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]
-        columns = (self.labels.tolist(), np.hstack([corners, sides]).tolist(), self.scores.tolist())
+        columns = (self.labels.tolist(), corner_and_sides(self.boxes).tolist(), self.scores.tolist())
         rows = [
             {"image_id": image_id, "category_id": label, "bbox": box, "score": score}
             for label, box, score in zip(*columns, strict=True)
@@ -169,7 +167,8 @@ def detect(
 
     Args:
         images: a file, a folder (searched for images, with its folders), the contents of a file (bytes), a PIL image, a
-            uint8 array (H, W, 3), or a sequence of these. Images are turned upright by their EXIF orientation.
+            uint8 array (H, W, 3), or a sequence or iterator of these, of which an iterator is read a few images ahead.
+            Images are turned upright by their EXIF orientation.
         model: a detector that `create` or `load_model` returned, or a KerasDetector.
         score_threshold: smallest score of an object; the model returns none below that of its `settings`.
         batch_size: number of successive images that are in memory together.
@@ -217,11 +216,15 @@ def as_detector(model: Any, **sizes: int | None) -> Any:
 
 
 def _sources(images):
-    """Paths of files, and images in memory."""
-    found = []
-    for image in image_list(images):
-        found += find_images(image) if isinstance(image, (str, PathLike)) else [image]
-    return found
+    """Paths of files, and images in memory; a list, or an iterator of what an iterator yields."""
+    if isinstance(images, Iterator) and not isinstance(images, IOBase):
+        return chain.from_iterable(map(_files_in, images))
+    return list(chain.from_iterable(map(_files_in, image_list(images))))
+
+
+def _files_in(image):
+    """Paths of a file or the files in a folder, or the image in memory, as a list."""
+    return find_images(image) if isinstance(image, (str, PathLike)) else [image]
 
 
 def iterate_detections(

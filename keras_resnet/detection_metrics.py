@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet.data.objects import Objects
+from keras_resnet.data.objects import Objects, corner_and_sides
 from keras_resnet.errors import DETECTION, check_installed, value_error
 from keras_resnet.metrics import mean_of_defined
 
@@ -133,7 +133,7 @@ def check_coco_eval() -> None:
 
 def _coco_dataset(objects, num_classes):
     """Objects as the content of a COCO file; ids are from 1, because 0 means "no object" in pycocotools."""
-    columns = (objects.image, _corner_and_sides(objects.boxes), objects.labels, objects.crowd, objects.areas)
+    columns = (objects.image, corner_and_sides(objects.boxes), objects.labels, objects.crowd, objects.areas)
     annotations = [
         {
             "id": number,
@@ -157,7 +157,7 @@ def _coco_dataset(objects, num_classes):
 def _coco_results(found, kind):
     """Detections as COCO's results. Masks come without boxes, so that an object's size is the area of its mask."""
     name, values = {
-        "boxes": ("bbox", lambda: _corner_and_sides(found.boxes)),
+        "boxes": ("bbox", lambda: corner_and_sides(found.boxes)),
         "masks": ("segmentation", lambda: found.masks),
     }[kind]
     columns = (found.image, found.labels, found.scores, values())
@@ -169,12 +169,6 @@ def _coco_results(found, kind):
 
 def _listed(array):
     return array.tolist()
-
-
-def _corner_and_sides(boxes):
-    """x1, y1, x2, y2 -> x1, y1, width, height, in float64 as pycocotools computes."""
-    boxes = boxes.astype("float64")
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -153,6 +153,19 @@ def test_a_stream_reads_the_images_of_a_folder_as_they_are_requested(detector, i
     assert all(len(detection) == 0 and detection.size == (0, 0) for detection in bad)
 
 
+def test_an_iterator_is_read_as_its_images_are_requested(detector):
+    read = []
+
+    def images():
+        for number in range(100):
+            read.append(number)
+            yield np.zeros((30, 40, 3), "uint8")
+
+    found = detect(images(), detector, stream=True)
+    assert next(found).size == (30, 40) and 0 < len(read) < 50
+    assert len(detect(iter([np.zeros((30, 40, 3), "uint8")] * 3), detector)) == 3
+
+
 def test_the_order_is_that_of_the_images_whatever_shares_a_batch(detector):
     sizes = [(30, 40), (40, 30), (64, 96), (30, 40), (10, 10), (40, 30)]
     images = [np.random.default_rng(seed).integers(0, 256, (*size, 3), "uint8") for seed, size in enumerate(sizes)]

@@ -94,3 +94,15 @@ class Objects:
     def class_counts(self, num_classes: int) -> np.ndarray:
         """(num_classes,) integers, the number of objects of each class."""
         return np.bincount(self.labels, minlength=num_classes)
+
+
+def corner_and_sides(boxes: np.ndarray) -> np.ndarray:
+    """Boxes (N, 4), x1, y1, x2, y2 -> (N, 4) float64, x1, y1, width, height, as in COCO's files.
+
+    >>> import numpy as np
+    >>> from keras_resnet.data.objects import corner_and_sides
+    >>> corner_and_sides(np.array([[1, 2, 4, 8]], "float32"))
+    array([[1., 2., 3., 6.]])
+    """
+    boxes = boxes.astype("float64")
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
