@@ -44,12 +44,12 @@ def evaluate_detector(
         protocol: DetectionProtocol.
         batch_size: number of images in a batch.
         skip_bad: whether images that cannot be read are skipped instead of raising an error.
-        progress: called after every image with the number of images evaluated so far.
+        progress: called after every image with the number of images evaluated or skipped so far.
 
     Raises:
         ImportError: without faster-coco-eval.
-        ValueError: for a data set without objects, or with classes that are not the model's, and for an image that
-            cannot be read.
+        ValueError: for a data set without objects, or with classes that are not the model's, for an image that cannot
+            be read, and for an exported detector with a higher threshold of scores than the protocol's.
     """
     check_coco_eval()
     split = dataset.test
@@ -61,20 +61,24 @@ def evaluate_detector(
     labels = dataset_labels(detectors[0].class_names, names)
     found: dict[int, DetectedObjects] = {}
     errors: dict[int, str] = {}
-    for index, detection in _detections(detectors, split, batch_size):
+    for index, detection in _detections(detectors, split, batch_size, protocol.score_threshold):
         if detection.error is None:
             found[index] = _as_objects(detection, labels)
         else:
             errors[index] = detection.error
             raise_if_unreadable(describe_errors(errors), skip_bad)
         if progress:
-            progress(len(found))
+            progress(len(found) + len(errors))
     if not found:
         raise ValueError(f"Expected images that can be read. Received: none of {len(split)} in {dataset.name}")
     readable = sorted(found)
     objects, skipped = split.objects.select(readable), (*dataset.skipped, *describe_errors(errors))
     detected = concatenate_detections([found[index] for index in readable])
-    return DetectionEvaluation(tuple(names), objects, detected, skipped)
+    evaluation = DetectionEvaluation(tuple(names), objects, detected, skipped)
+    if detected.masks is not None and objects.masks is not None and not evaluation.has_masks:
+        alone = sum(mask is None for mask in objects.masks)
+        warnings.warn(f"Masks are not evaluated: {alone} of {len(objects)} objects have none", stacklevel=3)
+    return evaluation
 
 
 def dataset_labels(model_names: Sequence[str], dataset_names: Sequence[str]) -> np.ndarray:
@@ -106,16 +110,27 @@ def dataset_labels(model_names: Sequence[str], dataset_names: Sequence[str]) -> 
 
 def _detectors(model, protocol):
     """A KerasDetector for each scale of the protocol."""
+    if protocol.score_threshold > DetectionProtocol.score_threshold:
+        warnings.warn(
+            f"Objects with scores below {protocol.score_threshold} count as not found: the average precision is lower "
+            f"than that at the usual threshold, {DetectionProtocol.score_threshold}",
+            stacklevel=4,
+        )
     if isinstance(model, keras.Model):
         model = _changed(model, protocol)
     elif protocol != DetectionProtocol(score_threshold=protocol.score_threshold):
         raise value_error("protocol", protocol, "left out for an exported detector, which cannot be changed")
     detector = as_detector(model)
+    if protocol.score_threshold < detector.score_threshold:
+        expected = f"at least {detector.score_threshold}, below which {detector.name} returns no scores"
+        raise value_error("score_threshold", protocol.score_threshold, expected)
+    if not protocol.scales:
+        return [detector]
     given = detector.preprocessing
     longest = [max(1, scale * given.max_size // given.min_size) for scale in protocol.scales]
     return [
         as_detector(model, min_size=scale, max_size=size) for scale, size in zip(protocol.scales, longest, strict=True)
-    ] or [detector]
+    ]
 
 
 def _changed(model, protocol):
@@ -123,22 +138,16 @@ def _changed(model, protocol):
     if protocol.context and not model.spec.global_context:
         expected = "a detector whose predictors receive regions and the whole image: `create(..., global_context=True)`"
         raise value_error("model", model.name, expected, "Weights of other detectors have no such inputs.")
-    if protocol.score_threshold > DetectionProtocol.score_threshold:
-        warnings.warn(
-            f"Objects with scores below {protocol.score_threshold} count as not found: the average precision is lower "
-            f"than that at the usual threshold, {DetectionProtocol.score_threshold}",
-            stacklevel=4,
-        )
     count = protocol.detections or default_settings(model.spec).detections
     changes = {"score_threshold": protocol.score_threshold, "detections": count}
     model = with_settings(model, replace(model.settings, **changes))
     return with_refinement(model) if protocol.refine else model
 
 
-def _detections(detectors, split, batch_size) -> Iterator[tuple[int, Detection]]:
+def _detections(detectors, split, batch_size, score_threshold) -> Iterator[tuple[int, Detection]]:
     """Yields (index of the image, Detection) of all images, in the order of their shapes."""
     order = _by_shape(split.objects.sizes, detectors[0].preprocessing)
-    streams = [iterate_detections(it, _images(split, order), batch_size, it.score_threshold) for it in detectors]
+    streams = [iterate_detections(it, _images(split, order), batch_size, score_threshold) for it in detectors]
     for index, *found in zip(order, *streams, strict=True):
         yield index, merge_detections(found, detectors[0].model.settings) if len(found) > 1 else found[0]
 

@@ -123,7 +123,7 @@ def plot_precision_recall(evaluation: DetectionEvaluation, path: str | os.PathLi
         axes = figure.add_subplot()
         for name, curve in known:
             best = np.maximum.accumulate(curve.precision[::-1])[::-1]
-            axes.step([0, *curve.recall], [*best[:1], *best], where="pre", label=f"{name} {curve.area():.1%}")
+            axes.step([0, *curve.recall], [best.max(initial=0), *best], where="pre", label=f"{name} {curve.area():.1%}")
         mean = evaluation.voc["VOC2012_AP"]
         title = "no objects" if mean is None else f"mean average precision {mean:.1%} of {len(known)} classes"
         axes.set(title=title, xlabel="recall", ylabel="precision at IoU 0.5", xlim=(0, 1), ylim=(0, 1.02))

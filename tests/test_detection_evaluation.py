@@ -16,7 +16,7 @@ from keras_resnet.architecture.detector_spec import DetectionSettings
 from keras_resnet.data.labels import coco_classes
 from keras_resnet.data.protocols import DetectionProtocol
 from keras_resnet.data.sources import load_test
-from keras_resnet.detection import Detection
+from keras_resnet.detection import Detection, KerasDetector
 from keras_resnet.detection_evaluation import dataset_labels, merge_detections
 from keras_resnet.detection_metrics import DetectedObjects, coco_curves, voc_curves, voc_metrics
 from keras_resnet.models.detector_transforms import with_settings
@@ -126,13 +126,32 @@ def test_thresholds_of_the_model_do_not_change_the_result(detector, dataset):
     assert len(result.found) < len(expected.found)
 
 
+def test_thresholds_of_a_detector_that_cannot_be_changed(detector, dataset):
+    """A KerasDetector stands for an exported one: that of the protocol counts, unless its own is higher."""
+    low, high = (KerasDetector(with_settings(detector, score_threshold=threshold)) for threshold in (0.05, 0.5))
+    with pytest.raises(ValueError, match="`score_threshold` should be at least 0.5.*Received: score_threshold=0.05"):
+        keras_resnet.evaluate(high, dataset)
+    with pytest.warns(UserWarning, match=r"scores below 0.5 count as not found"):
+        one, other = (keras_resnet.evaluate(it, dataset, score_threshold=0.5) for it in (low, high))
+    assert one.found.scores.min(initial=1) >= 0.5 and len(one.found) == len(other.found)
+    assert len(keras_resnet.evaluate(low, dataset).found) > len(one.found)
+
+
+def test_objects_without_masks_are_counted(detector, dataset):
+    dataset.test.objects.masks[1:] = None
+    with pytest.warns(UserWarning, match=r"Masks are not evaluated: 4 of 5 objects have none"):
+        assert keras_resnet.evaluate(detector, dataset).masks is None
+
+
 def test_images_that_cannot_be_read(detector, dataset, tmp_path):
     path = dataset.test.images[1]
     with open(path, "wb") as file:
         file.write(b"no image")
     with pytest.raises(ValueError, match=r"--skip-bad.*(?s:.*)1 unreadable"):
         keras_resnet.evaluate(detector, dataset)
-    result = keras_resnet.evaluate(detector, dataset, skip_bad=True)
+    done = []
+    result = keras_resnet.evaluate(detector, dataset, skip_bad=True, progress=done.append)
+    assert done == list(range(1, len(dataset.test) + 1))
     assert result.num_images == len(dataset.test) - 1 and len(result.skipped) == 1
     np.testing.assert_array_equal(result.objects.image_ids, np.delete(dataset.test.objects.image_ids, 1))
 
@@ -241,6 +260,13 @@ def test_options_that_are_not_for_a_detector(words, message, detector, folder, e
     words = ["--dataset", folder, "--split", "train", *words]
     status, _, said = ended("evaluate", "--model", tmp_path / "a.keras", *words)
     assert status == 1 and said.startswith("error: ") and message in said and "Traceback" not in said
+
+
+def test_a_missing_library_is_noticed_before_weights_are_read(monkeypatch, folder, ended):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    words = ["--model", "fasterrcnn_resnet18_fpn", "--weights", "nowhere.safetensors", "--dataset", folder]
+    status, _, said = ended("evaluate", *words)
+    assert status == 1 and "faster_coco_eval" in said and "nowhere" not in said
 
 
 def test_the_table(detector, folder, ended, tmp_path):

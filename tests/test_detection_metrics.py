@@ -24,6 +24,7 @@ from keras_resnet.detection_metrics import (
     voc_curves,
     voc_metrics,
 )
+from keras_resnet.detection_results import DetectionEvaluation, plot_precision_recall
 
 
 def pycocotools_numbers(truth, results, kind, classes=None):
@@ -321,6 +322,16 @@ def test_voc_by_hand():
     curve = VocCurve(np.array([1, 1, 2, 2]) / 3, np.array([1, 1 / 2, 2 / 3, 1 / 2]))
     np.testing.assert_allclose(curve.area(), 1 / 3 + 1 / 3 * 2 / 3)
     np.testing.assert_allclose(curve.eleven_points(), (4 * 1 + 3 * 2 / 3) / 11)
+
+
+def test_a_class_without_detections_is_plotted(tmp_path):
+    objects, found = random_objects(0)
+    none_of_one = found.labels != objects.labels[0]
+    kept = {name: getattr(found, name)[none_of_one] for name in ("image", "boxes", "labels", "scores")}
+    evaluation = DetectionEvaluation(tuple("abcde"), objects, DetectedObjects(**kept))
+    assert evaluation.by_class[objects.labels[0]]["VOC2012_AP"] == 0
+    plot_precision_recall(evaluation, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_a_missing_library_is_one_message(monkeypatch):

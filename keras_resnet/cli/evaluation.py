@@ -45,6 +45,7 @@ from keras_resnet.evaluation import MAX_PROBABILITIES, evenly_spaced_subset, kee
 from keras_resnet.evaluation_results import check_confusion, plot_confusion, write_predictions
 from keras_resnet.files import check_writable, write_json
 from keras_resnet.models.preprocessing import known_preprocessing, set_class_names, set_preprocessing, thresholds
+from keras_resnet.variants import DETECTORS
 
 MODELS = "A network of `keras-resnet models`, or a .keras file; several are an ensemble."
 Models = Annotated[list[str], Option("--model", help=MODELS)]
@@ -82,6 +83,8 @@ def evaluate(
     sides = {} if scales is None else {"scales": numbers("scales", scales)}
     tested = DetectionProtocol(**detection, **sides)
     views = get_protocol(protocol or "center", **sides, **({} if flip is None else {"flip": flip}))
+    if DETECTORS.keys() & set(model):
+        check_coco_eval()  # before any weights are downloaded
     models = models_from(model, weights, precision=precision)
     if any(map(is_detector, models.values())):
         raise_if_unused(
