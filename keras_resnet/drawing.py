@@ -107,10 +107,12 @@ def drawing_paths(inputs: Sequence[str | os.PathLike], images: Sequence[Path], f
     ]
     root, originals = os.path.commonpath(roots), {image.resolve() for image in images}
     found: dict[Path, Path] = {}
+    drawn: dict[Path, Path] = {}
     for image in images:
         path = folder / os.path.relpath(os.path.abspath(image), root)
         path = path if path.suffix.lower() in SUFFIXES else path.with_name(f"{path.name}.png")
-        if path.resolve() in originals or path in found.values():
+        original = image.resolve()
+        if path.resolve() in originals or drawn.setdefault(path, original) != original:
             raise value_error("draw", str(folder), f"a folder in which no other image becomes {path}")
         found[image] = path
     return found

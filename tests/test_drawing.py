@@ -96,6 +96,7 @@ def test_drawings_have_the_names_and_subfolders_of_the_images(tmp_path, monkeypa
     assert names("a") == [f"{out}/x.png", f"{out}/b/x.png"] or names("a") == [f"{out}/b/x.png", f"{out}/x.png"]
     assert sorted(names("a", "c/y.scan")) == [f"{out}/a/b/x.png", f"{out}/a/x.png", f"{out}/c/y.scan.png"]
     assert names("a/b/x.png") == [f"{out}/x.png"]
+    assert set(names("c/y.scan", "./c/y.scan", tmp_path / "c/y.scan")) == {f"{out}/y.scan.png"}
 
 
 @pytest.mark.parametrize("folder", ["photos", "photos/more", ".", "link"])
