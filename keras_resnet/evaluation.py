@@ -11,7 +11,7 @@ from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.data.datasets import Dataset, Split, evenly_spaced
 from keras_resnet.data.image_files import raise_if_unreadable
 from keras_resnet.data.labels import are_placeholders, class_ids_and_names, match_class_indices
-from keras_resnet.data.prefetch import ImageBatch, describe_errors, prefetch_batches
+from keras_resnet.data.prefetch import ViewBatch, describe_errors, prefetch_batches
 from keras_resnet.data.protocols import DetectionProtocol, Protocol, get_detection_protocol, get_protocol
 from keras_resnet.data.sources import image_source, load_test
 from keras_resnet.detection import is_detector
@@ -61,7 +61,7 @@ def evaluate(
             or for a detector the default DetectionProtocol.
         batch_size: number of views in a batch; None: 100, or 1 for a detector.
         skip_bad: whether images that cannot be read are skipped instead of raising an error.
-        progress: called after every batch with the number of images evaluated so far.
+        progress: called after every batch with the number of images evaluated or skipped so far.
         size: side of the models' input images in pixels; None: as each was built, or its weights were trained.
         **changes: fields of the protocol to change, such as `scales=(224, 320)`, or `refine=True` for a detector.
 
@@ -85,15 +85,14 @@ def evaluate(
     classes, multi_label = _common_classes(models), _is_multi_label(models, dataset)
     class_indices = match_class_indices(dataset.class_names, classes)
     keep = multi_label or keeps_probabilities(dataset, len(classes))
-    skipped, batches, done = list(dataset.skipped), [], 0
+    skipped, batches = list(dataset.skipped), []
     for batch, probabilities in batch_probabilities(models, dataset, views, batch_size, skip_bad):
         skipped += describe_errors(batch.read_errors)
         labels = _to_model_labels(batch.labels, class_indices, len(classes))
         results = () if multi_label else (probabilities.argmax(axis=1), _ranks(labels, probabilities))
         batches.append((batch.indices, probabilities if keep else probabilities[:, :0], labels, *results))
-        done += len(batch)
         if progress:
-            progress(done)
+            progress(batch.stop)
     indices, probabilities, labels, *columns = (np.concatenate(column) for column in zip(*batches, strict=True))
     all_names = image_source(dataset).names
     names = tuple(all_names[index] for index in indices)
@@ -144,7 +143,7 @@ def batch_probabilities(
     batch_size: int = 100,
     skip_bad: bool = False,
     **changes: Any,
-) -> Iterator[tuple[ImageBatch, np.ndarray]]:
+) -> Iterator[tuple[ViewBatch, np.ndarray]]:
     """Yields each batch of a dataset's test images, in order, with its (B, K) float32 probabilities, as `evaluate`."""
     protocol = get_protocol(protocol, **changes)
     predictors = [ProtocolPredictor(Classifier(model), protocol) for model in models]

@@ -20,7 +20,7 @@ THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, eq=False)
-class ImageBatch:
+class ViewBatch:
     """Consecutive images of a split as model inputs, without those that cannot be read."""
 
     start: int
@@ -49,7 +49,7 @@ def describe_errors(read_errors, names=None):
 
 
 def prefetch_batches(split, preprocessings, protocol, batch_size, start=0):
-    """Yields an ImageBatch for each batch of a split's images, in order.
+    """Yields a ViewBatch for each batch of a split's images, in order.
 
     Args:
         split: Split or Stream.
@@ -153,9 +153,9 @@ def map_in_threads(function, items):
 
 
 def _prepare(start, images, labels, preprocessings, protocol):
-    """Images and their labels -> ImageBatch. If the images cannot be read together, they are read one by one."""
+    """Images and their labels -> ViewBatch. If the images cannot be read together, they are read one by one."""
     try:
-        return ImageBatch(start, start + np.arange(len(images)), labels, _inputs(images, preprocessings, protocol), {})
+        return ViewBatch(start, start + np.arange(len(images)), labels, _inputs(images, preprocessings, protocol), {})
     except (ValueError, OSError):
         inputs, errors = {}, {}
     for position, image in enumerate(images):
@@ -165,7 +165,7 @@ def _prepare(start, images, labels, preprocessings, protocol):
             errors[start + position] = str(error)
     merged = [[np.concatenate(scale) for scale in zip(*one, strict=True)] for one in zip(*inputs.values(), strict=True)]
     readable = np.array(list(inputs), int)
-    return ImageBatch(start, start + readable, labels[readable], merged, errors)
+    return ViewBatch(start, start + readable, labels[readable], merged, errors)
 
 
 def _inputs(images, preprocessings, protocol):

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.data.image_files import raise_if_unreadable
-from keras_resnet.data.prefetch import ImageBatch, describe_errors, prefetch_batches
+from keras_resnet.data.prefetch import ViewBatch, describe_errors, prefetch_batches
 from keras_resnet.data.protocols import get_protocol
 from keras_resnet.data.sources import image_source
 from keras_resnet.errors import check_known, is_integer, value_error
@@ -120,8 +120,8 @@ def check_any_read(count, source):
 
 def extract_batches(
     model, split, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, start=0
-) -> Iterator[tuple[ImageBatch, np.ndarray]]:
-    """Yields (ImageBatch, features (B, D) float32) of a split from image `start` on, a multiple of `batch_size`."""
+) -> Iterator[tuple[ViewBatch, np.ndarray]]:
+    """Yields (ViewBatch, features (B, D) float32) of a split from image `start` on, a multiple of `batch_size`."""
     extractor = vector_extractor(model, endpoint, pooling)
     check_batch_size(extractor, batch_size)
     preprocessings, protocol = [preprocessing(model)], get_protocol("center")
