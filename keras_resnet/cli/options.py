@@ -95,19 +95,12 @@ def _descriptions(callee):
 def model_from(name, weights, default_weights=None, precision=None):
     """A model by the name of its network, or the one in a .keras file, which has its own weights and precision."""
     if name.endswith(".keras"):
-        raise_if_given("a .keras file", weights=weights, precision=precision)
+        raise_if_unused("a .keras file, which has its own", weights=weights, precision=precision)
         return keras_resnet.load_model(name)
     if weights is None:
         weights = "coco" if default_weights and name in DETECTORS else default_weights
     with precision_scope(precision):
         return keras_resnet.create(name, weights=weights)
-
-
-def raise_if_given(what, **options):
-    """Raises ValueError for each option that is given although what a file contains decides it."""
-    for name, given in options.items():
-        if given is not None:
-            raise value_error(f"--{name}", given, f"left out: {what} has its own")
 
 
 def raise_if_changed(what, callee, values):

@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 import keras_resnet
 from keras_resnet.cli.app import err, print_json, print_note, print_table
-from keras_resnet.cli.options import AsJson, Weights, command, model_from, raise_if_changed, raise_if_given
+from keras_resnet.cli.options import AsJson, Weights, command, model_from, raise_if_changed, raise_if_unused
 from keras_resnet.data.image_files import find_images
 from keras_resnet.data.protocols import PROTOCOLS
 from keras_resnet.deployment.exported import is_exported
@@ -71,7 +71,7 @@ def predict(
 
 def _network(model, weights):
     if is_exported(model):
-        raise_if_given("an exported network", weights=weights)
+        raise_if_unused("an exported network, which has its own", weights=weights)
         return keras_resnet.load_exported(model)
     return model_from(model, weights, default_weights="imagenet")
 
