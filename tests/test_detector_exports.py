@@ -8,7 +8,7 @@ import pytest
 from support import EXPORT_NAMES, narrow_detector, require_format, tiny_classifier
 
 import keras_resnet
-from keras_resnet import detect, export, load_exported
+from keras_resnet import detect, export, load_exported, with_settings
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.deployment.detection_comparison import DetectionComparison
 from keras_resnet.deployment.formats.table import FORMATS
@@ -26,7 +26,7 @@ PREPROCESSING = DetectionPreprocessing(min_size=64, max_size=96)
 
 
 def small_detector(name):
-    model, _ = narrow_detector(name)
+    model = with_settings(narrow_detector(name)[0])  # a copy
     model.info = {"preprocessing": PREPROCESSING.to_config()}
     return model
 

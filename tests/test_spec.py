@@ -40,7 +40,7 @@ def test_depth_is_counted_as_in_the_papers(name, depth):
         ({"output_stride": 2}, "stem's stride"),
         ({"drop_path": 1.0}, r"\[0, 1\)"),
         ({"drop_path": float("nan")}, "finite number"),
-        ({"bn_epsilon": 0}, r"in \[1e-12, 1\]"),
+        ({"bn_epsilon": -1e-5}, r"in \[0, 1\]"),
         ({"eca": True, "se_ratio": 0.25}, "squeeze-excite"),
         ({"stem": "deep", "stem_width": 33}, "even"),
         ({"preactivation": "yes"}, "True or False"),

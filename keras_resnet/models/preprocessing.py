@@ -105,7 +105,9 @@ def preprocess_input(
     if isinstance(mode, keras.Model):
         data_format = data_format or ("channels_first" if channel_axis(mode) == 1 else "channels_last")
         mode = preprocessing(mode)
-    return normalize(images, mode if isinstance(mode, (str, Normalization)) else mode.mode, data_format)
+    return normalize(
+        images, mode.mode if isinstance(mode, (Preprocessing, DetectionPreprocessing)) else mode, data_format
+    )
 
 
 def set_preprocessing(model: keras.Model, default: Preprocessing, mode: str | None) -> None:
