@@ -55,7 +55,7 @@ def assert_left_out(folder, message, images, objects, split="val"):
         ({"image_id": 99}, "object 1 .*`image_id` should be the id of an image"),
         ({"segmentation": [[1, 1, 2, 2]]}, "three points or more"),
         ({"segmentation": [[1, 1, 2, 2, 10**400, 3]]}, "object 1 .*inside the image of 40 x 30"),
-        ({"segmentation": {"size": [30, 40], "counts": "o" * 1000}}, "object 1 .*polygons or RLE of COCO"),
+        ({"segmentation": {"size": [30, 40], "counts": "o" * 1000}}, "object 1 .*lengths of runs of 1200 pixels"),
         (
             {"segmentation": {"size": [10**9, 10**9], "counts": [10**18]}},
             r"the height and width of the image, \[30, 40\]",

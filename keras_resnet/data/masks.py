@@ -4,7 +4,7 @@ from itertools import cycle
 
 import numpy as np
 
-from keras_resnet.errors import DETECTION, check_installed, error_summary, value_error
+from keras_resnet.errors import DETECTION, check_installed, value_error
 
 TOLERANCE = 1.0
 """Pixels by which boxes and polygons may exceed their image, as rounding makes them."""
@@ -31,28 +31,28 @@ def decode_mask(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
         (height, width) bool.
 
     Raises:
-        ImportError: without faster-coco-eval.
-        ValueError: for a damaged mask, and as `check_segmentation`.
+        ImportError: for polygons, without faster-coco-eval.
+        ValueError: as `check_segmentation`.
     """
     check_segmentation(segmentation, size)
-    check_installed("Masks of objects", ["faster_coco_eval"], DETECTION)
+    if isinstance(segmentation, dict):
+        runs = _run_lengths(segmentation)
+        return np.repeat(np.arange(len(runs)) % 2 > 0, runs).reshape(size, order="F")
+    check_installed("Masks of polygons", ["faster_coco_eval"], DETECTION)
     from faster_coco_eval.core import mask as mask_api
 
-    try:
-        return mask_api.decode(mask_api.segmToRle(segmentation, size[1], size[0])).astype(bool)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise value_error("segmentation", segmentation, f"polygons or RLE of COCO ({error_summary(error)})") from error
+    return mask_api.decode(mask_api.segmToRle(segmentation, size[1], size[0])).astype(bool)
 
 
 def mask_area(segmentation: list | dict, size: tuple[int, int]) -> float:
-    """Area of a mask in pixels, of polygons by their corners; arguments and errors as for `decode_mask`.
+    """Area of a valid mask in pixels, of polygons by their corners; arguments as for `decode_mask`.
 
     >>> from keras_resnet.data.masks import mask_area
     >>> mask_area([[0, 0, 3, 0, 0, 2]], (2, 3)), mask_area({"size": [2, 3], "counts": [2, 3, 1]}, (2, 3))
     (3.0, 3.0)
     """
     if isinstance(segmentation, dict):
-        return float(decode_mask(segmentation, size).sum())
+        return float(sum(_run_lengths(segmentation)[1::2]))
     polygons = (np.array(polygon, float).reshape(-1, 2).T for polygon in segmentation)
     return float(sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in polygons))
 
@@ -138,21 +138,23 @@ def check_segmentation(segmentation: list | dict, size: tuple[int, int]) -> None
 def _check_rle(rle, size):
     if rle.get("size") != list(size):
         raise value_error("segmentation.size", rle.get("size"), f"the height and width of the image, {list(size)}")
-    counts, pixels = rle.get("counts"), size[0] * size[1]
-    runs = _run_lengths(counts) if isinstance(counts, str) else counts
+    runs, pixels = _run_lengths(rle), size[0] * size[1]
     are_lengths = isinstance(runs, list) and all(type(run) is int and 0 <= run <= pixels for run in runs)
     if not are_lengths or sum(runs) != pixels:
         expected = f"lengths of runs of {pixels} pixels in all, or COCO's compressed string of them"
-        raise value_error("segmentation.counts", counts, expected)
+        raise value_error("segmentation.counts", rle.get("counts"), expected)
 
 
-def _run_lengths(text):
-    """The numbers in the string of a compressed RLE, or None for characters that COCO does not write.
+def _run_lengths(rle):
+    """The `counts` of an RLE as a list, or None for a string that COCO does not write; other values as they are.
 
-    A character has five bits of a number, the lowest first, and one that is set unless they are the highest; its code
-    in ASCII is 48 more than these six bits. From the fourth on, numbers are differences from the last but one
-    (rleToString in pycocotools' maskApi.c).
+    In a string, a character has five bits of a number, the lowest first, and one that is set unless they are the
+    highest; its code in ASCII is 48 more than these six bits. From the fourth on, numbers are differences from the last
+    but one (rleToString in pycocotools' maskApi.c).
     """
+    text = rle.get("counts")
+    if not isinstance(text, str):
+        return text
     codes = np.frombuffer(text.encode("utf-8", "surrogatepass"), "uint8").astype("int64") - 48
     is_last = codes & 32 == 0
     if not text or not is_last[-1] or not ((codes >= 0) & (codes < 64)).all():
