@@ -298,8 +298,10 @@ def test_unreadable_images_raise_an_error_or_are_skipped_and_counted(noise):
     model = balanced_network(noise)
     with pytest.raises(ValueError, match="(?s)--skip-bad.*image 3: Expected an image"):
         evaluate(model, dataset, batch_size=8)
-    result = evaluate(model, dataset, batch_size=8, skip_bad=True)
-    assert result.num_images == 18 and [line[:8] for line in result.skipped] == ["image 3:", "image 17"]
+    done = []
+    result = evaluate(model, dataset, batch_size=8, skip_bad=True, progress=done.append)
+    assert done == [8, 16, 20] and result.num_images == 18
+    assert [line[:8] for line in result.skipped] == ["image 3:", "image 17"]
     kept = [number for number in range(20) if number not in (3, 17)]
     whole = evaluate(model, Dataset("x", None, dataset.test[kept], noise.class_names, IMAGENET))
     np.testing.assert_array_equal(result.predicted, whole.predicted)
