@@ -140,6 +140,7 @@ def _round_down(threshold):
 
 def _suppress_by_kernel(boxes, scores, threshold, count):
     """(B, N, 4), (B, N) -> indices (B, count) and the numbers of boxes kept (B,), by TensorFlow's kernel."""
+    boxes = _separate_empty(boxes)
 
     def suppress(image):
         indices, _, kept = tf.raw_ops.NonMaxSuppressionV5(
@@ -156,6 +157,15 @@ def _suppress_by_kernel(boxes, scores, threshold, count):
     if boxes.shape[0] == 1:
         return [result[None] for result in suppress((boxes[0], scores[0]))]
     return ops.map(suppress, (boxes, scores))
+
+
+def _separate_empty(boxes):
+    """Boxes (B, N, 4) of which those without an area are replaced by others outside the images, each at its own place.
+
+    Neither overlap anything, but LiteRT's kernel selects a box again and again if it does not overlap itself.
+    """
+    number = ops.cumsum(ops.ones_like(boxes[..., :1]), axis=1)
+    return ops.where(box_area(boxes)[..., None] > 0, boxes, -2.0 * number + ops.array([0.0, 0.0, 1.0, 1.0]))
 
 
 def _suppress_one_by_one(boxes, scores, threshold, count):
