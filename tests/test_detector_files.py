@@ -82,12 +82,15 @@ def test_saved_files_equal_those_of_torchvision(name, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".h5", ".weights.h5", ".keras"])
-def test_files_with_the_names_of_keras_restore_weights_spec_and_info(suffix, tmp_path, faster):
-    save_weights(faster, tmp_path / f"model{suffix}")
-    restored = load("fasterrcnn", path=tmp_path / f"model{suffix}")
-    assert restored.spec == faster.spec
-    assert restored.info["preprocessing"] == faster.info["preprocessing"]
-    for ours, theirs in zip(restored.get_weights(), faster.get_weights(), strict=True):
+@pytest.mark.parametrize("name", ["maskrcnn_v2", "retinanet_v2"])
+def test_files_with_the_names_of_keras_restore_weights_spec_and_info(name, suffix, tmp_path):
+    """Also of transposed convolutions, and of group norms."""
+    model = narrow_detector(name)[0]
+    save_weights(model, tmp_path / f"model{suffix}")
+    restored = load(name, path=tmp_path / f"model{suffix}")
+    assert restored.spec == model.spec
+    assert restored.info["preprocessing"] == model.info["preprocessing"]
+    for ours, theirs in zip(restored.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 

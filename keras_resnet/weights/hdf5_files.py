@@ -33,8 +33,10 @@ _WEIGHT_NAMES = {
     "batch_normalization": (("gamma", "beta", "moving_mean", "moving_variance"), ("moving_mean", "moving_variance")),
     "conv1d": (("kernel", "bias"), ("kernel",)),
     "conv2d": (("kernel", "bias"), ("kernel",)),
+    "conv2d_transpose": (("kernel", "bias"), ("kernel",)),
     "dense": (("kernel", "bias"), ("kernel",)),
     "depthwise_conv2d": (("kernel", "bias"), ("kernel",)),
+    "group_normalization": (("gamma", "beta"),),
     "separable_conv2d": (("depthwise_kernel", "pointwise_kernel", "bias"), ("depthwise_kernel", "pointwise_kernel")),
 }
 """Layer class as `.weights.h5` spells it -> the possible names of its weights, in the order of their numbers."""
