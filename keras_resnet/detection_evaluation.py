@@ -63,7 +63,7 @@ def evaluate_detector(
     errors: dict[int, str] = {}
     for index, detection in _detections(detectors, split, batch_size, protocol.score_threshold):
         if detection.error is None:
-            found[index] = _as_objects(detection, labels)
+            found[index] = detected_objects(detection, labels)
         else:
             errors[index] = detection.error
             raise_if_unreadable(describe_errors(errors), skip_bad)
@@ -202,14 +202,19 @@ def _joined(parts, name):
     return np.concatenate([getattr(part, name) for part in parts])
 
 
-def _as_objects(detection, labels):
-    """A Detection as DetectedObjects of image 0, without objects whose classes the data set does not have."""
+def detected_objects(detection: Detection, labels: np.ndarray) -> DetectedObjects:
+    """A Detection as DetectedObjects of image 0, without objects whose classes the data set does not have.
+
+    Args:
+        detection: of one image.
+        labels: what `dataset_labels` returns.
+    """
     of_dataset = labels[detection.labels]
     kept = np.flatnonzero(of_dataset >= 0)
     masks = None
     if detection.mask_probabilities is not None:
         masks = np.empty(len(kept), object)
-        masks[:] = [encode_mask(detection.mask(index)) for index in kept]
+        masks[:] = [encode_mask(detection.mask(index)) for index in kept.tolist()]
     return DetectedObjects(
         np.zeros(len(kept), int), detection.boxes[kept], of_dataset[kept], detection.scores[kept], masks
     )

@@ -1,18 +1,23 @@
 """Exports of detectors: the detections of Keras and of torchvision, from images of any size."""
 
 import json
+from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
+from annotated_images import WRITERS
 from support import EXPORT_NAMES, narrow_detector, require_format, tiny_classifier
 
 import keras_resnet
-from keras_resnet import detect, export, load_exported, with_settings
+from keras_resnet import build, detect, export, get_spec, load_exported, with_settings
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
-from keras_resnet.deployment.detection_comparison import DetectionComparison
+from keras_resnet.data.objects import Objects
+from keras_resnet.data.sources import image_source
+from keras_resnet.deployment.detection_comparison import AveragePrecision, DetectionComparison
+from keras_resnet.deployment.detector_serving import head_layers
 from keras_resnet.deployment.formats.table import FORMATS
-from keras_resnet.deployment.images import sample_photos
+from keras_resnet.deployment.images import export_images, sample_photos
 from keras_resnet.deployment.serving import Metadata
 from keras_resnet.deployment.verification import make_report
 from keras_resnet.prediction import classify
@@ -65,14 +70,24 @@ def test_detections_are_those_of_keras(format, name, precision, tmp_path):
 
 
 def test_an_export_finds_what_torchvision_finds(test_data, tmp_path):
-    """The stored detections of a network that torchvision trained, on a photograph of blood cells."""
+    """The stored detections of a network that torchvision trained, on a photograph of blood cells.
+
+    The report has the average precision of the test images, and the file every weight once.
+    """
     stored = test_data / "detectors/bccd_fasterrcnn"
     facts = json.loads(stored.with_suffix(".json").read_text())
     sizes = {"min_size": facts["min_size"], "max_size": facts["max_size"]}
     model = keras_resnet.create("fasterrcnn_resnet18_fpn", weights=f"{stored}.safetensors", **sizes)
+    model.info["class_names"] = ["__background__", *facts["classes"]]
     expected = facts["images"][0]
     path = next((test_data / "bccd").rglob(expected["file"]))
-    assert export(model, tmp_path / "net", images=path, measure_speed=False)["verified"]
+    data = keras_resnet.load_dataset(test_data / "bccd", skip_bad=True)
+    data = replace(data, test=data.test[:3])
+    report = export(model, tmp_path / "net", images=data, measure_speed=False)
+    precision = keras_resnet.evaluate(model, data).boxes["AP"]
+    assert report["verified"] and precision > 0.3
+    assert report["average_precision"] == pytest.approx({"keras": precision, "exported": precision}, abs=1e-3)
+    assert report["bytes"] < 1.05 * 4 * keras_resnet.fold_batch_norm(model).count_params()
     (found,) = detect(path, load_exported(tmp_path / "net"), score_threshold=0.05)
     np.testing.assert_allclose(found.boxes, expected["boxes"], atol=0.05)
     np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-4)
@@ -116,6 +131,63 @@ def test_int8_quantises_the_body_and_the_neck_only(tmp_path):
 
 
 BODY = ("conv", "fpn_")
+KINDS = {
+    "fasterrcnn_resnet18_fpn": {"global_context": True},
+    "maskrcnn_resnet50_fpn_v2": {},
+    "retinanet_resnet18_fpn": {"backbone": "seresnet18"},
+    "fasterrcnn_resnet50_c4": {"global_context": True},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_layers_that_are_quantised_are_those_of_the_classifier_and_the_pyramid(name):
+    """Except for a last stage that is the head of each region, as in the c4 detectors."""
+    spec = get_spec(name)
+    backbone = replace(get_spec(KINDS[name].get("backbone", name.split("_")[1])), depths=(1, 1, 1, 1))
+    narrow = {"neck_width": 32, "rpn_width": 8, "box_width": 8, "classes": 3}
+    model = build(replace(spec, **narrow | KINDS[name] | {"backbone": replace(backbone, widths=(8, 16, 24, 32))}))
+    classifier = build(replace(backbone, widths=(8, 16, 24, 32)))
+    body = {layer.name for layer in classifier.layers if isinstance(layer, keras.layers.Conv2D)}
+    if name.endswith("c4"):
+        body = {layer for layer in body if not layer.startswith("conv5_")}
+    with_weights = {layer.name for layer in model.layers if hasattr(layer, "kernel")}
+    quantised = with_weights - set(head_layers(model))
+    assert quantised == body | {layer for layer in with_weights if layer.startswith("fpn_")}
+
+
+def with_objects(boxes, labels):
+    """The ImageSource of two images, of which the second has these objects."""
+    count, classes = len(boxes), ("ant", "bee")
+    none, sides = np.zeros(count, bool), np.diff(np.reshape(boxes, (count, 2, 2)), axis=1)[:, 0]
+    arrays = np.ones(count, int), np.array(boxes, "float32"), np.array(labels), none, none, sides.prod(axis=1) * 1.0
+    objects = Objects(*arrays, None, np.array([[300, 300]] * 2), np.array([1, 2], object))
+    split = replace(image_source(np.zeros((2, 300, 300, 3), "uint8")).split, labels=objects.label_matrix(2))
+    return replace(image_source(replace(split, objects=objects)), class_names=classes)
+
+
+def test_average_precision_counts_what_each_finds():
+    """One of the two bees is missing in the export: precision is 1 at 51 of 101 recalls. Names order the classes."""
+    found = with_objects(BOXES, (1, 0, 1))
+    precision = AveragePrecision.of_images(found, ["__background__", "bee", "ant"])
+    everything = {
+        "boxes": np.array(BOXES, "float32"),
+        "scores": np.array([0.9, 0.8, 0.7]),
+        "labels": np.array([1, 2, 1]),
+    }
+    precision.update_state(everything, {name: values[:2] for name, values in everything.items()}, 1)
+    assert precision.result() == pytest.approx({"keras": 1.0, "exported": (1 + 51 / 101) / 2})
+    with pytest.warns(UserWarning, match="no average precision"):
+        assert AveragePrecision.of_images(found, ["__background__", "bee", "wasp"]) is None
+    assert AveragePrecision.of_images(image_source(PHOTOS), ["__background__", "bee"]) is None
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_folder_with_boxes_is_compared_on_its_test_images(kind, tmp_path):
+    folder = WRITERS[kind](tmp_path)
+    assert len(export_images(folder).split.objects.sizes) == 2
+    assert len(export_images(folder, "train").split) == 3
+
+
 WRONG = {
     "format": ("net.onnxx", {}, "`path` should be"),
     "two stages": ("net.tflite", {}, r"`format` should be one of \['saved_model', 'onnx', 'openvino'\]"),

@@ -159,5 +159,5 @@ def export(
 
 
 def _images(name, split, data):
-    """A path stays as it is: all its images are taken. Otherwise one split of a data set."""
+    """A path stays as it is. Otherwise one split of a data set."""
     return name if name is None or Path(name).exists() else load_test(name, split, **data)

@@ -65,6 +65,8 @@ class SourceKind:
     """(what was found, LoadOptions) -> Dataset without `train`."""
     has_image_files: bool = False
     """Whether they are folders of image files, which can be read without labels."""
+    has_objects: bool = False
+    """Whether they are folders with boxes or masks of objects."""
 
 
 def _load_built_in(function, options):
@@ -109,6 +111,7 @@ def _annotated(find, open_annotations):
         lambda name, options: load_annotations(open_annotations(name), options.held_out, options.skip_bad),
         lambda name, options: load_test_annotations(open_annotations(name), options.split, options.skip_bad),
         has_image_files=True,
+        has_objects=True,
     )
 
 

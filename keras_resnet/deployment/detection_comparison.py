@@ -1,6 +1,7 @@
 """Comparison of a detector's detections in Keras and exported."""
 
 import math
+import warnings
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,6 +11,11 @@ import numpy as np
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.data.masks import MASK_THRESHOLD
 from keras_resnet.deployment.images import MAX_CHECK_IMAGES, image_batches
+from keras_resnet.detection import Detection
+from keras_resnet.detection_evaluation import concatenate_detections, dataset_labels, detected_objects
+from keras_resnet.detection_metrics import check_coco_eval, coco_curves
+from keras_resnet.errors import error_summary
+from keras_resnet.models.preprocessing import class_names
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class DetectionComparisonResult:
     """Largest difference between scores of counterparts."""
     mask_agreement: float | None = None
     """Share of the pixels of the counterparts' 28x28 masks that belong to both objects or to neither."""
+    average_precision: dict[str, float | None] | None = None
+    """{"keras", "exported"}: COCO's AP of the boxes, where the objects in the images are known."""
 
 
 def detector_inputs(model, preprocessing: DetectionPreprocessing, pixels: np.ndarray) -> np.ndarray:
@@ -85,24 +93,27 @@ class DetectionComparison:
     Args:
         model: the Keras detector.
         metadata: Metadata of the export.
-        names: names of the classes of the images.
+        source: the ImageSource of the images, for the average precision; None: without it.
     """
 
-    def __init__(self, model, metadata, names=()):
+    def __init__(self, model, metadata, source=None):
         layer = model.get_layer("detections")
         self.score_threshold, self.detections = layer.score_threshold, layer.detections
         self.tolerance = TOLERANCES[metadata.precision]
         self.num_images, self.num_detections, self.total, self.unmatched = 0, 0, 0, 0
         self.box_errors, self.score_errors, self.mask_agreements = [0.0], [0.0], []
+        self.average_precision = source and AveragePrecision.of_images(source, class_names(model))
 
     @property
     def proves_little(self) -> str | None:
         """Why the comparison may not notice differences, if so."""
         return None if self.num_detections else "detections are none in these images (`images` takes others)"
 
-    def update_state(self, expected, received, labels=None):
-        """Adds an image: outputs of the Keras model and of the export."""
+    def update_state(self, expected, received, index=0):
+        """Adds an image: outputs of the Keras model and of the export, and its index in the ImageSource."""
         expected, received = detections_of_image(expected), detections_of_image(received)
+        if self.average_precision:
+            self.average_precision.update_state(expected, received, index)
         pairs = self._counterparts(expected, received)
         self.num_images += 1
         self.num_detections += len(expected["scores"])
@@ -146,7 +157,50 @@ class DetectionComparison:
             max(self.box_errors),
             max(self.score_errors),
             float(np.mean(self.mask_agreements)) if self.mask_agreements else None,
+            self.average_precision.result() if self.average_precision else None,
         )
+
+
+class AveragePrecision:
+    """Accumulates COCO's AP of the boxes of a Keras model and its export, image by image.
+
+    Args:
+        objects: the true Objects.
+        num_classes: number of their classes.
+        labels: what `dataset_labels` returns.
+    """
+
+    def __init__(self, objects, num_classes, labels):
+        self.objects, self.num_classes, self.labels = objects, num_classes, labels
+        self.indices, self.found = [], {"keras": [], "exported": []}
+
+    @classmethod
+    def of_images(cls, source, names):
+        """For an ImageSource and the names of a detector's labels; None without objects, or, with a warning, without
+        their classes or faster-coco-eval."""
+        objects = getattr(source.split, "objects", None)
+        if objects is None:
+            return None
+        try:
+            check_coco_eval()
+            return cls(objects, len(source.class_names), dataset_labels(names, source.class_names))
+        except (ImportError, ValueError) as error:
+            warnings.warn(f"The report has no average precision: {error_summary(error)}", stacklevel=2)
+            return None
+
+    def update_state(self, expected, received, index):
+        """Adds an image: what `detections_of_image` returns for the Keras model and the export, and its index."""
+        self.indices.append(index)
+        for name, outputs in (("keras", expected), ("exported", received)):
+            detection = Detection(None, **{field: outputs[field] for field in ("boxes", "scores", "labels")})
+            self.found[name].append(detected_objects(detection, self.labels))
+
+    def result(self) -> dict[str, float | None]:
+        objects = self.objects.select(self.indices)
+        return {
+            name: coco_curves(objects, concatenate_detections(images), self.num_classes).metrics()["AP"]
+            for name, images in self.found.items()
+        }
 
 
 def _mask_differences(masks, others):
@@ -175,5 +229,6 @@ def detection_rows(result) -> dict[str, str]:
         "largest difference of boxes": f"{result['max_box_error']:.3g} pixels",
         "largest difference of scores": f"{result['max_score_error']:.3g}",
     }
-    masks = result["mask_agreement"]
-    return rows if masks is None else rows | {"same pixels of masks": f"{masks:.2%}"}
+    shares = {"same pixels of masks": result["mask_agreement"]}
+    shares |= {f"AP of boxes, {name}": value for name, value in (result["average_precision"] or {}).items()}
+    return rows | {title: f"{share:.2%}" for title, share in shares.items() if share is not None}

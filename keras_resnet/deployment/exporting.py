@@ -11,9 +11,9 @@ from typing import Any
 import keras
 
 from keras_resnet.architecture.metadata import model_info
-from keras_resnet.data.sources import image_source
 from keras_resnet.deployment.exported import ExportedModel
 from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, check_precision, find_format
+from keras_resnet.deployment.images import export_images
 from keras_resnet.deployment.serving import ExportSpec
 from keras_resnet.deployment.tasks import TASKS, task_of
 from keras_resnet.deployment.tensorflow_process import call_with_tensorflow
@@ -77,8 +77,9 @@ def export(
             "logits" or "features".
         batch_size: fixed number of images in a batch; None: any number.
         calibration: for int8: images like those the network will receive, as `extract` takes them; for a data set's
-            name, its training images.
-        images: images for the comparison, as `extract` takes them; None: parts of scikit-learn's two photographs.
+            name, and a folder with boxes of objects, its training images.
+        images: images for the comparison, likewise, but the test images of a data set; with their boxes, the report has
+            a detector's average precision. None: parts of scikit-learn's two photographs.
         calibration_size: largest number of images used from `calibration`.
         measure_speed: whether to measure the speed of Keras and of the export.
         overwrite: whether to replace existing files.
@@ -116,7 +117,7 @@ def export(
     unfolded = model_info(folded)["unfolded"]
     metadata = task.metadata(model, format_name, precision, raw)
     image_preprocessing = task.preprocessing(model, raw)
-    source = image_source(task.sample_images() if images is None else images)
+    source = export_images(task.sample_images() if images is None else images)
     inputs = None
     if calibration is not None:
         pixels = task.calibration(calibration, image_preprocessing, calibration_size)

@@ -11,11 +11,24 @@ from keras_resnet.data.datasets import UNLABELLED, Split, evenly_spaced
 from keras_resnet.data.image_files import as_pil_image, format_errors
 from keras_resnet.data.prefetch import describe_errors, each_image, images_at, map_in_threads, prefetch_batches
 from keras_resnet.data.protocols import get_protocol
+from keras_resnet.data.source_kinds import SOURCES, LoadOptions, find_source
 from keras_resnet.data.sources import ImageSource, image_source, load_test
 from keras_resnet.normalization import Normalization
 
 MAX_CHECK_IMAGES = 16
 """Number of images of the further checks."""
+
+
+def export_images(images, split=None) -> ImageSource:
+    """The ImageSource of images as `extract` takes them.
+
+    Of a folder with boxes of objects, and of a data set's name, only a split is used; None: the test images.
+    """
+    if isinstance(images, (str, os.PathLike)):
+        has_objects = SOURCES[find_source(images, LoadOptions())[0]].has_objects
+        if has_objects or not os.path.exists(images):
+            return image_source(load_test(images, split, skip_bad=has_objects))
+    return image_source(images)
 
 
 def pixel_batches(source: ImageSource, preprocessing, batch_size):
@@ -73,10 +86,8 @@ def calibration_images(images, preprocessing, count):
 
 
 def _calibration_images(images, count, channels, function):
-    if isinstance(images, (str, os.PathLike)) and not os.path.exists(images):
-        images = load_test(images, split="train")
-    errors = []
-    found = [function(image) for image in evenly_spaced_images(image_source(images).split, count, channels, errors)]
+    errors, split = [], export_images(images, "train").split
+    found = [function(image) for image in evenly_spaced_images(split, count, channels, errors)]
     _warn_of_unreadable(errors, len(found))
     return found
 

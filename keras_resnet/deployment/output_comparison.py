@@ -68,14 +68,16 @@ class OutputComparison:
     Args:
         model: the Keras model.
         metadata: Metadata of the export.
-        names: names of the classes of the images.
+        source: the ImageSource of the images.
     """
 
-    def __init__(self, model, metadata, names):
+    def __init__(self, model, metadata, source):
         self.classifies, self.class_indices = metadata.class_names is not None, None
         if self.classifies:
             with contextlib.suppress(ValueError):  # classes that are unknown, or not the model's
-                self.class_indices = match_class_indices(names or None, class_ids_and_names(class_names(model)))
+                self.class_indices = match_class_indices(
+                    source.class_names or None, class_ids_and_names(class_names(model))
+                )
         self.num_images, self.max_error, self.outputs_vary = 0, 0.0, False
         self.first_outputs, self.shifted_sum = None, 0.0
         self.squares, self.counts = Counter(), Counter()

@@ -64,7 +64,7 @@ class Task:
     keras_outputs: Callable
     """(model, Metadata, preprocessing, pixels) -> {name: array}: what the export should return."""
     comparison: Callable
-    """(model, Metadata, class names of the images) -> an accumulator with `update_state` and `result`."""
+    """(model, Metadata, ImageSource) -> an accumulator with `update_state` and `result`."""
     further_checks: Callable
     """(model, exported, export in float32 or None, preprocessing, ImageSource) -> {name: {measure, "tolerance"}}."""
     measure: str

@@ -54,7 +54,7 @@ def compare_outputs(model, exported, preprocessing, source, batch_size=32) -> An
     """
     metadata = exported.metadata
     task = TASKS[metadata.task]
-    comparison = task.comparison(model, metadata, source.class_names)
+    comparison = task.comparison(model, metadata, source)
     for pixels, labels in task.batches(source, preprocessing, batch_size):
         expected = task.keras_outputs(model, metadata, preprocessing, pixels)
         comparison.update_state(expected, exported(metadata.to_inputs(preprocessing, pixels)), labels)

@@ -16,8 +16,7 @@ def write(spec, path):
     import tensorflow as tf
 
     model, (signature,) = spec.model_and_signature(spec.metadata.precision)
-    archive = keras.export.ExportArchive()
-    archive.track(model)
+    archive = keras.export.ExportArchive()  # without `track`, with which Keras 3.15 writes every variable twice
     images = tf.TensorSpec(signature.shape, signature.dtype, name=INPUT_NAME)
     archive.add_endpoint("serve", lambda images: model(images, training=False), [images])
     if isinstance(spec.metadata.preprocessing, Preprocessing) and not spec.metadata.raw:
