@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import keras
 import numpy as np
 import pytest
 from keras import layers
@@ -126,6 +127,12 @@ def padded_images(expected):
     for image, (height, width) in zip(x, expected["sizes"], strict=True):
         image[height:], image[:, width:] = np.nan, np.nan
     return x
+
+
+def detections(model, inputs):
+    """{output: array}; JAX compiles the model, because that is faster than compiling each of its operations."""
+    call = model.predict_on_batch if keras.backend.backend() == "jax" else model
+    return keras.tree.map_structure(keras.ops.convert_to_numpy, call(inputs))
 
 
 DIGITS = ((8, 8, 1), 10)

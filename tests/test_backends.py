@@ -11,20 +11,23 @@ import pytest
 TESTS = Path(__file__).parent
 FASTER = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 """JAX spends most of these tests compiling."""
-QUICK = "not (interrupted or resnet34d or channels_first or own_size)"
-"""Leaves out what takes longest to compile."""
+LONGEST = "interrupted or resnet34d or channels_first or own_size or raw_outputs or rcnn_v2"
+"""What takes longest to compile."""
+QUICK = ("portable and not slow", f"not ({LONGEST})")
+"""Marks and names of tests."""
+ALL = ("portable", "not full_size")
 
 
-@pytest.mark.parametrize("chosen", [QUICK, pytest.param("test", marks=pytest.mark.slow)], ids=["quick", "all"])
+@pytest.mark.parametrize(("marks", "names"), [QUICK, pytest.param(*ALL, marks=pytest.mark.slow)], ids=["quick", "all"])
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_portable_tests_pass_on_another_backend(backend, chosen):
-    """Layers, logits of torchvision and timm, files, folding, evaluation, features, an interrupted training run."""
+def test_portable_tests_pass_on_another_backend(backend, marks, names):
+    """Layers, outputs of torchvision and timm, files, folding, evaluation, features, an interrupted run, detectors."""
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     modules = [str(path) for path in sorted(TESTS.glob("test_*.py")) if "mark.portable" in path.read_text("utf-8")]
     modules.remove(__file__)
     script = "import sys, pytest; sys.modules['tensorflow'] = None; sys.exit(pytest.main(sys.argv[1:]))"
-    arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "portable and not slow", "-k", chosen]
+    arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", marks, "-k", names]
     environment = {**os.environ, "KERAS_BACKEND": backend, **FASTER}
     words = [sys.executable, "-c", script, *arguments, *modules]
     done = subprocess.run(words, env=environment, capture_output=True, text=True)

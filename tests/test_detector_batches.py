@@ -3,18 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from support import REFERENCES, narrow_detector, padded_images
+from support import REFERENCES, detections, narrow_detector, padded_images
 
 from keras_resnet import create, preprocessing
 from keras_resnet.models.cloning import clone
 
 RANDOM = np.random.default_rng(0)
-
-
-def detections(model, images):
-    """{output: array}; JAX compiles the model, because that is faster than compiling each of its operations."""
-    call = model.predict_on_batch if keras.backend.backend() == "jax" else model
-    return keras.tree.map_structure(keras.ops.convert_to_numpy, call(images))
 
 
 def assert_equal(found, expected, boxes=1e-3, scores=1e-5):
