@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 
 from keras_resnet import DetectionSettings, build, complexity, create, export, get_spec, list_models
 from keras_resnet.architecture.metadata import image_shape
+from keras_resnet.benchmark import worker
+from keras_resnet.benchmark.contenders import CONTENDERS
 from keras_resnet.data.datasets import default_preprocessing
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.deployment.formats.table import FORMATS, find_format
@@ -137,6 +139,30 @@ def detections(model, inputs):
 
 DIGITS = ((8, 8, 1), 10)
 """Input shape and number of classes of scikit-learn's digits."""
+
+
+def assert_same_detections(found, expected, boxes=1e-3, scores=1e-5):
+    """The same detections in the same order; tolerances in pixels and in probability, of scores and masks."""
+    np.testing.assert_array_equal(found["count"], expected["count"])
+    np.testing.assert_array_equal(found["labels"], expected["labels"])
+    for name, tolerance in {"boxes": boxes, "scores": scores, "masks": scores}.items():
+        if name in expected:
+            np.testing.assert_allclose(found[name], expected[name], atol=tolerance, err_msg=name)
+
+
+class LocalWorker:
+    """Stands for a benchmark's Worker: measures in this process."""
+
+    def __init__(self, job):
+        self.job, self.folder = job, TemporaryDirectory()
+        self.measured = CONTENDERS[job.contender].network(job, self.folder.name)
+        self.network = self.measured.name
+
+    def measure(self, task, steps):
+        return worker.measure(self.measured, task, steps)
+
+    def close(self):
+        self.folder.cleanup()
 
 
 def digits_cost(spec):

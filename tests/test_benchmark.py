@@ -4,14 +4,13 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 from dataclasses import replace
 from itertools import chain
 
 import keras
 import numpy as np
 import pytest
-from support import random_images, randomize_weights
+from support import LocalWorker, random_images, randomize_weights
 
 from keras_resnet import machine
 from keras_resnet.benchmark import comparison, contenders, worker, workloads
@@ -32,21 +31,6 @@ def resnet8(monkeypatch):
 
 def weights_of(network):
     return [np.asarray(weight) for weight in network.model.get_weights()]
-
-
-class LocalWorker:
-    """Stands for a Worker: measures in this process."""
-
-    def __init__(self, job):
-        self.job, self.folder = job, tempfile.TemporaryDirectory()
-        self.measured = CONTENDERS[job.contender].network(job, self.folder.name)
-        self.network = self.measured.name
-
-    def measure(self, task, steps):
-        return worker.measure(self.measured, task, steps)
-
-    def close(self):
-        self.folder.cleanup()
 
 
 @pytest.fixture(scope="module", params=[LocalWorker, pytest.param(worker.Worker, marks=pytest.mark.slow)])

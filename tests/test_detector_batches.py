@@ -3,21 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from support import REFERENCES, detections, narrow_detector, padded_images
+from support import REFERENCES, assert_same_detections, detections, narrow_detector, padded_images
 
 from keras_resnet import create, preprocessing
 from keras_resnet.models.cloning import clone
 
 RANDOM = np.random.default_rng(0)
-
-
-def assert_equal(found, expected, boxes=1e-3, scores=1e-5):
-    """The same detections in the same order; tolerances in pixels and in probability, of scores and masks."""
-    np.testing.assert_array_equal(found["count"], expected["count"])
-    np.testing.assert_array_equal(found["labels"], expected["labels"])
-    for name, tolerance in {"boxes": boxes, "scores": scores, "masks": scores}.items():
-        if name in expected:
-            np.testing.assert_allclose(found[name], expected[name], atol=tolerance, err_msg=name)
 
 
 @pytest.mark.portable
@@ -29,7 +20,7 @@ def test_a_batch_equals_its_images_one_at_a_time(name):
     together = detections(model, images)
     for number in range(2):
         alone = detections(model, images[number : number + 1])
-        assert_equal(alone, {key: values[number : number + 1] for key, values in together.items()})
+        assert_same_detections(alone, {key: values[number : number + 1] for key, values in together.items()})
 
 
 @pytest.mark.parametrize("name", ["maskrcnn", "retinanet"])
@@ -56,7 +47,7 @@ def test_one_traced_graph_for_batches_of_any_size(name):
         images = RANDOM.normal(size=(*shape, 3)).astype("float32")
         images[-1, :, shape[2] // 2 + 1 :] = np.nan
         found = keras.tree.map_structure(np.asarray, dict(traced(tf.constant(images))))
-        assert_equal(found, detections(model, images), boxes=1e-2, scores=1e-4)
+        assert_same_detections(found, detections(model, images), boxes=1e-2, scores=1e-4)
         limit = np.where(np.isnan(images[:, 0, :, 0]), 0, 1).sum(axis=1)
         assert (found["boxes"][..., 2] <= limit[:, None]).all() and (found["boxes"] >= 0).all()
     assert traced.experimental_get_tracing_count() == 1

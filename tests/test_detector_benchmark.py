@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from support import LocalWorker
 
 from keras_resnet import complexity
 from keras_resnet.architecture.detector_complexity import multiply_adds_of_parts
@@ -32,21 +32,6 @@ def tiny(monkeypatch):
         monkeypatch.setitem(DETECTORS, "tiny", replace(DETECTORS[name], **NARROW, head_convs=1))
 
     return add
-
-
-class LocalWorker:
-    """Stands for a Worker: measures in this process."""
-
-    def __init__(self, job):
-        self.job, self.folder = job, tempfile.TemporaryDirectory()
-        self.measured = CONTENDERS[job.contender].network(job, self.folder.name)
-        self.network = self.measured.name
-
-    def measure(self, task, steps):
-        return worker.measure(self.measured, task, steps)
-
-    def close(self):
-        self.folder.cleanup()
 
 
 @pytest.mark.parametrize(

@@ -8,24 +8,13 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from support import narrow_detector, padded_images, random_images
+from support import assert_same_detections, detections, narrow_detector, padded_images, random_images
 
 import keras_resnet
 from keras_resnet import DetectionSettings, analysis, create, feature_extractor, fold_batch_norm, get_spec
 from keras_resnet.architecture.detection_layers import Parameterless
 
 SMALL = {"neck_width": 32, "rpn_width": 32, "box_width": 32, "mask_width": 32, "classes": 3}
-
-
-def detections(model, images):
-    return keras.tree.map_structure(keras.ops.convert_to_numpy, model(images))
-
-
-def assert_same_detections(found, expected, boxes=1e-3, scores=1e-4):
-    np.testing.assert_array_equal(found["labels"], expected["labels"])
-    for name, tolerance in {"boxes": boxes, "scores": scores, "masks": scores}.items():
-        if name in expected:
-            np.testing.assert_allclose(found[name], expected[name], atol=tolerance, err_msg=name)
 
 
 @pytest.mark.portable
@@ -41,7 +30,7 @@ def test_folded_detectors_find_the_same(name):
         keras.tree.map_structure(keras.ops.convert_to_numpy, getattr(network, call)(images))
         for network in (folded, model)
     )
-    assert_same_detections(found, expected)
+    assert_same_detections(found, expected, scores=1e-4)
 
 
 def test_a_process_without_custom_objects_loads_a_saved_detector(tmp_path):

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from make_networks import NarrowResNet, images, save_weights
+from make_networks import NarrowResNet, images, randomise, save_weights
 from torch import nn
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -166,27 +166,6 @@ def full_size(name):
         extra = LastLevelP6P7(256, 256)
         return detection.RetinaNet(resnet_fpn_backbone(**shared, returned_layers=[2, 3, 4], extra_blocks=extra), 91)
     return {"fasterrcnn": detection.FasterRCNN, "maskrcnn": detection.MaskRCNN}[kind](resnet_fpn_backbone(**shared), 91)
-
-
-def randomise(model, seed=0):
-    """The model in eval mode, every weight random and rounded to float16: kernels He-normal, far from their defaults.
-
-    The last scale of a block is halved, for fifty blocks in a row would overflow otherwise.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    state = model.state_dict()
-    last = ".bn3.weight" if any(name.endswith(".bn3.weight") for name in state) else ".bn2.weight"
-    for name, tensor in state.items():
-        if name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
-            value = (torch.rand(tensor.shape, generator=generator) + 0.5) * (0.5 if name.endswith(last) else 1)
-        elif tensor.ndim == 1:
-            value = torch.randn(tensor.shape, generator=generator) * 0.1
-        elif tensor.ndim > 1:
-            value = torch.randn(tensor.shape, generator=generator) * (2 / tensor[0].numel()) ** 0.5
-        else:
-            continue  # num_batches_tracked, a count
-        tensor.copy_(value.half())
-    return model.eval()
 
 
 def scale_predictors(model):
