@@ -14,7 +14,7 @@ from keras_resnet.architecture.metadata import layer_channel_axis
 from keras_resnet.errors import is_integer, value_error
 from keras_resnet.files import figure_file
 from keras_resnet.models.layers import check_graph
-from keras_resnet.variants import get_spec
+from keras_resnet.variants import check_classifier, get_spec
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,12 @@ def layer_costs(model: keras.Model, input_shape: tuple[int, ...] | None = None) 
         A LayerCost for each layer, in order; the layers of inner models are counted one by one.
 
     Raises:
-        ValueError: if the input shape is unknown or does not fit the model.
+        ValueError: if the input shape is unknown or does not fit the model, or the model is a detector.
     """
     check_graph(model)
+    check_classifier(
+        "model", model, "`keras_resnet.complexity(model.spec)` counts all levels and regions of a detector."
+    )
     counted = [layer for layer in model.layers if not isinstance(layer, layers.InputLayer)]
     tensors = {layer.name: _tensors(layer) for layer in counted if not isinstance(layer, keras.Model)}
     shapes = keras.Model(model.inputs, tensors).compute_output_spec(_one_image(model, input_shape))

@@ -227,5 +227,5 @@ def list_weights(name: str, pattern: str = "*") -> list[str]:
 def unknown_weights_error(name: str, weights: object) -> ValueError:
     """The error for a `weights` that is neither None nor a tag of the network nor an existing file."""
     tags = list_weights(name)
-    known = f"a tag of `list_weights({name!r})`" if tags else "no tag, since this network has no published weights"
-    return unknown_name_error("weights", weights, tags, f"None, {known}, or a path to an existing weights file")
+    known = f", a tag of `list_weights({name!r})`," if tags else f", as {name} has no published weights,"
+    return unknown_name_error("weights", weights, tags, f"None{known} or a path to an existing weights file")
