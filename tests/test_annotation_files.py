@@ -6,7 +6,7 @@ import re
 from random import Random
 
 import pytest
-from annotated_images import WRITERS, write_coco, write_voc, write_yolo
+from annotated_images import SPLITS, WRITERS, write_coco, write_voc, write_yolo
 from limited_process import MEGABYTE, assert_refused, run_limited
 
 from keras_resnet.data.sources import load_dataset, load_test
@@ -176,6 +176,14 @@ def test_the_image_of_an_invalid_xml_file_is_left_out(tmp_path, text, message):
     folder = write_voc(tmp_path)
     (folder / XML).write_bytes(text if isinstance(text, bytes) else text.encode())
     assert_left_out(folder, message, images=1, objects=2)
+
+
+def test_invalid_files_are_listed_even_if_no_class_is_left(tmp_path):
+    folder = write_voc(tmp_path, {"train": SPLITS["train"]})
+    for path in folder.glob("Annotations/*.xml"):
+        path.write_text("<annotation>")
+    with pytest.raises(ValueError, match="Expected readable images with valid objects(.|\n)*should be XML"):
+        load_dataset(folder)
 
 
 @pytest.mark.parametrize("depth", [1, 5000])

@@ -166,6 +166,8 @@ def _open_splits(annotations, names, check: ImageCheck, skip_bad) -> _OpenedSpli
     records = read_files(check.function, paths, annotations.folder, check.kind)
     checked = [_checked_images(split.images, records, errors) for split in splits]
     raise_or_warn(annotations.folder, errors, skip_bad)
+    if not splits[0].class_names:
+        raise value_error("dataset", str(annotations.folder), "a data set with objects of one class or more")
     if empty := [name for name, images in zip(names, checked, strict=True) if not images]:
         raise value_error("dataset", str(annotations.folder), f"a data set with valid images; {empty} has none")
     return _OpenedSplits(checked, splits[0].class_names, tuple(errors))
@@ -188,8 +190,6 @@ def _checked_images(images, records, errors):
 
 
 def _check_classes(annotations, names, class_names):
-    if not class_names[0]:
-        raise value_error("dataset", str(annotations.folder), "a data set with objects of one class or more")
     if differing := sorted(set(class_names[0]) ^ set(class_names[-1])):
         raise value_error(
             "dataset",
