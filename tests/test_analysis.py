@@ -133,11 +133,6 @@ def test_models_without_a_graph_are_refused():
             analysis.layer_costs(model)
 
 
-def test_detectors_whose_heads_run_many_times_are_refused():
-    with pytest.raises(ValueError, match="not a detector. `keras_resnet.complexity"):
-        analysis.layer_costs(create("retinanet_resnet18_fpn", classes=2), (64, 64, 3))
-
-
 def test_alexnet_predicts_and_can_be_saved(tmp_path):
     model = analysis.alexnet(classes=5, input_shape=(67, 70, 3))
     inputs = random_images(2, 67, 70, 3)

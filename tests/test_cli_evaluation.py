@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from support import digits_network, run_command
 
-from keras_resnet import evaluate
+from keras_resnet import complexity, evaluate, get_spec
 from keras_resnet.data.sources import load_test
 
 
@@ -131,6 +131,11 @@ def test_complexity_layer_by_layer(tmp_path):
     shown = run_command("study", "complexity", "--model", "resnet20", "--plot", tmp_path / "costs.png").stdout
     assert "40,551,040" in shown and "stage3 81 px" in shown
     assert Image.open(tmp_path / "costs.png").format == "PNG"
+
+
+def test_complexity_of_a_detector_layer_by_layer():
+    shown = run_command("study", "complexity", "--model", "retinanet_resnet18_fpn").stdout
+    assert f"{complexity(get_spec('retinanet_resnet18_fpn')).multiply_adds:,}" in shown
 
 
 def test_responses_of_several_networks(models, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 from support import narrow
 
-from keras_resnet import build, complexity, get_spec, list_models
+from keras_resnet import analysis, build, complexity, get_spec, list_models
 
 TORCHVISION_PARAMETERS = {  # `num_params` in torchvision/models/detection
     "fasterrcnn_resnet50_fpn": 41_755_286,
@@ -98,6 +98,7 @@ def test_the_closed_form_agrees_with_the_model(spec):
     cost = complexity(spec, input_shape=(70, 101, 3))
     assert cost.parameters + cost.statistics == model.count_params()
     assert cost.parameters == sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    assert cost == analysis.total_cost(analysis.layer_costs(model, (70, 101, 3)))
     assert cost.multiply_adds == multiply_adds_of_one_image(model, np.zeros((1, 70, 101, 3), "float32"))
 
 

@@ -10,11 +10,12 @@ from keras import layers
 
 from keras_resnet.analysis.alexnet import alexnet
 from keras_resnet.architecture.complexity import Complexity, complexity
+from keras_resnet.architecture.detector import HEAD_PREFIXES, Detector
 from keras_resnet.architecture.metadata import layer_channel_axis
 from keras_resnet.errors import is_integer, value_error
 from keras_resnet.files import figure_file
 from keras_resnet.models.layers import check_graph
-from keras_resnet.variants import check_classifier, get_spec
+from keras_resnet.variants import get_spec
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,11 @@ class LayerCost:
     class_name: str
     """Class of the layer, such as "Conv2D"."""
     output_shape: tuple[int, ...]
-    """Shape of the output for one image, without the batch axis."""
+    """Shape of the output of the first call for one image, without the batch axis."""
     parameters: int
     """Number of weights except moving statistics, trainable or frozen."""
     statistics: int
-    """Number of moving means and variances."""
+    """Number of moving means and variances, and of scales and offsets of a detector's frozen batch norm."""
     multiply_adds: int
     """Multiply-adds of a convolution or Dense layer for one image, the "FLOPs" of He et al. 2015; 0 for others."""
 
@@ -52,36 +53,46 @@ def layer_costs(model: keras.Model, input_shape: tuple[int, ...] | None = None) 
     ('conv1_conv', 432, 442368)
 
     Args:
-        model: Functional or Sequential model. A layer that is called twice is counted once.
+        model: Functional or Sequential model. The multiply-adds of a layer are those of all its calls; those of a
+            detector's heads are for all levels, or all proposals and detections.
         input_shape: shape of one image, without the batch axis, in the model's data format; None for the model's own,
-            which should have no unknown sides then. The input shapes of inner models should be known.
+            which should have no unknown sides then, and for 800x800 pixels of a detector. The input shapes of inner
+            models should be known.
 
     Returns:
         A LayerCost for each layer, in order; the layers of inner models are counted one by one.
 
     Raises:
-        ValueError: if the input shape is unknown or does not fit the model, or the model is a detector.
+        ValueError: if the input shape is unknown or does not fit the model.
     """
     check_graph(model)
-    check_classifier(
-        "model", model, "`keras_resnet.complexity(model.spec)` counts all levels and regions of a detector."
-    )
+    if input_shape is None and isinstance(model, Detector):
+        input_shape = (model.spec.default_size, model.spec.default_size, 3)
     counted = [layer for layer in model.layers if not isinstance(layer, layers.InputLayer)]
-    tensors = {layer.name: _tensors(layer) for layer in counted if not isinstance(layer, keras.Model)}
+    graph = getattr(model, "_functional", None) or model  # of a Sequential model
+    own = {node for nodes in graph._nodes_by_depth.values() for node in nodes}
+    tensors = {layer.name: _tensors(layer, own) for layer in counted if not isinstance(layer, keras.Model)}
     shapes = keras.Model(model.inputs, tensors).compute_output_spec(_one_image(model, input_shape))
     costs: list[LayerCost] = []
     for layer in counted:
         if layer.name in shapes:
-            costs.append(_cost(layer, *shapes[layer.name]))
+            costs.append(_cost(layer, shapes[layer.name], _constants(layer, model)))
         else:
             costs += [replace(cost, name=f"{layer.name}/{cost.name}") for cost in layer_costs(layer)]
     return costs
 
 
-def _tensors(layer):
-    """First output of a layer, and the tensor at whose positions the kernel is applied: a transposed layer's input."""
-    output = keras.tree.flatten(layer.output)[0]
-    return output, layer.input if isinstance(layer, _TRANSPOSED) else output
+def _tensors(layer, own):
+    """For each call: the first output, and the tensor where the kernel is applied: of a transposed layer the input."""
+    calls = [node for node in layer._inbound_nodes if node in own]
+    transposed = isinstance(layer, _TRANSPOSED)
+    return [(node.outputs[0], node.input_tensors[0] if transposed else node.outputs[0]) for node in calls]
+
+
+def _constants(layer, model):
+    """Endings of the names of the weights that are not parameters; a detector's frozen batch norm has no others."""
+    frozen = isinstance(model, Detector) and model.spec.frozen_batch_norm and not layer.name.startswith(HEAD_PREFIXES)
+    return ("moving_mean", "moving_variance", *(("gamma", "beta") if frozen else ()))
 
 
 def _one_image(model, input_shape):
@@ -101,18 +112,24 @@ def _fits(shape, expected):
     return known and all(other in (None, side) for side, other in zip(shape, expected, strict=True))
 
 
-def _cost(layer, output, positions):
-    sides = positions.shape[2:] if layer_channel_axis(layer) == 1 else positions.shape[1:-1]
-    statistics = _num_weights(layer, ("moving_mean", "moving_variance"))
+def _cost(layer, calls, constants):
+    statistics = _num_weights(layer, constants)
     multiplies = isinstance(layer, layers.Dense) or hasattr(layer, "kernel_size")
+    positions = sum(_positions(layer, tensor) for _, tensor in calls) if multiplies else 0
     return LayerCost(
         name=layer.name,
         class_name=type(layer).__name__,
-        output_shape=tuple(output.shape[1:]),
+        output_shape=tuple(calls[0][0].shape[1:]),
         parameters=_num_weights(layer, "") - statistics,
         statistics=statistics,
-        multiply_adds=_num_weights(layer, "kernel") * math.prod(sides) if multiplies else 0,
+        multiply_adds=_num_weights(layer, "kernel") * positions,
     )
+
+
+def _positions(layer, tensor):
+    """Number of positions at which a kernel is applied, in all rows: an image's regions are rows."""
+    sides = tensor.shape[2:] if layer_channel_axis(layer) == 1 else tensor.shape[1:-1]
+    return math.prod((tensor.shape[0] or 1, *sides))
 
 
 def _num_weights(layer, endings):

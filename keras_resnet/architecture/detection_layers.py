@@ -143,7 +143,8 @@ class RegionFeatures(Parameterless):
         return align_regions(maps, boxes, image, self.first_level, self.size)
 
     def compute_output_shape(self, maps_shape, boxes_shape, count_shape=None):
-        return (None, self.size, self.size, maps_shape[0][-1])
+        batch, places = boxes_shape[:2]
+        return (batch and batch * places, self.size, self.size, maps_shape[0][-1])
 
 
 def boxes_of_images(count, places):
@@ -181,7 +182,8 @@ class GlobalContext(layers.Layer):
         return ops.reshape(ops.concatenate([regions[:, :-1], image], axis=-1), (-1, 2 * features.shape[-1]))
 
     def compute_output_shape(self, features_shape, boxes_shape):
-        return (None, 2 * features_shape[-1])
+        batch, regions = boxes_shape[:2]
+        return (batch and batch * (regions - 1), 2 * features_shape[-1])
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
