@@ -160,6 +160,11 @@ def test_files_of_classifiers_and_detectors_are_not_confused():
         create("fasterrcnn_resnet18_fpn", backbone_weights=detector)
 
 
+def test_weights_of_another_backbone_are_refused():
+    with pytest.raises(ValueError, match="exactly the weights of resnet34, the backbone of fasterrcnn_resnet34_fpn"):
+        create("fasterrcnn_resnet34_fpn", backbone_weights=REFERENCES / "networks" / "resnet18.safetensors")
+
+
 DIFFERENT = {
     "rpn_convs": {"rpn_convs": 2},
     "levels": {"levels": (3, 4, 5), "extra_levels": "p5"},

@@ -25,6 +25,7 @@ from keras_resnet.weights.layouts import (
     detect_layout,
     get_layout,
     kind_of_network,
+    variant_of,
     weight_variables,
 )
 from keras_resnet.weights.network_weights import NetworkWeights, first_kernel
@@ -168,7 +169,8 @@ def build_on_backbone(
         model = build_detector(replace(spec, backbone=weights.spec), initialize=False, **arguments)
         arrays = {name: array for name, array in weights.keras_arrays(model).items() if name not in HEAD_WEIGHTS}
         heads = [name for name in weight_variables(model) if name.startswith(HEAD_PREFIXES)]
-        for variable, array in _match_variables(model, arrays, path, exclude=heads):
+        network = variant_of(spec.backbone, ignored=("conv_bias", "bn_epsilon")) or "the network"
+        for variable, array in _match_variables(model, arrays, path, heads, f"{network}, the backbone of {model.name}"):
             variable.assign(array.read())
     _initialize(model, heads)
     model.info = {"preprocessing": of_detector.to_config()}
@@ -215,7 +217,7 @@ def require_spec(model: keras.Model) -> Any:
     return spec
 
 
-def _match_variables(model, arrays, path, exclude=()):
+def _match_variables(model, arrays, path, exclude=(), name=""):
     """Pairs (variable, StoredArray) of a model without the variables in `exclude`; raises ValueError unless all fit."""
     variables = {name: variable for name, variable in weight_variables(model).items() if name not in exclude}
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
@@ -236,7 +238,9 @@ def _match_variables(model, arrays, path, exclude=()):
     if received := "; ".join(lists):
         no_head = set(problems["missing"]) == set(HEAD_WEIGHTS)
         hint = " (the file has no classifier: pass include_top=False)" if no_head else ""
-        raise ValueError(f"`{path}` should contain exactly the weights of {model.name}. Received: {received}{hint}")
+        raise ValueError(
+            f"`{path}` should contain exactly the weights of {name or model.name}. Received: {received}{hint}"
+        )
     return [(variable, arrays[name]) for name, variable in variables.items()]
 
 
