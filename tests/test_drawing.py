@@ -178,4 +178,4 @@ def test_options_that_do_not_fit_a_classifier(option, message, photos, tmp_path)
 
 def test_a_detector_without_published_weights_needs_a_file(photos):
     done = run_command("predict", photos, "--model", "fasterrcnn_resnet18_fpn")
-    assert done.exit_code == 1 and "has no published weights" in done.stderr
+    assert done.exit_code == 1 and "`--weights` should be a weights file, as" in done.stderr

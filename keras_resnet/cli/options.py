@@ -97,8 +97,11 @@ def model_from(name, weights, default_weights=None, precision=None):
     if name.endswith(".keras"):
         raise_if_unused("a .keras file, which has its own", weights=weights, precision=precision)
         return keras_resnet.load_model(name)
-    if weights is None:
-        weights = "coco" if default_weights and name in DETECTORS else default_weights
+    if weights is None and default_weights:
+        weights = "coco" if name in DETECTORS else default_weights
+        if weights not in (tags := keras_resnet.list_weights(name)):
+            known = f", or one of {tags}" if tags else ""
+            raise value_error("--weights", None, f"a weights file{known}, as {name} has no weights {weights!r}")
     with precision_scope(precision):
         return keras_resnet.create(name, weights=weights)
 
