@@ -200,12 +200,13 @@ TASKS: dict[str, Mapping[str, ResNetSpec | DetectorSpec]] = {"classification": V
 """Task -> its networks by name."""
 
 
-def canonical_name(name: str, task: str | None = None) -> str:
+def canonical_name(name: str, task: str | None = None, argument: str = "name") -> str:
     """The key of VARIANTS or DETECTORS for a name in any case; "_cifar" may be omitted ("resnet20").
 
     Args:
         name: name of a network.
         task: a name in TASKS, or None for networks of any task.
+        argument: name of the argument that the error for an unknown name is about.
 
     Raises:
         ValueError: for an unknown name, with the nearest known ones.
@@ -216,7 +217,7 @@ def canonical_name(name: str, task: str | None = None) -> str:
         if key in known:
             return key
     expected = "a name of `list_models()`" if task is None else f"a name of `list_models(task={task!r})`"
-    raise unknown_name_error("name", name, [key.removesuffix("_cifar") for key in known], expected)
+    raise unknown_name_error(argument, name, [key.removesuffix("_cifar") for key in known], expected)
 
 
 def get_spec(name: str, task: str | None = None) -> Any:

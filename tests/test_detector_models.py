@@ -194,7 +194,7 @@ ARGUMENTS = {
     "background alone": ({"classes": 1}, ValueError, "`classes` should be from 2, with the background"),
     "classes by name": ({"classes": "3"}, ValueError, "`classes` should be an integer"),
     "a CIFAR network": ({"backbone": "resnet20"}, ValueError, "`backbone` should be an ImageNet network"),
-    "an unknown network": ({"backbone": "resnet51"}, ValueError, "Nearest: .*'resnet50'"),
+    "an unknown network": ({"backbone": "resnet51"}, ValueError, "`backbone` .*Nearest: .*'resnet50'"),
     "a number for a network": ({"backbone": 50}, ValueError, "`backbone` should be"),
     "a detector as network": ({"backbone": "retinanet_resnet18_fpn"}, ValueError, "task='classification'"),
     "input_shape": ({"input_shape": (64, 64, 3)}, ValueError, "`input_shape` should be left out for a detector"),

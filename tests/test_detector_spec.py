@@ -47,7 +47,7 @@ def test_specs_are_frozen_and_serializable(name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone": "resnet50"}, "`backbone`"),
+        ({"backbone": "resnet50"}, "`backbone` should be a ResNetSpec, such as `get_spec"),
         ({"backbone": get_spec("resnet20")}, "four stages"),
         ({"backbone": replace(get_spec("resnet50"), output_stride=8)}, "stride of 32"),
         ({"backbone": replace(get_spec("resnet50"), data_format="channels_first")}, "channels last"),

@@ -101,6 +101,8 @@ class DetectorSpec:
     """Number of classes with the background, which is class 0, as torchvision's `num_classes`."""
 
     def __post_init__(self):
+        if isinstance(self.backbone, str):
+            self._raise("backbone", "a ResNetSpec, such as `get_spec('resnet18')`")
         check_fields(self)
         for name, choices in _CHOICES.items():
             check_known(name, getattr(self, name), choices)

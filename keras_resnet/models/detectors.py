@@ -68,7 +68,7 @@ def create_detector(
     """
     variant, parts = canonical_name(variant, "detection"), _sorted_changes(changes)
     if isinstance(backbone := parts.spec.get("backbone"), str):
-        parts.spec["backbone"] = get_spec(backbone, "classification")
+        parts.spec["backbone"] = get_spec(canonical_name(backbone, "classification", argument="backbone"))
     spec = replace(get_spec(variant), **parts.spec)
     replace(DetectionPreprocessing(), **parts.preprocessing)  # raises for what is invalid before anything is built
     arguments: dict[str, Any] = {"settings": replace(default_settings(spec), **parts.settings), "name": name or variant}
