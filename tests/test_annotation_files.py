@@ -112,6 +112,7 @@ def test_two_images_with_one_id(tmp_path):
 def test_a_json_file_that_is_none_of_coco(tmp_path, text, message):
     folder = write_coco(tmp_path)
     (folder / JSON).write_text(text)
+    (folder / "annotations/instances_train2017.json").unlink()  # no other file shows that the folder is COCO's
     with pytest.raises(ValueError, match=message):
         load_test(folder, skip_bad=True)
 
@@ -246,6 +247,14 @@ def test_the_image_of_an_invalid_text_file_is_left_out(tmp_path, line):
     folder = write_yolo(tmp_path)
     (folder / LABELS).write_text(f"0 0.5 0.5 0.1 0.1\n{line}\n")
     assert_left_out(folder, "labels/val/four.txt .`line 2` should be a class and four numbers", images=1, objects=2)
+
+
+def test_errors_of_a_folder_of_two_splits_are_listed_once(tmp_path):
+    folder = write_yolo(tmp_path)
+    (folder / "data.yaml").write_text((folder / "data.yaml").read_text().replace("images/val", "images/train"))
+    (folder / "labels/train/one.txt").write_text("99 0.5 0.5 0.1 0.1")
+    with pytest.raises(ValueError, match="Received: 1 invalid in"):
+        load_dataset(folder)
 
 
 def test_a_split_of_yolo_without_any_text_file_is_refused(tmp_path):

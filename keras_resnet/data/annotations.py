@@ -165,6 +165,7 @@ def _open_splits(annotations, names, check: ImageCheck, skip_bad) -> _OpenedSpli
     check = with_size(check)
     records = read_files(check.function, paths, annotations.folder, check.kind)
     checked = [_checked_images(split.images, records, errors) for split in splits]
+    errors = list(dict.fromkeys(errors))  # splits may have the same images
     raise_or_warn(annotations.folder, errors, skip_bad)
     if not splits[0].class_names:
         raise value_error("dataset", str(annotations.folder), "a data set with objects of one class or more")

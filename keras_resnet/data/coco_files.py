@@ -59,7 +59,7 @@ class _Annotation(TypedDict):
 
 
 def find_coco(folder: str | os.PathLike) -> list[str]:
-    """Sorted paths of the annotation files in a folder, one of which begins as COCO's do; empty without."""
+    """Sorted paths of the annotation files in a folder, one of which has COCO's name or beginning; empty without."""
     for pattern in PATTERNS:
         files = sorted(str(path) for path in Path(folder).glob(pattern) if path.is_file())
         if any(map(_may_be_coco, files)):
@@ -68,7 +68,9 @@ def find_coco(folder: str | os.PathLike) -> list[str]:
 
 
 def _may_be_coco(file):
-    """Whether a file begins as an object with one of the lists of COCO."""
+    """Whether a file has a name of COCO's or Roboflow's, or begins as an object with one of the lists of COCO."""
+    if re.match(r"instances_|_annotations\.coco", os.path.basename(file)):
+        return True
     with open(file, "rb") as opened:
         head = opened.read(HEAD_BYTES)
     return re.match(rb'\s*\{.*"(images|annotations|categories)"\s*:\s*\[', head, re.DOTALL) is not None
