@@ -9,7 +9,7 @@ from PIL import Image
 
 from keras_resnet.data import datasets
 from keras_resnet.data.image_folders import load_folder
-from keras_resnet.data.sources import load_dataset
+from keras_resnet.data.sources import load_dataset, load_test
 
 
 def save_images(folder, *names, size=(8, 6)):
@@ -27,7 +27,8 @@ def save_classes(folder, count=5, names=("a", "b")):
 
 def test_hymenoptera(test_data):
     data = load_dataset(test_data / "hymenoptera")
-    assert data.name == "hymenoptera" and data.class_names == ("ants", "bees")
+    assert data.name == load_test(test_data / "hymenoptera").name == "hymenoptera"
+    assert data.class_names == ("ants", "bees")
     assert np.bincount(data.train.labels).tolist() == [
         len(os.listdir(test_data / "hymenoptera/train" / name)) for name in data.class_names
     ]

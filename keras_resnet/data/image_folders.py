@@ -1,6 +1,7 @@
 """Folders of class folders -> Dataset. Every file is checked before training begins."""
 
 import warnings
+from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -89,7 +90,8 @@ def load_test_folder(path, split=None, skip_bad=False):
     folder = Path(path)
     root = folder / split if split else [*_train_and_test_folders(folder)[1], folder][0]
     images = _images_by_class(root)
-    return load_test_files(_labelled_paths(images), tuple(images), root, skip_bad)
+    dataset = load_test_files(_labelled_paths(images), tuple(images), root, skip_bad)
+    return replace(dataset, name=folder.resolve().name)
 
 
 def load_test_files(labelled_paths, class_names, folder, skip_bad=False):
