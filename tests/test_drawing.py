@@ -11,6 +11,7 @@ from PIL import Image
 from support import cifar_network, png_bytes, random_pixels, run_command
 
 import keras_resnet
+from keras_resnet import save_pretrained
 from keras_resnet.data.image_files import SUFFIXES, load_image
 from keras_resnet.detection import Detection
 from keras_resnet.drawing import draw_detections, drawing_paths, write_drawing
@@ -179,3 +180,9 @@ def test_options_that_do_not_fit_a_classifier(option, message, photos, tmp_path)
 def test_a_detector_without_published_weights_needs_a_file(photos):
     done = run_command("predict", photos, "--model", "fasterrcnn_resnet18_fpn")
     assert done.exit_code == 1 and "`--weights` should be a weights file, as" in done.stderr
+
+
+def test_a_saved_folder_has_its_own_weights(photos, tmp_path):
+    save_pretrained(cifar_network(), tmp_path / "saved")
+    done = run_command("predict", photos, "--model", tmp_path / "saved")
+    assert done.exit_code == 0, done.stderr
