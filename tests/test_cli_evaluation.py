@@ -108,7 +108,7 @@ def test_square_brackets_in_names_are_printed(tmp_path):
             "`--precision` should be left",
         ),
         (("--dataset", "digits", "--model", "{models}/a.keras", "--confusion", "none/c.png"), "folder of `path`"),
-        (("--dataset", "digits", "--model", "resnet20"), "list_weights('resnet20_cifar')"),
+        (("--dataset", "digits", "--model", "resnet20"), "one of ['cifar10'], as resnet20 has no weights 'imagenet'"),
         (("--dataset", "digits", "--model", "resnet18", "--weights", "x.h5"), "x.h5"),
     ],
 )
