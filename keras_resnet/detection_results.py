@@ -47,7 +47,7 @@ class DetectionEvaluation:
     found: DetectedObjects
     """What was detected."""
     skipped: tuple[str, ...] = ()
-    """One message for each image that could not be read."""
+    """One message for each image that could not be read, and each object that was left out."""
 
     @property
     def num_images(self) -> int:

@@ -64,7 +64,7 @@ def test_evaluate_a_folder_with_a_label_file(models, folder):
     said = json.loads(run_command(*words, "--skip-bad", "--json").stdout)
     assert (said["num_images"], said["num_skipped"]) == (9, 1)
     shown = run_command(*words, "--skip-bad", "--by-class")
-    assert "1 images that could not be read" in shown.stderr and "flat/7.png (" in shown.stderr
+    assert "1 images or objects, which are left out" in shown.stderr and "flat/7.png (" in shown.stderr
 
 
 def test_square_brackets_in_names_are_printed(tmp_path):

@@ -192,9 +192,9 @@ def test_custom_layers_are_exported_where_the_format_can(tmp_path):
 
 def test_unreadable_images_are_skipped_with_a_warning(folders):
     prepare = Preprocessing("torch", size=16, resize=None)
-    with pytest.warns(UserWarning, match="2 images could not be read"):
+    with pytest.warns(UserWarning, match="Left out 2 images"):
         assert calibration_pixels(folders / "half", prepare, 300).shape == (2, 16, 16, 3)
-    with pytest.warns(UserWarning, match="2 images could not be read"):
+    with pytest.warns(UserWarning, match="Left out 2 images"):
         batches = list(pixel_batches(image_source(folders / "half"), prepare, 3))
     assert sum(len(pixels) for pixels, _ in batches) == 2
 

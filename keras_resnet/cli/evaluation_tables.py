@@ -35,7 +35,7 @@ def print_evaluation(result, title, by_class):
     if by_class:
         print_table(rows)
     if result.skipped:
-        text = f"{len(result.skipped)} images that could not be read:\n  {format_errors(result.skipped)}"
+        text = f"{len(result.skipped)} images or objects, which are left out:\n  {format_errors(result.skipped)}"
         print_note("skipped", text, "yellow")
 
 

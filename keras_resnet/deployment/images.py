@@ -112,9 +112,7 @@ def _warn_of_unreadable(errors, count):
     if not count:
         raise ValueError(f"Expected images that can be read. Received: none; {len(errors)} unreadable")
     if errors:
-        warnings.warn(
-            f"{len(errors)} images could not be read and are skipped:\n  {format_errors(errors)}", stacklevel=3
-        )
+        warnings.warn(f"Left out {len(errors)} images or objects:\n  {format_errors(errors)}", stacklevel=3)
 
 
 def sample_photos() -> Split:
