@@ -143,7 +143,9 @@ def _coco_dataset(objects, num_classes):
             "iscrowd": int(crowd),
             "area": area,
         }
-        for number, (image, box, label, crowd, area) in enumerate(zip(*map(_listed, columns), strict=True), start=1)
+        for number, (image, box, label, crowd, area) in enumerate(
+            zip(*map(np.ndarray.tolist, columns), strict=True), start=1
+        )
     ]
     if objects.masks is not None:
         for annotation, mask in zip(annotations, objects.masks, strict=True):
@@ -156,19 +158,12 @@ def _coco_dataset(objects, num_classes):
 
 def _coco_results(found, kind):
     """Detections as COCO's results. Masks come without boxes, so that an object's size is the area of its mask."""
-    name, values = {
-        "boxes": ("bbox", lambda: corner_and_sides(found.boxes)),
-        "masks": ("segmentation", lambda: found.masks),
-    }[kind]
-    columns = (found.image, found.labels, found.scores, values())
+    name, values = ("bbox", corner_and_sides(found.boxes)) if kind == "boxes" else ("segmentation", found.masks)
+    columns = (found.image, found.labels, found.scores, values)
     return [
         {"image_id": image + 1, "category_id": label + 1, "score": score, name: value}
-        for image, label, score, value in zip(*map(_listed, columns), strict=True)
+        for image, label, score, value in zip(*map(np.ndarray.tolist, columns), strict=True)
     ]
-
-
-def _listed(array):
-    return array.tolist()
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,10 +180,14 @@ class VocCurve:
         best = [self.precision[self.recall >= recall].max(initial=0) for recall in np.arange(11) / 10]
         return float(np.mean(best))
 
+    @property
+    def best_precision(self) -> np.ndarray:
+        """(D,): the best precision at this recall or a higher one, which never rises (VOC 2010's development kit)."""
+        return np.maximum.accumulate(self.precision[::-1])[::-1]
+
     def area(self) -> float:
-        """Area below the curve, whose precision is made to never rise with recall (VOC 2010's development kit)."""
-        best = np.maximum.accumulate(self.precision[::-1])[::-1]
-        return float((np.diff(self.recall, prepend=0) * best).sum())
+        """Area below the curve of `best_precision`."""
+        return float((np.diff(self.recall, prepend=0) * self.best_precision).sum())
 
 
 def voc_curves(objects: Objects, found: DetectedObjects, num_classes: int) -> list[VocCurve | None]:

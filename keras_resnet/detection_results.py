@@ -122,7 +122,7 @@ def plot_precision_recall(evaluation: DetectionEvaluation, path: str | os.PathLi
     with figure_file(path, figsize=(7, 5)) as figure:
         axes = figure.add_subplot()
         for name, curve in known:
-            best = np.maximum.accumulate(curve.precision[::-1])[::-1]
+            best = curve.best_precision
             axes.step([0, *curve.recall], [best.max(initial=0), *best], where="pre", label=f"{name} {curve.area():.1%}")
         mean = evaluation.voc["VOC2012_AP"]
         title = "no objects" if mean is None else f"mean average precision {mean:.1%} of {len(known)} classes"

@@ -6,7 +6,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from keras_resnet.data.image_files import SUFFIXES, as_pil_image, load_image
+from keras_resnet.data.image_files import SUFFIXES, as_pil_image
 from keras_resnet.detection import Detection
 from keras_resnet.errors import value_error
 from keras_resnet.files import atomic_write, local_path
@@ -124,7 +124,7 @@ def write_drawing(detection: Detection, path: Path) -> None:
     Raises:
         ValueError, OSError: for an image that has changed, or cannot be read any more; if it cannot be written.
     """
-    drawing = draw_detections(load_image(detection.path), detection)
+    drawing = draw_detections(detection.path, detection)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         drawing.save(temporary, **({"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}))

@@ -28,17 +28,20 @@ def imagenet_classes():
 
     The names are those of keras.applications. Two names occur twice ("crane", "maillot"); the ids are unique.
     """
-    text = resources.files("keras_resnet.data").joinpath("imagenet_classes.tsv").read_text("utf-8")
-    return tuple(tuple(line.split("\t")) for line in text.splitlines() if not line.startswith("#"))
+    return tuple(_table("imagenet_classes.tsv"))
 
 
 @cache
 def coco_classes():
     """COCO's classes by torchvision's numbers: 91 names, "__background__" first, and "N/A" where COCO has no class."""
-    text = resources.files("keras_resnet.data").joinpath("coco_classes.tsv").read_text("utf-8")
-    rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
-    names = {int(number): name for number, name in rows}
+    names = {int(number): name for number, name in _table("coco_classes.tsv")}
     return (BACKGROUND, *(names.get(number, "N/A") for number in range(1, 91)))
+
+
+def _table(name):
+    """Rows of a .tsv file in this folder, as tuples of strings, without comments."""
+    text = resources.files("keras_resnet.data").joinpath(name).read_text("utf-8")
+    return [tuple(line.split("\t")) for line in text.splitlines() if not line.startswith("#")]
 
 
 def class_ids_and_names(names):

@@ -66,8 +66,7 @@ def prefetch_batches(split, preprocessings, protocol, batch_size, start=0):
 def images_at(split, indices):
     """Images with the given indices, as `image_views` takes them; a Stream is read up to the largest index."""
     if isinstance(split, Split):
-        part = split[indices]
-        return part.images if part.is_decoded else part.images.tolist()
+        return _listed_images(split, indices)
     wanted = {int(index) for index in indices}
     examples = enumerate(islice(_stream_examples(split), max(wanted, default=-1) + 1))
     found = {index: image for index, (image, _) in examples if index in wanted}
@@ -84,14 +83,20 @@ def _batches(split, size, start):
     """Yields (index of the first image, images, labels) for `size` images at a time."""
     if isinstance(split, Split):
         for first in range(start, len(split), size):
-            part = split[first : first + size]
-            yield first, part.images if part.is_decoded else part.images.tolist(), part.labels
+            rows = slice(first, first + size)
+            yield first, _listed_images(split, rows), split.labels[rows]
         return
     examples = _stream_examples(split, start)
     while batch := list(islice(examples, size)):
         images, labels = zip(*batch, strict=True)
         yield start, images, np.array(labels)
         start += len(batch)
+
+
+def _listed_images(split, indices):
+    """Images of a Split as `image_views` takes them, without their objects, which selecting images would copy."""
+    images = split.images[indices]
+    return images if split.is_decoded else images.tolist()
 
 
 def _stream_examples(split, start=0):

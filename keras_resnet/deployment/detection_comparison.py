@@ -5,12 +5,12 @@ import warnings
 from dataclasses import dataclass
 from itertools import islice
 
-import keras
 import numpy as np
 
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.data.masks import MASK_THRESHOLD
 from keras_resnet.deployment.images import MAX_CHECK_IMAGES, image_batches
+from keras_resnet.deployment.output_comparison import finite_outputs
 from keras_resnet.detection import Detection
 from keras_resnet.detection_evaluation import concatenate_detections, dataset_labels, detected_objects
 from keras_resnet.detection_metrics import check_coco_eval, coco_curves
@@ -75,9 +75,7 @@ def detector_inputs(model, preprocessing: DetectionPreprocessing, pixels: np.nda
 def detector_outputs(model, metadata, preprocessing, pixels) -> dict[str, np.ndarray]:
     """A Keras detector's outputs for (1, H, W, 3) uint8, with boxes in pixels of that image."""
     batch = preprocessing(pixels[0])
-    outputs = keras.tree.map_structure(keras.ops.convert_to_numpy, model.predict_on_batch(batch.images))
-    if not all(np.isfinite(array).all() for array in outputs.values()):
-        raise ValueError(f"`model` should return finite numbers. Received: NaN or Inf from {model.name}")
+    outputs = finite_outputs(model, batch.images)
     return outputs | {"boxes": batch.to_original(outputs["boxes"])}
 
 

@@ -162,8 +162,7 @@ class ExportedModel:
     @property
     def takes_encoded_files(self) -> bool:
         """Whether `run_encoded_files` is available."""
-        decodes = isinstance(self.metadata.preprocessing, Preprocessing) and not self.metadata.raw
-        return decodes and hasattr(self.session, "run_files")
+        return self.metadata.crops_images and hasattr(self.session, "run_files")
 
     def run_encoded_files(self, contents: list[bytes]) -> dict[str, np.ndarray]:
         """Runs the network on the contents of image files, which it decodes and crops itself."""

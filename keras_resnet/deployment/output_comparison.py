@@ -48,12 +48,17 @@ class ComparisonResult:
 
 def keras_outputs(model, metadata, preprocessing, pixels) -> dict[str, np.ndarray]:
     """{name: array}: a Keras model's outputs, checked to be finite, and named as in the export with this Metadata."""
-    outputs = model.predict_on_batch(model_inputs(model, preprocessing, pixels))
-    outputs = name_outputs(model, keras.tree.map_structure(keras.ops.convert_to_numpy, outputs))
-    if not all(np.isfinite(array).all() for array in outputs.values()):
-        raise ValueError(f"`model` should return finite numbers. Received: NaN or Inf from {model.name}")
+    outputs = name_outputs(model, finite_outputs(model, model_inputs(model, preprocessing, pixels)))
     if "logits" in outputs and not metadata.raw:
         return {"probabilities": softmax(outputs["logits"])}
+    return outputs
+
+
+def finite_outputs(model, inputs):
+    """A Keras model's outputs for a batch as arrays, in their structure; raises ValueError for NaN and infinity."""
+    outputs = keras.tree.map_structure(keras.ops.convert_to_numpy, model.predict_on_batch(inputs))
+    if not all(np.isfinite(array).all() for array in keras.tree.flatten(outputs)):
+        raise ValueError(f"`model` should return finite numbers. Received: NaN or Inf from {model.name}")
     return outputs
 
 

@@ -66,6 +66,11 @@ class Metadata:
         if self.thresholds is not None and len(self.thresholds) != len(self.class_names or ()):
             raise value_error("thresholds", self.thresholds, "a number for each class")
 
+    @property
+    def crops_images(self) -> bool:
+        """Whether the network contains a preprocessing that makes images of one size, and so can take encoded files."""
+        return isinstance(self.preprocessing, Preprocessing) and not self.raw
+
     def to_json(self) -> str:
         return json.dumps(asdict(self) | {"preprocessing": self.preprocessing and self.preprocessing.to_config()})
 

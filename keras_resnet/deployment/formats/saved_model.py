@@ -2,7 +2,6 @@
 
 import keras
 
-from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.deployment.serving import INPUT_NAME, MAX_METADATA_BYTES, METADATA_KEY, Metadata
 
 BYTES_INPUT_NAME = "image_bytes"
@@ -19,7 +18,7 @@ def write(spec, path):
     archive = keras.export.ExportArchive()  # without `track`, with which Keras 3.15 writes every variable twice
     images = tf.TensorSpec(signature.shape, signature.dtype, name=INPUT_NAME)
     archive.add_endpoint("serve", lambda images: model(images, training=False), [images])
-    if isinstance(spec.metadata.preprocessing, Preprocessing) and not spec.metadata.raw:
+    if spec.metadata.crops_images:
         contents = tf.TensorSpec(signature.shape[:1], tf.string, name=BYTES_INPUT_NAME)
         preprocessing = spec.metadata.preprocessing
         archive.add_endpoint("serve_bytes", lambda image_bytes: model(_decode(image_bytes, preprocessing)), [contents])
