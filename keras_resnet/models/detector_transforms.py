@@ -11,7 +11,7 @@ from keras_resnet.architecture.detector_spec import DetectionSettings
 from keras_resnet.architecture.metadata import copy_metadata
 from keras_resnet.equivalents import DETECTOR_ARGUMENTS
 from keras_resnet.errors import unknown_name_error, value_error
-from keras_resnet.models.cloning import rebuild
+from keras_resnet.models.cloning import clone, rebuild
 
 REFINED_NMS_THRESHOLD = 0.3
 """Largest overlap (IoU) of two detections of the same class after refinement (He et al. 2015, appendix B)."""
@@ -82,8 +82,7 @@ def with_refinement(model: Detector) -> Detector:
         raise value_error("model", model.name, "a detector of regions to be refined, such as Faster R-CNN")
     if isinstance(model.get_layer("detections"), RefinedDetections):
         raise value_error("model", model.name, "a detector that is not refined already")
-    copy = rebuild(model)
-    copy.set_weights(model.get_weights())
+    copy = clone(model)
     proposals, count = copy.get_layer("proposals").output
     _, sizes = copy.get_layer("padded_images").output
     *maps, regions = copy.get_layer("box_regions").input
@@ -97,13 +96,8 @@ def with_refinement(model: Detector) -> Detector:
     others = copy.get_layer("box_whole_image")(boxes, sizes) if model.spec.global_context else boxes
     second = inputs(boxes, *_recomputed(predictions, [*maps, regions], [*maps, others]))
     settings = replace(model.settings or default_settings(model.spec), nms_threshold=REFINED_NMS_THRESHOLD)
-    found = RefinedDetections(
-        score_threshold=settings.score_threshold,
-        nms_threshold=settings.nms_threshold,
-        detections=settings.detections,
-        voting_threshold=VOTING_THRESHOLD,
-        name="detections",
-    )([first, second])
+    arguments = layer_arguments(model.spec, settings)["detections"]
+    found = RefinedDetections(**arguments, voting_threshold=VOTING_THRESHOLD, name="detections")([first, second])
     outputs = dict(zip(OUTPUTS, found, strict=True))
     if model.spec.mask_head:
         *maps, boxes, count = copy.get_layer("mask_regions").input

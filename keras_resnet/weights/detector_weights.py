@@ -145,7 +145,7 @@ def _length(layout, spec, file, names):
 
 def _check_size(requested, found, file):
     """Raises ValueError if widths from a file make a detector larger than the requested one and the file's arrays."""
-    needed, limit = (sum(_counts(spec)) for spec in (found, requested))
+    needed, limit = map(_num_weights, (found, requested))
     stored = sum(math.prod(array.shape) for array in file.arrays.values())
     if needed > max(stored, limit):
         widths = {field: getattr(found, field) for field in _LENGTHS}
@@ -153,7 +153,7 @@ def _check_size(requested, found, file):
         raise ValueError(f"{expected}. Received: {stored:,} weights")
 
 
-def _counts(spec):
-    """Trainable and other parameters."""
+def _num_weights(spec):
+    """Number of all weights, trainable or not."""
     found = complexity(spec, input_shape=(MIN_SIDE, MIN_SIDE, 3))
-    return found.parameters, found.statistics
+    return found.parameters + found.statistics

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.architecture.detector import BOX_SIZE
+from keras_resnet.architecture.detector import BOX_SIZE, HEAD_PREFIXES
 from keras_resnet.architecture.detector_spec import DetectorSpec, backbone_of
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import check_known, value_error
@@ -345,7 +345,7 @@ def weight_variables(model: keras.Model) -> dict[str, keras.Variable]:
     layers = (
         layer
         for layer in model.layers
-        if re.match(r"conv\d+_|pool1_|post_|predictions$|(fpn|rpn|box|mask|dense)_", layer.name)
+        if re.match(r"conv\d+_|pool1_|post_|predictions$", layer.name) or layer.name.startswith(HEAD_PREFIXES)
     )
     return {f"{layer.name}/{weight.name}": weight for layer in layers for weight in layer.weights}
 
