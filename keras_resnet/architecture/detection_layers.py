@@ -80,11 +80,11 @@ def _rows(maps, width):
 
 
 def _best(boxes, scores, threshold, count, groups=None):
-    """Boxes and scores left by non-maximum suppression, padded with zeros; their indices; their number."""
+    """Boxes and scores left by non-maximum suppression, padded with zeros; their indices; whether they are valid."""
     indices, valid = suppress_overlaps(boxes, scores, threshold, count, groups)
     kept = ops.where(valid[..., None], gather_rows(boxes, indices), 0.0)
     scores = ops.where(valid, ops.take_along_axis(scores, indices, axis=1), 0.0)
-    return kept, scores, indices, ops.sum(ops.cast(valid, "int32"), axis=1)
+    return kept, scores, indices, valid
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
@@ -115,8 +115,8 @@ class Proposals(_AnchorLayer):
         scores = ops.sigmoid(logits)
         is_good = ops.logical_and(scores >= 0, has_sides(boxes, PROPOSAL_SIDE))  # neither NaN
         scores = ops.where(is_good, scores, -1.0)
-        boxes, scores, _, count = _best(boxes, scores, self.nms_threshold, self.proposals)
-        return boxes, ops.where(ops.arange(self.proposals)[None] < count[:, None], scores, -1.0)
+        boxes, scores, _, valid = _best(boxes, scores, self.nms_threshold, self.proposals)
+        return boxes, ops.where(valid, scores, -1.0)
 
     def compute_output_spec(self, inputs):
         batch = inputs["images"].shape[0]
@@ -268,9 +268,9 @@ class RefinedDetections(Detections):
 def detect_best(boxes, scores, labels, settings):
     """Boxes, scores, labels and their number after non-maximum suppression by class; labels: (B, N) or (1, N)."""
     labels = ops.broadcast_to(labels, ops.shape(scores))
-    boxes, scores, indices, count = _best(boxes, scores, settings.nms_threshold, settings.detections, labels)
+    boxes, scores, indices, valid = _best(boxes, scores, settings.nms_threshold, settings.detections, labels)
     labels = ops.take_along_axis(labels, indices, axis=1)
-    return boxes, scores, ops.where(ops.arange(settings.detections)[None] < count[:, None], labels, 0), count
+    return boxes, scores, ops.where(valid, labels, 0), ops.sum(ops.cast(valid, "int32"), axis=1)
 
 
 def _detection_specs(batch, detections):
