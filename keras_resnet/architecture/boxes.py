@@ -15,6 +15,9 @@ MAX_LOG_SCALE = math.log(1000 / 16)
 _COLUMNS = 10
 """Columns of the grid on which groups of boxes are shifted apart; ten rows are enough for COCO's classes."""
 
+_EPSILON = 1e-7
+"""Added to areas by which generalized IoU divides (torchvision/ops/giou_loss.py)."""
+
 
 def decode_boxes(deltas, boxes, weights=(1.0, 1.0, 1.0, 1.0)):
     """Boxes moved and scaled by predicted offsets (Girshick et al. 2014, arXiv:1311.2524, appendix C).
@@ -31,6 +34,22 @@ def decode_boxes(deltas, boxes, weights=(1.0, 1.0, 1.0, 1.0)):
     half_width = 0.5 * ops.exp(ops.minimum(dw, MAX_LOG_SCALE)) * width
     half_height = 0.5 * ops.exp(ops.minimum(dh, MAX_LOG_SCALE)) * height
     return ops.stack([x - half_width, y - half_height, x + half_width, y + half_height], axis=-1)
+
+
+def encode_boxes(targets, boxes, weights=(1.0, 1.0, 1.0, 1.0)):
+    """Offsets (..., 4) by which `decode_boxes` makes `targets` of `boxes`: its inverse.
+
+    Args:
+        targets: (..., 4), boxes with positive sides.
+        boxes: (..., 4), likewise.
+        weights: factors by which the four offsets are multiplied.
+    """
+    (x1, y1, x2, y2), (left, top, right, bottom) = unstack(targets), unstack(boxes)
+    width, height = right - left, bottom - top
+    dx = weights[0] * (x1 + 0.5 * (x2 - x1) - (left + 0.5 * width)) / width
+    dy = weights[1] * (y1 + 0.5 * (y2 - y1) - (top + 0.5 * height)) / height
+    dw, dh = weights[2] * ops.log((x2 - x1) / width), weights[3] * ops.log((y2 - y1) / height)
+    return ops.stack([dx, dy, dw, dh], axis=-1)
 
 
 def unstack(boxes):
@@ -69,6 +88,22 @@ def box_iou(boxes, others):
     intersection = ops.maximum(width, 0.0) * ops.maximum(height, 0.0)
     union = box_area(boxes)[..., :, None] + box_area(others)[..., None, :] - intersection
     return ops.where(intersection > 0, intersection / ops.where(union > 0, union, 1.0), 0.0)
+
+
+def generalized_iou(boxes, others):
+    """Generalized IoU of boxes (..., 4) with `others` (..., 4), one by one: (...,), from -1 to 1.
+
+    The intersection over union, less the share of the smallest box around both that neither covers (Rezatofighi et
+    al. 2019, arXiv:1902.09630). Its gradient also brings boxes together that do not overlap.
+    """
+    a, b = unstack(boxes), unstack(others)
+    inner = [ops.maximum(a[0], b[0]), ops.maximum(a[1], b[1]), ops.minimum(a[2], b[2]), ops.minimum(a[3], b[3])]
+    outer = [ops.minimum(a[0], b[0]), ops.minimum(a[1], b[1]), ops.maximum(a[2], b[2]), ops.maximum(a[3], b[3])]
+    overlap = ops.logical_and(inner[2] > inner[0], inner[3] > inner[1])
+    intersection = ops.where(overlap, (inner[2] - inner[0]) * (inner[3] - inner[1]), 0.0)
+    union = box_area(boxes) + box_area(others) - intersection
+    around = (outer[2] - outer[0]) * (outer[3] - outer[1])
+    return intersection / (union + _EPSILON) - (around - union) / (around + _EPSILON)
 
 
 def vote_boxes(boxes, others, scores, threshold):

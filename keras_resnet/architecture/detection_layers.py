@@ -27,7 +27,7 @@ DETECTION_SIDE = 1e-2
 """Smallest sides of proposals and detections in pixels (torchvision/models/detection/{rpn,roi_heads}.py)."""
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 """Factors of the second stage's offsets (torchvision/models/detection/roi_heads.py)."""
-_ANCHORS = {"anchor_sizes": tuple[tuple[int, ...], ...], "anchor_ratios": tuple[float, ...]}
+ANCHOR_ARGUMENTS = {"anchor_sizes": tuple[tuple[int, ...], ...], "anchor_ratios": tuple[float, ...]}
 _DETECTIONS = {"score_threshold": Share, "nms_threshold": Share, "detections": Count}
 
 
@@ -65,7 +65,9 @@ class PaddedImages(Parameterless):
         return images_shape, (images_shape[0], 2)
 
 
-class _AnchorLayer(Parameterless):
+class AnchorLayer(Parameterless):
+    """A layer that knows the sizes and ratios of the anchors of each level, `ANCHOR_ARGUMENTS`."""
+
     def level_anchors(self, images, maps):
         """Anchors (h * w * A, 4) of each map (B, h, w, ...)."""
         image_size = ops.shape(images)[1:3]
@@ -74,8 +76,8 @@ class _AnchorLayer(Parameterless):
         return [grid_anchors(cell, shape, image_size) for cell, shape in zip(cells, shapes, strict=True)]
 
 
-def _rows(maps, width):
-    """(B, h, w, A * width) -> (B, h * w * A, width)."""
+def level_rows(maps, width):
+    """Predictions of a level, ordered as its anchors: (B, h, w, A * width) -> (B, h * w * A, width)."""
     return ops.reshape(maps, (ops.shape(maps)[0], -1, width))
 
 
@@ -88,14 +90,14 @@ def _best(boxes, scores, threshold, count, groups=None):
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
-class Proposals(_AnchorLayer):
+class Proposals(AnchorLayer):
     """The most probable boxes of a region proposal network (Ren et al. 2015, arXiv:1506.01497, sec. 3.3).
 
     Inputs: a dict of `images` (B, H, W, 3), `sizes` (B, 2), and for each level `objectness` (B, h, w, A), logits, and
     `deltas` (B, h, w, 4 * A). Outputs: boxes (B, P, 4), padded with zeros, and the number of boxes (B,).
     """
 
-    arguments = {**_ANCHORS, "candidates": Count, "proposals": Count, "nms_threshold": Share}
+    arguments = {**ANCHOR_ARGUMENTS, "candidates": Count, "proposals": Count, "nms_threshold": Share}
 
     def call(self, inputs):
         anchors = self.level_anchors(inputs["images"], inputs["objectness"])
@@ -108,9 +110,9 @@ class Proposals(_AnchorLayer):
 
     def _of_level(self, anchors, objectness, deltas, sizes):
         """(B, P, 4), (B, P): boxes of one level after non-maximum suppression; padding has scores of -1."""
-        logits = _rows(objectness, 1)[..., 0]
+        logits = level_rows(objectness, 1)[..., 0]
         logits, indices = top_scores(logits, self.candidates)
-        deltas = gather_rows(_rows(deltas, 4), indices)
+        deltas = gather_rows(level_rows(deltas, 4), indices)
         boxes = clip_boxes(decode_boxes(deltas, ops.take(anchors, indices, axis=0)), sizes)
         scores = ops.sigmoid(logits)
         is_good = ops.logical_and(scores >= 0, has_sides(boxes, PROPOSAL_SIDE))  # neither NaN
@@ -155,6 +157,14 @@ def boxes_of_images(count, places):
     if count is None or keras.backend.backend() != "tensorflow":
         return None
     return tf.where(tf.reshape(tf.range(places)[None] < tf.maximum(count, 1)[:, None], [-1]))[:, 0]
+
+
+def rows_by_image(values, count, batch, places):
+    """(R, ...), values of the rows that `boxes_of_images` returns -> (B, P, ...), with zeros for the others."""
+    rows = boxes_of_images(count, places)
+    if rows is not None:
+        values = ops.scatter(rows[:, None], values, (batch * places, *values.shape[1:]))
+    return ops.reshape(values, (-1, places, *values.shape[1:]))
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
@@ -280,14 +290,14 @@ def _detection_specs(batch, detections):
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
-class DenseDetections(_AnchorLayer):
+class DenseDetections(AnchorLayer):
     """Detections from class scores and offsets of all anchors (torchvision/models/detection/retinanet.py).
 
     Inputs: a dict of `images` (B, H, W, 3), `sizes` (B, 2), and for each level `scores` (B, h, w, A * classes), logits,
     and `deltas` (B, h, w, A * 4). Outputs as those of Detections.
     """
 
-    arguments = {**_ANCHORS, **_DETECTIONS, "classes": Count, "candidates": Count}
+    arguments = {**ANCHOR_ARGUMENTS, **_DETECTIONS, "classes": Count, "candidates": Count}
 
     def call(self, inputs):
         anchors = self.level_anchors(inputs["images"], inputs["scores"])
@@ -298,10 +308,10 @@ class DenseDetections(_AnchorLayer):
 
     def _of_level(self, anchors, logits, deltas):
         """Boxes, scores and labels of the best (anchor, class) pairs of a level; scores below the threshold are -1."""
-        logits = _rows(logits, 1)[..., 0]
+        logits = level_rows(logits, 1)[..., 0]
         best, indices = top_scores(logits, self.candidates)
         anchor = indices // self.classes
-        boxes = decode_boxes(gather_rows(_rows(deltas, 4), anchor), ops.take(anchors, anchor, axis=0))
+        boxes = decode_boxes(gather_rows(level_rows(deltas, 4), anchor), ops.take(anchors, anchor, axis=0))
         scores = ops.sigmoid(best)
         return boxes, ops.where(scores > self.score_threshold, scores, -1.0), indices % self.classes
 
@@ -317,17 +327,22 @@ class PredictedMasks(Parameterless):
     """
 
     def call(self, logits, labels, count):
-        height, width, classes = logits.shape[1:]
-        batch, places = ops.shape(labels)
-        rows = boxes_of_images(count, places)
-        labels = ops.reshape(labels, (-1,))
-        labels = labels if rows is None else ops.take(labels, rows)
-        chosen = ops.one_hot(labels, classes, dtype=logits.dtype)
-        masks = ops.sigmoid(ops.sum(logits * chosen[:, None, None], axis=-1))
-        if rows is not None:
-            masks = ops.scatter(rows[:, None], masks, (batch * places, height, width))
-        valid = ops.arange(places)[None] < count[:, None]
-        return ops.where(valid[..., None, None], ops.reshape(masks, (-1, places, height, width)), 0.0)
+        masks = ops.sigmoid(masks_of_classes(logits, labels, count))
+        valid = ops.arange(labels.shape[1])[None] < count[:, None]
+        return ops.where(valid[..., None, None], masks, 0.0)
 
     def compute_output_shape(self, logits_shape, labels_shape, count_shape):
         return (*labels_shape, *logits_shape[1:3])
+
+
+def masks_of_classes(logits, labels, count):
+    """Logits (R, 28, 28, classes) of the boxes with labels (B, N) -> those of their own class, (B, N, 28, 28).
+
+    The R boxes are those of `boxes_of_images` with the same `count` (B,); other masks are zeros.
+    """
+    batch, places = ops.shape(labels)
+    rows = boxes_of_images(count, places)
+    labels = ops.reshape(labels, (-1,))
+    labels = labels if rows is None else ops.take(labels, rows)
+    chosen = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return rows_by_image(ops.sum(logits * chosen[:, None, None], axis=-1), count, batch, places)
