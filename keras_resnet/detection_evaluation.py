@@ -126,8 +126,7 @@ def _detectors(model, protocol):
         raise value_error("score_threshold", protocol.score_threshold, expected)
     if not protocol.scales:
         return [detector]
-    given = detector.preprocessing
-    longest = [max(1, scale * given.max_size // given.min_size) for scale in protocol.scales]
+    longest = [detector.preprocessing.for_size(scale).max_size for scale in protocol.scales]
     return [
         as_detector(model, min_size=scale, max_size=size) for scale, size in zip(protocol.scales, longest, strict=True)
     ]

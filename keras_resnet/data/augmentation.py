@@ -8,9 +8,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from keras import ops
 
-from keras_resnet.data import crops
+from keras_resnet.data import crops, detection_crops
 from keras_resnet.data.preprocessing import MAX_SIDE
 from keras_resnet.normalization import normalize
 
@@ -21,6 +22,10 @@ class TrainCrop:
 
     function: Callable | None = None
     """(height, width, size, scale, random) -> crop box; None: the box of test images."""
+    for_detectors: Callable | None = None
+    """A function of detection_crops.py; None: detectors cannot be trained with it."""
+    for_classifiers: bool = True
+    """Whether classifiers can be trained with it."""
     expected_scale: str = "two numbers"
     """What `scale` of the recipe should be."""
     accepts_scale: Callable = lambda low, high: True
@@ -37,19 +42,34 @@ class TrainCrop:
         return self.function(height, width, size, recipe.scale, random)
 
 
+MAX_FACTOR = 10
+"""Largest factor by which an image may be enlarged beyond its size in testing."""
 TRAIN_CROPS = {
-    "none": TrainCrop(),
+    "none": TrainCrop(for_detectors=detection_crops.whole_image),
     "pad": TrainCrop(on_batches=True),
     "scale_jitter": TrainCrop(
         crops.scale_jitter_box,
-        f"two lengths in pixels, the smaller first, at most {MAX_SIDE:,}",
-        lambda low, high: 1 <= low <= high <= MAX_SIDE,
+        detection_crops.shorter_side_jitter,
+        expected_scale=f"two lengths in pixels, the smaller first, at most {MAX_SIDE:,}",
+        accepts_scale=lambda low, high: 1 <= low <= high <= MAX_SIDE,
         scale_in_pixels=True,
     ),
     "random_resized": TrainCrop(
         crops.random_resized_box,
-        "two fractions of the area, the smaller first",
-        lambda low, high: 0 < low <= high <= 1,
+        expected_scale="two fractions of the area, the smaller first",
+        accepts_scale=lambda low, high: 0 < low <= high <= 1,
+    ),
+    "large_scale_jitter": TrainCrop(
+        for_detectors=detection_crops.large_scale_jitter,
+        for_classifiers=False,
+        expected_scale=f"two factors of the size, the smaller first, at most {MAX_FACTOR}",
+        accepts_scale=lambda low, high: 0 < low <= high <= MAX_FACTOR,
+    ),
+    "overlap": TrainCrop(
+        for_detectors=detection_crops.overlap_crop,
+        for_classifiers=False,
+        expected_scale="two fractions of the sides, the smaller first",
+        accepts_scale=lambda low, high: 0 < low <= high <= 1,
     ),
 }
 
@@ -57,6 +77,8 @@ TRAIN_CROPS = {
 # fb.resnet.torch, datasets/imagenet.lua
 COLOR_COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 COLOR_STDS = (0.2175, 0.0188, 0.0045)
+COLOR_NOISE = (255 * np.multiply(COLOR_COMPONENTS, COLOR_STDS)).T.astype("float32")
+"""(3, 3): the RGB value, in 0..255, that is added for one standard deviation along each component."""
 
 ERASED_AREA = (0.02, 0.33)
 ERASED_ASPECT_RATIO = (0.3, 3.3)
@@ -141,9 +163,8 @@ def lighting(images, normals, std=0.1):
     Returns:
         float32; values may lie slightly outside 0..255, as in fb.resnet.torch.
     """
-    components = ops.cast(ops.multiply(COLOR_COMPONENTS, COLOR_STDS), "float32")
-    colors = ops.matmul(ops.cast(normals, "float32"), ops.transpose(components))
-    return ops.cast(images, "float32") + (255 * std) * colors[:, None, None, :]
+    colors = ops.matmul(ops.cast(normals, "float32"), COLOR_NOISE)
+    return ops.cast(images, "float32") + std * colors[:, None, None, :]
 
 
 def mixing_weights(images, recipe, numbers):

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_resnet.data.image_files import as_pil_image, image_list
 from keras_resnet.data.preprocessing import MAX_SIDE, Preprocessing
@@ -82,6 +82,17 @@ class DetectionPreprocessing:
         """The fields as JSON values."""
         return asdict(self)
 
+    def for_size(self, min_size: int | None) -> "DetectionPreprocessing":
+        """The preprocessing for another shorter side, with a longer side in proportion; None: unchanged.
+
+        >>> from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
+        >>> DetectionPreprocessing().for_size(320).max_size
+        533
+        """
+        if min_size is None:
+            return self
+        return replace(self, min_size=min_size, max_size=max(1, min_size * self.max_size // self.min_size))
+
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing, rounded down as torchvision does: 97 x 97 becomes 799 x 799.
 
@@ -102,20 +113,63 @@ class DetectionPreprocessing:
         images = image_list(images)
         pixels = [np.asarray(as_pil_image(image, 3)) for image in images]
         resized = [self.resize(image) for image in pixels]
-        sides = np.array([image.shape[:2] for image in resized])
-        height, width = -(-sides.max(axis=0) // self.divisor) * self.divisor
-        batch = np.full((len(resized), height, width, 3), np.nan, "float32")
-        for padded, image in zip(batch, resized, strict=True):
+        sides, original = (np.array([image.shape[:2] for image in it], "float32") for it in (resized, pixels))
+        return ImageBatch(self.pad(resized, self.padded_size(sides)), sides, original)
+
+    def padded_size(self, sizes: ArrayLike) -> tuple[int, int]:
+        """Height and width of a batch of images whose heights and widths are `sizes` (B, 2)."""
+        height, width = np.ceil(np.max(sizes, axis=0) / self.divisor).astype(int).tolist()
+        return height * self.divisor, width * self.divisor
+
+    def pad(self, images: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+        """Images (h, w, 3) -> (B, height, width, 3) float32, padded with NaN at the right and the bottom."""
+        batch = np.full((len(images), *size, 3), np.nan, "float32")
+        for padded, image in zip(batch, images, strict=True):
             padded[: image.shape[0], : image.shape[1]] = image
-        original = np.array([image.shape[:2] for image in pixels], "float32")
-        return ImageBatch(batch, sides.astype("float32"), original)
+        return batch
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (h, w, 3) float32: normalised, then resized bilinearly without antialiasing."""
-        normalized = normalize(image, self.mode, "channels_last")
-        size = self.resized(*image.shape[:2])
-        resized = keras.ops.image.resize(normalized, size, "bilinear", antialias=False, data_format="channels_last")
-        return keras.ops.convert_to_numpy(resized)
+        return resize_bilinearly(normalize(image, self.mode, "channels_last"), self.resized(*image.shape[:2]))
+
+
+def resize_bilinearly(
+    image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
+    """Resizes an image, or a part of it, without antialiasing, as torch and TensorFlow do.
+
+    In NumPy, as other libraries compile it for every size, round to eight bits or compute on an accelerator.
+
+    >>> import numpy as np
+    >>> from keras_resnet.data.detection_preprocessing import resize_bilinearly
+    >>> resize_bilinearly(np.array([[[0.0], [4.0]]], "float32"), (1, 4))[0, :, 0]
+    array([0., 1., 3., 4.], dtype=float32)
+
+    Args:
+        image: (H, W, C) float32.
+        size: height and width of the result.
+        box: the part, (x1, y1, x2, y2) in pixels; None: the whole image.
+
+    Returns:
+        (height, width, C) float32.
+    """
+    x1, y1, x2, y2 = box or (0, 0, image.shape[1], image.shape[0])
+    return _interpolate(_interpolate(image, size[0], y1, y2, axis=0), size[1], x1, x2, axis=1)
+
+
+def _interpolate(image, count, start, stop, axis):
+    """`count` rows (axis 0) or columns (axis 1) between two places, interpolated linearly."""
+    last = image.shape[axis] - 1
+    places = (np.arange(count, dtype="float32") + 0.5) * np.float32((stop - start) / count) - 0.5  # rounded as in torch
+    places = np.clip(places + np.float32(start), 0, last)
+    before = places.astype(int)
+    weights = np.expand_dims(places - before.astype("float32"), (1, 2) if axis == 0 else (0, 2))
+    lower = image.take(before, axis)
+    difference = image.take(np.minimum(before + 1, last), axis)
+    difference -= lower
+    difference *= weights
+    difference += lower
+    return difference
 
 
 def preprocessing_from_config(config: Mapping) -> Preprocessing | DetectionPreprocessing:

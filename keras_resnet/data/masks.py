@@ -57,6 +57,27 @@ def mask_area(segmentation: list | dict, size: tuple[int, int]) -> float:
     return float(sum(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2 for x, y in polygons))
 
 
+def mask_boxes(masks: np.ndarray) -> np.ndarray:
+    """The smallest boxes around masks; zeros for an empty mask.
+
+    >>> import numpy as np
+    >>> from keras_resnet.data.masks import mask_boxes
+    >>> mask_boxes(np.array([[[0, 0, 0], [0, 1, 1]]], bool))
+    array([[1., 1., 3., 2.]], dtype=float32)
+
+    Args:
+        masks: (N, height, width) bool.
+
+    Returns:
+        (N, 4) float32, x1, y1, x2, y2 in pixels.
+    """
+    sides = []
+    for occupied in (np.any(masks, axis=1), np.any(masks, axis=2)):
+        stop = occupied.shape[1] - np.argmax(occupied[:, ::-1], axis=1)
+        sides.append(np.where(np.any(occupied, axis=1), [np.argmax(occupied, axis=1), stop], 0))
+    return np.stack([sides[0][0], sides[1][0], sides[0][1], sides[1][1]], axis=1).astype("float32")
+
+
 def encode_mask(mask: np.ndarray) -> dict:
     """COCO's compressed RLE of a mask (height, width) bool: {"size": [height, width], "counts": string}.
 

@@ -1,6 +1,6 @@
 """`Objects`: boxes, classes and masks of the objects in the images of a split."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,16 +67,21 @@ class Objects:
         # The objects of image i are first[i], first[i] + 1, ..., last[i] - 1
         rows = np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)
         return Objects(
-            np.repeat(np.arange(len(indices)), counts),
-            self.boxes[rows],
-            self.labels[rows],
-            self.crowd[rows],
-            self.difficult[rows],
-            self.areas[rows],
-            None if self.masks is None else self.masks[rows],
-            self.sizes[indices],
-            self.image_ids[indices],
+            **self._arrays_of(rows) | {"image": np.repeat(np.arange(len(indices)), counts)},
+            sizes=self.sizes[indices],
+            image_ids=self.image_ids[indices],
         )
+
+    def keep(self, rows: np.ndarray) -> "Objects":
+        """Some of the objects, M times bool; all images stay."""
+        return replace(self, **self._arrays_of(rows))
+
+    def _arrays_of(self, rows):
+        """{name of a field: its array} of some of the objects."""
+        names = ("image", "boxes", "labels", "crowd", "difficult", "areas")
+        return {name: getattr(self, name)[rows] for name in names} | {
+            "masks": None if self.masks is None else self.masks[rows]
+        }
 
     def mask(self, index: int) -> np.ndarray | None:
         """(height, width) bool, the mask of an object; None if it has none. Raises as `decode_mask`."""

@@ -143,13 +143,13 @@ def _prepare_image(prepare, source):
         return PreparedImage(source, error=str(error))
 
 
-def map_in_threads(function, items):
-    """Like `map`, in threads and in order; at most THREADS results wait for the consumer."""
+def map_in_threads(function, items, ahead=0):
+    """Like `map`, in threads and in order; at most THREADS results, or `ahead` if it is more, wait for the consumer."""
     threads, waiting = ThreadPoolExecutor(THREADS), deque()
     try:
         for item in items:
             waiting.append(threads.submit(function, item))
-            if len(waiting) > THREADS:
+            if len(waiting) > max(THREADS, ahead):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
