@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.detector import Detector
 from keras_resnet.architecture.detector_spec import DetectionSettings, DetectorSpec
+from keras_resnet.architecture.localizer import Localizer
+from keras_resnet.architecture.localizer_spec import LocalizerSpec
 from keras_resnet.architecture.network import ResNet, build, endpoints
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.labels import decode_predictions
@@ -59,6 +61,8 @@ __all__ = [
     "DetectionSettings",
     "Detector",
     "DetectorSpec",
+    "Localizer",
+    "LocalizerSpec",
     "Preprocessing",
     "Recipe",
     "ResNet",

@@ -1,12 +1,13 @@
-"""VARIANTS, DETECTORS: every network as one row with its source, named as in keras.applications, timm, torchvision."""
+"""VARIANTS, DETECTORS, LOCALIZERS: each network as a row, named as in keras.applications, timm or torchvision."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import keras_resnet.architecture.detector_complexity  # noqa: F401  so that `complexity` knows detectors
+import keras_resnet.architecture.localizer_complexity  # noqa: F401  so that `complexity` knows detectors and localizers
 from keras_resnet.architecture.detector_spec import DetectorSpec
+from keras_resnet.architecture.localizer_spec import BOXES, LocalizerSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import unknown_name_error, value_error
 
@@ -196,12 +197,23 @@ def _detectors():
 DETECTORS = dict(_detectors())
 """Name of a detector, as in torchvision -> DetectorSpec."""
 
-TASKS: dict[str, Mapping[str, ResNetSpec | DetectorSpec]] = {"classification": VARIANTS, "detection": DETECTORS}
+LOCALIZERS = {
+    f"localizer_{name}" + ("" if boxes == "shared" else f"_{boxes}"): LocalizerSpec(backbone, boxes)
+    for name, backbone in _BACKBONES.items()
+    for boxes in BOXES
+}
+"""Name of a localizer -> LocalizerSpec."""
+
+TASKS: dict[str, Mapping[str, Any]] = {
+    "classification": VARIANTS,
+    "detection": DETECTORS,
+    "localization": LOCALIZERS,
+}
 """Task -> its networks by name."""
 
 
 def canonical_name(name: str, task: str | None = None, argument: str = "name") -> str:
-    """The key of VARIANTS or DETECTORS for a name in any case; "_cifar" may be omitted ("resnet20").
+    """The key of VARIANTS, DETECTORS or LOCALIZERS for a name in any case; "_cifar" may be omitted ("resnet20").
 
     Args:
         name: name of a network.
@@ -221,7 +233,7 @@ def canonical_name(name: str, task: str | None = None, argument: str = "name") -
 
 
 def get_spec(name: str, task: str | None = None) -> Any:
-    """The ResNetSpec of a network of VARIANTS, or the DetectorSpec of one of DETECTORS.
+    """The spec of a network by its name: a ResNetSpec, of detectors a DetectorSpec, of localizers a LocalizerSpec.
 
     >>> from keras_resnet import get_spec
     >>> spec = get_spec("resnet50")
@@ -242,14 +254,16 @@ def get_spec(name: str, task: str | None = None) -> Any:
 
 
 def check_classifier(argument: str, network: Any, hint: str) -> None:
-    """Raises ValueError for a detector, given by its name, its DetectorSpec or its model.
+    """Raises ValueError for a detector or localizer, given by its name, its spec or its model.
 
     Args:
         argument: name of the argument that should be a classifier.
         network: its value.
-        hint: sentence that says what to use for a detector instead.
+        hint: sentence that says what to use instead.
     """
-    is_name = isinstance(network, (str, os.PathLike)) and os.fspath(network).lower() in DETECTORS
-    if is_name or isinstance(getattr(network, "spec", network), DetectorSpec):
-        name = network if is_name else getattr(network, "name", "DetectorSpec(...)")
-        raise value_error(argument, name, "a classifier, not a detector", hint)
+    given = os.fspath(network).lower() if isinstance(network, (str, os.PathLike)) else None
+    spec = (DETECTORS | LOCALIZERS).get(given) if given else getattr(network, "spec", network)
+    kinds = {DetectorSpec: "a detector", LocalizerSpec: "a localizer"}
+    if kind := kinds.get(type(spec)):
+        name = network if given else getattr(network, "name", f"{type(spec).__name__}(...)")
+        raise value_error(argument, name, f"a classifier, not {kind}", hint)

@@ -35,7 +35,7 @@ def multiply_adds_of_parts(spec: DetectorSpec, input_shape: tuple[int, int, int]
 
 def _count(spec, input_shape):
     backbone = backbone_spec(spec)
-    total = _DetectorTotal(backbone)
+    total = HeadTotal(backbone)
     maps = total.feature_maps(backbone.levels, check_image_shape(tuple(input_shape)))
     if spec.frozen_batch_norm:
         total.freeze()
@@ -51,8 +51,8 @@ def _count(spec, input_shape):
     return total
 
 
-class _DetectorTotal(Total):
-    """Sums over the layers of a detector; a map is (channels, (height, width))."""
+class HeadTotal(Total):
+    """Sums over the layers of a network with heads of HeadLayer rows; a map is (channels, (height, width))."""
 
     def __init__(self, spec):
         super().__init__(spec)

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, Any
 
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import check_known, value_error
@@ -176,9 +176,9 @@ class DetectorSpec:
         return lists | {"backbone": self.backbone.to_config()}
 
 
-def backbone_of(spec: ResNetSpec | DetectorSpec) -> ResNetSpec:
-    """The residual network of a detector; a ResNetSpec is its own."""
-    return spec.backbone if isinstance(spec, DetectorSpec) else spec
+def backbone_of(spec: Any) -> ResNetSpec:
+    """The residual network of a detector or localizer; a ResNetSpec is its own."""
+    return getattr(spec, "backbone", spec)
 
 
 Share = Annotated[float, Range(0, 1)]

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_resnet.architecture.detector_spec import DetectorSpec
+from keras_resnet.architecture.localizer_spec import LocalizerSpec
 from keras_resnet.architecture.spec import ResNetSpec, spec_from_config
 from keras_resnet.normalization import Normalization
 from keras_resnet.schema import checked
@@ -38,7 +39,7 @@ class StoredMetadata(TypedDict, total=False):
 class NetworkMetadata(NamedTuple):
     """Checked metadata of a file of a network."""
 
-    spec: ResNetSpec | DetectorSpec | None
+    spec: ResNetSpec | DetectorSpec | LocalizerSpec | None
     info: dict[str, Any]
     """Facts about the weights as JSON values, `model.info`."""
 
@@ -56,10 +57,11 @@ def checked_metadata(metadata: Mapping | None) -> NetworkMetadata:
 
 
 def _stored_spec(config):
-    """The spec of a network, or of a detector, which is the one with a backbone."""
+    """The spec of a network; of a detector or localizer, which have a backbone; a localizer has the field `boxes`."""
     if "backbone" not in config:
         return spec_from_config(config)
-    return spec_from_config(config | {"backbone": spec_from_config(config["backbone"])}, DetectorSpec)
+    kind = LocalizerSpec if "boxes" in config else DetectorSpec
+    return spec_from_config(config | {"backbone": spec_from_config(config["backbone"])}, kind)
 
 
 def model_spec(model: keras.Model) -> ResNetSpec | None:

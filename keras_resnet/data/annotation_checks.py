@@ -63,6 +63,8 @@ class AnnotatedImage(NamedTuple):
     """Whether coordinates are shares of the width and height of the upright image."""
     error: str | None = None
     """Why the annotation cannot be read."""
+    class_name: str | None = None
+    """The class of the image and of all its objects; None if each object has its own."""
 
 
 def with_size(check: ImageCheck) -> ImageCheck:
@@ -88,6 +90,8 @@ def check_image(image: AnnotatedImage, found: StoredSize) -> tuple[AnnotatedImag
     objects, errors = [], []
     for item in image.objects:
         try:
+            if image.class_name not in (None, item.class_name):
+                raise ValueError(f"its class is {item.class_name}, but that of the image {image.class_name}")
             scaled = _scaled(item, found.upright) if image.relative else item
             checked = _checked(scaled, found.stored if is_stored else found.upright)
             objects.append(_turned(checked, found) if is_stored else checked)

@@ -49,7 +49,8 @@ class Annotations:
 def load_annotations(annotations: Annotations, held_out=None, skip_bad=False) -> Dataset:
     """Loads Annotations for training: the split "train", or the only one, and the first of TEST_SPLITS.
 
-    The Dataset is multi-label, with `Split.objects`. Files that fit in memory are kept there.
+    The Dataset has `Split.objects`, and is multi-label unless each image has one class. Files that fit in memory are
+    kept there.
 
     Args:
         annotations: Annotations.
@@ -147,7 +148,11 @@ class _OpenedSplits:
         """The Split with objects; `make` makes one of a group of (path, label, FileRecord), see `path_split`."""
         images = [image for image, _ in self.splits[index]]
         objects = to_objects(images, self.class_names)
-        labels = objects.label_matrix(len(self.class_names))
+        if images[0].class_name is None:
+            labels = objects.label_matrix(len(self.class_names))
+        else:
+            numbers = {name: number for number, name in enumerate(self.class_names)}
+            labels = [numbers[image.class_name] for image in images]
         group = [(image.path, label, record) for (image, record), label in zip(self.splits[index], labels, strict=True)]
         return replace(make(group), objects=objects)
 

@@ -60,7 +60,8 @@ class Split:
     orientations: np.ndarray | None = None
     """(N,) uint8: EXIF orientations of the files, from 1 to 8; None if all are upright. Pixels are upright."""
     objects: Objects | None = None
-    """The objects in the images, whose classes are the `labels`, (N, K); None if only the images have labels."""
+    """The objects in the images, whose classes are the `labels`: all objects of an image have its class, unless the
+    labels are multi-label. None if only the images have labels."""
 
     def __post_init__(self):
         shape, dtype = self.images.shape, self.images.dtype
@@ -80,8 +81,12 @@ class Split:
         turned = self.orientations
         if turned is not None and (turned.shape != shape or turned.dtype != np.uint8 or not (turned - 1 < 8).all()):
             raise value_error("orientations", turned, f"{shape[0]} numbers from 1 to 8 (uint8), for encoded files")
-        if self.objects is not None and (len(self.objects.sizes) != shape[0] or not self.multi_label):
-            raise value_error("objects", len(self.objects.sizes), f"of {shape[0]} images with multi-label `labels`")
+        if self.objects is not None and len(self.objects.sizes) != shape[0]:
+            raise value_error("objects", len(self.objects.sizes), f"of {shape[0]} images, one for each label")
+        if self.objects is not None and not self.multi_label:
+            others = self.objects.labels[self.objects.labels != self.labels[self.objects.image]]
+            if others.size:
+                raise value_error("objects", others[:5], "of the class of their image, unless `labels` are multi-label")
 
     def __len__(self):
         return len(self.labels)
@@ -104,12 +109,13 @@ class Split:
         """(N,) integers by which splits are stratified: the class; of several, the rarest one in the split.
 
         Images whose number occurs only once share one with the most frequent, since a single image cannot be split.
-        Images with objects all have the same number: most have many classes, and rare classes occur in one image.
+        Multi-label images with objects all have the same number: most have many classes, and rare classes occur in one
+        image.
         """
-        if self.objects is not None:
-            return np.zeros(len(self), int)
         if not self.multi_label:
             return self.labels
+        if self.objects is not None:
+            return np.zeros(len(self), int)
         rarity = self.labels / np.maximum(1, self.labels.sum(axis=0))
         strata = np.where(self.labels.any(axis=1), rarity.argmax(axis=1), self.labels.shape[1])
         counts = np.bincount(strata)

@@ -14,6 +14,7 @@ from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT, Dataset, Fold, 
 from keras_resnet.data.hugging_face import is_hugging_face, open_hugging_face
 from keras_resnet.data.image_folders import load_folder, load_test_folder
 from keras_resnet.data.labelled_folders import load_labelled_folder, load_labelled_test_folder
+from keras_resnet.data.localization_files import find_localization, open_localization
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.tfds import find_builder, list_tfds, load_tfds, load_tfds_split
 from keras_resnet.data.voc_files import find_voc, open_voc
@@ -124,6 +125,7 @@ SOURCES = {
         lambda name, options: name if is_hugging_face(name) else None,
         *_archive(lambda name, options: open_hugging_face(name, options.data_dir, options.download)),
     ),
+    "localization": _annotated(find_localization, open_localization),
     "coco": _annotated(find_coco, open_coco),
     "voc": _annotated(find_voc, open_voc),
     "yolo": _annotated(find_yolo, open_yolo),

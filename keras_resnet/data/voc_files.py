@@ -6,6 +6,7 @@ The format: Everingham et al. 2010, http://host.robots.ox.ac.uk/pascal/VOC/voc20
 import math
 import os
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,11 +102,21 @@ def _annotated(image, source, name, record):
     return AnnotatedImage(image, source, name, objects, size, error=record.error)
 
 
-def read_voc(path: str | os.PathLike) -> dict:
+def voc_box(x1: float, y1: float, x2: float, y2: float) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 of a box whose corners are pixels, counted from 1, that belong to it; of equal ones, no box."""
+    first = 1 if x1 < x2 and y1 < y2 else 0
+    return x1 - first, y1 - first, x2, y2
+
+
+def read_voc(path: str | os.PathLike, to_box: Callable = voc_box) -> dict:
     """Reads an XML file.
 
     Coordinates count pixels from 1, and a box contains the pixels of both corners, so (1, 1, 640, 480) is all of an
     image of 640 x 480 pixels: here (0, 0, 640, 480). A box with xmin = xmax or ymin = ymax is empty.
+
+    Args:
+        path: of the file.
+        to_box: xmin, ymin, xmax, ymax -> x1, y1, x2, y2, where files count in another way.
 
     Returns:
         {"size": [height, width] or None, "objects": rows of an AnnotatedObject}.
@@ -118,7 +129,7 @@ def read_voc(path: str | os.PathLike) -> dict:
         raise value_error("root", root.tag, "an element 'annotation'")
     size = [round(_number(root, name, 0)) for name in ("size/height", "size/width")]
     items = enumerate(root.findall("object"), 1)
-    return {"size": size if all(size) else None, "objects": [_object(number, item) for number, item in items]}
+    return {"size": size if all(size) else None, "objects": [_object(number, item, to_box) for number, item in items]}
 
 
 def _parse_xml(text):
@@ -147,14 +158,13 @@ class _LimitedTree(ElementTree.TreeBuilder):
         return super().end(tag)
 
 
-def _object(number, item):
+def _object(number, item, to_box):
     """A row of an AnnotatedObject."""
     name = item.findtext("name", "").strip()
     if not 0 < len(name) <= MAX_NAME:
         raise value_error("name", name, f"the name of a class of at most {MAX_NAME} characters")
-    x1, y1, x2, y2 = (_number(item, f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax"))
-    first = 1 if x1 < x2 and y1 < y2 else 0
-    return number, name, (x1 - first, y1 - first, x2, y2), None, item.findtext("difficult", "").strip() == "1"
+    corners = (_number(item, f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax"))
+    return number, name, to_box(*corners), None, item.findtext("difficult", "").strip() == "1"
 
 
 def _number(element, name, default=None):

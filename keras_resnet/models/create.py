@@ -14,8 +14,9 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.equivalents import MODEL_ARGUMENTS
 from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.models.detectors import check_changes, create_detector
+from keras_resnet.models.localizers import create_localizer
 from keras_resnet.models.nested import preprocessing_before
-from keras_resnet.variants import DETECTORS, canonical_name, get_spec
+from keras_resnet.variants import DETECTORS, LOCALIZERS, canonical_name, get_spec
 from keras_resnet.weights.catalog import WEIGHTS, unknown_weights_error
 from keras_resnet.weights.download import resolve_weights
 from keras_resnet.weights.loading import build_from_file
@@ -65,7 +66,8 @@ def create(
         **changes: fields of ResNetSpec to change, such as `output_stride=8` or `drop_path=0.1`. For a detector (a name
             of `list_models(task="detection")`), `backbone_weights`, the weights of its residual network alone, and
             fields of DetectorSpec, DetectionSettings and DetectionPreprocessing, such as `backbone="resnet50d"`,
-            `score_threshold=0.5`, or `min_size=320, max_size=533`; its `classes` are counted with the background.
+            `score_threshold=0.5`, or `min_size=320, max_size=533`; its `classes` are counted with the background. For a
+            localizer (`list_models(task="localization")`), `backbone_weights` and fields of LocalizerSpec.
 
     Returns:
         A ResNet, a flat Functional model: (B, H, W, C) -> (B, classes) float32, or features without the top. A Detector
@@ -85,7 +87,8 @@ def create(
         weights = repository.weights
     variant = repository.name if repository else canonical_name(variant)
     if variant in DETECTORS:
-        _check_of_detector(
+        _check_unused(
+            "detector",
             include_top=include_top,
             input_tensor=input_tensor,
             input_shape=input_shape,
@@ -93,6 +96,16 @@ def create(
             classifier_activation=classifier_activation,
         )
         return create_detector(variant, weights=weights, classes=classes, name=name, **changes)
+    if variant in LOCALIZERS:
+        _check_unused(
+            "localizer",
+            include_top=include_top,
+            input_tensor=input_tensor,
+            pooling=pooling,
+            classifier_activation=classifier_activation,
+        )
+        arguments = {"weights": weights, "classes": classes, "name": name, "input_shape": input_shape}
+        return create_localizer(variant, **arguments, **changes)
     check_arguments(changes)
     spec = replace(repository.spec if repository else get_spec(variant), **changes)
     _check_like_keras(variant, weights, include_top, input_shape, classes, classifier_activation)
@@ -121,14 +134,14 @@ def create(
 
 
 _UNUSED = {"include_top": (True, None), "classifier_activation": ("softmax",)}
-"""Argument of a classifier -> the values that have no effect on a detector; for other arguments None alone."""
+"""Argument of a classifier -> the values that have no effect on other networks; for other arguments None alone."""
 
 
-def _check_of_detector(**arguments):
-    """Raises ValueError for arguments that only classifiers have."""
+def _check_unused(kind, **arguments):
+    """Raises ValueError for arguments that a detector or localizer does not have."""
     for name, value in arguments.items():
         if not any(type(value) is type(unused) and value == unused for unused in _UNUSED.get(name, (None,))):
-            raise value_error(name, value, "left out for a detector, which has heads and takes images of any size")
+            raise value_error(name, value, f"left out for a {kind}, which has its own heads and inputs")
 
 
 def check_arguments(names: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_resnet.architecture.detector import Detector, build_detector, default_settings
 from keras_resnet.architecture.detector_spec import DetectionSettings, DetectorSpec
+from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.equivalents import DETECTOR_ARGUMENTS
 from keras_resnet.errors import unknown_name_error, value_error
@@ -100,14 +101,16 @@ def _random_detector(spec, backbone_weights, arguments):
         model = build_detector(spec, **arguments)
         model.info = {"preprocessing": DetectionPreprocessing().to_config()}
         return model
-    path, published = _resolve_backbone_weights(backbone_weights, spec.backbone)
+    path, published = resolve_backbone_weights(backbone_weights, spec.backbone)
     return build_on_backbone(spec, path, preprocessing=published, **arguments)
 
 
-def _resolve_backbone_weights(backbone_weights, backbone):
+def resolve_backbone_weights(
+    backbone_weights: str | os.PathLike, backbone: ResNetSpec, include_top: bool = False
+) -> tuple[Path, Any]:
     """`resolve_weights` for a ResNetSpec, which has the tags of its variant: biases and epsilon follow from weights."""
     if name := variant_of(backbone, ignored=("conv_bias", "bn_epsilon")):
-        return resolve_weights(backbone_weights, name, include_top=False)
+        return resolve_weights(backbone_weights, name, include_top=include_top)
     if os.path.exists(backbone_weights):
         return Path(backbone_weights), None
     expected = "the path of a weights file, since the backbone is none of `list_models()`, which have tags"

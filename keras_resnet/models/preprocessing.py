@@ -162,7 +162,7 @@ def class_names(model: keras.Model) -> list[str] | None:
     Those of a detector are indexed by its labels: "__background__" comes first. Without stored names, 91 are COCO's.
     """
     spec, stored = model_spec(model), inherited_info(model).get("class_names")
-    count = spec.classes if isinstance(spec, DetectorSpec) else model.output_shape[-1]
+    count = getattr(spec, "classes", None) or model.output_shape[-1]
     if stored and len(stored) == count:
         return stored
     if isinstance(spec, DetectorSpec):
