@@ -15,6 +15,7 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import from_arrays, load_dataset
 from keras_resnet.detection import detect
 from keras_resnet.evaluation import evaluate
+from keras_resnet.localization import localize
 from keras_resnet.models import constructors
 from keras_resnet.models.constructors import *  # noqa: F403
 from keras_resnet.models.create import create
@@ -90,6 +91,7 @@ __all__ = [
     "load_exported",
     "load_model",
     "load_weights",
+    "localize",
     "optimize_for_inference",
     "predict",
     "preprocess_input",

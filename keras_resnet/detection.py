@@ -192,7 +192,7 @@ def detect(
     if score_threshold < detector.score_threshold:
         least = f"its own is {detector.score_threshold}, see `keras_resnet.with_settings`"
         warnings.warn(f"{detector.name} returns no scores below its threshold: {least}", stacklevel=2)
-    detections = iterate_detections(detector, _sources(images), batch_size, score_threshold)
+    detections = iterate_detections(detector, image_sources(images), batch_size, score_threshold)
     return detections if stream else list(detections)
 
 
@@ -215,8 +215,8 @@ def as_detector(model: Any, **sizes: int | None) -> Any:
     return model
 
 
-def _sources(images):
-    """Paths of files, and images in memory; a list, or an iterator of what an iterator yields."""
+def image_sources(images: Any) -> Iterable[Any]:
+    """Paths of files, and images in memory; a list, or an iterator of what an iterator yields. See `detect`."""
     if isinstance(images, Iterator) and not isinstance(images, IOBase):
         return chain.from_iterable(map(_files_in, images))
     return list(chain.from_iterable(map(_files_in, image_list(images))))

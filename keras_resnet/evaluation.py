@@ -12,13 +12,24 @@ from keras_resnet.data.datasets import Dataset, Split, evenly_spaced
 from keras_resnet.data.image_files import raise_if_unreadable
 from keras_resnet.data.labels import are_placeholders, class_ids_and_names, match_class_indices
 from keras_resnet.data.prefetch import ViewBatch, describe_errors, prefetch_batches
-from keras_resnet.data.protocols import DetectionProtocol, Protocol, get_detection_protocol, get_protocol
-from keras_resnet.data.sources import image_source, load_test
+from keras_resnet.data.protocols import (
+    DetectionProtocol,
+    LocalizationProtocol,
+    Protocol,
+    get_detection_protocol,
+    get_localization_protocol,
+    get_protocol,
+    is_localization,
+)
+from keras_resnet.data.sources import image_source, load_dataset, load_test
 from keras_resnet.detection import is_detector
 from keras_resnet.detection_evaluation import evaluate_detector
 from keras_resnet.detection_results import DetectionEvaluation
 from keras_resnet.errors import value_error
 from keras_resnet.evaluation_results import Evaluation, MultiLabelEvaluation
+from keras_resnet.localization import is_localizer
+from keras_resnet.localization_evaluation import evaluate_localizer
+from keras_resnet.localization_results import LocalizationEvaluation
 from keras_resnet.models.cloning import as_functional
 from keras_resnet.models.preprocessing import class_names, preprocessing, thresholds
 from keras_resnet.models.transforms import with_input_size
@@ -31,17 +42,18 @@ MAX_PROBABILITIES = 2**28
 def evaluate(
     models: Any,
     dataset: Dataset | str,
-    protocol: Protocol | DetectionProtocol | str | None = None,
+    protocol: Protocol | DetectionProtocol | LocalizationProtocol | str | None = None,
     batch_size: int | None = None,
     skip_bad: bool = False,
     progress: Callable[[int], Any] | None = None,
     size: int | None = None,
     **changes: Any,
-) -> Evaluation | MultiLabelEvaluation | DetectionEvaluation:
+) -> Evaluation | MultiLabelEvaluation | DetectionEvaluation | LocalizationEvaluation:
     """Computes the top-1 and top-5 errors of a model, or of an ensemble whose probabilities are averaged.
 
     Beside them stand precision, recall, F1, balanced accuracy and ROC AUC; for a multi-label model, mean average
-    precision and the metrics at its thresholds. For a detector, COCO's and PASCAL VOC's average precisions.
+    precision and the metrics at its thresholds. For a detector, COCO's and PASCAL VOC's average precisions; for a
+    localizer, or with the protocol "localization", ImageNet's localization errors.
 
     >>> import numpy as np
     >>> from keras_resnet import create, evaluate, from_arrays
@@ -56,9 +68,11 @@ def evaluate(
     Args:
         models: a Keras model whose preprocessing is known, or a list of them: an ensemble, but not of
             detectors.
-        dataset: a Dataset, whose test images are used, or a name for `load_test`; for a detector, with objects.
-        protocol: a name in PROTOCOLS, or a Protocol; for a detector, a DetectionProtocol; None: "center",
-            or for a detector the default DetectionProtocol.
+        dataset: a Dataset, whose test images are used, or a name for `load_test`; for a detector, with objects. For
+            localization a name for `load_dataset`: the mean box of the training images is a baseline.
+        protocol: a name in PROTOCOLS, or a Protocol; for a detector, a DetectionProtocol; for localization, a name in
+            LOCALIZATION_PROTOCOLS or a LocalizationProtocol; None: "center", or the default one of a detector or
+            localizer.
         batch_size: number of views in a batch; None: 100, or 1 for a detector.
         skip_bad: whether images that cannot be read are skipped instead of raising an error.
         progress: called after every batch with the number of images evaluated or skipped so far.
@@ -66,7 +80,8 @@ def evaluate(
         **changes: fields of the protocol to change, such as `scales=(224, 320)`, or `refine=True` for a detector.
 
     Returns:
-        An Evaluation; a MultiLabelEvaluation for a multi-label model, a DetectionEvaluation for a detector.
+        An Evaluation; a MultiLabelEvaluation for a multi-label model, a DetectionEvaluation for a detector, a
+        LocalizationEvaluation for localization.
 
     Raises:
         ImportError: for a detector, without faster-coco-eval.
@@ -77,8 +92,12 @@ def evaluate(
     """
     models = list(models) if isinstance(models, (list, tuple)) else [models]
     if any(map(is_detector, models)):
-        detector, tested = _only_detector(models, size), get_detection_protocol(protocol, **changes)
+        detector, tested = _only(models, "detector", size), get_detection_protocol(protocol, **changes)
         return evaluate_detector(detector, _loaded(dataset, skip_bad), tested, batch_size or 1, skip_bad, progress)
+    if is_localization(protocol) or any(map(is_localizer, models)):
+        model, used = _only(models, "localizer"), get_localization_protocol(protocol or "localization", **changes)
+        data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset, skip_bad=skip_bad)
+        return evaluate_localizer(with_input_size(model, size), data, used, batch_size or 100, skip_bad, progress)
     views, batch_size = get_protocol(protocol or "center", **changes), batch_size or 100
     models = [with_input_size(as_functional(model), size) for model in models]
     dataset = _loaded(dataset, skip_bad)
@@ -108,10 +127,10 @@ def _loaded(dataset, skip_bad):
     return dataset if isinstance(dataset, Dataset) else load_test(dataset, skip_bad=skip_bad)
 
 
-def _only_detector(models, size):
-    """The detector in a list of it alone; its images have no single size."""
+def _only(models, kind, size=None):
+    """The detector or localizer in a list of it alone; images of a detector have no single size."""
     if len(models) > 1:
-        raise value_error("models", [model.name for model in models], "one detector, or classifiers")
+        raise value_error("models", [model.name for model in models], f"one {kind}, or classifiers")
     if size is not None:
         raise value_error("size", size, "None for a detector", "Pass its shorter side, as in `scales=(800,)`.")
     return models[0]

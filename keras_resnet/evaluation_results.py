@@ -12,17 +12,17 @@ import numpy as np
 from keras_resnet.errors import value_error
 from keras_resnet.files import atomic_write, check_writable, figure_file
 from keras_resnet.metrics import (
+    CONFIDENCE,
     average_precision,
     balanced_accuracy,
     best_thresholds,
+    confidence_interval,
     mean_of_defined,
     precision_recall_f1,
     roc_auc,
     scores_by_class,
 )
 
-CONFIDENCE = 0.95
-"""Confidence level of the error intervals."""
 CONFUSION_CLASSES = 50
 """Largest number of classes in a plot of the confusion matrix."""
 PROBABILITY_COLUMNS = 100
@@ -99,10 +99,7 @@ class Evaluation:
 
     def interval(self, k: int) -> tuple[float, float]:
         """(low, high): the 95% confidence interval of the top-k error (Wilson's score interval)."""
-        from scipy.stats import binomtest
-
-        low, high = binomtest(self.num_wrong(k), self.num_images).proportion_ci(CONFIDENCE, method="wilson")
-        return float(low), float(high)
+        return confidence_interval(self.num_wrong(k), self.num_images)
 
     @cached_property
     def confusion(self) -> np.ndarray:

@@ -9,6 +9,21 @@ import numpy as np
 
 from keras_resnet.data.labels import DEFAULT_THRESHOLD
 
+CONFIDENCE = 0.95
+"""Confidence level of the intervals of errors."""
+
+
+def confidence_interval(count: int, total: int) -> tuple[float, float]:
+    """(low, high): the 95% confidence interval of the share `count / total` (Wilson's score interval).
+
+    >>> [round(limit, 3) for limit in confidence_interval(5, 10)]
+    [0.237, 0.763]
+    """
+    from scipy.stats import binomtest
+
+    low, high = binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
+    return float(low), float(high)
+
 
 def precision_recall_f1(labels: np.ndarray, predicted: np.ndarray, average: str = "macro") -> dict[str, float]:
     """{"precision", "recall", "f1"} of all classes together, as in `sklearn.metrics.classification_report`.

@@ -19,6 +19,7 @@ from keras_resnet.data.prefetch import prepare_in_threads
 from keras_resnet.data.protocols import Protocol, check_scales, get_protocol, image_views
 from keras_resnet.errors import check_integers, is_number, value_error
 from keras_resnet.models.cloning import as_functional
+from keras_resnet.models.localizers import classifier_of
 from keras_resnet.models.preprocessing import class_names, classifier_preprocessing, thresholds
 from keras_resnet.models.transforms import fully_convolutional, with_input_size
 from keras_resnet.normalization import normalize
@@ -48,7 +49,7 @@ class Classifier:
     """
 
     def __init__(self, model: keras.Model):
-        self.model, self.name = as_functional(model), model.name
+        self.model, self.name = as_functional(classifier_of(model)), model.name
         self.preprocessing = classifier_preprocessing(self.model)
         self.class_names, self.thresholds = class_names(self.model), thresholds(self.model)
 

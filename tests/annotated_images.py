@@ -84,3 +84,30 @@ def write_yolo(folder, splits=SPLITS, size=(WIDTH, HEIGHT)):
 
 WRITERS = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
 """Format -> function of a folder that writes the data set there and returns the folder."""
+
+LOCALIZED = {
+    "train": {
+        "ant": {"ant_0": [(4, 3, 24, 18)], "ant_1": [(0, 0, 40, 30), (5, 6, 7, 8)]},
+        "bee": {"bee_0": [(10, 20, 12, 30)], "bee_1": [(7, 7, 8, 8)]},
+    },
+    "val": {"bee": {"val_0": [(20, 10, 30, 20)], "val_2": [(1, 1, 39, 29)]}, "ant": {"val_1": [(30, 2, 40, 4)]}},
+}
+"""Split -> class -> image -> boxes, x1, y1, x2, y2."""
+
+
+def localized_rows(split):
+    """(class, image, boxes, boxes as the files state them) of a split."""
+    for class_name, images in LOCALIZED[split].items():
+        for name, boxes in images.items():
+            yield class_name, name, boxes, [(x1, y1, x2 - 1, y2 - 1) for x1, y1, x2, y2 in boxes]
+
+
+def write_tables(folder):
+    """train/ant/ant_0.JPEG and so on, train_boxes.tsv and val_boxes.tsv; returns the folder."""
+    for split in LOCALIZED:
+        lines = []
+        for class_name, name, _, boxes in localized_rows(split):
+            save_image(folder / split / class_name / f"{name}.JPEG")
+            lines += ["\t".join(map(str, (f"{class_name}/{name}.JPEG", class_name, *box))) for box in boxes]
+        write_text(folder / f"{split}_boxes.tsv", "\n".join(lines))
+    return folder

@@ -46,8 +46,11 @@ FOLDERS = [
     ["architecture", "variants"],
     ["data"],
     ["weights"],
-    ["models", "prediction", "detection", "drawing"],
-    ["metrics", "detection_metrics", "evaluation_results", "detection_results", "detection_evaluation", "evaluation"],
+    ["models", "prediction", "detection", "drawing", "localization"],
+    [
+        *("metrics", "detection_metrics", "evaluation_results", "detection_results", "localization_results"),
+        *("detection_evaluation", "localization_evaluation", "evaluation"),
+    ],
     ["training"],
     ["analysis"],
     ["studies", "transfer", "search"],

@@ -2,52 +2,29 @@
 
 import numpy as np
 import pytest
-from annotated_images import HEIGHT, WIDTH, save_image, write_text
+from annotated_images import HEIGHT, LOCALIZED, WIDTH, localized_rows, save_image, write_tables, write_text
 
 from keras_resnet.data.datasets import Split
 from keras_resnet.data.sources import load_dataset, load_test
-
-IMAGES = {
-    "train": {
-        "ant": {"ant_0": [(4, 3, 24, 18)], "ant_1": [(0, 0, 40, 30), (5, 6, 7, 8)]},
-        "bee": {"bee_0": [(10, 20, 12, 30)], "bee_1": [(7, 7, 8, 8)]},
-    },
-    "val": {"bee": {"val_0": [(20, 10, 30, 20)], "val_2": [(1, 1, 39, 29)]}, "ant": {"val_1": [(30, 2, 40, 4)]}},
-}
-"""Split -> class -> image -> boxes, x1, y1, x2, y2."""
-
-
-def rows(split):
-    """(class, image, boxes, boxes as the files state them) of a split."""
-    for class_name, images in IMAGES[split].items():
-        for name, boxes in images.items():
-            yield class_name, name, boxes, [(x1, y1, x2 - 1, y2 - 1) for x1, y1, x2, y2 in boxes]
 
 
 def text(numbers, separator=" "):
     return separator.join(map(str, numbers))
 
 
-def write_tables(folder):
-    for split in IMAGES:
-        lines = []
-        for class_name, name, _, boxes in rows(split):
-            save_image(folder / split / class_name / f"{name}.JPEG")
-            lines += [text((f"{class_name}/{name}.JPEG", class_name, *box), "\t") for box in boxes]
-        write_text(folder / f"{split}_boxes.tsv", "\n".join(lines))
-
-
 def write_tiny_imagenet(folder):
     lines = {}
-    for class_name, name, _, boxes in rows("train"):
+    for class_name, name, _, boxes in localized_rows("train"):
         save_image(folder / "train" / class_name / "images" / f"{name}.JPEG")
         lines.setdefault(class_name, []).extend(text((f"{name}.JPEG", *box), "\t") for box in boxes)
     for class_name, found in lines.items():
         write_text(folder / "train" / class_name / f"{class_name}_boxes.txt", "\n".join(found) + "\n")
-    for _, name, _, _ in rows("val"):
+    for _, name, _, _ in localized_rows("val"):
         save_image(folder / "val" / "images" / f"{name}.JPEG")
     found = [
-        text((f"{name}.JPEG", class_name, *box), "\t") for class_name, name, _, boxes in rows("val") for box in boxes
+        text((f"{name}.JPEG", class_name, *box), "\t")
+        for class_name, name, _, boxes in localized_rows("val")
+        for box in boxes
     ]
     write_text(folder / "val" / "val_annotations.txt", "\n".join(found))
     save_image(folder / "test" / "images" / "test_0.JPEG")
@@ -55,22 +32,22 @@ def write_tiny_imagenet(folder):
 
 def write_archive(folder):
     """Images as in ImageNet's archive: training images in class folders, the others not."""
-    for split in IMAGES:
-        for class_name, name, _, _ in rows(split):
+    for split in LOCALIZED:
+        for class_name, name, _, _ in localized_rows(split):
             parts = (split, class_name) if split == "train" else (split,)
             save_image(folder.joinpath("ILSVRC", "Data", "CLS-LOC", *parts, f"{name}.JPEG"))
 
 
 def write_kaggle(folder):
     write_archive(folder)
-    for split in IMAGES:
-        lines = [f"{name},{text(text((c, *box)) for box in boxes)} " for c, name, _, boxes in rows(split)]
+    for split in LOCALIZED:
+        lines = [f"{name},{text(text((c, *box)) for box in boxes)} " for c, name, _, boxes in localized_rows(split)]
         write_text(folder / f"LOC_{split}_solution.csv", "\n".join(["ImageId,PredictionString", *lines]))
 
 
 def write_xml(folder, target):
-    for split in IMAGES:
-        for class_name, name, _, boxes in rows(split):
+    for split in LOCALIZED:
+        for class_name, name, _, boxes in localized_rows(split):
             items = "".join(
                 f"<object><name>{class_name}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax>"
                 f"<ymax>{y2}</ymax></bndbox></object>"
@@ -88,7 +65,7 @@ def write_imagenet(folder):
 
 def write_xml_beside_class_folders(folder):
     write_tables(folder)
-    for split in IMAGES:
+    for split in LOCALIZED:
         (folder / f"{split}_boxes.tsv").unlink()
     write_xml(folder, "Annotations")
 
@@ -113,7 +90,7 @@ def described(split, class_names):
 
 
 def expected(split):
-    return {name: (class_name, boxes) for class_name, name, boxes, _ in rows(split)}
+    return {name: (class_name, boxes) for class_name, name, boxes, _ in localized_rows(split)}
 
 
 @pytest.mark.parametrize("kind", WRITERS)

@@ -35,7 +35,15 @@ from keras_resnet.cli.options import (
     raise_if_changed,
     raise_if_unused,
 )
-from keras_resnet.data.protocols import PROTOCOLS, DetectionProtocol, get_protocol
+from keras_resnet.data.protocols import (
+    LOCALIZATION_PROTOCOLS,
+    PROTOCOLS,
+    DetectionProtocol,
+    Protocol,
+    get_localization_protocol,
+    get_protocol,
+    is_localization,
+)
 from keras_resnet.data.sources import load_dataset, load_test
 from keras_resnet.detection import is_detector
 from keras_resnet.detection_metrics import check_coco_eval
@@ -44,6 +52,7 @@ from keras_resnet.errors import value_error
 from keras_resnet.evaluation import MAX_PROBABILITIES, evenly_spaced_subset, keeps_probabilities, labelled_inputs
 from keras_resnet.evaluation_results import check_confusion, plot_confusion, write_predictions
 from keras_resnet.files import check_writable, write_json
+from keras_resnet.localization import is_localizer
 from keras_resnet.models.preprocessing import known_preprocessing, set_class_names, set_preprocessing, thresholds
 from keras_resnet.variants import DETECTORS
 
@@ -52,6 +61,7 @@ Models = Annotated[list[str], Option("--model", help=MODELS)]
 ALL_WEIGHTS = "A tag or a weights file for each network that is not a .keras file."
 AllWeights = Annotated[list[str] | None, Option("--weights", help=ALL_WEIGHTS)]
 CLASS_NAMES = "Names of a detector's classes, if its weights have none, in the order of its labels: cat,dog."
+VIEWS = f"Test views: {', '.join(PROTOCOLS)}; to test boxes: {', '.join(LOCALIZATION_PROTOCOLS)}."
 DATA = {load_test: "split labels", load_dataset: "data_dir download skip_bad"}
 
 
@@ -67,7 +77,7 @@ def evaluate(
     dataset: TestSet,
     model: Models = ("resnet50",),
     weights: AllWeights = None,
-    protocol: Annotated[str | None, Option(help=f"Test views: {', '.join(PROTOCOLS)}.", show_default="center")] = None,
+    protocol: Annotated[str | None, Option(help=VIEWS, show_default="center")] = None,
     scales: Annotated[str | None, Option(help="Shorter sides: 224,256,384.", show_default="the protocol's")] = None,
     flip: Annotated[bool | None, Option(help="Add mirrored views.", show_default="the protocol's")] = None,
     mode: Mode = None,
@@ -79,10 +89,13 @@ def evaluate(
     by_class: Annotated[bool, Option("--by-class", help="Print the errors and metrics of each class.")] = False,
     as_json: AsJson = False,
 ):
-    """Evaluate a network as the paper does, or an ensemble of several: errors of a classifier, AP of a detector."""
+    """Evaluate a network as the paper does, or an ensemble of several.
+
+    Errors of a classifier, AP of a detector, localization errors of a localizer or of class activation maps.
+    """
     sides = {} if scales is None else {"scales": numbers("scales", scales)}
     tested = DetectionProtocol(**detection, **sides)
-    views = get_protocol(protocol or "center", **sides, **({} if flip is None else {"flip": flip}))
+    views = _views(protocol, sides | ({} if flip is None else {"flip": flip}))
     if DETECTORS.keys() & set(model):
         check_coco_eval()  # before any weights are downloaded
     models = models_from(model, weights, precision=precision)
@@ -92,14 +105,25 @@ def evaluate(
         )
         check_coco_eval()
         used = tested
+    elif is_localization(views) or any(map(is_localizer, models.values())):
+        raise_if_changed("localization", DetectionProtocol, detection)
+        raise_if_unused(
+            "localization",
+            flip=flip,
+            confusion=confusion,
+            predictions=predictions,
+            curves=curves,
+            class_names=class_names,
+        )
+        used = get_localization_protocol(protocol or "localization", **sides)
     else:
         raise_if_changed("a classifier", DetectionProtocol, detection)
         raise_if_unused("a classifier", curves=curves, class_names=class_names)
         used = views
     for path in filter(None, (curves, predictions)):
         check_writable(path)
-    images = load_test(dataset, **data)
-    if used is views:
+    images = _test_images(dataset, data, used)
+    if isinstance(used, Protocol):
         _check_classifiers(models, images, confusion, predictions)
     for one in models.values():
         set_preprocessing(one, images.preprocessing, mode)
@@ -119,6 +143,19 @@ def evaluate(
         write_predictions(result, predictions)
     if curves:
         plot_precision_recall(result, curves)
+
+
+def _views(protocol, changes):
+    """The Protocol or LocalizationProtocol with a name; None: "center"."""
+    find = get_localization_protocol if is_localization(protocol) else get_protocol
+    return find(protocol or "center", **changes)
+
+
+def _test_images(dataset, data, protocol):
+    """The Dataset for a protocol; for localization with the training images, whose mean box is a baseline."""
+    if not is_localization(protocol) or data["split"] or data["labels"]:
+        return load_test(dataset, **data)
+    return load_dataset(dataset, **{name: value for name, value in data.items() if name not in ("split", "labels")})
 
 
 def _check_classifiers(models, images, confusion, predictions):

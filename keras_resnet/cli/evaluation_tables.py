@@ -5,11 +5,15 @@ from keras_resnet.data.image_files import format_errors
 from keras_resnet.detection_metrics import COCO_METRICS, VOC_METRICS
 from keras_resnet.detection_results import DetectionEvaluation
 from keras_resnet.evaluation_results import Evaluation
+from keras_resnet.localization_results import LocalizationEvaluation
 
 METRICS = {
     "num_images": "images",
     "top1_error": "top-1 error",
     "top5_error": "top-5 error",
+    "top1_localization_error": "top-1 localization error",
+    "top5_localization_error": "top-5 localization error",
+    "true_class_error": "localization error given the class",
     "mean_average_precision": "mean average precision",
     "average_precision": "AP",
     "balanced_accuracy": "balanced accuracy",
@@ -29,6 +33,9 @@ def print_evaluation(result, title, by_class):
     if isinstance(result, DetectionEvaluation):
         print_table(_detection_rows(result), f"{title}: {result.num_images:,} images, {len(result.objects):,} objects")
         rows = map(_detection_row, result.by_class)
+    elif isinstance(result, LocalizationEvaluation):
+        print_table(_localization_rows(result), f"{title}: {result.num_images:,} images")
+        rows = ({"class": row["name"]} | _titled(row) for row in result.by_class)
     else:
         _print_errors(result, title)
         rows = ({"class": row["name"]} | _titled(row) for row in result.by_class)
@@ -65,6 +72,19 @@ def _detection_rows(result):
         yield {"mean of the classes": name} | {kind: _percent(metrics[name]) for kind, metrics in kinds.items()}
     for name, mean_precision in result.voc.items():
         yield {"mean of the classes": name} | dict.fromkeys(kinds, "") | {"boxes": _percent(mean_precision)}
+
+
+def _localization_rows(result):
+    """A row for each error, with its interval, and what it would be with the boxes of the baselines."""
+    for name, error in result.errors.items():
+        row = {"": METRICS[name], "error": _percent(error)}
+        row["95% confidence"] = "{:.2%} to {:.2%}".format(*result.intervals[name])
+        if name not in ("top1_error", "top5_error"):  # which do not depend on boxes
+            row |= {
+                f"with {rule.replace('_', ' ')}": _percent(it[name].mean())
+                for rule, it in result.baseline_wrong.items()
+            }
+        yield row
 
 
 def _detection_row(row):

@@ -11,12 +11,15 @@ import keras_resnet
 from keras_resnet.cli.app import err, print_json, print_note, print_table
 from keras_resnet.cli.options import AsJson, Weights, command, model_from, raise_if_changed, raise_if_unused
 from keras_resnet.data.image_files import find_images
-from keras_resnet.data.protocols import PROTOCOLS
+from keras_resnet.data.protocols import LOCALIZATION_PROTOCOLS, PROTOCOLS
 from keras_resnet.deployment.exported import is_exported
 from keras_resnet.detection import is_detector
 from keras_resnet.drawing import drawing_paths, write_drawing
 from keras_resnet.errors import value_error
 from keras_resnet.files import make_folder
+from keras_resnet.models.transforms import with_input_size
+
+VIEWS = f"Test views: {', '.join(PROTOCOLS)}; with --localize, {', '.join(LOCALIZATION_PROTOCOLS)}."
 
 
 @command(
@@ -29,29 +32,29 @@ def predict(
     images: Annotated[list[Path], Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
     model: Annotated[str, Option(help="A network, a .keras file, or an exported network.")] = "resnet50",
     weights: Weights = None,
-    protocol: Annotated[str, Option(help=f"Test views: {', '.join(PROTOCOLS)}.")] = "center",
-    draw: Annotated[Path | None, Option(help="Folder for drawings of the objects that a detector finds.")] = None,
+    protocol: Annotated[str, Option(help=VIEWS)] = "center",
+    localizes: Annotated[bool, Option("--localize", help="Find the box of each class: see `localize`.")] = False,
+    draw: Annotated[Path | None, Option(help="Folder for drawings of the boxes that are found.")] = None,
     as_json: AsJson = False,
 ):
-    """Predict the classes of images, or with a detector the objects in them.
+    """Predict the classes of images, with --localize also their boxes, or with a detector the objects in them.
 
-    The JSON of objects is COCO's results format. Unreadable files are listed, and make the exit status 1.
+    The JSON of boxes is COCO's results format. Unreadable files are listed, and make the exit status 1.
     """
     paths = find_images(images)  # before any weights are downloaded
     drawings = drawing_paths(images, paths, draw) if draw else {}
     network = _network(model, weights)
     classification |= {"protocol": protocol}
-    if is_detector(network):
-        raise_if_changed("a detector", keras_resnet.predict, classification)
+    if is_detector(network) or localizes:
+        found: Any = _boxes(paths, network, localizes, classification, detection)
         if draw:
             make_folder(draw)
-        found: Any = keras_resnet.detect(paths, network, stream=True, **detection)
         image_ids = _image_ids(paths)
         to_json, to_rows = lambda detected: detected.to_coco(image_ids[detected.path]), _object_rows
     else:
         raise_if_changed("a classifier", keras_resnet.detect, detection)
         if draw:
-            raise value_error("--draw", str(draw), "left out for a classifier, which finds no objects")
+            raise value_error("--draw", str(draw), "left out for a classifier, unless --localize is given")
         found = keras_resnet.predict(network, paths, stream=True, **classification)
         to_json, to_rows = _classes_json, _class_rows
     rows, errors = [], []
@@ -67,6 +70,25 @@ def predict(
         print_note("not read", error)
     if errors:
         raise typer.Exit(1)
+
+
+def _boxes(paths, network, localizes, classification, detection):
+    """Yields a Detection for each image, by a detector or, with `localizes`, by a localizer or classifier."""
+    if not localizes:
+        raise_if_changed("a detector", keras_resnet.predict, classification)
+        return keras_resnet.detect(paths, network, stream=True, **detection)
+    if is_detector(network):
+        raise value_error("--localize", True, "left out for a detector")
+    raise_if_changed("localization", keras_resnet.detect, {**detection, "batch_size": 1})
+    raise_if_unused("localization", threshold=classification["threshold"])
+    protocol = classification["protocol"]
+    return keras_resnet.localize(
+        paths,
+        with_input_size(network, classification["size"]),
+        classification["top"],
+        protocol="localization" if protocol == "center" else protocol,
+        stream=True,
+    )
 
 
 def _network(model, weights):

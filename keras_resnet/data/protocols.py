@@ -80,6 +80,39 @@ class DetectionProtocol:
         return asdict(self) | {"scales": list(self.scales)}
 
 
+@dataclass(frozen=True)
+class LocalizationProtocol:
+    """How the boxes of a localizer, or of a classifier's class activation maps, are tested.
+
+    >>> from keras_resnet.data.protocols import LocalizationProtocol
+    >>> LocalizationProtocol(scales=256).scales
+    (256,)
+
+    The constructor raises ValueError for invalid values.
+    """
+
+    scales: tuple[int, ...] = ()
+    """Lengths in pixels to which the shorter side is resized, one after another; the network is applied to the whole
+    image at each of them, and boxes are those of the best scores. (): the centre crop of the preprocessing."""
+    threshold: float = 0.2
+    """Of class activation maps: smallest value inside of the box, as a share of the largest one."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "scales", checked_scales(self.scales))
+        check_fields(self)
+        if not 0 <= self.threshold <= 1:
+            raise value_error("threshold", self.threshold, "from 0 to 1")
+
+    @property
+    def views(self) -> Protocol:
+        """The view of an image at each scale."""
+        return Protocol("whole", scales=self.scales) if self.scales else Protocol()
+
+    def to_config(self) -> dict:
+        """The fields as JSON values."""
+        return asdict(self) | {"scales": list(self.scales)}
+
+
 def checked_scales(scales):
     """A tuple of one or several lengths; raises ValueError unless they are numbers of pixels."""
     scales = np.ravel(scales).tolist()
@@ -135,6 +168,14 @@ PROTOCOLS = {
 }
 
 
+LOCALIZATION_PROTOCOLS = {
+    # One centre crop: He et al. 2015, table 13
+    "localization": LocalizationProtocol(),
+    # Dense and multi-scale testing of the same table, at the scales that are usual for classifiers
+    "localization_dense": LocalizationProtocol(scales=(224, 256, 384, 480, 640)),
+}
+
+
 def get_protocol(protocol, **changes):
     """A Protocol, or the one with a name in PROTOCOLS, with some fields changed. Raises ValueError for unknown ones."""
     if not isinstance(protocol, Protocol):
@@ -148,6 +189,20 @@ def get_detection_protocol(protocol, **changes):
     if protocol is not None and not isinstance(protocol, DetectionProtocol):
         raise value_error("protocol", protocol, "None or a DetectionProtocol for a detector")
     return _changed(protocol or DetectionProtocol(), changes)
+
+
+def get_localization_protocol(protocol, **changes):
+    """A LocalizationProtocol, or the one with a name in LOCALIZATION_PROTOCOLS, with some fields changed."""
+    if not isinstance(protocol, LocalizationProtocol):
+        check_known("protocol", protocol, LOCALIZATION_PROTOCOLS)
+        protocol = LOCALIZATION_PROTOCOLS[protocol]
+    return _changed(protocol, changes)
+
+
+def is_localization(protocol):
+    """Whether a protocol, or the name of one, is for localization."""
+    known = isinstance(protocol, str) and protocol in LOCALIZATION_PROTOCOLS
+    return known or isinstance(protocol, LocalizationProtocol)
 
 
 def _changed(protocol, changes):

@@ -6,6 +6,7 @@ from typing import Any
 
 from keras_resnet.architecture.localizer import Localizer, build_localizer, localizer_backbone, with_box_head
 from keras_resnet.architecture.localizer_spec import LocalizerSpec
+from keras_resnet.architecture.metadata import copy_metadata, model_spec
 from keras_resnet.architecture.network import ResNet
 from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.models.detectors import resolve_backbone_weights
@@ -57,6 +58,15 @@ def create_localizer(
         localizer_backbone(spec), path, classes=classes, input_shape=input_shape, preprocessing=published
     )
     return as_localizer(classifier, name, **{key: getattr(spec, key) for key in ("boxes", "box_width", "anchor_sizes")})
+
+
+def classifier_of(model: Any) -> Any:
+    """The classifier in a localizer, with the same layers; another model itself."""
+    if not isinstance(model_spec(model), LocalizerSpec):
+        return model
+    classifier = copy_metadata(ResNet(model.inputs[0], model.output["probabilities"], name=model.name), model)
+    classifier.spec = model.spec.backbone
+    return classifier
 
 
 def as_localizer(classifier: ResNet, name: str | None = None, **changes: Any) -> Localizer:

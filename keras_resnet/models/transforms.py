@@ -216,7 +216,7 @@ def fully_convolutional(model: keras.Model, side: int) -> keras.Model:
         ValueError: for a model that ends otherwise, or is not a graph of layers with one input.
     """
     model = as_functional(model)
-    position = _pooling_index(model)
+    position = pooling_index(model)
     copy = channels_last(model)
     channels = copy.input_shape[-1]
     copy = clone(copy, (None, None, channels))
@@ -237,7 +237,7 @@ _POINTWISE = (layers.Dense, layers.Dropout, layers.Activation, layers.ReLU, laye
 """Layers that treat each position of a feature map as they treat a vector."""
 
 
-def _pooling_index(model):
+def pooling_index(model: keras.Model) -> int:
     """Index of the global average pooling layer, if only a chain of pointwise layers follows it."""
     found = [i for i, layer in enumerate(model.layers) if isinstance(layer, layers.GlobalAveragePooling2D)]
     pooling, *tail = model.layers[found[-1] :] if found else (None,)
