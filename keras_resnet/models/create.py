@@ -104,8 +104,7 @@ def create(
             pooling=pooling,
             classifier_activation=classifier_activation,
         )
-        arguments = {"weights": weights, "classes": classes, "name": name, "input_shape": input_shape}
-        return create_localizer(variant, **arguments, **changes)
+        return create_localizer(variant, weights, classes=classes, name=name, input_shape=input_shape, **changes)
     check_arguments(changes)
     spec = replace(repository.spec if repository else get_spec(variant), **changes)
     _check_like_keras(variant, weights, include_top, input_shape, classes, classifier_activation)

@@ -16,7 +16,7 @@ from keras_resnet.weights.loading import build_from_file
 
 def create_localizer(
     variant: str,
-    weights: None = None,
+    weights: str | os.PathLike | None = None,
     classes: int | None = None,
     name: str | None = None,
     backbone_weights: str | os.PathLike | None = None,

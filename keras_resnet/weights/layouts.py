@@ -269,7 +269,7 @@ def match_spec_to_weights(
     spec: ResNetSpec | DetectorSpec,
     layout: Layout,
     names: Iterable[str],
-    saved: ResNetSpec | DetectorSpec | None = None,
+    saved: Any = None,
 ) -> ResNetSpec:
     """`spec` with the stride placement, biases and epsilon with which the weights of a file were trained.
 

@@ -98,7 +98,7 @@ def build_from_file(
     path: str | os.PathLike,
     include_top: bool | None = True,
     classes: int | None = None,
-    input_shape: tuple[int | None, int | None, int | None] | None = None,
+    input_shape: tuple[int | None, ...] | None = None,
     preprocessing: Any = None,
     head: str | os.PathLike | None = None,
     **arguments: Any,
