@@ -243,7 +243,10 @@ def test_the_commands(tmp_path):
     arguments = ["evaluate", "--model", model, "--dataset", tmp_path / "data", "--protocol", "localization"]
     printed = json.loads(run_command(*arguments, "--json").stdout)
     expected = evaluate(small_classifier(), str(tmp_path / "data"), protocol="localization").to_json()
-    assert printed == printed | json.loads(json.dumps(expected)) and printed["baselines"].keys() == {"whole_image", "mean_box"}
+    assert printed == printed | json.loads(json.dumps(expected)) and printed["baselines"].keys() == {
+        "whole_image",
+        "mean_box",
+    }
     text = run_command(*arguments, "--by-class").stdout
     assert "top-5 localization error" in text and "with mean box" in text
     draw = tmp_path / "drawn"
