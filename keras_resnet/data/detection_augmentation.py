@@ -53,13 +53,13 @@ class Augmentation:
             has_masks: whether masks are read.
 
         Raises:
-            ValueError, OSError: for an image that cannot be read, with its id.
+            ValueError: for an image that cannot be read, with its id.
         """
         name = self.objects.image_ids[0]
         try:
             pixels = np.asarray(as_pil_image(image, 3))
         except (ValueError, OSError) as error:
-            raise type(error)(f"Image {name!r} of the training data cannot be read. {error}") from error
+            raise ValueError(f"Image {name!r} of the training data cannot be read. {error}") from error
         colored = pixels + self.color if self.color.any() else pixels
         pixels = self.crop.resize_image(normalize(colored, mode, "channels_last"))
         boxes, labels = self.crop.resize_boxes(self.objects.boxes), self.objects.labels
