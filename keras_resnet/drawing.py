@@ -6,13 +6,16 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from keras_resnet.data.image_files import SUFFIXES, as_pil_image
+from keras_resnet.data.image_files import SUFFIXES, as_pil_image, load_image
+from keras_resnet.data.objects import Objects
 from keras_resnet.detection import Detection
 from keras_resnet.errors import value_error
 from keras_resnet.files import atomic_write, local_path
 
 OPACITY = 0.45
 """Opacity of masks, from 0 to 1."""
+SHEET_WIDTH = 500
+"""Width of the images in a sheet, in pixels."""
 
 
 def draw_detections(image: Any, detection: Detection) -> Any:
@@ -38,22 +41,85 @@ def draw_detections(image: Any, detection: Detection) -> Any:
     Raises:
         ValueError: for an image of another size.
     """
+    if (size := as_pil_image(image, 3).size) != detection.size[::-1]:
+        raise value_error("image", size, f"of the width and height of the detection, {detection.size[::-1]}")
+    texts = [f"{name} {score:.0%}" for name, score in zip(detection.names, detection.scores, strict=True)]
+    has_masks = detection.mask_probabilities is not None
+    masks = [detection.mask_part(index) for index in range(len(detection))] if has_masks else []
+    return _draw(image, detection.boxes, texts, masks)
+
+
+def draw_objects(image: Any, objects: Objects, class_names: Sequence[str]) -> Any:
+    """Draws the true objects of an image, as `draw_detections` draws what was found, with names alone.
+
+    >>> import numpy as np
+    >>> from keras_resnet.data.objects import Objects
+    >>> from keras_resnet.drawing import draw_objects
+    >>> box, no, one = np.array([[10, 20, 60, 70]], "float32"), np.zeros(1, bool), np.array([0])
+    >>> objects = Objects(one, box, one, no, no, np.array([2500.0]), None, np.array([[80, 100]]), one)
+    >>> draw_objects(np.zeros((80, 100, 3), "uint8"), objects, ["car"]).size
+    (100, 80)
+
+    Args:
+        image: a path, a PIL image or a uint8 array.
+        objects: Objects of this image alone.
+        class_names: names of the data set's classes.
+
+    Returns:
+        A PIL image, upright, of mode "RGB".
+    """
+    texts = [class_names[label] for label in objects.labels]
+    masks = [objects.mask(index) for index in range(len(objects))]
+    return _draw(image, objects.boxes, texts, [None if mask is None else (0, 0, mask) for mask in masks])
+
+
+def draw_sheet(rows: Sequence[Sequence[Any]], width: int = SHEET_WIDTH) -> Any:
+    """Images in a table: those of a row side by side, each `width` pixels wide, on white.
+
+    >>> from PIL import Image
+    >>> from keras_resnet.drawing import draw_sheet
+    >>> draw_sheet([[Image.new("RGB", (100, 50))] * 2, [Image.new("RGB", (200, 200))] * 2], width=100).size
+    (210, 170)
+
+    Args:
+        rows: PIL images; those of a row have the same size, and all rows have as many.
+        width: width in the table, in pixels.
+
+    Returns:
+        A PIL image of mode "RGB".
+    """
+    from PIL import Image, ImageOps
+
+    margin = width // 10
+    scaled = [[ImageOps.contain(image, (width, 4 * width)) for image in row] for row in rows]
+    heights = [row[0].height for row in scaled]
+    columns = len(rows[0])
+    sheet = Image.new("RGB", (columns * (width + margin) - margin, sum(heights) + margin * (len(rows) - 1)), "white")
+    top = 0
+    for row, height in zip(scaled, heights, strict=True):
+        for column, image in enumerate(row):
+            sheet.paste(image, (column * (width + margin), top))
+        top += height + margin
+    return sheet
+
+
+def _draw(image, boxes, texts, masks):
+    """The image with masks (first row, first column, (h, w) bool), boxes and texts, the first ones above the others.
+
+    `masks` may be empty; an object without a mask has None.
+    """
     from matplotlib.colors import TABLEAU_COLORS
     from PIL import ImageColor, ImageDraw
 
     drawing = as_pil_image(image, 3).copy()
-    if drawing.size != detection.size[::-1]:
-        raise value_error("image", drawing.size, f"of the width and height of the detection, {detection.size[::-1]}")
-    palette = map(ImageColor.getrgb, TABLEAU_COLORS.values())
-    colors = list(islice(cycle(palette), len(detection)))
-    if detection.mask_probabilities is not None:
-        for index, color in enumerate(colors):
-            _draw_mask(drawing, detection.mask_part(index), color)
+    colors = list(islice(cycle(map(ImageColor.getrgb, TABLEAU_COLORS.values())), len(boxes)))
+    for mask, color in zip(masks, colors, strict=False):
+        if mask is not None:
+            _draw_mask(drawing, mask, color)
     canvas, unit = ImageDraw.Draw(drawing), max(1, round(min(drawing.size) / 240))
-    objects = list(zip(detection.boxes.tolist(), detection.names, detection.scores, colors, strict=True))
-    for box, name, score, color in reversed(objects):  # the highest score last, above the others
+    for box, text, color in reversed(list(zip(boxes.tolist(), texts, colors, strict=True))):
         canvas.rectangle(box, outline=color, width=unit)
-        _draw_label(canvas, f"{name} {score:.0%}", box, color, 8 * unit)
+        _draw_label(canvas, text, box, color, 8 * unit)
     return drawing
 
 

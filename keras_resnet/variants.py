@@ -253,6 +253,22 @@ def get_spec(name: str, task: str | None = None) -> Any:
     return next(networks[name] for networks in TASKS.values() if name in networks)
 
 
+def network_task(network: Any) -> str | None:
+    """The name in TASKS of the task of a network: by its name, its spec, its model, or None if that is not known yet.
+
+    >>> from keras_resnet.variants import network_task
+    >>> network_task("RetinaNet_ResNet50_FPN"), network_task("resnet50"), network_task("network.keras")
+    ('detection', 'classification', None)
+    """
+    if isinstance(network, (str, os.PathLike)):
+        name = os.fspath(network).lower()
+        of_name = next((task for task, networks in TASKS.items() if name in networks), "classification")
+        return None if name.endswith(".keras") else of_name
+    spec = getattr(network, "spec", network)
+    of_function = None if callable(network) and not hasattr(network, "layers") else "classification"
+    return {DetectorSpec: "detection", LocalizerSpec: "localization"}.get(type(spec), of_function)
+
+
 def check_classifier(argument: str, network: Any, hint: str) -> None:
     """Raises ValueError for a detector or localizer, given by its name, its spec or its model.
 
@@ -261,9 +277,14 @@ def check_classifier(argument: str, network: Any, hint: str) -> None:
         network: its value.
         hint: sentence that says what to use instead.
     """
-    given = os.fspath(network).lower() if isinstance(network, (str, os.PathLike)) else None
-    spec = (DETECTORS | LOCALIZERS).get(given) if given else getattr(network, "spec", network)
-    kinds = {DetectorSpec: "a detector", LocalizerSpec: "a localizer"}
-    if kind := kinds.get(type(spec)):
-        name = network if given else getattr(network, "name", f"{type(spec).__name__}(...)")
-        raise value_error(argument, name, f"a classifier, not {kind}", hint)
+    task = network_task(network)
+    if task not in (None, "classification"):
+        kind = {"detection": "a detector", "localization": "a localizer"}[task]
+        raise value_error(argument, network_name(network), f"a classifier, not {kind}", hint)
+
+
+def network_name(network: Any) -> str:
+    """A network as messages name it: a name or path, the name of a model, or the class of a spec."""
+    if isinstance(network, (str, os.PathLike)):
+        return os.fspath(network)
+    return getattr(network, "name", f"{type(network).__name__}(...)")

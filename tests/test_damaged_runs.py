@@ -59,7 +59,9 @@ def checkpoint(compiled, tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     state = TrainingState(**STATE | {"history": tuple(STATE["history"])})
     save_checkpoint(path, compiled, state, {"seed": 0})
-    return path, partial(load_checkpoint, path, compiled, {"seed": 0}, lambda found: found.check(2, 6, METRICS))
+    return path, partial(
+        load_checkpoint, path, compiled, {"seed": 0}, lambda found: found.check(2, 6, METRICS, METRICS)
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_states_of_complete_and_stopped_runs_are_accepted():
         (9, {"step": 3, "history": [row, {**row, "epoch": 2, "step": 3}], "stopped": True}),
         (9, {"step": 2, "history": [{**row, "val_loss": float("nan"), "val_accuracy": 0.0}]}),
     ):
-        TrainingState(**{**STATE, **state, "history": tuple(state["history"])}).check(2, steps, METRICS)
+        TrainingState(**{**STATE, **state, "history": tuple(state["history"])}).check(2, steps, METRICS, METRICS)
 
 
 def test_states_of_callbacks_are_checked():

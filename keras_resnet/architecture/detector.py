@@ -48,6 +48,8 @@ MIN_SIDE = 64
 """Sides of images for which parameters are counted, in pixels: their number does not depend on it."""
 HEAD_PREFIXES = ("fpn_", "rpn_", "box_", "mask_", "dense_")
 """Prefixes of the names of the neck's and heads' layers."""
+PREDICTORS = ("box_scores", "box_deltas", "mask_logits", "dense_scores")
+"""Names of the layers with weights for each class."""
 OUTPUTS = ("boxes", "scores", "labels", "count")
 
 

@@ -42,15 +42,19 @@ FIELDS = {Recipe: "patience class_weight oversample"}
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 OF_SIZE = "the size's"
 WORKDIR = "Folder for all files, or a URL in object storage: s3://bucket/run."
-SCORES = {"top1_accuracy": "top-1 accuracy", "mean_average_precision": "mean average precision"}
+SCORES = {
+    "top1_accuracy": "top-1 accuracy",
+    "mean_average_precision": "mean average precision",
+    "average_precision": "average precision",
+}
 RecipeName = Annotated[str, Option("--recipe", help="A name in RECIPES.")]
 
 
 @command(
     data=DATA,
-    fields=FIELDS,
+    fields={Recipe: "patience class_weight oversample trainable_stages"},
     options={
-        keras_resnet.train: "weights size keep validation_freq sync_batch_norm",
+        keras_resnet.train: "weights backbone_weights size keep validation_freq sync_batch_norm",
         RunOptions: RUN + " xla log profile",
     },
 )
@@ -229,7 +233,7 @@ def degradation(
     study,
     data={load_dataset: "data_dir download"},
     options={
-        keras_resnet.train: "weights size",
+        keras_resnet.train: "weights backbone_weights size",
         keras_resnet.learning_rate_test: "lowest highest steps",
         RunOptions: "devices precision xla seed deterministic",
     },

@@ -1,17 +1,26 @@
 """Copies of detectors with other thresholds and counts, or with a second pass over the boxes that they found."""
 
+import warnings
 from dataclasses import fields, replace
 from typing import Any
 
 import keras
 
 from keras_resnet.architecture.detection_layers import RefinedDetections, RegressedBoxes
-from keras_resnet.architecture.detector import OUTPUTS, Detector, default_settings, layer_arguments
+from keras_resnet.architecture.detector import (
+    OUTPUTS,
+    PREDICTORS,
+    Detector,
+    build_detector,
+    default_settings,
+    layer_arguments,
+)
 from keras_resnet.architecture.detector_spec import DetectionSettings
-from keras_resnet.architecture.metadata import copy_metadata
+from keras_resnet.architecture.metadata import copy_metadata, info_without_head, model_info
 from keras_resnet.equivalents import DETECTOR_ARGUMENTS
 from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.models.cloning import clone, rebuild
+from keras_resnet.precision import precision_of, precision_scope
 
 REFINED_NMS_THRESHOLD = 0.3
 """Largest overlap (IoU) of two detections of the same class after refinement (He et al. 2015, appendix B)."""
@@ -51,6 +60,33 @@ def with_settings(model: Detector, settings: DetectionSettings | None = None, **
     copy = rebuild(model, lambda layer: arguments.get(layer.name, {}))
     copy.set_weights(model.get_weights())
     copy.settings = settings
+    return copy
+
+
+def with_new_predictors(model: Detector, classes: int) -> Detector:
+    """A copy of a detector for other classes, whose predictors of classes, boxes and masks are untrained.
+
+    >>> import keras_resnet
+    >>> from keras_resnet.models.detector_transforms import with_new_predictors
+    >>> model = keras_resnet.create("fasterrcnn_resnet18_fpn", classes=91)
+    >>> with_new_predictors(model, 4).get_layer("box_scores").units
+    4
+
+    Args:
+        model: a detector.
+        classes: number of classes with the background.
+
+    Raises:
+        ValueError: for a model that is not a detector as `build` returns it.
+    """
+    _check_detector(model)
+    with precision_scope(precision_of(model.dtype_policy)):
+        copy = build_detector(replace(model.spec, classes=classes), model.settings, model.name)
+    for layer in copy.layers:
+        if layer.name not in PREDICTORS:
+            layer.set_weights(model.get_layer(layer.name).get_weights())
+    copy.info = info_without_head(model_info(model))
+    warnings.warn(f"The predictors of {model.name} for {classes} classes are new and untrained.", stacklevel=2)
     return copy
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_resnet.architecture.detector import Detector, build_detector, default_settings
 from keras_resnet.architecture.detector_spec import DetectionSettings, DetectorSpec
+from keras_resnet.architecture.metadata import model_info
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.equivalents import DETECTOR_ARGUMENTS
@@ -81,9 +82,10 @@ def create_detector(
         check_changes(model.spec, spec, parts.spec.keys() - {"backbone"})
     else:
         spec = spec if classes is None else replace(spec, classes=classes)
-        model = _random_detector(spec, backbone_weights, arguments)
-    prepared = replace(DetectionPreprocessing.from_config(model.info["preprocessing"]), **parts.preprocessing)
-    model.info["preprocessing"] = prepared.to_config()
+        model = build_with_backbone(spec, backbone_weights, **arguments)
+    info = model_info(model)
+    prepared = replace(DetectionPreprocessing.from_config(info["preprocessing"]), **parts.preprocessing)
+    model.info = info | {"preprocessing": prepared.to_config()}
     return model
 
 
@@ -95,8 +97,24 @@ def check_changes(built: Any, requested: Any, changed: Iterable[str]) -> None:
             raise value_error(field, given, f"{needed!r} for these weights")
 
 
-def _random_detector(spec, backbone_weights, arguments):
-    """A detector with random heads, and a backbone with random weights or those of a tag or file."""
+def build_with_backbone(
+    spec: DetectorSpec, backbone_weights: str | os.PathLike | None = None, **arguments: Any
+) -> Detector:
+    """Builds a detector with random heads, and a backbone with random weights or those of a tag or file.
+
+    >>> from keras_resnet import get_spec
+    >>> from keras_resnet.models.detectors import build_with_backbone
+    >>> build_with_backbone(get_spec("fasterrcnn_resnet18_fpn"), name="mine").name
+    'mine'
+
+    Args:
+        spec: DetectorSpec.
+        backbone_weights: as for `create_detector`.
+        **arguments: further arguments of `build_detector`.
+
+    Raises:
+        ValueError: for unknown tags, and files that do not fit.
+    """
     if backbone_weights is None:
         model = build_detector(spec, **arguments)
         model.info = {"preprocessing": DetectionPreprocessing().to_config()}

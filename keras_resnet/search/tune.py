@@ -27,7 +27,7 @@ from keras_resnet.training.checkpoints import OVERWRITE_HINT, check_settings
 from keras_resnet.training.distribution import Devices
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipe import Recipe
-from keras_resnet.training.recipes import get_recipe
+from keras_resnet.training.recipes import check_recipe_task, get_recipe
 from keras_resnet.training.train import check_run, train
 from keras_resnet.training.workdir import REPORT, clear_runs, locked_workdir, make_workdir, read_report
 
@@ -105,6 +105,7 @@ def tune(
     check_integers(trials=trials)
     options, changes = split_options(options, changes)
     recipe, space = resolve_space(recipe, space, changes)
+    check_recipe_task(recipe, "classification", "to search for classifiers; `keras_resnet.train` trains detectors")
     local = workdir and local_path(workdir, "workdir")  # KerasTuner keeps its trials there
     devices = Devices(options.devices)  # before images are read, which initializes TensorFlow's devices
     dataset = as_dataset(dataset)

@@ -23,7 +23,7 @@ from keras_resnet.training.distribution import Devices
 from keras_resnet.training.model_setup import dataset_settings, network_name_and_spec
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipe import Recipe
-from keras_resnet.training.recipes import get_recipe
+from keras_resnet.training.recipes import check_recipe_task, get_recipe
 from keras_resnet.training.train import check_run, train
 from keras_resnet.training.workdir import HISTORY, REPORT, SETTINGS, clear_runs, locked_workdir, read_history
 from keras_resnet.weights.catalog import list_models
@@ -209,7 +209,9 @@ def _recipe(row, name, recipe, changes):
     """The recipe of a network: the given one, or else its own, or else the row's."""
     if recipe is None:
         recipe = get_recipe(row.own_recipes.get(name, row.recipe), **row.changes)
-    return get_recipe(recipe, **changes)
+    recipe = get_recipe(recipe, **changes)
+    check_recipe_task(recipe, "classification", "to compare classifiers")
+    return recipe
 
 
 def subset(dataset, train, test):

@@ -24,7 +24,6 @@ from keras_resnet.training.checkpoints import (
     save_best,
     save_checkpoint,
 )
-from keras_resnet.training.curves import draw_curves
 from keras_resnet.training.ema import sync_variables
 from keras_resnet.training.workdir import BEST, CHECKPOINT, CURVES, HISTORY, write_history
 
@@ -73,8 +72,7 @@ class CheckpointCallback(keras.callbacks.Callback):
     def resume(self, model):
         """Restores the model, its optimizer and the state of the run from the checkpoint, if there is one."""
         if self._has_checkpoint():
-            zeros = keras.ops.zeros((1, model.output_shape[-1]))
-            model.compute_metrics(None, zeros, zeros)  # Keras creates the metrics' variables in the first step
+            create_metrics(model)
             restore = partial(self._restore, model)
             metrics = load_checkpoint(self.workdir / CHECKPOINT, model, self.settings, restore)
             self.epoch_metrics = metrics if self.state.step % self.steps_per_epoch else []
@@ -82,7 +80,8 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def _restore(self, model, state):
         """Restores the state of the run and of the callbacks, after a check that it can be that of this run."""
-        state.check(self.steps_per_epoch, self.num_steps, ("loss", *self.objective.results.values()))
+        metrics = self.objective.training_metrics, self.objective.results.values()
+        state.check(self.steps_per_epoch, self.num_steps, *metrics)
         self.state = state
         for name, values in state.callbacks.items():
             check_known("callbacks", name, self.stateful)
@@ -123,7 +122,8 @@ class CheckpointCallback(keras.callbacks.Callback):
         steps, training = self.state.step - self.start.step, self.state.seconds - self.start.seconds
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         row = {"epoch": epoch + 1, "step": self.state.step, **logs, "learning_rate": rate}
-        row |= {"images_per_s": round(steps * self.batch_size / training, 1), "seconds": round(training, 3)}
+        images_per_s = steps * self.batch_size / training
+        row |= {"images_per_s": float(f"{images_per_s:.4g}"), "seconds": round(training, 3)}
         history, stopped = (*self.state.history, row), self.model.stop_training
         self.state = replace(self.state, seconds=self._seconds(), history=history, stopped=stopped)
         if self.keep_best and self.best_epoch == epoch + 1:
@@ -161,8 +161,8 @@ class CheckpointCallback(keras.callbacks.Callback):
                 if path.name != BEST.format(self.best_epoch):
                     path.unlink()
             write_history(self.state.history, self.workdir / HISTORY)
-            panels = {"": {self.settings["model"]: self.state.history}}
-            draw_curves(panels, self.workdir / CURVES, self.settings["dataset"])
+            title, curves = self.settings["dataset"], self.workdir / CURVES
+            self.objective.draw_curves(self.state.history, self.settings["model"], curves, title)
 
     def _has_checkpoint(self):
         return bool(self.workdir) and (self.workdir / CHECKPOINT).exists()
@@ -175,6 +175,13 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def _seconds(self):
         return self.start.seconds + time.perf_counter() - self.began
+
+
+def create_metrics(model):
+    """Creates the variables of a compiled model's metrics, which Keras does in the first step."""
+    outputs = keras.tree.map_structure(lambda tensor: keras.ops.zeros((1, *tensor.shape[1:])), model.output)
+    model.compute_loss(None, outputs, outputs)  # several losses have a metric each
+    model.compute_metrics(None, outputs, outputs)
 
 
 class _SavedState:
@@ -242,8 +249,8 @@ class ProgressCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         images = self.checkpoints.state.step * self.batch_size
-        speed = f"{self.bar.tasks[0].speed or 0:,.0f} images/s"
-        self.bar.update(self.task, completed=images, description=self._loss_and_result(logs), speed=speed)
+        speed = _speed(self.bar.tasks[0].speed or 0)
+        self.bar.update(self.task, completed=images, description=self.objective.describe_training(logs), speed=speed)
 
     def on_epoch_end(self, epoch, logs=None):
         row = self.checkpoints.state.history[-1]
@@ -251,13 +258,14 @@ class ProgressCallback(keras.callbacks.Callback):
         tested = row.get(f"val_{self.objective.monitor}")
         test_result = "" if tested is None else f", test {self.objective.describe(tested)}"
         self.console.print(
-            f"epoch {row['epoch']}, step {row['step']:,} of {self.steps:,}: {self._loss_and_result(row)}{test_result}, "
-            f"{row['images_per_s']:,.0f} images/s, {timedelta(seconds=round(seconds_left))} left",
+            f"epoch {row['epoch']}, step {row['step']:,} of {self.steps:,}: {self.objective.describe_training(row)}"
+            f"{test_result}, {_speed(row['images_per_s'])}, {timedelta(seconds=round(seconds_left))} left",
             soft_wrap=True,
         )
 
-    def _loss_and_result(self, logs):
-        return f"loss {logs['loss']:.4f}, training {self.objective.describe(logs[self.objective.monitor])}"
+
+def _speed(images_per_s):
+    return f"{images_per_s:,.{0 if images_per_s >= 10 else 2}f} images/s"
 
 
 @contextmanager

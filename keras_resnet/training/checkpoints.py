@@ -43,7 +43,7 @@ class TrainingState:
     stopped: bool = False
     """Whether a callback ended the run early."""
 
-    def check(self, steps_per_epoch, num_steps, metrics):
+    def check(self, steps_per_epoch, num_steps, training_metrics, test_metrics):
         """Raises ValueError for a state that no run of this length, with these metrics, reaches."""
         if not 0 <= self.step <= num_steps:
             raise value_error("step", self.step, f"from 0 to {num_steps}, the steps of the run")
@@ -57,7 +57,7 @@ class TrainingState:
             raise value_error("history", self.history, expected)
         for row in self.history:
             tested = any(name.startswith("val_") for name in row)
-            names = [*metrics, *(f"val_{metric}" for metric in metrics if tested)]
+            names = [*training_metrics, *(f"val_{metric}" for metric in test_metrics if tested)]
             if not all(isinstance(row.get(name), float) for name in names):
                 raise value_error("history", row, f"numbers for {names}")
 

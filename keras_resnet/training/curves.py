@@ -1,10 +1,47 @@
-"""Learning curves as in the paper: error against iterations, training error dashed, test error solid."""
+"""Learning curves: error as in the paper for classifiers, average precision and losses for detectors."""
 
 from itertools import chain
 
 from keras_resnet.files import figure_file
 
 LINE_STYLES = {"accuracy": "--", "val_accuracy": "-"}
+PRECISIONS = {
+    "val_average_precision": "AP",
+    "val_ap50": "AP50",
+    "val_mask_average_precision": "mask AP",
+    "val_mask_ap50": "mask AP50",
+}
+"""Test metric of a detector -> its name in the legend."""
+
+
+def draw_error_curves(history, label, path, title):
+    """Draws `draw_curves` of one run."""
+    draw_curves({"": {label: history}}, path, title)
+
+
+def draw_detection_curves(history, label, path, title):
+    """Draws a detector's average precision on the test images, and its losses in training, against iterations.
+
+    Args:
+        history: a dict for each epoch with "step", "loss", "..._loss", and if it was tested the keys of PRECISIONS.
+        label: name of the detector.
+        path: the PNG to write.
+        title: title of the figure.
+    """
+    losses = {name: name.removesuffix("_loss") for name in history[0] if name == "loss" or name.endswith("_loss")}
+    with figure_file(path, figsize=(12, 4.5), layout="constrained") as figure:
+        figure.suptitle(f"{title}, {label}", fontsize="medium")
+        precision, loss = figure.subplots(1, 2)
+        for axes, names, factor, ylabel in (
+            (precision, PRECISIONS, 100, "average precision on test images (%)"),
+            (loss, losses | {"loss": "sum"}, 1, "training loss"),
+        ):
+            for name, text in names.items():
+                _draw_line(axes, [(row["step"], factor * row[name]) for row in history if name in row], label=text)
+            axes.set(xlabel="iterations", ylabel=ylabel, ylim=(0, None))
+            axes.grid(alpha=0.3)
+            if axes.lines:
+                axes.legend()
 
 
 def draw_curves(panels, path, title=""):
@@ -41,7 +78,11 @@ def _highest_error(panels):
 def _draw(axes, history, colour, label):
     for key, style in LINE_STYLES.items():
         points = [(row["step"], 100 * (1 - row[key])) for row in history if key in row]
-        if points:
-            marker = "o" if len(points) == 1 else ""  # a line of one point is invisible
-            text = label if key == "val_accuracy" else "_"  # matplotlib leaves labels like "_" out of the legend
-            axes.plot(*zip(*points, strict=True), style, marker=marker, color=colour, linewidth=1.5, label=text)
+        text = label if key == "val_accuracy" else "_"  # matplotlib leaves labels like "_" out of the legend
+        _draw_line(axes, points, linestyle=style, color=colour, label=text)
+
+
+def _draw_line(axes, points, **style):
+    if points:
+        marker = "o" if len(points) == 1 else ""  # a line of one point is invisible
+        axes.plot(*zip(*points, strict=True), marker=marker, linewidth=1.5, **style)

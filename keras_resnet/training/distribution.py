@@ -26,6 +26,7 @@ import keras
 
 from keras_resnet.errors import check_integers, error_summary, value_error
 from keras_resnet.training.cluster import Cluster, cluster
+from keras_resnet.training.ema import batch_norms
 from keras_resnet.training.jax_devices import data_parallel
 
 if keras.backend.backend() == "tensorflow":
@@ -280,7 +281,7 @@ def synchronize_batch_norm(model):
     rounding. Without it, the default and what the papers did, each replica normalizes by its own images. On JAX, batch
     norm always uses the statistics of the whole batch.
     """
-    for layer in _batch_norms(model) if keras.backend.backend() == "tensorflow" else ():
+    for layer in batch_norms(model) if keras.backend.backend() == "tensorflow" else ():
         layer.synchronized = True
     return model
 
@@ -295,7 +296,7 @@ class AverageBatchNorm(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        strategy, layers = model.distribute_strategy, _batch_norms(model)
+        strategy, layers = model.distribute_strategy, batch_norms(model)
         statistics = [variable.value for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
 
         def average():
@@ -312,7 +313,3 @@ class AverageBatchNorm(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._average()
-
-
-def _batch_norms(model):
-    return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]

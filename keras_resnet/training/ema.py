@@ -42,19 +42,24 @@ def assign_averages(model, batches):
     recompute_batch_norm(model, batches)
 
 
+def batch_norms(model):
+    """The batch norm layers of a model, and of models inside it."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+
+
 def recompute_batch_norm(model, batches):
     """Sets batch-norm statistics to their mean over some batches (precise BN: Wu and Johnson 2021, arXiv:2105.07576).
 
     Averaged weights need their own statistics: the moving ones belong to the weights in training.
-    `batches` is an iterable of images, prepared as for training.
+    Frozen layers keep theirs. `batches` is an iterable of the model's inputs, prepared as for training.
     """
-    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    layers = [layer for layer in batch_norms(model) if layer.trainable]
     momenta = [layer.momentum for layer in layers]
     try:
-        for index, images in enumerate(batches):
+        for index, inputs in enumerate(batches if layers else ()):
             for layer in layers:
                 layer.momentum = index / (index + 1)  # makes the moving average the mean so far
-            model(images, training=True)
+            model(inputs, training=True)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

@@ -8,17 +8,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.datasets import Dataset
 from keras_resnet.errors import check_integers, is_number, value_error
 from keras_resnet.files import as_path, figure_file, make_folder
-from keras_resnet.training.distribution import jit_compile
-from keras_resnet.training.model_setup import check_trainable, compile_model, model_for_images
-from keras_resnet.training.objectives import objective_of
+from keras_resnet.training.model_setup import Start
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.recipes import get_recipe
-from keras_resnet.training.run_summary import print_summary
 from keras_resnet.training.train import RunData, prepare_run
 from keras_resnet.training.workdir import write_history
 
@@ -80,12 +78,13 @@ class _LossCallback(keras.callbacks.Callback):
 
 
 def learning_rate_test(
-    model: str | os.PathLike | ResNetSpec | Callable[[], keras.Model] = "resnet20",
+    model: str | os.PathLike | ResNetSpec | DetectorSpec | Callable[[], keras.Model] = "resnet20",
     dataset: str | Dataset | Callable[[], Dataset] = "digits",
     recipe: str | Recipe = "quickstart",
     workdir: str | os.PathLike | None = None,
     *,
     weights: str | os.PathLike | None = None,
+    backbone_weights: str | os.PathLike | None = None,
     size: int | None = None,
     lowest: float = 1e-5,
     highest: float = 10.0,
@@ -109,6 +108,7 @@ def learning_rate_test(
         recipe: as for `train`; its schedule, learning rate, length and averaged weights are not used.
         workdir: folder for learning_rate.png and learning_rate.csv; None writes nothing.
         weights: as for `train`.
+        backbone_weights: as for `train`.
         size: as for `train`.
         lowest: learning rate of the first step.
         highest: learning rate of the last step.
@@ -122,27 +122,28 @@ def learning_rate_test(
     Raises:
         ValueError, RuntimeError, OSError: as `train`.
     """
-    check_trainable(model)
     check_integers(minimum=2, steps=steps)
     if not (is_number(lowest) and is_number(highest) and 0 < lowest < highest <= MAX_RATE):
         raise value_error("lowest", lowest, f"a number above 0 and below `highest` ({highest}), at most {MAX_RATE:g}")
     options, changes = split_options(options, changes)
     recipe = get_recipe(recipe, size=size, **{**changes, "iterations": steps, "epochs": None, "ema_decay": 0.0})
     folder = workdir and as_path(workdir, "workdir")
-    devices, dataset, recipe = prepare_run(dataset, recipe, options)
+    start = Start(model, weights, backbone_weights, options.precision)
+    devices, dataset, recipe = prepare_run(start, dataset, recipe, options)
     with devices.scope():
-        model, dataset = model_for_images(model, dataset, recipe, weights, options.precision)
-        compile_model(model, recipe, steps, jit_compile(options.xla), objective_of(dataset))
-        model.optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
+        data = RunData(start, dataset, recipe, options, devices)
+        data.model.optimizer.learning_rate = keras.optimizers.schedules.ExponentialDecay(
             float(lowest), steps - 1, highest / lowest
         )
     if folder:
         make_folder(folder)
-    print_summary(model, dataset, recipe)
+    data.print_summary()
     recorded = _LossCallback()
     with devices.running():
-        batches = RunData(dataset, recipe, options.seed, devices).training_batches(0, steps)
-        model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[*devices.callbacks, recorded])
+        batches = data.training_batches(0, steps)
+        data.model.fit(
+            batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[*devices.callbacks, recorded]
+        )
     finite = [float(loss) for loss in recorded.losses if np.isfinite(loss)]
     rates = lowest * (highest / lowest) ** (np.arange(len(finite)) / (steps - 1))
     result = LearningRateTest(tuple(rates.tolist()), tuple(finite))

@@ -3,7 +3,8 @@
 import math
 import os
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 
@@ -22,54 +23,87 @@ from keras_resnet.training.distribution import synchronize_batch_norm
 from keras_resnet.training.objectives import OBJECTIVES
 from keras_resnet.training.optimizers import create_optimizer
 from keras_resnet.training.recipe import LOSSES
+from keras_resnet.training.recipes import check_recipe
 from keras_resnet.training.schedules import learning_rate
-from keras_resnet.variants import VARIANTS, canonical_name, check_classifier
+from keras_resnet.variants import VARIANTS, canonical_name
 
 
-def check_trainable(model):
-    """Raises ValueError for a detector, given by its name, its DetectorSpec or its model."""
-    hint = "Detectors are not trained in this version; `create` loads the weights of those that torchvision trained."
-    check_classifier("model", model, hint)
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from: arguments of `train`."""
+
+    model: Any
+    weights: str | os.PathLike | None = None
+    backbone_weights: str | os.PathLike | None = None
+    precision: str | None = None
+    sync_batch_norm: bool = False
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether a network by name gets weights, or the model is a .keras file."""
+        return (self.weights, self.backbone_weights) != (None, None) or is_model_file(self.model)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the model is a name or a spec without weights."""
+        return not self.is_pretrained and not callable(self.model)
 
 
-def model_for_images(model, dataset, recipe, weights=None, precision=None, sync_batch_norm=False):
+def model_for_images(start, dataset, recipe):
     """A model that classifies the data set's images, and the Dataset with the preprocessing of this model's input.
 
     Args:
-        model: name of a network or a ResNetSpec, built here; a .keras file; a Keras model, returned unchanged, or a
-            function that returns one.
+        start: Start. A network given by its name or ResNetSpec is built here; a Keras model is returned unchanged.
         dataset: Dataset.
         recipe: Recipe.
-        weights: for a network given by name, see `train`.
-        precision: see `RunOptions`.
-        sync_batch_norm: whether batch norm uses the statistics of all devices' images.
 
     Raises:
         ValueError: for an unknown name, or a model that does not fit the images.
     """
-    if not isinstance(model, keras.Model) and callable(model):
-        model = model()
-        check_trainable(model)
-    if is_pretrained(model, weights):
-        model = _with_classes(load_pretrained(model, weights, recipe, precision), dataset.class_names)
-        model, dataset = fit_to_images(model, dataset, recipe)
+    if start.backbone_weights is not None:
+        hint = "A classifier's are `weights`."
+        raise value_error("backbone_weights", start.backbone_weights, "left out, except for a detector", hint)
+    model, precision = called(start.model), start.precision
+    check_recipe(recipe, model)
+    if start.is_pretrained:
+        pretrained = load_pretrained(model, start.weights, recipe, precision)
+        model, dataset = fit_to_images(_with_classes(pretrained, dataset.class_names), dataset, recipe)
         _check_model(model, dataset, recipe, precision)
     elif isinstance(model, keras.Model):
         dataset = replace(dataset, preprocessing=_run_preprocessing(dataset, recipe, model))
         _check_model(model, dataset, recipe, precision)
     else:
         model, dataset = build_for_images(model, dataset, recipe, precision)
-    return synchronize_batch_norm(model) if sync_batch_norm else model, dataset
+    freeze_stages(model, recipe.trainable_stages)
+    return synchronize_batch_norm(model) if start.sync_batch_norm else model, dataset
 
 
-def is_pretrained(model, weights):
-    """Whether a network by name gets weights, or the model is a .keras file."""
-    return weights is not None or is_model_file(model)
+def called(model):
+    """What a function returns that was given as a model; any other model as it is."""
+    return model() if callable(model) and not isinstance(model, keras.Model) else model
 
 
 def is_model_file(model):
     """Whether this is the path of a .keras file."""
     return isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".keras")
+
+
+def freeze_stages(model, trainable_stages):
+    """Freezes the layers of all but the last stages, in place; None changes nothing.
+
+    Args:
+        model: a classifier or a detector of this package; what follows the stages stays as it is.
+        trainable_stages: as in a Recipe.
+    """
+    if trainable_stages is None:
+        return
+    stages = num_stages(model)
+    if not stages:
+        expected = "None for a model without the layer names of keras.applications, which identify its stages"
+        raise value_error("trainable_stages", trainable_stages, expected)
+    for layer in model.layers:
+        if stage_index(layer.name, stages) <= stages - trainable_stages:
+            layer.trainable = False
 
 
 def load_pretrained(model, weights, recipe, precision=None):
@@ -82,7 +116,7 @@ def load_pretrained(model, weights, recipe, precision=None):
         if weights is not None:
             raise value_error("weights", weights, "left out, unless the model is the name of a network")
         model = load_model(model) if is_model_file(model) else model
-        check_trainable(model)
+        check_recipe(recipe, model)
         return model
     with precision_scope(precision):
         return create(model, weights=weights, drop_path=recipe.drop_path)
@@ -181,14 +215,15 @@ def _check_model(model, dataset, recipe, precision):
 
 
 def compile_model(model, recipe, steps, jit_compile, objective=OBJECTIVES["single_label"]):
-    """Compiles a model with the recipe's optimizer, loss and learning rate, for a run of `steps` steps."""
-    loss, activation = LOSSES[recipe.loss]
-    model.layers[-1].activation = keras.activations.get(activation)
+    """Compiles a classifier with the recipe's optimizer, loss and learning rate, for a run of `steps` steps."""
+    loss = LOSSES[recipe.loss]
+    model.layers[-1].activation = keras.activations.get(loss.activation)
     optimizer = create_optimizer(recipe, learning_rate(recipe, steps))
     optimizer.layer_rates = _layer_rates(model, recipe.layer_decay)
     metrics = objective.metrics(model.output_shape[-1])
-    model.compile(optimizer, loss(), metrics=metrics, jit_compile=jit_compile)
+    model.compile(optimizer, loss.function(), metrics=metrics, jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
+    return model
 
 
 def _layer_rates(model, decay):
@@ -200,17 +235,17 @@ def _layer_rates(model, decay):
     return [decay**power for layer, power in powers for _ in layer.trainable_variables]
 
 
-def run_settings(model, dataset, recipe, seed, sync_batch_norm=False):
-    """Everything that decides the outcome of a run, as JSON values."""
+def run_settings(model, data, sync_batch_norm=False):
+    """Everything that decides the outcome of a run, as JSON values, from its RunData."""
     spec, backend = model_spec(model), keras.backend.backend()
     return {
         "model": model.name,
         "spec": spec and spec.to_config(),
         "parameters": sum(math.prod(weight.shape) for weight in model.trainable_weights),
-        **dataset_settings(dataset),
-        "recipe": recipe.to_config(),
-        "seed": seed,
-        "preprocessing": dataset.preprocessing.to_config(),
+        **dataset_settings(data.dataset),
+        "recipe": data.recipe.to_config(),
+        "seed": data.seed,
+        "preprocessing": data.preprocessing.to_config(),
         "backend": backend,
         "sync_batch_norm": sync_batch_norm,
         "precision": precision_of(model.dtype_policy),

@@ -1,4 +1,4 @@
-"""OBJECTIVES: what a run learns about each image, its class or which classes it has, and how that is measured."""
+"""OBJECTIVES: what a run learns about each image, such as its class or the objects in it, and how that is measured."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,60 +6,87 @@ from typing import Any
 
 import keras
 
-from keras_resnet.data.datasets import Dataset
+from keras_resnet.training.curves import draw_detection_curves, draw_error_curves
 
 
 @dataclass(frozen=True)
 class Objective:
     """A row of OBJECTIVES."""
 
-    activation: str
-    """Activation of the trained model's last layer."""
-    metrics: Callable[[int], list]
-    """Number of classes -> metrics of `fit`. One is "accuracy", of classes or of single labels."""
     monitor: str
-    """The metric, higher being better, that chooses the best epoch and decides when the learning rate falls."""
+    """The test metric, higher being better, that chooses the best epoch and decides when the learning rate falls."""
     progress: str
     """Format of its value, or of the error 1 - value, in lines about the training."""
     score: str
     """The value in a run's report by which runs are compared, 0 to 1."""
     results: dict[str, str]
-    """{name in the report: metric}."""
+    """{name in the report: test metric}."""
+    draw_curves: Callable
+    """(history, its label, path, title): draws the learning curves of a run."""
+    activation: str | None = None
+    """Of classifiers: activation of the trained model's last layer."""
+    metrics: Callable[[int], list] | None = None
+    """Number of classes -> metrics that `fit` measures in training and testing; None: in training only losses. One is
+    "accuracy", of classes or of single labels."""
 
     def describe(self, value: float) -> str:
         """A value of `monitor` as text."""
         return self.progress.format(value=value, error=1 - value)
 
+    def describe_training(self, logs: dict[str, float]) -> str:
+        """The loss and what else `fit` measured in training, as text: `monitor`, or the separate losses."""
+        separate = [f"{name.removesuffix('_loss')} {value:.4f}" for name, value in logs.items() if name[-5:] == "_loss"]
+        others = [f"training {self.describe(logs[self.monitor])}"] if self.monitor in logs else separate
+        return ", ".join([f"loss {logs['loss']:.4f}", *others])
+
+    @property
+    def training_metrics(self) -> tuple[str, ...]:
+        """Names of the values that every epoch has, tested or not."""
+        return ("loss", *self.results.values()) if self.metrics else ("loss",)
+
+
+_BOXES = {"average_precision": "average_precision", "ap50": "ap50", "ap75": "ap75"}
 
 OBJECTIVES = {
     "single_label": Objective(
+        monitor="accuracy",
+        progress="error {error:.2%}",
+        score="top1_accuracy",
+        results={"top1_accuracy": "accuracy", "top5_accuracy": "top5_accuracy", "loss": "loss"},
+        draw_curves=draw_error_curves,
         activation="softmax",
         metrics=lambda num_classes: [
             keras.metrics.CategoricalAccuracy("accuracy"),
             keras.metrics.TopKCategoricalAccuracy(min(5, num_classes), "top5_accuracy"),
         ],
-        monitor="accuracy",
-        progress="error {error:.2%}",
-        score="top1_accuracy",
-        results={"top1_accuracy": "accuracy", "top5_accuracy": "top5_accuracy"},
     ),
     "multi_label": Objective(
+        monitor="pr_auc",
+        progress="PR AUC {value:.2%}",
+        score="mean_average_precision",
+        results={"label_accuracy": "accuracy", "pr_auc": "pr_auc", "loss": "loss"},
+        draw_curves=draw_error_curves,
         activation="sigmoid",
         metrics=lambda num_classes: [
             keras.metrics.BinaryAccuracy("accuracy"),
             keras.metrics.AUC(curve="PR", multi_label=True, num_labels=num_classes, name="pr_auc"),
         ],
-        monitor="pr_auc",
-        progress="PR AUC {value:.2%}",
-        score="mean_average_precision",
-        results={"label_accuracy": "accuracy", "pr_auc": "pr_auc"},
+    ),
+    "boxes": Objective(
+        monitor="average_precision",
+        progress="AP {value:.2%}",
+        score="average_precision",
+        results=_BOXES,
+        draw_curves=draw_detection_curves,
+    ),
+    "boxes_and_masks": Objective(
+        monitor="average_precision",
+        progress="AP {value:.2%}",
+        score="average_precision",
+        results=_BOXES | {f"mask_{name}": f"mask_{name}" for name in _BOXES},
+        draw_curves=draw_detection_curves,
     ),
 }
-
-
-def objective_of(dataset: Dataset) -> Objective:
-    """The row of OBJECTIVES for a data set."""
-    return OBJECTIVES["multi_label" if dataset.multi_label else "single_label"]
 
 
 def run_score(report: dict[str, Any]) -> tuple[str, float]:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import Any
 
 import keras
 
@@ -10,14 +11,46 @@ from keras_resnet.data.auto_augment import POLICIES
 from keras_resnet.data.class_balance import BALANCED
 from keras_resnet.data.preprocessing import INTERPOLATIONS, MAX_SIDE
 from keras_resnet.errors import MAX_COUNT, bounded_repr, check_known, is_integer, is_number
+from keras_resnet.training.detection_losses import DETECTION_LOSSES
 from keras_resnet.training.optimizers import OPTIMIZERS
 from keras_resnet.training.schedules import SHAPES
 
-LOSSES = {
-    # name -> (loss, activation of the last layer in training); trained models end in that of their Objective
-    "cross_entropy": (keras.losses.CategoricalCrossentropy, "softmax"),
-    "binary_cross_entropy": (keras.losses.BinaryCrossentropy, "sigmoid"),
+
+@dataclass(frozen=True)
+class Loss:
+    """A row of LOSSES."""
+
+    task: str
+    """Name in TASKS of what networks are trained for with it."""
+    function: Any
+    """Classification: a class of Keras's losses. Detection: DetectionLosses."""
+    activation: str | None = None
+    """Classification: activation of the last layer in training; trained models end in that of their Objective."""
+    crops: str = "for_classifiers"
+    """Attribute of a TrainCrop: whether such networks can be trained with it."""
+    unused: str = ""
+    """Names of the fields of a recipe that have no effect on such networks."""
+
+
+_OF_DETECTORS = {
+    "task": "detection",
+    "crops": "for_detectors",
+    "unused": (
+        "layer_decay v1_5 label_smoothing target_threshold class_weight oversample drop_path test_resize "
+        "test_interpolation padding policy policy_layers policy_magnitude policy_std erasing mixup cutmix repeats"
+    ),
 }
+
+LOSSES = {
+    "cross_entropy": Loss("classification", keras.losses.CategoricalCrossentropy, "softmax"),
+    "binary_cross_entropy": Loss("classification", keras.losses.BinaryCrossentropy, "sigmoid"),
+    **{name: Loss(function=row, **_OF_DETECTORS) for name, row in DETECTION_LOSSES.items()},
+}
+
+
+def fields_unused_by(loss: str) -> list[str]:
+    """Names of the fields of a recipe that have no effect with a loss of LOSSES."""
+    return LOSSES[loss].unused.split()
 
 
 @dataclass(frozen=True)
@@ -83,10 +116,14 @@ class Recipe:
     v1_5: bool = False
     """Whether "resnet50", "resnet101" and "resnet152" without weights are built as in torchvision and timm, v1.5: with
     the stride on the 3x3, without biases. Otherwise they are built as in keras.applications."""
+    trainable_stages: int | None = None
+    """Number of the last stages of the network that are trained, with what follows them, from 0 to 5: all, with the
+    stem. Those before them stay as they are, with their batch norm; None: all are trained."""
 
     # Loss
     loss: str = "cross_entropy"
-    """A name in LOSSES; multi-label images always have "binary_cross_entropy"."""
+    """A name in LOSSES. "detection" and "detection_giou" train detectors, with torchvision's losses of version 1 and of
+    RetinaNet's version 2; classifiers of multi-label images always have "binary_cross_entropy"."""
     label_smoothing: float = 0.0
     """Share of each target that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567, sec. 7)."""
     target_threshold: float | None = None
@@ -104,7 +141,7 @@ class Recipe:
     """Side of the training images in pixels; None: as in testing."""
     test_size: int | None = None
     """Side of the test images in pixels; None: that of pretrained weights, else that of the data set's images, if all
-    have one, else the size the network was designed for."""
+    have one, else the size the network was designed for. Detectors: the shorter side."""
     test_resize: int | None = None
     """With `test_size`: the shorter side is resized to this before the center crop; None: the crop share stays."""
     test_interpolation: str = "bilinear"
@@ -114,7 +151,8 @@ class Recipe:
     padding: int = 4
     """Crop "pad": black pixels on each side before the random crop."""
     scale: tuple[float, float] = (0.08, 1.0)
-    """Range; crop "random_resized": fraction of the area. Crop "scale_jitter": shorter side in pixels."""
+    """Range; crop "random_resized": fraction of the area. "scale_jitter": shorter side in pixels. Of detectors,
+    "large_scale_jitter": factor of the size; "overlap": fraction of the sides."""
     flip: bool = False
     """Whether images are mirrored at random, one in two."""
     lighting: float = 0.0
@@ -151,18 +189,22 @@ class Recipe:
         for name, known in _CHOICES.items():
             check_known(name, getattr(self, name), known)
         crop, points, binary = TRAIN_CROPS[self.crop], (0, *self.milestones, 1), self.loss == "binary_cross_entropy"
+        crops = [name for name, row in TRAIN_CROPS.items() if getattr(row, LOSSES[self.loss].crops)]
+        unused = [name for name in fields_unused_by(self.loss) if getattr(self, name) != getattr(Recipe, name)]
         for name, expected, is_met in (
             ("epochs", "given or `iterations`, not both", (self.epochs is None) != (self.iterations is None)),
             ("milestones", 'empty unless the schedule is "step"', not self.milestones or self.schedule == "step"),
             ("warmup", '0 with the schedule "plateau"', not self.warmup or self.schedule != "plateau"),
             ("milestones", "increasing fractions of the run between 0 and 1", all(a < b for a, b in pairwise(points))),
             ("scale", crop.expected_scale, crop.accepts_scale(*self.scale)),
+            ("crop", f"one of {crops} with the loss {self.loss!r}", self.crop in crops),
             (
                 "target_threshold",
                 'None unless `loss` is "binary_cross_entropy"',
                 self.target_threshold is None or binary,
             ),
             ("test_resize", "given together with `test_size`", not self.test_resize or self.test_size),
+            *((name, f"{getattr(Recipe, name)!r} with the loss {self.loss!r}", False) for name in unused),
         ):
             if not is_met:
                 self._raise(name, expected)
@@ -181,6 +223,11 @@ class Recipe:
             length = f"short enough for {MAX_COUNT:,} steps and {MAX_EPOCHS:,} epochs of {steps_per_epoch} steps"
             self._raise("iterations" if self.iterations else "epochs", length)
         return steps_per_epoch, steps
+
+    @property
+    def task(self) -> str:
+        """Name in TASKS of what the networks are trained for."""
+        return LOSSES[self.loss].task
 
     @property
     def needs_every_test(self) -> bool:
@@ -233,6 +280,7 @@ _CHECKS = [
     _integers("epochs patience plateau_patience", 1, MAX_EPOCHS),
     _integers("iterations", 1, MAX_COUNT),
     _integers("batch_size repeats", 1, MAX_BATCH_SIZE),
+    _integers("trainable_stages", 0, 5),
     _integers("policy_layers", 1, 100),
     _integers("train_size test_size test_resize", 1, MAX_SIDE, "a number of pixels"),
     _integers("padding", 0, MAX_SIDE),

@@ -6,8 +6,9 @@ from typing import Any
 from keras_resnet.data.augmentation import TRAIN_CROPS
 from keras_resnet.data.preprocessing import MAX_SIDE
 from keras_resnet.equivalents import RECIPE_FIELDS
-from keras_resnet.errors import check_integers, check_known
-from keras_resnet.training.recipe import Recipe
+from keras_resnet.errors import check_integers, check_known, value_error
+from keras_resnet.training.recipe import Recipe, fields_unused_by
+from keras_resnet.variants import network_name, network_task
 
 _HE2015_CIFAR = Recipe(iterations=64_000, schedule="step", milestones=(32 / 64, 48 / 64), crop="pad", flip=True)
 _FINETUNE = Recipe(
@@ -47,6 +48,18 @@ _RSB = Recipe(
     mixup=0.1,
     cutmix=1.0,
     repeats=3,
+)
+_TORCHVISION_DETECTION = Recipe(
+    epochs=26,
+    batch_size=16,
+    learning_rate=0.02,
+    schedule="step",
+    milestones=(16 / 26, 22 / 26),
+    warmup=1000 / 190_554,  # 1,000 of 26 epochs of 117,266 images
+    warmup_rate=0.02 / 1000,
+    trainable_stages=3,
+    loss="detection",
+    flip=True,
 )
 
 RECIPES = {
@@ -121,7 +134,59 @@ RECIPES = {
         policy_magnitude=6.0,
         repeats=1,
     ),
+    # torchvision/references/detection/README.md and train.py: Faster and Mask R-CNN; RetinaNet with learning_rate=0.01
+    "torchvision_detection": _TORCHVISION_DETECTION,
+    # https://github.com/pytorch/vision/pull/5773: from random weights, batch norm across devices (sync_batch_norm);
+    # biases decay there. RetinaNet's version 2 has loss="detection_giou".
+    "torchvision_detection_v2": replace(
+        _TORCHVISION_DETECTION,
+        epochs=400,
+        batch_size=64,
+        learning_rate=0.1,
+        milestones=(352 / 400, 384 / 400),
+        warmup=1000 / (400 * 117_266 // 64),
+        warmup_rate=0.1 / 1000,
+        weight_decay=4e-5,
+        decay_all=False,
+        trainable_stages=None,
+        train_size=1024,
+        test_size=800,
+        crop="large_scale_jitter",
+        scale=(0.1, 2.0),
+    ),
+    # He et al. 2015, appendix A, in one stage instead of four; sizes and weight decay of Ren et al. 2015,
+    # arXiv:1506.01497, sec. 3.3; frozen layers of py-faster-rcnn's ResNets: conv1 and the first stage
+    "faster_rcnn_2015": Recipe(
+        iterations=320_000,
+        batch_size=8,
+        learning_rate=1e-3,
+        schedule="step",
+        milestones=(240 / 320,),
+        weight_decay=5e-4,
+        trainable_stages=3,
+        loss="detection",
+        test_size=600,
+        flip=True,
+    ),
+    # Own images, from the weights of a backbone or a detector: torchvision's learning rate, for batches of four;
+    # sides of training images as in Detectron2
+    "detection_finetune": Recipe(
+        epochs=20,
+        batch_size=4,
+        learning_rate=0.005,
+        warmup=0.05,
+        warmup_rate=0.005 / 1000,
+        trainable_stages=3,
+        loss="detection",
+        test_size=800,
+        crop="scale_jitter",
+        scale=(640, 800),
+        flip=True,
+    ),
 }
+
+FOR_TASKS = {"classification": "finetune", "detection": "detection_finetune"}
+"""Task -> a recipe that trains its networks, for messages."""
 
 
 def get_recipe(recipe: str | Recipe, /, size: int | None = None, **changes: Any) -> Recipe:
@@ -135,7 +200,8 @@ def get_recipe(recipe: str | Recipe, /, size: int | None = None, **changes: Any)
 
     Args:
         recipe: name of a recipe, or a Recipe.
-        size: side of the training and test images in pixels, cropped by the recipe's shares; None: the recipe's sizes.
+        size: side of the training and test images in pixels, cropped by the recipe's shares, of detectors the shorter
+            side; None: the recipe's sizes.
         **changes: fields to change; `epochs` takes the place of `iterations`, and the reverse.
 
     Returns:
@@ -158,15 +224,29 @@ def get_recipe(recipe: str | Recipe, /, size: int | None = None, **changes: Any)
     return replace(_for_size(recipe, size) if size is not None else recipe, **changes)
 
 
+def check_recipe(recipe: Recipe, network: Any) -> None:
+    """Raises ValueError for a recipe that trains networks of another task.
+
+    Args:
+        recipe: Recipe.
+        network: as the argument `model` of `train`. Files and functions pass: their task is not known yet.
+    """
+    if task := network_task(network):
+        check_recipe_task(recipe, task, f"to train {network_name(network)}")
+
+
+def check_recipe_task(recipe: Recipe, task: str, purpose: str) -> None:
+    """Raises ValueError for a recipe of another task; the message names one of this task, and the purpose."""
+    if recipe.task != task:
+        expected = f"one for {task}, such as {FOR_TASKS[task]!r}, {purpose}"
+        raise value_error("recipe", f"a recipe for {recipe.task}", expected)
+
+
 def _for_size(recipe, size):
     """The recipe for training and test images of another size."""
-    resize, scale = recipe.test_resize, recipe.scale
-    if recipe.train_size and TRAIN_CROPS[recipe.crop].scale_in_pixels:
-        scale = tuple(length * size // recipe.train_size for length in scale)
-    return replace(
-        recipe,
-        train_size=size,
-        test_size=size,
-        test_resize=resize and resize * size // recipe.test_size,
-        scale=scale,
-    )
+    scale, of_scale, resize = recipe.scale, recipe.train_size or recipe.test_size, recipe.test_resize
+    if of_scale and TRAIN_CROPS[recipe.crop].scale_in_pixels:
+        scale = tuple(length * size // of_scale for length in scale)
+    sizes = {"train_size": size, "test_size": size, "test_resize": resize and resize * size // recipe.test_size}
+    unused = fields_unused_by(recipe.loss)
+    return replace(recipe, scale=scale, **{name: value for name, value in sizes.items() if name not in unused})

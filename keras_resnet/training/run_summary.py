@@ -1,5 +1,6 @@
 """What is printed before the first step of a run: the network, its images, the cost of a step, and the classes."""
 
+import math
 from functools import cache
 
 import numpy as np
@@ -9,26 +10,23 @@ from rich.text import Text
 
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.metadata import model_spec
-from keras_resnet.data.class_balance import warn_if_unbalanced
 
 LISTED_CLASSES = 10
 """Classes in a table; of more, the largest and the smallest."""
 
 
-def print_summary(model, dataset, recipe):
-    """Prints the line of `describe_run` and the table of `class_table` on standard error; warns of unbalanced classes.
+def print_summary(description, dataset):
+    """Prints a line about a run, such as that of `describe_run`, and the table of `class_table` on standard error.
 
     The table is printed once for a series of runs on the same images.
     """
-    console = Console(stderr=True, highlight=False)
-    console.print(describe_run(model, dataset, recipe), markup=False, soft_wrap=True)
+    Console(stderr=True, highlight=False).print(description, markup=False, soft_wrap=True)
     counts = dataset.class_counts()
     if counts is not None:
         columns = {"images": counts}
         if dataset.train.objects is not None:
             columns["objects"] = dataset.train.objects.class_counts(len(counts))
         _print_classes(tuple(dataset.class_names), tuple((name, tuple(column)) for name, column in columns.items()))
-    warn_if_unbalanced(dataset, recipe)
 
 
 def describe_run(model, dataset, recipe):
@@ -36,7 +34,7 @@ def describe_run(model, dataset, recipe):
     spec, test_size = model_spec(model), dataset.preprocessing.size
     size = recipe.train_size or test_size
     sides = f"{size}x{size} pixels" + (f" in training, {test_size}x{test_size} in testing" if size != test_size else "")
-    images = f"{len(dataset.train):,} training and {len(dataset.test):,} test images, {sides}"
+    images = f"{_count_images(dataset)}, {sides}"
     if spec is None:
         return f"{model.name}: {images}"
     bottleneck = f" (stride on the {spec.stride_on}, with{'' if spec.conv_bias else 'out'} biases)"
@@ -44,6 +42,19 @@ def describe_run(model, dataset, recipe):
     cost = recipe.batch_size * complexity(spec, classes=len(dataset.class_names), input_shape=shape).multiply_adds
     step = f"{recipe.batch_size:,} images a step, {cost / 1e9:,.4g} G multiply-adds forward"
     return f"{model.name}{bottleneck if spec.block == 'bottleneck' else ''}: {images}; {step}"
+
+
+def describe_detector_run(data):
+    """A line about what is going to be trained, from a RunData: the detector, the images, their sides, its weights."""
+    sizes, model = data.preprocessing, data.model
+    sides = f"resized to {sizes.min_size} pixels on the shorter side, at most {sizes.max_size} on the longer"
+    trained, total = (sum(math.prod(it.shape) for it in them) for them in (model.trainable_weights, model.weights))
+    step = f"{data.recipe.batch_size:,} images a step; {trained:,} of {total:,} weights are trained"
+    return f"{data.network.name}: {_count_images(data.dataset)}, {sides}; {step}"
+
+
+def _count_images(dataset):
+    return f"{len(dataset.train):,} training and {len(dataset.test):,} test images"
 
 
 def class_table(class_names, columns):

@@ -9,32 +9,25 @@ from typing import Any
 
 import keras
 
+from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.metadata import model_info
 from keras_resnet.architecture.spec import ResNetSpec
-from keras_resnet.data.class_balance import class_weights, images_per_epoch
+from keras_resnet.data.class_balance import images_per_epoch
 from keras_resnet.data.datasets import Dataset
-from keras_resnet.data.pipelines import evaluation_batches, training_batches
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, check_known, value_error
-from keras_resnet.evaluation import evaluate
 from keras_resnet.files import as_path
 from keras_resnet.models.cloning import clone
 from keras_resnet.models.preprocessing import weights_digest
 from keras_resnet.training.callbacks import CheckpointCallback, ProgressCallback, callbacks_of, stop_on_signal
 from keras_resnet.training.distribution import Devices, jit_compile
 from keras_resnet.training.ema import STATISTICS_BATCHES, EMACallback, assign_averages
-from keras_resnet.training.model_setup import (
-    check_trainable,
-    compile_model,
-    is_pretrained,
-    model_for_images,
-    run_settings,
-)
-from keras_resnet.training.objectives import objective_of
+from keras_resnet.training.model_setup import Start, run_settings
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipe import Recipe
-from keras_resnet.training.recipes import get_recipe
+from keras_resnet.training.recipes import check_recipe, get_recipe
 from keras_resnet.training.run_summary import print_summary
+from keras_resnet.training.tasks import TASKS
 from keras_resnet.training.trackers import LoggedRun, check_trackers, open_trackers
 from keras_resnet.training.workdir import begin_run, check_workdir, columns, locked_workdir, write_run
 
@@ -53,12 +46,13 @@ class Run:
 
 
 def train(
-    model: str | os.PathLike | ResNetSpec | keras.Model | Callable[[], keras.Model] = "resnet20",
+    model: str | os.PathLike | ResNetSpec | DetectorSpec | keras.Model | Callable[[], keras.Model] = "resnet20",
     dataset: str | Dataset | Callable[[], Dataset] = "digits",
     recipe: str | Recipe = "quickstart",
     workdir: str | os.PathLike | None = None,
     *,
     weights: str | os.PathLike | None = None,
+    backbone_weights: str | os.PathLike | None = None,
     size: int | None = None,
     options: RunOptions | None = None,
     sync_batch_norm: bool = False,
@@ -78,18 +72,21 @@ def train(
     True
 
     Args:
-        model: name of a network or a ResNetSpec, built for the images; a .keras file, which gets a new classifier if
-            its classes are others; or a Keras model with a softmax over the classes; on several devices a function that
-            returns one, called in their scope.
+        model: name of a network, a ResNetSpec or a DetectorSpec, built for the images; a .keras file, which gets a new
+            classifier or predictors if its classes are others; or a Keras model, a detector or with a softmax over the
+            classes; on several devices a function that returns one, called in their scope.
         dataset: name of a data set (see `load_dataset`), a Dataset, or a function that returns one, called after
-            TensorFlow's devices are set up.
-        recipe: name of a recipe, or a Recipe.
-        workdir: folder for model.keras, history.csv, curves.png, settings.json, report.json and the checkpoint, or a
-            URL in object storage, such as "s3://bucket/run", see STORAGES; None writes nothing.
+            TensorFlow's devices are set up. For a detector, with boxes.
+        recipe: name of a recipe, or a Recipe; for a detector, one with a loss for detectors.
+        workdir: folder for model.keras, history.csv, curves.png, settings.json, report.json, the checkpoint, and of a
+            detector detections.jpg, or a URL in object storage, such as "s3://bucket/run", see STORAGES; None writes
+            nothing.
         weights: pretrained weights to start from, for a network given by name: a tag of `list_weights`, or the path of
-            a file. Their preprocessing is kept; a classifier for other classes is replaced by a new one.
-        size: side of the images in pixels, in training and testing; None: that of the recipe, else that of pretrained
-            weights, else that of the data set's images, if all have one, else the size the network was designed for.
+            a file. Their preprocessing is kept; a classifier or predictors for other classes are replaced by new ones.
+        backbone_weights: pretrained weights of a detector's residual network alone: a tag or the path of a file.
+        size: side of the images in pixels, in training and testing, of detectors the shorter side; None: that of the
+            recipe, else that of pretrained weights, else that of the data set's images, if all have one, else the size
+            the network was designed for.
         options: RunOptions; its fields can also be given as keywords.
         sync_batch_norm: whether batch norm uses the statistics of the global batch instead of each device's part.
         callbacks: callbacks of Keras, called before the checkpoint is written. A run is one to three calls of `fit`,
@@ -97,14 +94,14 @@ def train(
             they have `get_state()`, which returns JSON values, and `set_state(state)`. If one of them sets
             `model.stop_training`, the run ends, and stays ended when resumed.
         validation_freq: epochs between tests; with the number of epochs, the test set is used only once, at the end.
-        keep: "last", or "best": the weights of the epoch with the highest test accuracy. The test images then choose
-            the weights; use `validation_split` of `load_dataset` to leave the real test set untouched.
+        keep: "last", or "best": the weights of the epoch with the highest test accuracy or average precision. The test
+            images then choose the weights; use `validation_split` of `load_dataset` to leave the real test set alone.
         **changes: fields of RunOptions, such as `seed=3`, and fields of the recipe to change, such as `epochs=2`.
 
     Returns:
         A Run. `report["top1_accuracy"]` is the share of test images that the trained model classifies correctly, 0..1.
         Multi-label models have `report["mean_average_precision"]` instead; their `model.info["thresholds"]` are those
-        with the highest F1 on the test images.
+        with the highest F1 on the test images. Detectors have COCO's `report["average_precision"]`, 0..1.
 
     Raises:
         ValueError: for an unknown name or field, a model that does not fit the images, or another run's checkpoint.
@@ -114,76 +111,82 @@ def train(
         FloatingPointError: if the loss is no longer finite; the last checkpoint stays.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
-    check_trainable(model)
     options, changes = split_options(options, changes)
     workdir = workdir and as_path(workdir, "workdir")
     recipe = get_recipe(recipe, size=size, **changes)
-    devices, dataset, recipe = prepare_run(dataset, recipe, options, validation_freq, keep)
+    start = Start(model, weights, backbone_weights, options.precision, sync_batch_norm)
+    devices, dataset, recipe = prepare_run(start, dataset, recipe, options, validation_freq, keep)
     check_trackers(options, workdir, recipe.steps(images_per_epoch(dataset, recipe))[1])
-    if isinstance(model, keras.Model) and devices.num_replicas > 1:
-        raise ValueError(
-            "`model` should be a name, a ResNetSpec, or a function that returns a Keras model, on several devices: an "
-            f"existing model is on one of them. Received: model={model.name}"
-        )
     with devices.scope():
-        pretrained = is_pretrained(model, weights)
-        model, dataset = model_for_images(model, dataset, recipe, weights, options.precision, sync_batch_norm)
-        data = RunData(dataset, recipe, options.seed, devices)
-        compile_model(model, data.recipe, data.num_steps, jit_compile(options.xla), data.objective)
-        settings = run_settings(model, data.dataset, data.recipe, options.seed, sync_batch_norm)
-        settings |= {"keep": keep, "weights_sha256": weights_digest(model) if pretrained else None}
-        test_batches = data.test_batches()
+        data = RunData(start, dataset, recipe, options, devices)
+        settings = run_settings(data.network, data, sync_batch_norm)
+        settings |= {"keep": keep, "weights_sha256": weights_digest(data.network) if start.is_pretrained else None}
+        validation = data.task.validation(data, validation_freq)
     callbacks = [*callbacks_of(data.recipe, data.objective), *callbacks]
     checkpoints = CheckpointCallback(workdir, settings, data, options.checkpoint_every, keep == "best", callbacks)
     with locked_workdir(workdir if devices.is_chief else None):
         with devices.scope():
-            _begin_or_resume(checkpoints, model, options)
+            _begin_or_resume(checkpoints, data.model, options)
         logged = LoggedRun(checkpoints.workdir, settings, checkpoints.state.step, options.profile)
         with devices.running(), open_trackers(options, devices.is_chief and logged) as trackers:
-            _fit(model, data, checkpoints, [*callbacks, checkpoints, *trackers], test_batches, validation_freq)
-            run = _finish(model, data, checkpoints)
+            _fit(data, checkpoints, validation, [*callbacks, checkpoints, *trackers])
+            run = _finish(data, checkpoints, validation)
     # A copy on one device, whose `predict` does not divide batches
     return replace(run, model=clone(run.model)) if devices.num_replicas > 1 else run
 
 
 class RunData:
-    """A run's batches and its number of steps: the Dataset in the recipe's preprocessing, divided among the Devices."""
+    """What a run consists of: the network, the compiled model that `fit` trains, its batches and number of steps.
 
-    def __init__(self, dataset, recipe, seed, devices):
-        self.dataset, self.recipe, self.seed, self.devices = dataset, recipe, seed, devices
-        self.objective = objective_of(dataset)
+    Args:
+        start: Start.
+        dataset: Dataset. As attribute, in the preprocessing of the network.
+        recipe: Recipe.
+        options: RunOptions.
+        devices: the Devices among which batches are divided, in whose scope this is called.
+
+    Raises:
+        ValueError: for a network that cannot be built, or does not fit the data set.
+    """
+
+    def __init__(self, start, dataset, recipe, options, devices):
+        self.task, self.recipe, self.seed, self.devices = TASKS[recipe.task], recipe, options.seed, devices
+        self.network, self.dataset = self.task.network(start, dataset, recipe)
+        self.preprocessing, self.objective = self.task.preprocessing(self), self.task.objective(self)
         self.steps_per_epoch, self.num_steps = recipe.steps(images_per_epoch(dataset, recipe))
+        self.model = self.task.compile(self, jit_compile(options.xla))
 
     def training_batches(self, first, steps):
         """Batches of `steps` steps of the run, starting at step `first`."""
         return self.devices.distribute(
-            lambda *share: training_batches(self.dataset, self.recipe, steps, self.seed, first, share),
-            self.recipe.batch_size,
-        )
-
-    def test_batches(self):
-        dataset, num_images = self.dataset, len(self.dataset.test)
-        batch_size = self.devices.test_batch_size(num_images, self.recipe.batch_size)
-        return self.devices.distribute_test(
-            lambda *share: evaluation_batches(dataset.test, dataset, batch_size, share), num_images, batch_size
+            lambda *share: self.task.training_batches(self, steps, first, share), self.recipe.batch_size
         )
 
     def statistics_batches(self):
-        """Augmented training images without labels, on one device, for the statistics of averaged weights."""
-        batches = training_batches(self.dataset, self.recipe, STATISTICS_BATCHES, self.seed)
-        return (images for images, *_ in batches)
+        """Inputs of the model for some augmented batches, on one device, for the statistics of averaged weights."""
+        return (inputs for inputs, *_ in self.task.training_batches(self, STATISTICS_BATCHES, 0, (0, 1)))
+
+    def print_summary(self):
+        """Prints what is going to be trained on standard error, and warns of what may go wrong."""
+        print_summary(self.task.describe(self), self.dataset)
+        self.task.warn(self)
 
 
-def prepare_run(dataset, recipe, options, validation_freq=1, keep="last"):
+def prepare_run(start, dataset, recipe, options, validation_freq=1, keep="last"):
     """(Devices, Dataset, Recipe). The devices and the random state are set up before anything uses them."""
+    check_recipe(recipe, start.model)
     devices = Devices(options.devices)
     keras.utils.set_random_seed(options.seed)
     if options.deterministic:
         devices.make_deterministic()
     dataset = as_dataset(dataset)
-    if dataset.multi_label:
-        recipe = replace(recipe, loss="binary_cross_entropy")
+    recipe = TASKS[recipe.task].recipe(dataset, recipe, start)
     check_run(dataset, recipe, devices, options, validation_freq, keep)
+    if isinstance(start.model, keras.Model) and devices.num_replicas > 1:
+        raise ValueError(
+            "`model` should be a name, a spec, or a function that returns a Keras model, on several devices: an "
+            f"existing model is on one of them. Received: model={start.model.name}"
+        )
     return devices, dataset, recipe
 
 
@@ -191,10 +194,8 @@ def check_run(dataset, recipe, devices, options, validation_freq=1, keep="last")
     """Raises ValueError for a data set and options that `train` cannot use, before anything is built or written."""
     if dataset.train is None:
         raise ValueError(f"`dataset` should have training images. Received: {dataset.name}, which has only test images")
-    if len(dataset.class_names) < 2:
-        raise ValueError(f"`dataset` should have at least two classes. Received: {list(dataset.class_names)}")
+    TASKS[recipe.task].check(dataset, recipe)
     recipe.steps(images_per_epoch(dataset, recipe))  # raises unless there is at least one step
-    class_weights(dataset, recipe.class_weight)  # raises for classes that the data set does not have
     check_known("keep", keep, KEEP)
     if keep == "best" and (recipe.ema_decay or validation_freq != 1 or devices.num_machines > 1):
         raise ValueError(
@@ -222,27 +223,26 @@ def _begin_or_resume(checkpoints, model, options):
         begin_run(workdir, checkpoints.settings, options.resume)
 
 
-def _fit(model, data, checkpoints, callbacks, test_batches, validation_freq):
+def _fit(data, checkpoints, validation, callbacks):
     """Runs `model.fit` from the state of the checkpoint to the end."""
     progress = ProgressCallback(checkpoints, data)
     averages = [EMACallback(data.statistics_batches)] if data.recipe.ema_decay else []
-    callbacks = [*data.devices.callbacks, *averages, *callbacks, progress]
+    callbacks = [*data.devices.callbacks, *averages, *validation.callbacks(averages), *callbacks, progress]
     first_step = checkpoints.state.step
-    print_summary(model, data.dataset, data.recipe)
+    data.print_summary()
     with stop_on_signal(checkpoints), progress.bar:
         for first_epoch, end_epoch, length in _equal_epochs(first_step, data.steps_per_epoch, data.num_steps):
             if checkpoints.state.stopped:
                 break
-            model.fit(
+            data.model.fit(
                 data.training_batches(checkpoints.state.step, (end_epoch - first_epoch) * length),
-                validation_data=test_batches,
-                validation_freq=validation_freq,
                 initial_epoch=first_epoch,
                 epochs=end_epoch,
                 steps_per_epoch=length,
                 callbacks=callbacks,
                 shuffle=False,  # the batches are shuffled already
                 verbose=0,
+                **validation.fit_arguments,
             )
 
 
@@ -264,40 +264,28 @@ def _equal_epochs(step, steps_per_epoch, steps):
         yield whole, whole + 1, rest
 
 
-def _finish(model, data, checkpoints):
+def _finish(data, checkpoints, validation):
     """Tests the trained model and writes model and report: the Run."""
-    recipe, workdir = data.recipe, checkpoints.workdir
-    if recipe.ema_decay:
-        assign_averages(model, data.statistics_batches())
+    network, workdir = data.network, checkpoints.workdir
+    if data.recipe.ema_decay:
+        assign_averages(data.model, data.statistics_batches())
     if checkpoints.keep_best:
-        checkpoints.restore_best(model)
-    model.info = model_info(model) | {
-        "weights": f"trained on {data.dataset.name}",
-        "preprocessing": data.dataset.preprocessing.to_config(),
-        "class_names": list(data.dataset.class_names),
-        "multi_label": data.dataset.multi_label,
-    }
-    results = _results(model, data, checkpoints)
-    model.layers[-1].activation = keras.activations.get(data.objective.activation)
-    if data.dataset.multi_label:
-        results |= _set_thresholds(model, data)
-    measured = {name: results[name] for name in (data.objective.score, *data.objective.results, "loss")}
-    model.info["results"] = {"dataset": data.dataset.name, **measured}
+        checkpoints.restore_best(data.model)
+    source = {"weights": f"trained on {data.dataset.name}", "preprocessing": data.preprocessing.to_config()}
+    network.info = model_info(network) | source | data.task.info(data.dataset)
+    results = _results(data, checkpoints, validation)
+    results |= data.task.finish(data)
+    measured = {name: results[name] for name in (data.objective.score, *data.objective.results)}
+    network.info["results"] = {"dataset": data.dataset.name, **measured}
     report = {**checkpoints.settings, **results}
     if workdir and data.devices.is_chief:
-        write_run(model, report, workdir)
-    return Run(model, columns(checkpoints.state.history), report)
+        data.task.write(data, validation, workdir)
+        write_run(network, report, workdir)
+    return Run(network, columns(checkpoints.state.history), report)
 
 
-def _set_thresholds(model, data):
-    """Stores each class's threshold with the highest F1 on the test images in the model; results for the report."""
-    result = evaluate(clone(model) if data.devices.num_replicas > 1 else model, data.dataset)
-    model.info = model_info(model) | {"thresholds": result.best_thresholds}
-    return {"mean_average_precision": result.mean_average_precision}
-
-
-def _results(model, data, checkpoints):
-    """Loss and accuracies on the test images, and the speed of the training.
+def _results(data, checkpoints, validation):
+    """Test results and the speed of the training.
 
     The metrics are taken from the history if the epoch of the kept weights was tested. Averaged weights are tested
     again: their batch-norm statistics have been recomputed since.
@@ -307,11 +295,10 @@ def _results(model, data, checkpoints):
     if f"val_{data.objective.monitor}" in row and not data.recipe.ema_decay:
         metrics = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
     else:
-        metrics = model.evaluate(data.test_batches(), verbose=0, return_dict=True)
+        metrics = validation.metrics()
     return {
         **{name: metrics[metric] for name, metric in data.objective.results.items()},
-        "loss": metrics["loss"],
         "stopped_early": checkpoints.state.stopped,
         "wall_time_s": round(checkpoints.state.seconds, 1),
-        "training_images_per_s": round(mean(row["images_per_s"] for row in history), 1),
+        "training_images_per_s": float(f"{mean(row['images_per_s'] for row in history):.4g}"),
     }

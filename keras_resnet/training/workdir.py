@@ -14,9 +14,11 @@ from keras_resnet.weights.keras_archives import save_keras
 
 MODEL, CHECKPOINT, HISTORY, CURVES = "model.keras", "checkpoint.safetensors", "history.csv", "curves.png"
 SETTINGS, REPORT, TENSORBOARD = "settings.json", "report.json", "tensorboard"
+DETECTIONS = "detections.jpg"
+"""Test images of a detector with true and found objects."""
 BEST = "best_{}.safetensors"
 """Weights of the best epoch so far, with its number."""
-FILES = (SETTINGS, CHECKPOINT, MODEL, HISTORY, CURVES, REPORT, TENSORBOARD)
+FILES = (SETTINGS, CHECKPOINT, MODEL, HISTORY, CURVES, REPORT, DETECTIONS, TENSORBOARD)
 
 
 def check_workdir(folder, settings, size, options):

@@ -31,7 +31,6 @@ from keras_resnet.normalization import normalize
 from keras_resnet.training.distribution import Devices
 from keras_resnet.training.model_setup import (
     build_for_images,
-    check_trainable,
     fit_to_images,
     is_model_file,
     load_pretrained,
@@ -39,9 +38,10 @@ from keras_resnet.training.model_setup import (
 from keras_resnet.training.objectives import run_score
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipe import Recipe
-from keras_resnet.training.recipes import get_recipe
+from keras_resnet.training.recipes import check_recipe, get_recipe
 from keras_resnet.training.train import check_run, train
 from keras_resnet.training.workdir import begin_run, check_workdir, clear_runs, locked_workdir, write_run
+from keras_resnet.variants import check_classifier
 
 BATCH_NORM = ("frozen", "trained")
 GRAD_CAM_PLOT = "grad_cam.png"
@@ -121,11 +121,12 @@ def finetune(
         OSError, RuntimeError, FloatingPointError, KeyboardInterrupt: as `train`.
     """
     check_known("batch_norm", batch_norm, BATCH_NORM)
-    check_trainable(model)
+    check_classifier("model", model, "`keras_resnet.train` trains detectors, with the recipe 'detection_finetune'.")
     options, changes = split_options(options, changes)
     folder = workdir and as_path(workdir, "workdir")
     keep_batch_size = not isinstance(recipe, str) or "batch_size" in changes
     recipe = get_recipe(recipe, size=size, **changes)
+    check_recipe(recipe, model)
     devices = Devices(options.devices)  # before images are read, which initializes TensorFlow's devices
     devices.check_one_machine("Fine-tuning keeps the weights of the best epoch, which needs one machine.")
     if recipe.ema_decay:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import keras
 
 from keras_resnet.architecture.complexity import complexity
-from keras_resnet.architecture.detector import MIN_SIDE, build_detector
+from keras_resnet.architecture.detector import MIN_SIDE, PREDICTORS, build_detector
 from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.metadata import info_without_head, model_info
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
@@ -19,8 +19,6 @@ from keras_resnet.weights.layouts import ANCHORS, Layout, field_differences, mat
 from keras_resnet.weights.network_weights import NetworkWeights
 from keras_resnet.weights.weights_file import WeightsFile
 
-_PREDICTORS = ("box_scores", "box_deltas", "mask_logits", "dense_scores")
-"""Layers with weights for each class."""
 _LENGTHS = {
     "neck_width": ("fpn_inner0/bias", "fpn_inner0_bn/gamma"),
     "rpn_width": ("rpn_conv0/bias",),
@@ -63,7 +61,7 @@ class DetectorWeights(NetworkWeights):
     """The weights of a detector in an open file: everything that can be known before a model is built."""
 
     head_weights: ClassVar[tuple[str, ...]] = tuple(
-        f"{layer}/{kind}" for layer in _PREDICTORS for kind in ("kernel", "bias")
+        f"{layer}/{kind}" for layer in PREDICTORS for kind in ("kernel", "bias")
     )
     preprocessing_class = DetectionPreprocessing
 
