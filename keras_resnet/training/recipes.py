@@ -238,7 +238,8 @@ def check_recipe(recipe: Recipe, network: Any) -> None:
 def check_recipe_task(recipe: Recipe, task: str, purpose: str) -> None:
     """Raises ValueError for a recipe of another task; the message names one of this task, and the purpose."""
     if recipe.task != task:
-        expected = f"one for {task}, such as {FOR_TASKS[task]!r}, {purpose}"
+        example = f", such as {FOR_TASKS[task]!r}," if task in FOR_TASKS else ""
+        expected = f"one for {task}{example} {purpose}"
         raise value_error("recipe", f"a recipe for {recipe.task}", expected)
 
 
