@@ -22,7 +22,7 @@ from keras_resnet.normalization import Normalization
 UNCHANGED = Normalization(divisor=1.0)
 PREPROCESSING = DetectionPreprocessing(UNCHANGED, min_size=96, max_size=160)
 SCALES = {"scale_jitter": (48, 144), "large_scale_jitter": (0.3, 2.0), "overlap": (0.3, 1.0), "none": (0.08, 1.0)}
-CROPS = {name: Recipe(epochs=1, crop=name, scale=scale, flip=True) for name, scale in SCALES.items()}
+CROPS = {name: Recipe(epochs=1, loss="detection", crop=name, scale=scale, flip=True) for name, scale in SCALES.items()}
 SCENES = ("wide", "tall", "small")
 
 
@@ -240,12 +240,12 @@ def test_pixels_of_crops_are_those_of_the_resized_image(antialias):
 def test_colour_noise_has_the_covariance_of_the_recipe():
     """One colour per image, whose principal components are those of `lighting`."""
     pixels, objects = drawing(0)
-    recipe = Recipe(epochs=1, lighting=0.1)
+    recipe = Recipe(epochs=1, loss="detection", lighting=0.1)
     samples = [sample_augmentation(objects, recipe, PREPROCESSING, np.random.default_rng(seed)) for seed in range(4000)]
     np.testing.assert_allclose(
         np.cov(np.transpose([it.color for it in samples])), 0.01 * COLOR_NOISE.T @ COLOR_NOISE, rtol=0.1, atol=0.1
     )
-    plain = sample_augmentation(objects, Recipe(epochs=1), PREPROCESSING, np.random.default_rng(0))
+    plain = sample_augmentation(objects, Recipe(epochs=1, loss="detection"), PREPROCESSING, np.random.default_rng(0))
     difference = samples[0](pixels, UNCHANGED, False).pixels - plain(pixels, UNCHANGED, False).pixels
     np.testing.assert_allclose(difference, np.broadcast_to(samples[0].color, difference.shape), atol=1e-3)
 
@@ -265,7 +265,7 @@ def test_objects_without_an_area_are_left_out():
 )
 def test_scales_of_crops_are_checked(crop, scale):
     with pytest.raises(ValueError, match="`scale` of a recipe should be two f.*smaller first.*Received: scale="):
-        Recipe(epochs=1, crop=crop, scale=scale)
+        Recipe(epochs=1, loss="detection", crop=crop, scale=scale)
 
 
 def test_an_image_that_cannot_be_read_is_named():

@@ -19,8 +19,10 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.normalization import Normalization
 
 PREPROCESSING = DetectionPreprocessing(Normalization(divisor=1.0), min_size=32, max_size=64)
-RECIPE = Recipe(epochs=1, batch_size=4, crop="large_scale_jitter", scale=(0.5, 2.0), flip=True, lighting=0.1)
-PLAIN = Recipe(epochs=1, batch_size=4)
+RECIPE = Recipe(
+    epochs=1, batch_size=4, loss="detection", crop="large_scale_jitter", scale=(0.5, 2.0), flip=True, lighting=0.1
+)
+PLAIN = Recipe(epochs=1, batch_size=4, loss="detection")
 SIZES = [(32, 32), (32, 60), (60, 32), (40, 36)]
 
 
