@@ -18,11 +18,9 @@ from keras_resnet.data.objects import Objects
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.normalization import Normalization
 
-PREPROCESSING = DetectionPreprocessing(Normalization(divisor=1.0), min_size=32, max_size=64)
-RECIPE = Recipe(
-    epochs=1, batch_size=4, loss="detection", crop="large_scale_jitter", scale=(0.5, 2.0), flip=True, lighting=0.1
-)
+PREPROCESSING = DetectionPreprocessing(Normalization(divisor=1.0), min_size=32, max_size=64, divisor=4)
 PLAIN = Recipe(epochs=1, batch_size=4, loss="detection")
+RECIPE = replace(PLAIN, crop="large_scale_jitter", scale=(0.3, 1.2), flip=True, lighting=0.1)
 SIZES = [(32, 32), (32, 60), (60, 32), (40, 36)]
 
 
@@ -102,6 +100,8 @@ def test_a_batch_is_the_same_from_any_step_in_parts_and_by_any_threads(numbered,
     options = {"seed": 5, "losses": ("a", "b"), "has_masks": has_masks}
     expected = read(numbered, steps=9, **options)
     assert_equal(read(numbered, steps=4, first=5, **options), expected[5:])
+    assert len({x["images"].shape for x, _ in expected}) > 3
+    assert len(np.unique([x["images"][:, 0, 0, 2] for x, _ in expected])) == 36  # a colour for each image, added to 0
     parts = [read(numbered, steps=9, share=(part, 2), **options) for part in range(2)]
     joined = [
         keras.tree.map_structure(lambda *rows: np.concatenate(rows), *batch) for batch in zip(*parts, strict=True)
@@ -158,7 +158,7 @@ def test_batches_have_one_group_of_aspect_ratios_where_images_suffice():
         assert len(mixed) <= len(set(groups)) - 1
         kept = Counter(groups[batches].ravel())
         assert len(batches) - len(mixed) >= sum(count // 8 for count in kept.values())
-        assert not (np.diff(groups[batches[:, 0]]) >= 0).all()  # the groups are not in order
+        assert len(set(groups[batches[:20, 0]])) > 3  # the groups are not in order
 
 
 def test_every_image_is_used_over_the_epochs():
