@@ -4,7 +4,7 @@ The images of a batch are a function of (seed, epoch), and what happens to each 
 run): a run can be resumed at any step, and nothing depends on the number of machines that share a batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice, tee
@@ -13,34 +13,23 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.data.datasets import Dataset, Split
+from keras_resnet.data.datasets import Split
 from keras_resnet.data.detection_augmentation import Augmentation, TrainingImage, sample_augmentation
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.data.objects import Objects
 from keras_resnet.data.prefetch import images_at, map_in_threads
-from keras_resnet.errors import value_error
 
 ASPECT_RATIOS = 2.0 ** np.linspace(-1, 1, 7)
 """Limits of the groups of width to height, equally spaced in the logarithm, as in torchvision's references with k=3."""
 
 
-def detection_batches(
-    dataset: Dataset,
-    recipe: Any,
-    preprocessing: DetectionPreprocessing,
-    steps: int,
-    seed: int = 0,
-    first: int = 0,
-    share: tuple[int, int] = (0, 1),
-    losses: Sequence[str] = (),
-    has_masks: bool = False,
-) -> Any:
+def detection_batches(dataset, recipe, preprocessing, steps, seed=0, first=0, share=(0, 1), losses=(), has_masks=False):
     """Shuffled and augmented batches of images with objects for some steps of a run.
 
     Objects that are crowds, difficult or left without an area are left out; images without objects are background.
 
     Args:
-        dataset: a Dataset whose training images have objects.
+        dataset: a Dataset whose training images have objects, all with masks if `has_masks`.
         recipe: Recipe, with a crop for detectors.
         preprocessing: DetectionPreprocessing of the detector; the recipe's `train_size` takes the place of its sizes.
         steps: number of batches.
@@ -57,16 +46,10 @@ def detection_batches(
         the image's position in the run; with masks `masks` (B, G, H, W) uint8.
 
     Raises:
-        ValueError: for a data set without objects, and for objects without a mask if there should be masks. While
-            batches are read: for an image that cannot be read, with its name.
+        ValueError: while batches are read, for an image that cannot be read, with its name.
     """
     split = dataset.train
-    if not isinstance(split, Split) or split.objects is None:
-        expected = "one with boxes of objects, such as a folder in the format of COCO, PASCAL VOC or YOLO"
-        raise value_error("dataset", dataset.name, expected, "Without boxes, only classifiers can be trained.")
     objects = split.objects.keep(~(split.objects.crowd | split.objects.difficult))
-    if has_masks:
-        _check_masks(dataset, objects)
     size = recipe.batch_size // share[1]
     part = slice(share[0] * size, (share[0] + 1) * size)
     batches = _Batches(
@@ -77,8 +60,8 @@ def detection_batches(
         return make_iterator()
     import tensorflow as tf
 
-    batches = tf.data.Dataset.from_generator(make_iterator, output_signature=batches.signature())
-    return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(1)
+    read = tf.data.Dataset.from_generator(make_iterator, output_signature=batches.signature())
+    return read.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,11 +173,3 @@ def shuffled_batches(sizes: np.ndarray, batch_size: int, seed: int, epoch: int) 
     is_left = rank >= np.repeat(counts // batch_size * batch_size, counts)
     order = np.concatenate([by_group[~is_left], by_group[is_left]])
     return random.permutation(used[order].reshape(-1, batch_size))
-
-
-def _check_masks(dataset, objects):
-    masks = objects.masks
-    missing = len(objects) if masks is None else sum(mask is None for mask in masks)
-    if missing:
-        hint = f"{missing} of {len(objects)} objects have none; a detector without a mask head needs none."
-        raise value_error("dataset", dataset.name, "one with a mask of every object", hint)
