@@ -150,13 +150,15 @@ class RegionFeatures(Parameterless):
 
 
 def boxes_of_images(count, places):
-    """Indices in (B * P,) of the first count[b] boxes of each image, but at least one; None for all B * P boxes.
+    """Indices in (B * P,) of the first count[b] boxes of each image; None for all B * P boxes.
 
+    If there are none, they are the first ones of all images, as convolutions need at least one region.
     Backends other than TensorFlow need shapes that do not depend on values, and compute all of them.
     """
     if count is None or keras.backend.backend() != "tensorflow":
         return None
-    return tf.where(tf.reshape(tf.range(places)[None] < tf.maximum(count, 1)[:, None], [-1]))[:, 0]
+    count = tf.maximum(count, 1 - tf.reduce_max(count))
+    return tf.where(tf.reshape(tf.range(places)[None] < count[:, None], [-1]))[:, 0]
 
 
 def rows_by_image(values, count, batch, places):
