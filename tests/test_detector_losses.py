@@ -6,14 +6,15 @@ from functools import cache
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import ops
-from support import NARROW_DETECTORS, REFERENCES, narrow_detector, padded_images
+from support import NARROW_DETECTORS, REFERENCES, narrow, narrow_detector, padded_images
 
-from keras_resnet.architecture.boxes import encode_boxes
+from keras_resnet import build, get_spec
+from keras_resnet.architecture.boxes import decode_boxes, encode_boxes
+from keras_resnet.architecture.detector import HEAD_PREFIXES
 from keras_resnet.training.detection_losses import DETECTION_LOSSES
 from keras_resnet.training.detector_training import training_model
-from keras_resnet.training.matching import match_boxes, samples_of
+from keras_resnet.training.matching import Sampling, match_boxes, random_uniform, sample, samples_of
 from keras_resnet.weights.loading import build_from_file
 
 FOLDER = REFERENCES / "detectors"
@@ -44,7 +45,11 @@ def reference_samples(name, part, candidates):
     """The samples of torchvision as our layers return them."""
     found = reference(name)
     indices = found[f"{part}_samples"].astype("int32")
-    chosen = np.maximum(indices, 0), (indices >= 0).sum(axis=1, dtype="int32"), found[f"{part}_positives"].astype("int32")
+    chosen = (
+        np.maximum(indices, 0),
+        (indices >= 0).sum(axis=1, dtype="int32"),
+        found[f"{part}_positives"].astype("int32"),
+    )
     return samples_of(ops.convert_to_tensor(candidates), found[f"{part}_matches"].astype("int32"), OBJECTS, chosen)
 
 
@@ -99,18 +104,151 @@ def test_losses_from_the_same_samples_are_those_of_torchvision(name):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["maskrcnn", "fasterrcnn_v2", "retinanet"])
-def test_gradients_are_those_of_torchvision(name):
-    """With frozen batch norm of epsilon 0, with batch norm in all parts, and of RetinaNet."""
+# With batch norm in the heads, gradients of float32 differ by 5e-3 between two implementations in TensorFlow itself.
+@pytest.mark.parametrize(("name", "tolerance"), [("maskrcnn", 1e-5), ("fasterrcnn_v2", 1e-2), ("retinanet", 1e-5)])
+def test_gradients_from_the_same_samples_are_those_of_torchvision(name, tolerance):
+    """Of the v1 detectors without their backbones: TensorFlow 2.21 overwrites memory in the gradient of a 1x1
+    convolution with a stride of 2 and four channels, which no detector of full size has.
+    """
+    tf = pytest.importorskip("tensorflow")
     model, from_samples, values = model_of_samples(name)
-    detector = model.detector
-    path = FOLDER / f"{name}_gradients.safetensors"
+    detector, path = model.detector, FOLDER / f"{name}_gradients.safetensors"
     expected = build_from_file(detector.spec, path, settings=detector.settings).trainable_variables
+    pairs = list(zip(detector.trainable_variables, expected, strict=True))
+    if name != "fasterrcnn_v2":
+        pairs = [(variable, theirs) for variable, theirs in pairs if variable.path.startswith(HEAD_PREFIXES)]
 
-    with tf.GradientTape() as tape:
-        loss = sum(ops.mean(loss) for loss in from_samples(values, training=True).values())
-    found = tape.gradient(loss, [variable.value for variable in detector.trainable_variables])
-    for variable, ours, theirs in zip(detector.trainable_variables, found, expected, strict=True):
-        error = float(ops.max(ops.abs(ours - theirs)) / ops.max(ops.abs(theirs)))
-        print(variable.path, error)
-        assert error < 1e-4, variable.path
+    @tf.function
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = sum(ops.mean(loss) for loss in from_samples(values, training=True).values())
+        return tape.gradient(loss, [variable.value for variable, _ in pairs])
+
+    for (variable, theirs), ours in zip(pairs, gradients(), strict=True):
+        largest = float(ops.max(ops.abs(theirs)))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * largest, err_msg=variable.path)
+
+
+def losses_and_gradients(model, values):
+    """{name: losses (B,)}, and the largest absolute value of each variable's gradient."""
+    tf = pytest.importorskip("tensorflow")
+
+    @tf.function
+    def compute():
+        with tf.GradientTape() as tape:
+            found = model(values, training=True)
+            loss = sum(ops.mean(loss) for loss in found.values())
+        return found, tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+
+    found, gradients = compute()
+    return {name: loss.numpy() for name, loss in found.items()}, [np.abs(g).max() for g in gradients]
+
+
+def batch_for(model, count=2, **changes):
+    """Inputs of a training model: the first images of the reference."""
+    data = {"images": padded_images(DATA), **DATA, "keys": np.int32([[7, 0], [7, 1], [7, 2]])}
+    return {name: np.array((data | changes)[name][:count]) for name in model.input}
+
+
+V1 = replace(
+    get_spec("maskrcnn_resnet50_fpn"), backbone=narrow(get_spec("resnet50")), neck_width=16, box_width=16, mask_width=8
+)
+SPECS = {
+    "mask": V1,
+    "context": replace(V1, global_context=True),
+    "dc5": replace(V1, neck="dc5", levels=(5,), extra_levels=None, anchor_sizes=((32, 64),)),
+    "c4": replace(get_spec("fasterrcnn_resnet50_c4"), backbone=narrow(get_spec("resnet50")), rpn_width=16),
+    "conv": replace(V1, box_head="conv", head_norm="batch", frozen_batch_norm=False),
+    "dense": replace(get_spec("retinanet_resnet50_fpn"), backbone=narrow(get_spec("resnet50")), neck_width=16),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_losses_are_finite_and_train_every_weight_of_any_detector(name):
+    """Also without objects in any image, without rows for them, and with boxes without an area."""
+    model = training_model(build(replace(SPECS[name], classes=4)), losses_of(name))
+    values = batch_for(model)
+    losses, gradients = losses_and_gradients(model, values)
+    assert all(loss.shape == (2,) and (loss > 0).all() for loss in losses.values())
+    assert all(0 < gradient < np.inf for gradient in gradients)
+    flat = values["boxes"].copy()
+    flat[0, 2, 2] = flat[0, 2, 0]
+    unlabelled = values["labels"].copy()
+    unlabelled[0, 2] = 0
+    with_flat, without = (model(values | change) for change in ({"boxes": flat}, {"labels": unlabelled}))
+    for key, loss in with_flat.items():
+        np.testing.assert_array_equal(loss, without[key])
+    nothing = {key: values[key] * 0 for key in ("boxes", "labels")}
+    no_rows = {key: values[key][:, :0] for key in ("boxes", "labels", "masks") if key in values}
+    expected, _ = losses_and_gradients(model, values | nothing)
+    for loss in ("rpn_box_reg", "box_reg", "mask", "bbox_regression"):
+        assert not np.any(expected.get(loss, 0))
+    found, gradients = losses_and_gradients(model, values | no_rows)
+    for key, loss in found.items():
+        np.testing.assert_allclose(loss, expected[key], rtol=1e-6)
+    assert np.isfinite(gradients).all() and sum(float(np.sum(loss)) for loss in found.values()) > 0
+
+
+def test_a_training_model_has_the_variables_of_its_detector():
+    detector = narrow_detector("maskrcnn")[0]
+    model = training_model(detector)
+    assert model.detector is detector
+    assert sorted(map(id, model.variables)) == sorted(map(id, detector.variables))
+    assert [v.path for v in model.trainable_variables] == [v.path for v in detector.trainable_variables]
+    assert list(model.output) == ["objectness", "rpn_box_reg", "classifier", "box_reg", "mask"]
+
+
+MANY = np.stack([np.full(2000, 3), np.arange(2000)], axis=1).astype("int32")
+"""Keys of 2,000 images of a run."""
+
+
+def test_random_numbers_belong_to_an_image_and_not_to_its_batch():
+    numbers = ops.convert_to_numpy(random_uniform(MANY[:8], 0, 50))
+    np.testing.assert_array_equal(numbers[2:5], random_uniform(MANY[2:5], 0, 50))
+    others = [
+        random_uniform(MANY[:8], 1, 50),
+        random_uniform(MANY[8:16], 0, 50),
+        random_uniform(MANY[:8] + np.int32([1, 0]), 0, 50),
+    ]
+    together = np.concatenate([numbers, *others])
+    assert len(np.unique(together)) > 0.999 * together.size
+    assert 0 <= together.min() < 0.01 and 0.99 < together.max() < 1
+
+
+def test_samples_are_uniform_among_the_boxes_that_may_be_chosen():
+    """Frequencies over 2,000 images are within five standard deviations of the binomial distribution."""
+    matches = np.array([3] * 12 + [-1] * 20 + [-2] * 8, "int32")
+    sampling = Sampling(0.5, 0.5, samples=16, positive_share=0.25)
+    numbers = random_uniform(MANY, 0, len(matches))
+    indices, count, positives = sample(np.tile(matches, (len(MANY), 1)), numbers, sampling)
+    indices = ops.convert_to_numpy(indices)
+    assert (np.asarray(count) == 16).all() and (np.asarray(positives) == 4).all()
+    assert (matches[indices[:, :4]] == 3).all() and (matches[indices[:, 4:]] == -1).all()
+    assert (np.diff(np.sort(indices, axis=1)) > 0).all()
+    for part, share in ((slice(0, 12), 4 / 12), (slice(12, 32), 12 / 20)):
+        found = np.bincount(indices.ravel(), minlength=len(matches))[part]
+        deviation = np.sqrt(len(MANY) * share * (1 - share))
+        assert np.abs(found - len(MANY) * share).max() < 5 * deviation
+
+
+@pytest.mark.parametrize(("positive", "negative"), [(0, 5), (5, 0), (3, 4), (0, 0), (9, 2), (2, 30)])
+def test_samples_are_all_boxes_if_there_are_few(positive, negative):
+    matches = np.array([-2] + [0] * positive + [-2] + [-1] * negative, "int32")[None]
+    chosen = sample(
+        matches, random_uniform(MANY[:1], 0, matches.size), Sampling(0.5, 0.5, samples=16, positive_share=0.5)
+    )
+    indices, count, positives = (np.asarray(values)[0] for values in chosen)
+    assert positives == min(positive, 8) and count == min(positives + negative, 16)
+    assert len(set(indices[:count])) == count and not indices[count:].any()
+    assert (matches[0, indices[:count]] == [0] * positives + [-1] * (count - positives)).all()
+
+
+def test_offsets_of_a_box_give_the_box_again():
+    generator = np.random.default_rng(0)
+    boxes, targets = (
+        np.concatenate([xy := generator.uniform(0, 50, (99, 2)), xy + generator.uniform(1, 50, (99, 2))], 1)
+        for _ in range(2)
+    )
+    weights = (10.0, 10.0, 5.0, 5.0)
+    boxes, targets = (values.astype("float32") for values in (boxes, targets))
+    np.testing.assert_allclose(decode_boxes(encode_boxes(targets, boxes, weights), boxes, weights), targets, atol=1e-3)

@@ -117,13 +117,15 @@ def _region_losses(detector, losses, objects, keys):
 def _box_predictions(detector, regions, sizes):
     """What the box head predicts of sampled regions: `scores` (R, classes) and `deltas` (R, 4 * classes)."""
     align = detector.get_layer("box_regions")
-    maps, boxes = call_arguments(align)
+    maps = call_arguments(align)[0]
     given = call_arguments(detector.get_layer("detections"))[0]
     outputs = {name: given[name] for name in ("scores", "deltas")}
-    if detector.spec.global_context:
-        around = detector.get_layer("box_whole_image")(regions["boxes"], sizes)
-        return keras.Model([align.output, boxes], outputs, name="box_head")([align(maps, around), around])
-    return keras.Model(align.output, outputs, name="box_head")(align(maps, regions["boxes"], regions["count"]))
+    if not detector.spec.global_context:
+        return keras.Model(align.output, outputs, name="box_head")(align(maps, regions["boxes"], regions["count"]))
+    context = detector.get_layer("box_context")
+    around = detector.get_layer("box_whole_image")(regions["boxes"], sizes)
+    features = keras.Model(align.output, context.input[0], name="box_features")(align(maps, around))
+    return keras.Model(context.output, outputs, name="box_head")(context(features, around))
 
 
 def _mask_loss(detector, losses, regions, masks):

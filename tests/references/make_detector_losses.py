@@ -64,7 +64,7 @@ def training_data():
 
 
 def prepare(name):
-    """A detector of make_detectors.py in training mode, with smaller samples; its first version has frozen batch norm."""
+    """A detector of make_detectors.py in training mode, with fewer samples; batch norm is frozen but for the _v2."""
     row = ROWS[name]
     model = row.build().double().train()
     arrays = load_file(FOLDER / f"{name}.safetensors")
