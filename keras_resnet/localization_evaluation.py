@@ -33,7 +33,7 @@ def evaluate_localizer(
     images, the mean of their boxes.
 
     Args:
-        model: a localizer, or a classifier whose class activation maps give the boxes.
+        model: a localizer, a classifier whose class activation maps give the boxes, or an ImageLocalizer of them.
         dataset: a Dataset of images with one class and boxes, whose test images are used.
         protocol: LocalizationProtocol.
         batch_size: number of images in a batch; whole images come one by one.
@@ -45,7 +45,7 @@ def evaluate_localizer(
             model's, for an image that cannot be read, and for a model or protocol that `localize` refuses.
         FloatingPointError: if a model returns NaN or Inf.
     """
-    localizer = ImageLocalizer(model, protocol)
+    localizer = model if isinstance(model, ImageLocalizer) else ImageLocalizer(model, protocol)
     split, skipped = _with_boxes(dataset)
     indices = match_class_indices(dataset.class_names, localizer.classes)
     found: list[tuple] = []

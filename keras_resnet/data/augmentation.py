@@ -138,13 +138,18 @@ def pad_and_crop(images, padding, u):
     batch, height, width, channels = ops.shape(images)
     sides = (padding, padding)
     padded = ops.pad(images, ((0, 0), sides, sides, (0, 0)))
-    corners = _random_integers(u, 2 * padding + 1)
+    corners = crop_corners(u, padding)
     rows = corners[:, 0, None] + ops.arange(height)
     columns = corners[:, 1, None] + ops.arange(width)
     # One gather of pixels from the whole batch is faster than one gather along each axis
     rows = ops.arange(batch)[:, None] * (height + 2 * padding) + rows
     pixels = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
     return ops.take(ops.reshape(padded, (-1, channels)), pixels, axis=0)
+
+
+def crop_corners(u, padding):
+    """(B, 2) int32: row and column at which `pad_and_crop` begins in the padded images."""
+    return _random_integers(u, 2 * padding + 1)
 
 
 def flip(images, u):

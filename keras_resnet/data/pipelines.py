@@ -74,7 +74,7 @@ def training_batches(dataset, recipe, steps, seed=0, first=0, share=(0, 1)):
     steps = StepRange(first, steps, recipe.batch_size, part, seed, recipe.repeats, oversampling(dataset, recipe))
     num_classes, preprocessing = len(dataset.class_names), dataset.preprocessing
     weights, is_batchwise = class_weights(dataset, recipe.class_weight), _is_batchwise(dataset, recipe)
-    compiled = _augmentation(replace(recipe, class_weight=None), num_classes, preprocessing.mode)
+    compiled = compiled_augmentation(replace(recipe, class_weight=None), num_classes, preprocessing.mode)
 
     def augment(random, images, labels):
         return compiled(images, labels, sample_numbers(recipe, random), weights)
@@ -97,7 +97,7 @@ def training_batches(dataset, recipe, steps, seed=0, first=0, share=(0, 1)):
 
 
 @lru_cache(8)
-def _augmentation(recipe, num_classes, mode):
+def compiled_augmentation(recipe, num_classes, mode):
     """`augment_batch` of (images, labels, numbers, class weights), compiled by XLA where the backend has it.
 
     XLA makes one pass over the pixels instead of one for each operation, and compiles once for several runs.

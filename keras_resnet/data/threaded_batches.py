@@ -12,7 +12,13 @@ from keras_resnet.normalization import normalize
 
 
 def shuffled_batches(split, steps):
-    """Yields (step, images, labels) of a Split for a StepRange, in the order of one permutation per epoch."""
+    """Yields (step, images, labels) of a Split for a StepRange, in the order of `shuffled_indices`."""
+    for step, indices in shuffled_indices(split, steps):
+        yield step, split.images[indices], split.labels[indices]
+
+
+def shuffled_indices(split, steps):
+    """Yields (step, indices of images) of a Split for a StepRange, in the order of one permutation per epoch."""
     length = len(steps.oversampling or split)
 
     @lru_cache(1)
@@ -22,8 +28,7 @@ def shuffled_batches(split, steps):
 
     for step in steps.numbers:
         positions = np.arange(step * steps.batch_size, (step + 1) * steps.batch_size)[steps.part] // steps.repeats
-        indices = [order(int(position // length))[position % length] for position in positions]
-        yield step, split.images[indices], split.labels[indices]
+        yield step, [order(int(position // length))[position % length] for position in positions]
 
 
 def read_batch(images, recipe, preprocessing, random):
@@ -38,17 +43,32 @@ def read_batch(images, recipe, preprocessing, random):
     Raises:
         ValueError, OSError: for an image that cannot be read.
     """
-    from keras_resnet.data.pillow_images import image_size, read_crop
+    from keras_resnet.data.pillow_images import image_size
+
+    sizes = np.array([image_size(image) for image in images], "int32")
+    return read_crops(images, sample_crops(sizes, recipe, preprocessing, random), recipe, preprocessing)
+
+
+def sample_crops(sizes, recipe, preprocessing, random):
+    """(crop boxes (B, 4), indices and strengths of the policy's operations (B, layers)) of images, as NumPy arrays.
+
+    `sizes` are their heights and widths, (B, 2) int32; the others are arguments of `read_batch`.
+    """
+    heights, widths = sizes.T
+    with keras.device("cpu:0"):  # few numbers, which an accelerator would compute after the steps in its queue
+        boxes = TRAIN_CROPS[recipe.crop].crop_box(heights, widths, recipe, preprocessing, random)
+        operations = POLICIES[recipe.policy].sample(random, recipe)
+    return tuple(keras.ops.convert_to_numpy(values) for values in (boxes, *operations))
+
+
+def read_crops(images, crops, recipe, preprocessing):
+    """Reads crops of `sample_crops` and applies their operations; see `read_batch`."""
+    from keras_resnet.data.pillow_images import read_crop
     from keras_resnet.data.pillow_operations import apply_operation
 
     policy, size = POLICIES[recipe.policy], recipe.train_size or preprocessing.size
-    heights, widths = np.array([image_size(image) for image in images], "int32").T
-    with keras.device("cpu:0"):  # few numbers, which an accelerator would compute after the steps in its queue
-        boxes = TRAIN_CROPS[recipe.crop].crop_box(heights, widths, recipe, preprocessing, random)
-        operations = policy.sample(random, recipe)
-    boxes, indices, strengths = (keras.ops.convert_to_numpy(values).tolist() for values in (boxes, *operations))
     batch = np.empty((len(images), size, size, preprocessing.channels), "uint8")
-    for row, image, box, *layers in zip(batch, images, boxes, indices, strengths, strict=True):
+    for row, image, box, *layers in zip(batch, images, *(values.tolist() for values in crops), strict=True):
         crop = read_crop(image, box, size, preprocessing.channels)
         for operation in zip(*layers, strict=True):
             crop = apply_operation(crop, policy, *operation)

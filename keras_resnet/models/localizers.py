@@ -53,11 +53,21 @@ def create_localizer(
     spec, name = replace(get_spec(variant), **changes), name or variant
     if backbone_weights is None:
         return build_localizer(spec if classes is None else replace(spec, classes=classes), input_shape, name)
+    classifier = backbone_classifier(spec, backbone_weights, classes, input_shape)
+    return as_localizer(classifier, name, **{key: getattr(spec, key) for key in ("boxes", "box_width", "anchor_sizes")})
+
+
+def backbone_classifier(
+    spec: LocalizerSpec,
+    backbone_weights: str | os.PathLike,
+    classes: int | None = None,
+    input_shape: tuple[int | None, ...] | None = None,
+) -> ResNet:
+    """The classifier of a localizer's network with the weights of a file; arguments as of `create_localizer`."""
     path, published = resolve_backbone_weights(backbone_weights, spec.backbone, include_top=True)
-    classifier = build_from_file(
+    return build_from_file(
         localizer_backbone(spec), path, classes=classes, input_shape=input_shape, preprocessing=published
     )
-    return as_localizer(classifier, name, **{key: getattr(spec, key) for key in ("boxes", "box_width", "anchor_sizes")})
 
 
 def classifier_of(model: Any) -> Any:

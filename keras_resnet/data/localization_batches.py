@@ -1,0 +1,109 @@
+"""Training batches of localizers: images of one class with the box of an object, cropped and mirrored with them.
+
+All random numbers are a function of (seed, step) and of an image's position in the batch, as in `pipelines.py`.
+"""
+
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet.data.augmentation import TRAIN_CROPS, crop_corners, sample_numbers
+from keras_resnet.data.datasets import Dataset
+from keras_resnet.data.objects import Objects
+from keras_resnet.data.pipelines import StepRange, compiled_augmentation
+from keras_resnet.data.prefetch import images_at, map_in_threads
+from keras_resnet.data.random_numbers import NumPyRandom
+from keras_resnet.data.threaded_batches import read_crops, sample_crops, shuffled_indices
+
+
+def localization_batches(
+    dataset: Dataset, recipe: Any, steps: int, seed: int = 0, first: int = 0, share: tuple[int, int] = (0, 1)
+) -> Any:
+    """Shuffled, augmented and normalised batches with boxes for some steps of a run.
+
+    Args:
+        dataset: a Dataset whose training images have one class and boxes.
+        recipe: Recipe.
+        steps: number of batches.
+        seed: of the order and the augmentation.
+        first: first step of the run; earlier ones are not computed.
+        share: (i, n): only the i-th of n equal parts of every batch.
+
+    Returns:
+        Pairs of images (B, H, W, C) float32 and {"probabilities": labels (B, K), "boxes": (B, 6)} float32, where the
+        rows of the boxes are those of `boxes_in_crops`: on the TensorFlow backend a tf.data.Dataset, otherwise an
+        iterator.
+    """
+    size = recipe.batch_size // share[1]
+    part = slice(share[0] * size, (share[0] + 1) * size)
+    numbers = StepRange(first, steps, recipe.batch_size, part, seed, repeats=1)
+    make_iterator = partial(_iterate, dataset, recipe, numbers)
+    if keras.backend.backend() != "tensorflow":
+        return make_iterator()
+    import tensorflow as tf
+
+    side = recipe.train_size or dataset.preprocessing.size
+    labels = {"probabilities": tf.TensorSpec((size, len(dataset.class_names or ()))), "boxes": tf.TensorSpec((size, 6))}
+    images = tf.TensorSpec((size, side, side, dataset.preprocessing.channels))
+    batches = tf.data.Dataset.from_generator(make_iterator, output_signature=(images, labels))
+    return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(1)
+
+
+def _iterate(dataset, recipe, steps):
+    """Yields the batches of a StepRange, read by threads."""
+    split, preprocessing = dataset.train, dataset.preprocessing
+    augment = compiled_augmentation(recipe, len(dataset.class_names), preprocessing.mode)
+
+    def read(batch):
+        step, indices = batch
+        random, objects = NumPyRandom(steps.seed, step, (steps.batch_size, steps.part)), split.objects.select(indices)
+        crops = sample_crops(objects.sizes, recipe, preprocessing, random)
+        pixels = read_crops(images_at(split, indices), crops, recipe, preprocessing)
+        numbers = sample_numbers(recipe, random)
+        images, labels = map(keras.ops.convert_to_numpy, augment(pixels, split.labels[indices], numbers, None))
+        boxes = boxes_in_crops(objects, *_boxes_and_flips(crops[0], numbers, recipe, pixels.shape[1]))
+        targets = np.concatenate([boxes[:, :4], split.labels[indices][:, None], boxes[:, 4:]], axis=1)
+        return images, {"probabilities": labels, "boxes": targets.astype("float32")}
+
+    yield from map_in_threads(read, shuffled_indices(split, steps))
+
+
+def _boxes_and_flips(crops, numbers, recipe, side):
+    """(crop boxes (B, 4) with what `augment_batch` moves, whether it mirrors each image (B,))."""
+    if TRAIN_CROPS[recipe.crop].on_batches:
+        corners = keras.ops.convert_to_numpy(crop_corners(numbers["crop"], recipe.padding)) - recipe.padding
+        crops = crops + np.concatenate([corners * crops[:, 2:] / side, np.zeros_like(corners)], axis=1)
+    flips = keras.ops.convert_to_numpy(numbers["flip"]) < 0.5
+    return crops, flips if recipe.flip else np.zeros_like(flips)
+
+
+def boxes_in_crops(objects: Objects, crops: np.ndarray, flips: np.ndarray) -> np.ndarray:
+    """The largest box in each crop: (B, 5) float64, x1, y1, x2, y2 as shares of its sides, and 1; zeros without a box.
+
+    >>> import numpy as np
+    >>> from keras_resnet.data.objects import Objects
+    >>> no = np.zeros(1, bool)
+    >>> objects = Objects(np.array([0]), np.array([[10, 0, 30, 20]], "float32"), np.array([0], "int32"), no, no,
+    ...                   np.ones(1), None, np.array([[40, 40]]), np.array(["a"]))
+    >>> boxes_in_crops(objects, np.array([[10, 20, 20, 20]]), np.array([True])).tolist()
+    [[0.5, 0.0, 1.0, 0.5, 1.0]]
+
+    Args:
+        objects: the objects in B images.
+        crops: (B, 4), top, left, height and width in pixels.
+        flips: (B,) bool: whether the crop is mirrored.
+    """
+    top, left, height, width = crops[objects.image].astype("float64").T
+    x1, y1, x2, y2 = objects.boxes.astype("float64").T
+    x1, x2, y1, y2 = (x1 - left) / width, (x2 - left) / width, (y1 - top) / height, (y2 - top) / height
+    mirrored = flips[objects.image]
+    x1, x2 = np.where(mirrored, 1 - x2, x1), np.where(mirrored, 1 - x1, x2)
+    boxes = np.clip(np.stack([x1, y1, x2, y2], axis=1), 0, 1)
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    by_area = np.argsort(areas, kind="stable")
+    found = np.zeros((len(crops), 5))
+    for index in by_area[areas[by_area] > 0]:  # the largest box of an image comes last
+        found[objects.image[index]] = [*boxes[index], 1]
+    return found

@@ -1,0 +1,140 @@
+"""The localizer of a run, built for its images, the model that trains it, and its tests after each epoch."""
+
+from dataclasses import replace
+
+import keras
+
+from keras_resnet.architecture.localizer import localizer_backbone, with_box_head
+from keras_resnet.architecture.localizer_spec import LocalizerSpec
+from keras_resnet.architecture.metadata import model_info
+from keras_resnet.data.datasets import Split
+from keras_resnet.data.protocols import LOCALIZATION_PROTOCOLS
+from keras_resnet.errors import value_error
+from keras_resnet.localization import ImageLocalizer
+from keras_resnet.localization_evaluation import evaluate_localizer
+from keras_resnet.models.localizers import backbone_classifier
+from keras_resnet.models.model_files import load_model
+from keras_resnet.precision import precision_of, precision_scope
+from keras_resnet.training.distribution import synchronize_batch_norm
+from keras_resnet.training.ema import sync_variables
+from keras_resnet.training.localizer_training import localizer_training_model
+from keras_resnet.training.model_setup import (
+    build_for_images,
+    called,
+    fit_to_images,
+    freeze_stages,
+    is_model_file,
+    with_classes,
+)
+from keras_resnet.training.optimizers import create_optimizer
+from keras_resnet.training.recipes import check_recipe
+from keras_resnet.training.schedules import learning_rate
+from keras_resnet.training.validation import MetricsCallback
+from keras_resnet.variants import get_spec
+
+
+def check_boxes(dataset, recipe):
+    """Raises ValueError for a data set on which localizers cannot be trained and tested."""
+    for split in (dataset.train, dataset.test):
+        objects = split.objects if isinstance(split, Split) and not split.multi_label else None
+        if objects is None or not len(objects):
+            expected = "one of images with one class and boxes, such as ImageNet's or Tiny ImageNet's"
+            raise value_error("dataset", dataset.name, expected)
+
+
+def localizer_for_images(start, dataset, recipe):
+    """A localizer of the data set's classes, and the Dataset with the preprocessing of its images.
+
+    Args:
+        start: Start. A name or LocalizerSpec becomes a classifier with a new box head; with `backbone_weights`, a
+            trained classifier, which stays as it is if no stage is trained.
+        dataset: a Dataset of images with one class and boxes.
+        recipe: a Recipe for localizers.
+
+    Raises:
+        ValueError: for an unknown name, weights of another network, or a model that does not fit the data set.
+    """
+    model = called(start.model)
+    check_recipe(recipe, model)
+    if isinstance(model, keras.Model) or is_model_file(model):
+        model, dataset = _given(model, start, dataset, recipe)
+    else:
+        model, dataset = _new_localizer(model, start, dataset, recipe)
+    freeze_stages(model, recipe.trainable_stages)
+    return synchronize_batch_norm(model) if start.sync_batch_norm else model, dataset
+
+
+def _given(model, start, dataset, recipe):
+    """A localizer as a Keras model or in a .keras file, which has the classes and the size of the data set's images."""
+    for name in ("weights", "backbone_weights"):
+        if (value := getattr(start, name)) is not None:
+            raise value_error(name, value, "left out for a model that has its own")
+    if is_model_file(model):
+        model = load_model(model)
+        check_recipe(recipe, model)
+        model.trainable = True  # an earlier run may have frozen layers
+    if start.precision not in (None, precision_of(model.dtype_policy)):
+        raise value_error("precision", start.precision, "left out for a model that has its own")
+    if model.spec.classes != len(dataset.class_names):
+        expected = f"a localizer of {len(dataset.class_names)} classes, not of {model.spec.classes}"
+        raise value_error("model", model.name, expected, "`backbone_weights` takes a classifier with other classes.")
+    return fit_to_images(model, dataset, recipe)
+
+
+def _new_localizer(model, start, dataset, recipe):
+    """A localizer by its name or LocalizerSpec, with a new box head."""
+    if start.weights is not None:
+        raise value_error("weights", start.weights, "left out for a localizer, which has `backbone_weights`")
+    spec, name = (model, "localizer") if isinstance(model, LocalizerSpec) else (get_spec(model), model.lower())
+    with precision_scope(start.precision):
+        if start.backbone_weights is None:
+            classifier, dataset = build_for_images(localizer_backbone(spec), dataset, recipe, start.precision)
+        else:
+            loaded = backbone_classifier(spec, start.backbone_weights)
+            classifier, dataset = fit_to_images(with_classes(loaded, dataset.class_names), dataset, recipe)
+            is_trained = model_info(classifier).get("class_names") is not None
+            classifier.get_layer("predictions").trainable = not (is_trained and recipe.trainable_stages == 0)
+        if spec.boxes != "dense" and classifier.input_shape[1] is None:
+            expected = f"{recipe.test_size}, the size in testing, for a box head of images of one size"
+            raise value_error("train_size", recipe.train_size, expected)
+        fitted = replace(spec, backbone=classifier.spec, classes=len(dataset.class_names))
+        return with_box_head(classifier, fitted, name), dataset
+
+
+def compile_localizer(data, jit_compile):
+    """The compiled model that `fit` trains: the localizer's layers, with a loss for each output."""
+    model, losses = localizer_training_model(data.network)
+    optimizer = create_optimizer(data.recipe, learning_rate(data.recipe, data.num_steps))
+    model.compile(optimizer, losses, jit_compile=jit_compile)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+class LocalizationValidation:
+    """Tests by `evaluate_localizer`, with one crop of each image.
+
+    Args:
+        data: RunData.
+        frequency: epochs between tests.
+    """
+
+    fit_arguments: dict = {}
+
+    def __init__(self, data, frequency):
+        self.data, self.frequency = data, frequency
+        self.protocol = LOCALIZATION_PROTOCOLS["localization"]
+        data.network.info = model_info(data.network) | {
+            "class_names": list(data.dataset.class_names),
+            "preprocessing": data.preprocessing.to_config(),
+        }
+        self.localizer = ImageLocalizer(data.network, self.protocol)
+
+    def callbacks(self, weights):
+        """Callbacks of `fit` that test; `weights` are callbacks that exchange the weights for a test, or none."""
+        return [MetricsCallback(self, weights)]
+
+    def metrics(self):
+        """{name: accuracy} for the test images, 1 - each error of a LocalizationEvaluation."""
+        sync_variables(self.data.model)
+        result = evaluate_localizer(self.localizer, self.data.dataset, self.protocol, self.data.recipe.batch_size)
+        return {name.replace("_error", "_accuracy"): 1 - error for name, error in result.errors.items()}
