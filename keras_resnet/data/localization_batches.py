@@ -63,23 +63,22 @@ def _iterate(dataset, recipe, steps):
         pixels = read_crops(images_at(split, indices), crops, recipe, preprocessing)
         numbers = sample_numbers(recipe, random)
         images, labels = map(keras.ops.convert_to_numpy, augment(pixels, split.labels[indices], numbers, None))
-        boxes = boxes_in_crops(objects, *_boxes_and_flips(crops[0], numbers, recipe, pixels.shape[1]))
+        boxes = boxes_in_crops(objects, crops[0], *_shifts_and_flips(numbers, recipe, pixels.shape[1]))
         targets = np.concatenate([boxes[:, :4], split.labels[indices][:, None], boxes[:, 4:]], axis=1)
         return images, {"probabilities": labels, "boxes": targets.astype("float32")}
 
     yield from map_in_threads(read, shuffled_indices(split, steps))
 
 
-def _boxes_and_flips(crops, numbers, recipe, side):
-    """(crop boxes (B, 4) with what `augment_batch` moves, whether it mirrors each image (B,))."""
-    if TRAIN_CROPS[recipe.crop].on_batches:
-        corners = keras.ops.convert_to_numpy(crop_corners(numbers["crop"], recipe.padding)) - recipe.padding
-        crops = crops + np.concatenate([corners * crops[:, 2:] / side, np.zeros_like(corners)], axis=1)
+def _shifts_and_flips(numbers, recipe, side):
+    """What `augment_batch` does to each crop: where it begins (B, 2), and whether it is mirrored (B,)."""
+    padding = recipe.padding if TRAIN_CROPS[recipe.crop].on_batches else 0
+    shifts = (keras.ops.convert_to_numpy(crop_corners(numbers["crop"], padding)) - padding) / side
     flips = keras.ops.convert_to_numpy(numbers["flip"]) < 0.5
-    return crops, flips if recipe.flip else np.zeros_like(flips)
+    return shifts, flips if recipe.flip else np.zeros_like(flips)
 
 
-def boxes_in_crops(objects: Objects, crops: np.ndarray, flips: np.ndarray) -> np.ndarray:
+def boxes_in_crops(objects: Objects, crops: np.ndarray, shifts: np.ndarray, flips: np.ndarray) -> np.ndarray:
     """The largest box in each crop: (B, 5) float64, x1, y1, x2, y2 as shares of its sides, and 1; zeros without a box.
 
     >>> import numpy as np
@@ -87,17 +86,19 @@ def boxes_in_crops(objects: Objects, crops: np.ndarray, flips: np.ndarray) -> np
     >>> no = np.zeros(1, bool)
     >>> objects = Objects(np.array([0]), np.array([[10, 0, 30, 20]], "float32"), np.array([0], "int32"), no, no,
     ...                   np.ones(1), None, np.array([[40, 40]]), np.array(["a"]))
-    >>> boxes_in_crops(objects, np.array([[10, 20, 20, 20]]), np.array([True])).tolist()
+    >>> boxes_in_crops(objects, np.array([[10, 20, 20, 20]]), np.array([[0.0, 0.0]]), np.array([True])).tolist()
     [[0.5, 0.0, 1.0, 0.5, 1.0]]
 
     Args:
         objects: the objects in B images.
         crops: (B, 4), top, left, height and width in pixels.
+        shifts: (B, 2), row and column at which the image begins in its crop, which may be outside, as shares of the
+            sides.
         flips: (B,) bool: whether the crop is mirrored.
     """
     top, left, height, width = crops[objects.image].astype("float64").T
-    x1, y1, x2, y2 = objects.boxes.astype("float64").T
-    x1, x2, y1, y2 = (x1 - left) / width, (x2 - left) / width, (y1 - top) / height, (y2 - top) / height
+    boxes = (objects.boxes - np.stack([left, top] * 2, axis=1)) / np.stack([width, height] * 2, axis=1)
+    x1, y1, x2, y2 = (np.clip(boxes, 0, 1) - np.tile(shifts[objects.image][:, ::-1], 2)).T
     mirrored = flips[objects.image]
     x1, x2 = np.where(mirrored, 1 - x2, x1), np.where(mirrored, 1 - x1, x2)
     boxes = np.clip(np.stack([x1, y1, x2, y2], axis=1), 0, 1)
