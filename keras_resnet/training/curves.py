@@ -12,6 +12,13 @@ PRECISIONS = {
     "val_mask_ap50": "mask AP50",
 }
 """Test metric of a detector -> its name in the legend."""
+ACCURACIES = {
+    "val_top1_accuracy": "class",
+    "val_true_class_accuracy": "box, given the class",
+    "val_top1_localization_accuracy": "class and box",
+    "val_top5_localization_accuracy": "class and box, top 5",
+}
+"""Test metric of a localizer -> its name in the legend."""
 
 
 def draw_error_curves(history, label, path, title):
@@ -20,20 +27,26 @@ def draw_error_curves(history, label, path, title):
 
 
 def draw_detection_curves(history, label, path, title):
-    """Draws a detector's average precision on the test images, and its losses in training, against iterations.
+    """Draws a detector's average precision on the test images, and its losses in training, against iterations."""
+    _draw_tests_and_losses(history, f"{title}, {label}", path, PRECISIONS, "average precision on test images (%)")
 
-    Args:
-        history: a dict for each epoch with "step", "loss", "..._loss", and if it was tested the keys of PRECISIONS.
-        label: name of the detector.
-        path: the PNG to write.
-        title: title of the figure.
+
+def draw_localization_curves(history, label, path, title):
+    """Draws a localizer's accuracies on the test images, and its losses in training, against iterations."""
+    _draw_tests_and_losses(history, f"{title}, {label}", path, ACCURACIES, "accuracy on test images (%)")
+
+
+def _draw_tests_and_losses(history, title, path, metrics, metrics_label):
+    """Draws {test metric: its name} and the losses side by side.
+
+    `history` has a dict for each epoch with "step", "loss", "..._loss", and if it was tested the metrics.
     """
     losses = {name: name.removesuffix("_loss") for name in history[0] if name == "loss" or name.endswith("_loss")}
     with figure_file(path, figsize=(12, 4.5), layout="constrained") as figure:
-        figure.suptitle(f"{title}, {label}", fontsize="medium")
-        precision, loss = figure.subplots(1, 2)
+        figure.suptitle(title, fontsize="medium")
+        tests, loss = figure.subplots(1, 2)
         for axes, names, factor, ylabel in (
-            (precision, PRECISIONS, 100, "average precision on test images (%)"),
+            (tests, metrics, 100, metrics_label),
             (loss, losses | {"loss": "sum"}, 1, "training loss"),
         ):
             for name, text in names.items():

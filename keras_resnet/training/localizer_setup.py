@@ -10,14 +10,13 @@ from keras_resnet.architecture.metadata import model_info
 from keras_resnet.data.datasets import Split
 from keras_resnet.data.protocols import LOCALIZATION_PROTOCOLS
 from keras_resnet.errors import value_error
-from keras_resnet.localization import ImageLocalizer
+from keras_resnet.localization import ImageLocalizer, localize
 from keras_resnet.localization_evaluation import evaluate_localizer
 from keras_resnet.models.localizers import backbone_classifier
 from keras_resnet.models.model_files import load_model
 from keras_resnet.precision import precision_of, precision_scope
 from keras_resnet.training.distribution import synchronize_batch_norm
 from keras_resnet.training.ema import sync_variables
-from keras_resnet.training.localizer_training import localizer_training_model
 from keras_resnet.training.model_setup import (
     build_for_images,
     called,
@@ -27,6 +26,7 @@ from keras_resnet.training.model_setup import (
     with_classes,
 )
 from keras_resnet.training.optimizers import create_optimizer
+from keras_resnet.training.recipe import LOSSES
 from keras_resnet.training.recipes import check_recipe
 from keras_resnet.training.schedules import learning_rate
 from keras_resnet.training.validation import MetricsCallback
@@ -103,7 +103,7 @@ def _new_localizer(model, start, dataset, recipe):
 
 def compile_localizer(data, jit_compile):
     """The compiled model that `fit` trains: the localizer's layers, with a loss for each output."""
-    model, losses = localizer_training_model(data.network)
+    model, losses = LOSSES[data.recipe.loss].function(data.network)
     optimizer = create_optimizer(data.recipe, learning_rate(data.recipe, data.num_steps))
     model.compile(optimizer, losses, jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
@@ -132,6 +132,10 @@ class LocalizationValidation:
     def callbacks(self, weights):
         """Callbacks of `fit` that test; `weights` are callbacks that exchange the weights for a test, or none."""
         return [MetricsCallback(self, weights)]
+
+    def detections(self, images):
+        """A Detection of each image: its most probable class, with the box."""
+        return localize(images, self.data.network)
 
     def metrics(self):
         """{name: accuracy} for the test images, 1 - each error of a LocalizationEvaluation."""

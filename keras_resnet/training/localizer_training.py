@@ -15,7 +15,9 @@ BOX_WEIGHT = 5.0
 """Factor of the loss of boxes as shares of the image's sides, as in DETR (arXiv:2005.12872, sec. A.4)."""
 FOREGROUND, BACKGROUND = 0.7, 0.3
 """Smallest overlap of a positive anchor, and largest of a negative one (Ren et al. 2015, arXiv:1506.01497, sec. 3.1.2);
-the anchor that overlaps the box most is positive in any case."""
+the anchors that overlap the box most are positive in any case."""
+ROUNDING = 1e-5
+"""Difference of overlaps that are the same but for rounding, as those of two anchors around the whole box."""
 
 
 def localizer_training_model(localizer: Localizer) -> tuple[keras.Model, dict[str, Callable]]:
@@ -28,14 +30,15 @@ def localizer_training_model(localizer: Localizer) -> tuple[keras.Model, dict[st
     Args:
         localizer: a Localizer for images of one size.
     """
-    outputs, losses = {"probabilities": localizer.output["probabilities"]}, {"probabilities": cross_entropy}
+    outputs: dict[str, Any] = {"probabilities": localizer.output["probabilities"]}
+    losses: dict[str, Callable] = {"probabilities": cross_entropy}
     if localizer.spec.boxes != "dense":
         outputs["boxes"], losses["boxes"] = localizer.output["boxes"], box_loss
         return keras.Model(localizer.inputs[0], outputs, name=localizer.name), losses
-    maps = [localizer.get_layer(name).output for name in ("box_scores", "box_deltas")]
-    scores, deltas = flat_predictions(*maps, len(localizer.spec.anchor_sizes))
+    scores, deltas = (localizer.get_layer(name).output for name in ("box_scores", "box_deltas"))
+    losses["anchors"] = DenseLoss(localizer, scores.shape[1:3])
+    scores, deltas = flat_predictions(scores, deltas, len(localizer.spec.anchor_sizes))
     outputs["anchors"] = ops.concatenate([scores[..., None], deltas], axis=-1)
-    losses["anchors"] = DenseLoss(localizer, maps[0].shape[1:3])
     return keras.Model(localizer.inputs[0], outputs, name=localizer.name), losses
 
 
@@ -85,7 +88,7 @@ class DenseLoss:
         boxes, weights = targets[:, None, :4], targets[:, 5]
         anchors = ops.convert_to_tensor(self.anchors)[None]
         overlaps = box_iou(boxes, anchors)[:, 0]
-        best = ops.logical_and(overlaps > 0, overlaps == ops.max(overlaps, axis=1, keepdims=True))
+        best = ops.logical_and(overlaps > 0, overlaps > ops.max(overlaps, axis=1, keepdims=True) - ROUNDING)
         positive = ops.cast(ops.logical_or(overlaps >= FOREGROUND, best), "float32")
         negative = ops.cast(overlaps < BACKGROUND, "float32") * (1 - positive)
         logits = predictions[..., 0]

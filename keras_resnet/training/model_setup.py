@@ -67,7 +67,7 @@ def model_for_images(start, dataset, recipe):
     check_recipe(recipe, model)
     if start.is_pretrained:
         pretrained = load_pretrained(model, start.weights, recipe, precision)
-        model, dataset = fit_to_images(_with_classes(pretrained, dataset.class_names), dataset, recipe)
+        model, dataset = fit_to_images(with_classes(pretrained, dataset.class_names), dataset, recipe)
         _check_model(model, dataset, recipe, precision)
     elif isinstance(model, keras.Model):
         dataset = replace(dataset, preprocessing=_run_preprocessing(dataset, recipe, model))
@@ -122,7 +122,7 @@ def load_pretrained(model, weights, recipe, precision=None):
         return create(model, weights=weights, drop_path=recipe.drop_path)
 
 
-def _with_classes(model, class_names):
+def with_classes(model, class_names):
     """The model, with a new classifier unless it has these classes already."""
     known = model_info(model).get("class_names") or class_names
     if model.output_shape == (None, len(class_names)) and [*known] == [*class_names]:

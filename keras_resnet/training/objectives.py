@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_resnet.training.curves import draw_detection_curves, draw_error_curves
+from keras_resnet.training.curves import draw_detection_curves, draw_error_curves, draw_localization_curves
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,18 @@ OBJECTIVES = {
             keras.metrics.BinaryAccuracy("accuracy"),
             keras.metrics.AUC(curve="PR", multi_label=True, num_labels=num_classes, name="pr_auc"),
         ],
+    ),
+    "class_and_box": Objective(
+        monitor="top1_localization_accuracy",
+        progress="localization error {error:.2%}",
+        score="top1_localization_accuracy",
+        results={
+            "top1_localization_accuracy": "top1_localization_accuracy",
+            "top5_localization_accuracy": "top5_localization_accuracy",
+            "true_class_accuracy": "true_class_accuracy",
+            "class_accuracy": "top1_accuracy",
+        },
+        draw_curves=draw_localization_curves,
     ),
     "boxes": Objective(
         monitor="average_precision",

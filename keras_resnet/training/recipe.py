@@ -12,6 +12,7 @@ from keras_resnet.data.class_balance import BALANCED
 from keras_resnet.data.preprocessing import INTERPOLATIONS, MAX_SIDE
 from keras_resnet.errors import MAX_COUNT, bounded_repr, check_known, is_integer, is_number
 from keras_resnet.training.detection_losses import DETECTION_LOSSES
+from keras_resnet.training.localizer_training import localizer_training_model
 from keras_resnet.training.optimizers import OPTIMIZERS
 from keras_resnet.training.schedules import SHAPES
 
@@ -23,7 +24,8 @@ class Loss:
     task: str
     """Name in TASKS of what networks are trained for with it."""
     function: Any
-    """Classification: a class of Keras's losses. Detection: DetectionLosses."""
+    """Classification: a class of Keras's losses. Detection: DetectionLosses. Localization: a function that makes the
+    model that is trained, with its losses."""
     activation: str | None = None
     """Classification: activation of the last layer in training; trained models end in that of their Objective."""
     crops: str = "for_classifiers"
@@ -45,6 +47,14 @@ LOSSES = {
     "cross_entropy": Loss("classification", keras.losses.CategoricalCrossentropy, "softmax"),
     "binary_cross_entropy": Loss("classification", keras.losses.BinaryCrossentropy, "sigmoid"),
     **{name: Loss(function=row, **_OF_DETECTORS) for name, row in DETECTION_LOSSES.items()},
+    "localization": Loss(
+        "localization",
+        localizer_training_model,
+        unused=(
+            "layer_decay v1_5 label_smoothing target_threshold class_weight oversample drop_path policy policy_layers "
+            "policy_magnitude policy_std erasing mixup cutmix repeats"
+        ),
+    ),
 }
 
 
@@ -123,7 +133,8 @@ class Recipe:
     # Loss
     loss: str = "cross_entropy"
     """A name in LOSSES. "detection" and "detection_giou" train detectors, with torchvision's losses of version 1 and of
-    RetinaNet's version 2; classifiers of multi-label images always have "binary_cross_entropy"."""
+    RetinaNet's version 2; "localization" trains localizers. Classifiers of multi-label images always have
+    "binary_cross_entropy"."""
     label_smoothing: float = 0.0
     """Share of each target that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567, sec. 7)."""
     target_threshold: float | None = None

@@ -183,9 +183,23 @@ RECIPES = {
         scale=(640, 800),
         flip=True,
     ),
+    # Own images with one class and boxes, from a trained classifier; smaller crops often lose the object
+    "localization_finetune": Recipe(
+        epochs=10,
+        batch_size=32,
+        learning_rate=0.01,
+        warmup=0.1,
+        nesterov=True,
+        decay_all=False,
+        clip_norm=1.0,
+        loss="localization",
+        crop="random_resized",
+        scale=(0.5, 1.0),
+        flip=True,
+    ),
 }
 
-FOR_TASKS = {"classification": "finetune", "detection": "detection_finetune"}
+FOR_TASKS = {"classification": "finetune", "detection": "detection_finetune", "localization": "localization_finetune"}
 """Task -> a recipe that trains its networks, for messages."""
 
 

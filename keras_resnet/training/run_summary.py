@@ -9,6 +9,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from keras_resnet.architecture.complexity import complexity
+from keras_resnet.architecture.detector_spec import backbone_of
 from keras_resnet.architecture.metadata import model_spec
 
 LISTED_CLASSES = 10
@@ -31,7 +32,7 @@ def print_summary(description, dataset):
 
 def describe_run(model, dataset, recipe):
     """A line about what is going to be trained: the network, the images and their size, the multiply-adds of a step."""
-    spec, test_size = model_spec(model), dataset.preprocessing.size
+    spec, test_size = backbone_of(model_spec(model)), dataset.preprocessing.size
     size = recipe.train_size or test_size
     sides = f"{size}x{size} pixels" + (f" in training, {test_size}x{test_size} in testing" if size != test_size else "")
     images = f"{_count_images(dataset)}, {sides}"

@@ -9,6 +9,7 @@ from keras_resnet.architecture.metadata import model_info
 from keras_resnet.data.class_balance import class_weights, warn_if_unbalanced
 from keras_resnet.data.detection_batches import detection_batches
 from keras_resnet.data.labels import BACKGROUND
+from keras_resnet.data.localization_batches import localization_batches
 from keras_resnet.data.pipelines import training_batches
 from keras_resnet.errors import value_error
 from keras_resnet.evaluation import evaluate
@@ -19,6 +20,12 @@ from keras_resnet.training.detector_setup import (
     compile_detector,
     detector_for_images,
     recipe_for_start,
+)
+from keras_resnet.training.localizer_setup import (
+    LocalizationValidation,
+    check_boxes,
+    compile_localizer,
+    localizer_for_images,
 )
 from keras_resnet.training.model_setup import compile_model, model_for_images
 from keras_resnet.training.objectives import OBJECTIVES
@@ -94,6 +101,10 @@ def _detection_batches(data, steps, first, share):
     )
 
 
+def _localization_batches(data, steps, first, share):
+    return localization_batches(data.dataset, data.recipe, steps, data.seed, first, share)
+
+
 TASKS = {
     "classification": Task(
         recipe=_recipe_for_labels,
@@ -122,6 +133,21 @@ TASKS = {
         describe=describe_detector_run,
         warn=lambda data: None,
         info=lambda dataset: {"class_names": [BACKGROUND, *dataset.class_names]},
+        finish=lambda data: {},
+        write=write_detection_sheet,
+    ),
+    "localization": Task(
+        recipe=lambda dataset, recipe, start: recipe,
+        check=check_boxes,
+        network=localizer_for_images,
+        preprocessing=lambda data: data.dataset.preprocessing,
+        objective=lambda data: OBJECTIVES["class_and_box"],
+        compile=compile_localizer,
+        training_batches=_localization_batches,
+        validation=LocalizationValidation,
+        describe=lambda data: describe_run(data.network, data.dataset, data.recipe),
+        warn=lambda data: None,
+        info=lambda dataset: {"class_names": list(dataset.class_names)},
         finish=lambda data: {},
         write=write_detection_sheet,
     ),

@@ -83,7 +83,8 @@ def train(
             nothing.
         weights: pretrained weights to start from, for a network given by name: a tag of `list_weights`, or the path of
             a file. Their preprocessing is kept; a classifier or predictors for other classes are replaced by new ones.
-        backbone_weights: pretrained weights of a detector's residual network alone: a tag or the path of a file.
+        backbone_weights: pretrained weights of a detector's residual network alone, or of the classifier inside of a
+            localizer: a tag or the path of a file.
         size: side of the images in pixels, in training and testing, of detectors the shorter side; None: that of the
             recipe, else that of pretrained weights, else that of the data set's images, if all have one, else the size
             the network was designed for.

@@ -67,7 +67,11 @@ class DetectionValidation:
         self.detector = KerasDetector(tested)
 
     def callbacks(self, weights):
-        return [DetectionValidationCallback(self, weights)]
+        return [MetricsCallback(self, weights)]
+
+    def detections(self, images):
+        """A Detection of each image."""
+        return detect(images, self.detector)
 
     def metrics(self):
         data, tested = self.data, self.detector.model
@@ -81,8 +85,8 @@ class DetectionValidation:
         return {prefix + name: part[coco] for prefix, part in parts.items() for name, coco in names.items()}
 
 
-class DetectionValidationCallback(keras.callbacks.Callback):
-    """Adds the metrics of a DetectionValidation to the logs of an epoch, as "val_...", for the callbacks after it."""
+class MetricsCallback(keras.callbacks.Callback):
+    """Adds the metrics of a DetectionValidation, or a similar object, to the logs of an epoch, as "val_..."."""
 
     def __init__(self, validation, weights):
         super().__init__()
@@ -103,7 +107,7 @@ def write_detection_sheet(data, validation, folder):
     split, names = data.dataset.test, data.dataset.class_names
     indices = evenly_spaced(len(split), SHEET_IMAGES)
     images = images_at(split, indices)
-    found = detect([Path(it) if isinstance(it, str) else it for it in images], validation.detector)
+    found = validation.detections([Path(it) if isinstance(it, str) else it for it in images])
     rows = []
     for index, image, detection in zip(indices, images, found, strict=True):
         rows.append((draw_objects(image, split.objects.select([index]), names), draw_detections(image, detection)))
