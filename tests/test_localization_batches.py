@@ -39,12 +39,10 @@ def rectangles(tmp_path_factory):
 
 
 def arrays(dataset, recipe, *arguments, **keywords):
-    """The batches as NumPy arrays: images, labels, boxes."""
+    """The batches as NumPy arrays: images, labels, targets."""
     batches = localization_batches(dataset, recipe, *arguments, **keywords)
-    return [
-        [keras.ops.convert_to_numpy(it) for it in (images, targets["probabilities"], targets["boxes"])]
-        for images, targets in batches
-    ]
+    names = ("images", "labels", "targets")
+    return [[keras.ops.convert_to_numpy(inputs[name]) for name in names] for inputs, _ in batches]
 
 
 RECIPE = Recipe(epochs=1, batch_size=8, flip=True)

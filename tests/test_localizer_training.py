@@ -25,17 +25,26 @@ def smooth_l1(errors, beta=1 / 9):
     return np.where(errors < beta, errors**2 / (2 * beta), errors - beta / 2).sum()
 
 
+def losses_of(localizer, images, targets):
+    """Losses of images whose classes are in the fifth column of the targets."""
+    labels = np.eye(localizer.spec.classes, dtype="float32")[targets[:, 4].astype(int)]
+    inputs = {"images": images, "labels": labels, "targets": targets.astype("float32")}
+    return localizer_training_model(localizer).predict(inputs, verbose=0)
+
+
 def test_the_dense_loss_is_that_of_the_paper():
     """Anchor by anchor: binary cross-entropy of positive and negative ones in equal parts, offsets of positive ones."""
     spec = LocalizerSpec(SMALL, "dense", box_width=12, anchor_sizes=(8, 16), classes=3)
-    model, losses = localizer_training_model(randomize_weights(build(spec, input_shape=(24, 32, 3))))
-    outputs = model.predict(random_images(3, 24, 32, 3), verbose=0)
+    localizer, images = randomize_weights(build(spec, input_shape=(24, 32, 3))), random_images(3, 24, 32, 3)
+    outputs = [localizer.get_layer(name).output for name in ("box_scores", "box_deltas")]
+    scores, deltas = keras.Model(localizer.inputs, outputs).predict(images, verbose=0)
+    predictions = np.concatenate([scores.reshape(3, -1, 3, 1), deltas.reshape(3, -1, 3, 4)], axis=-1).astype(float)
     targets = np.array(
         [[0.11, 0.23, 0.62, 0.71, 2, 1], [0.512, 0.107, 0.893, 0.931, 0, 1], [0, 0, 0, 0, 1, 0]], "float32"
     )
     anchors = np.array(relative_anchors((8, 16), 2, (12, 16), (24, 32))).astype(float)
     expected = []
-    for values, (*box, label, _) in zip(outputs["anchors"][:2].astype(float), targets[:2].tolist(), strict=True):
+    for values, (*box, label, _) in zip(predictions[:2], targets[:2].tolist(), strict=True):
         overlaps = np.array([overlap(box, anchor) for anchor in anchors])
         scores, offsets = {True: [], False: []}, []
         for anchor, value, found in zip(anchors, values, overlaps, strict=True):
@@ -49,21 +58,24 @@ def test_the_dense_loss_is_that_of_the_paper():
                 offset = np.concatenate([shift, np.log(sides / its_sides)])
                 offsets.append(smooth_l1(value[int(label), 1:] - offset))
         expected.append((np.mean(scores[True]) + np.mean(scores[False])) / 2 + np.mean(offsets))
-    found = np.array(losses["anchors"](targets, outputs["anchors"]))
+    found = losses_of(localizer, images, targets)["boxes"]
     np.testing.assert_allclose(found, [*expected, 0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("boxes", ["shared", "per_class"])
 def test_only_the_box_of_the_true_class_is_trained(boxes):
     spec = LocalizerSpec(SMALL, boxes, box_width=12, classes=3)
-    model, losses = localizer_training_model(randomize_weights(build(spec, input_shape=(24, 24, 3))))
-    found = model.predict(random_images(2, 24, 24, 3), verbose=0)["boxes"]
+    localizer, images = randomize_weights(build(spec, input_shape=(24, 24, 3))), random_images(2, 24, 24, 3)
+    outputs = localizer.predict(images, verbose=0)
+    found = outputs["boxes"]
     targets = np.array([[0.1, 0.2, 0.6, 0.7, 2, 1], [0.5, 0.1, 0.9, 0.95, 0, 1]], "float32")
     rows = [0, 0] if boxes == "shared" else [2, 0]
     expected = [5 * smooth_l1(found[i, row] - targets[i, :4]) for i, row in enumerate(rows)]
-    np.testing.assert_allclose(losses["boxes"](targets, found), expected, rtol=1e-5)
-    unweighted = targets * [1, 1, 1, 1, 1, 0]
-    np.testing.assert_array_equal(losses["boxes"](unweighted.astype("float32"), found), 0)
+    losses = losses_of(localizer, images, targets)
+    np.testing.assert_allclose(losses["boxes"], expected, rtol=1e-5)
+    entropy = -np.log(outputs["probabilities"][[0, 1], [2, 0]])
+    np.testing.assert_allclose(losses["classification"], entropy, rtol=1e-5)
+    assert not losses_of(localizer, images, targets * [1, 1, 1, 1, 1, 0])["boxes"].any()
 
 
 def rectangles(folder, count=48):

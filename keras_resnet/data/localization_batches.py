@@ -3,6 +3,7 @@
 All random numbers are a function of (seed, step) and of an image's position in the batch, as in `pipelines.py`.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,13 @@ from keras_resnet.data.threaded_batches import read_crops, sample_crops, shuffle
 
 
 def localization_batches(
-    dataset: Dataset, recipe: Any, steps: int, seed: int = 0, first: int = 0, share: tuple[int, int] = (0, 1)
+    dataset: Dataset,
+    recipe: Any,
+    steps: int,
+    seed: int = 0,
+    first: int = 0,
+    share: tuple[int, int] = (0, 1),
+    losses: Sequence[str] = (),
 ) -> Any:
     """Shuffled, augmented and normalised batches with boxes for some steps of a run.
 
@@ -30,28 +37,34 @@ def localization_batches(
         seed: of the order and the augmentation.
         first: first step of the run; earlier ones are not computed.
         share: (i, n): only the i-th of n equal parts of every batch.
+        losses: names of the losses that the model outputs.
 
     Returns:
-        Pairs of images (B, H, W, C) float32 and {"probabilities": labels (B, K), "boxes": (B, 6)} float32, where the
-        rows of the boxes are those of `boxes_in_crops`: on the TensorFlow backend a tf.data.Dataset, otherwise an
-        iterator.
+        Pairs of {"images": (B, H, W, C), "labels": (B, K), "targets": (B, 6)} float32 and {loss: (B,) zeros}: on the
+        TensorFlow backend a tf.data.Dataset, otherwise an iterator. A target has the box of `boxes_in_crops`, the
+        class, and 1, or 0 without a box.
     """
     size = recipe.batch_size // share[1]
     part = slice(share[0] * size, (share[0] + 1) * size)
     numbers = StepRange(first, steps, recipe.batch_size, part, seed, repeats=1)
-    make_iterator = partial(_iterate, dataset, recipe, numbers)
+    make_iterator = partial(_iterate, dataset, recipe, numbers, losses)
     if keras.backend.backend() != "tensorflow":
         return make_iterator()
     import tensorflow as tf
 
     side = recipe.train_size or dataset.preprocessing.size
-    labels = {"probabilities": tf.TensorSpec((size, len(dataset.class_names or ()))), "boxes": tf.TensorSpec((size, 6))}
-    images = tf.TensorSpec((size, side, side, dataset.preprocessing.channels))
-    batches = tf.data.Dataset.from_generator(make_iterator, output_signature=(images, labels))
+    shapes = {
+        "images": (side, side, dataset.preprocessing.channels),
+        "labels": (len(dataset.class_names or ()),),
+        "targets": (6,),
+    }
+    inputs = {name: tf.TensorSpec((size, *shape)) for name, shape in shapes.items()}
+    signature = inputs, {name: tf.TensorSpec((size,)) for name in losses}
+    batches = tf.data.Dataset.from_generator(make_iterator, output_signature=signature)
     return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(1)
 
 
-def _iterate(dataset, recipe, steps):
+def _iterate(dataset, recipe, steps, losses):
     """Yields the batches of a StepRange, read by threads."""
     split, preprocessing = dataset.train, dataset.preprocessing
     augment = compiled_augmentation(recipe, len(dataset.class_names), preprocessing.mode)
@@ -65,7 +78,8 @@ def _iterate(dataset, recipe, steps):
         images, labels = map(keras.ops.convert_to_numpy, augment(pixels, split.labels[indices], numbers, None))
         boxes = boxes_in_crops(objects, crops[0], *_shifts_and_flips(numbers, recipe, pixels.shape[1]))
         targets = np.concatenate([boxes[:, :4], split.labels[indices][:, None], boxes[:, 4:]], axis=1)
-        return images, {"probabilities": labels, "boxes": targets.astype("float32")}
+        inputs = {"images": images, "labels": labels, "targets": targets.astype("float32")}
+        return inputs, {name: np.zeros(len(images), "float32") for name in losses}
 
     yield from map_in_threads(read, shuffled_indices(split, steps))
 

@@ -15,6 +15,7 @@ from keras_resnet.localization_evaluation import evaluate_localizer
 from keras_resnet.models.localizers import backbone_classifier
 from keras_resnet.models.model_files import load_model
 from keras_resnet.precision import precision_of, precision_scope
+from keras_resnet.training.detector_training import mean_loss
 from keras_resnet.training.distribution import synchronize_batch_norm
 from keras_resnet.training.ema import sync_variables
 from keras_resnet.training.model_setup import (
@@ -102,10 +103,10 @@ def _new_localizer(model, start, dataset, recipe):
 
 
 def compile_localizer(data, jit_compile):
-    """The compiled model that `fit` trains: the localizer's layers, with a loss for each output."""
-    model, losses = LOSSES[data.recipe.loss].function(data.network)
+    """The compiled model that `fit` trains: the localizer's layers, from images and boxes to losses of each image."""
+    model = LOSSES[data.recipe.loss].function(data.network)
     optimizer = create_optimizer(data.recipe, learning_rate(data.recipe, data.num_steps))
-    model.compile(optimizer, losses, jit_compile=jit_compile)
+    model.compile(optimizer, dict.fromkeys(model.output, mean_loss), jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
     return model
 

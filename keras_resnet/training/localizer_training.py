@@ -1,10 +1,10 @@
-"""`localizer_training_model`: a model that trains a localizer with `fit`, and the losses of its outputs."""
+"""`localizer_training_model`: a model of a localizer's layers whose outputs are its losses."""
 
 from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import ops
+from keras import layers, ops
 
 from keras_resnet.architecture.boxes import box_iou, encode_boxes
 from keras_resnet.architecture.localizer import Localizer, flat_predictions, relative_anchors
@@ -20,31 +20,43 @@ ROUNDING = 1e-5
 """Difference of overlaps that are the same but for rounding, as those of two anchors around the whole box."""
 
 
-def localizer_training_model(localizer: Localizer) -> tuple[keras.Model, dict[str, Callable]]:
-    """(a model with the layers of a localizer, {name of an output: its loss}).
+class LossLayer(layers.Layer):
+    """A function (targets, *predictions) -> losses (B,) as a layer, in float32."""
 
-    Its outputs are `probabilities`, with cross-entropy, and `boxes`, with the smooth L1 loss of the true class's box;
-    of a dense localizer `anchors`: scores and offsets at all positions, with `DenseLoss`. Their targets, except those
-    of the probabilities, are (B, 6): x1, y1, x2, y2, the class, and 1, or 0 for an image without a box.
+    def __init__(self, function: Callable, name: str):
+        super().__init__(name=name, dtype="float32")
+        self.function = function
+
+    def call(self, targets, *predictions):
+        return self.function(targets, *predictions)
+
+    def compute_output_shape(self, targets_shape, *shapes):
+        return targets_shape[:1]
+
+
+def localizer_training_model(localizer: Localizer) -> keras.Model:
+    """A model with the layers of a localizer whose outputs are the losses of each image.
+
+    Inputs are `images` (B, H, W, 3), `labels` (B, K), one-hot, and `targets` (B, 6): x1, y1, x2, y2 as shares of the
+    image's sides, the class, and 1, or 0 for an image without a box. Outputs, (B,), are `classification`,
+    cross-entropy, and `boxes`: `box_loss`, or of a dense localizer `DenseLoss`.
 
     Args:
         localizer: a Localizer for images of one size.
     """
-    outputs: dict[str, Any] = {"probabilities": localizer.output["probabilities"]}
-    losses: dict[str, Callable] = {"probabilities": cross_entropy}
-    if localizer.spec.boxes != "dense":
-        outputs["boxes"], losses["boxes"] = localizer.output["boxes"], box_loss
-        return keras.Model(localizer.inputs[0], outputs, name=localizer.name), losses
-    scores, deltas = (localizer.get_layer(name).output for name in ("box_scores", "box_deltas"))
-    losses["anchors"] = DenseLoss(localizer, scores.shape[1:3])
-    scores, deltas = flat_predictions(scores, deltas, len(localizer.spec.anchor_sizes))
-    outputs["anchors"] = ops.concatenate([scores[..., None], deltas], axis=-1)
-    return keras.Model(localizer.inputs[0], outputs, name=localizer.name), losses
-
-
-def cross_entropy(labels: Any, probabilities: Any) -> Any:
-    """Cross-entropy (B,) of one-hot labels and probabilities (B, K)."""
-    return keras.losses.categorical_crossentropy(labels, probabilities)
+    labels, targets = layers.Input((localizer.spec.classes,), name="labels"), layers.Input((6,), name="targets")
+    if localizer.spec.boxes == "dense":
+        predictions = [localizer.get_layer(name).output for name in ("box_scores", "box_deltas")]
+        function: Callable = DenseLoss(localizer, predictions[0].shape[1:3])
+    else:
+        predictions, function = [localizer.output["boxes"]], box_loss
+    cross_entropy = LossLayer(keras.losses.categorical_crossentropy, "classification_loss")
+    losses = {
+        "classification": cross_entropy(labels, localizer.output["probabilities"]),
+        "boxes": LossLayer(function, "boxes_loss")(targets, *predictions),
+    }
+    inputs = {"images": localizer.inputs[0], "labels": labels, "targets": targets}
+    return keras.Model(inputs, losses, name=localizer.name)
 
 
 def box_loss(targets: Any, boxes: Any) -> Any:
@@ -76,28 +88,26 @@ class DenseLoss:
         map_size: (h, w) of its feature map.
     """
 
-    __name__ = "dense_loss"
-
     def __init__(self, localizer: Localizer, map_size: tuple[int, int]):
         spec, size = localizer.spec, image_shape(localizer)[:2]
         anchors = relative_anchors(spec.anchor_sizes, spec.backbone.stride, map_size, size)
-        self.anchors = ops.convert_to_numpy(anchors)
+        self.anchors, self.num_anchors = ops.convert_to_numpy(anchors), len(spec.anchor_sizes)
 
-    def __call__(self, targets: Any, predictions: Any) -> Any:
-        """Targets (B, 6) and predictions (B, P, K, 5), logits and offsets -> losses (B,)."""
+    def __call__(self, targets: Any, scores: Any, deltas: Any) -> Any:
+        """Targets (B, 6), logits (B, h, w, A * K) and offsets (B, h, w, A * K * 4) -> losses (B,)."""
+        logits, deltas = flat_predictions(scores, deltas, self.num_anchors)
         boxes, weights = targets[:, None, :4], targets[:, 5]
         anchors = ops.convert_to_tensor(self.anchors)[None]
         overlaps = box_iou(boxes, anchors)[:, 0]
         best = ops.logical_and(overlaps > 0, overlaps > ops.max(overlaps, axis=1, keepdims=True) - ROUNDING)
         positive = ops.cast(ops.logical_or(overlaps >= FOREGROUND, best), "float32")
         negative = ops.cast(overlaps < BACKGROUND, "float32") * (1 - positive)
-        logits = predictions[..., 0]
         is_class = ops.one_hot(ops.cast(targets[:, 4], "int32"), logits.shape[-1], dtype="float32")
         expected = positive[..., None] * is_class[:, None]
         entropy = ops.sum(ops.softplus(logits) - expected * logits, axis=-1)
         score_loss = (_mean(entropy, positive) + _mean(entropy, negative)) / 2
         offsets = ops.where(weights[:, None, None] > 0, encode_boxes(_not_empty(boxes), anchors), 0.0)
-        found = ops.sum(predictions[..., 1:] * is_class[:, None, :, None], axis=2)
+        found = ops.sum(deltas * is_class[:, None, :, None], axis=2)
         return weights * (score_loss + _mean(smooth_l1(found - offsets), positive))
 
 

@@ -25,7 +25,7 @@ class Loss:
     """Name in TASKS of what networks are trained for with it."""
     function: Any
     """Classification: a class of Keras's losses. Detection: DetectionLosses. Localization: a function that makes the
-    model that is trained, with its losses."""
+    model that is trained."""
     activation: str | None = None
     """Classification: activation of the last layer in training; trained models end in that of their Objective."""
     crops: str = "for_classifiers"

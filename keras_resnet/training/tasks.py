@@ -102,7 +102,7 @@ def _detection_batches(data, steps, first, share):
 
 
 def _localization_batches(data, steps, first, share):
-    return localization_batches(data.dataset, data.recipe, steps, data.seed, first, share)
+    return localization_batches(data.dataset, data.recipe, steps, data.seed, first, share, list(data.model.output))
 
 
 TASKS = {
