@@ -66,9 +66,10 @@ class Augmentation:
         if not has_masks:
             return TrainingImage(pixels, boxes, labels, None)
         masks = self._masks()
-        boxes = np.where(self.crop.cuts(self.objects.boxes)[:, None], mask_boxes(masks), boxes)
-        visible = masks.any(axis=(1, 2))
-        return TrainingImage(pixels, boxes[visible], labels[visible], masks[visible])
+        visible, cut = np.any(masks, axis=(1, 2)), self.crop.cuts(self.objects.boxes)
+        boxes, labels, masks = boxes[visible], labels[visible], masks[visible]
+        boxes = np.where(cut[visible, None], mask_boxes(masks), boxes)
+        return TrainingImage(pixels, boxes, labels, masks)
 
     def _masks(self):
         masks = np.zeros((len(self.objects), *self.crop.size), bool)

@@ -58,7 +58,7 @@ def mask_area(segmentation: list | dict, size: tuple[int, int]) -> float:
 
 
 def mask_boxes(masks: np.ndarray) -> np.ndarray:
-    """The smallest boxes around masks; zeros for an empty mask.
+    """The smallest boxes around masks that are not empty.
 
     >>> import numpy as np
     >>> from keras_resnet.data.masks import mask_boxes
@@ -71,11 +71,10 @@ def mask_boxes(masks: np.ndarray) -> np.ndarray:
     Returns:
         (N, 4) float32, x1, y1, x2, y2 in pixels.
     """
-    sides = []
-    for occupied in (np.any(masks, axis=1), np.any(masks, axis=2)):
-        stop = occupied.shape[1] - np.argmax(occupied[:, ::-1], axis=1)
-        sides.append(np.where(np.any(occupied, axis=1), [np.argmax(occupied, axis=1), stop], 0))
-    return np.stack([sides[0][0], sides[1][0], sides[0][1], sides[1][1]], axis=1).astype("float32")
+    columns, rows = np.any(masks, axis=1), np.any(masks, axis=2)
+    starts = [np.argmax(it, axis=1) for it in (columns, rows)]
+    stops = [it.shape[1] - np.argmax(it[:, ::-1], axis=1) for it in (columns, rows)]
+    return np.stack([*starts, *stops], axis=1).astype("float32")
 
 
 def encode_mask(mask: np.ndarray) -> dict:
