@@ -13,7 +13,8 @@ INTRODUCTION = """# Model table
 
 This page is generated from VARIANTS, DETECTORS and LOCALIZERS of `keras_resnet.variants` and
 `keras_resnet.weights.catalog.WEIGHTS` by `python docs/generate_models.py`; a test fails when it is out of date.
-`keras-resnet models` prints the same facts, with `--task detection` those of detectors, with `--task localization` those of localizers.
+`keras-resnet models` prints the same facts, with `--task detection` those of detectors, and with `--task localization` those of
+localizers.
 [Models and weights](weights.md) explains names, tags and files.
 """
 
@@ -35,8 +36,8 @@ def page():
         "\n## Detectors\n\nMultiply-adds of one 800x800 image, 91 classes with the background; all proposals and, of "
         "Mask R-CNN, 100 masks are counted. [Object detection](detection.md) explains them.\n",
         networks_table(DETECTORS),
-        "\n## Localizers\n\nMultiply-adds of one 224x224 image, 1,000 classes. [Localization](localization.md) explains "
-        "them.\n",
+        "\n## Localizers\n\nMultiply-adds of one 224x224 image, 1,000 classes. [Localization](localization.md) "
+        "explains them.\n",
         networks_table(LOCALIZERS),
         "\n## Weights\n\nAccuracies are those that the publisher of the weights states, for one centre crop: on "
         "ImageNet's validation set, for the tag `cifar10` on CIFAR-10's test set.\n",
