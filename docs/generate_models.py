@@ -13,8 +13,8 @@ INTRODUCTION = """# Model table
 
 This page is generated from VARIANTS, DETECTORS and LOCALIZERS of `keras_resnet.variants` and
 `keras_resnet.weights.catalog.WEIGHTS` by `python docs/generate_models.py`; a test fails when it is out of date.
-`keras-resnet models` prints the same facts, with `--task detection` those of detectors, and with `--task localization` those of
-localizers.
+`keras-resnet models` prints the same facts, with `--task detection` those of detectors, with
+`--task localization` those of localizers.
 [Models and weights](weights.md) explains names, tags and files.
 """
 
