@@ -262,8 +262,7 @@ def network_task(network: Any) -> str | None:
     """
     if isinstance(network, (str, os.PathLike)):
         name = os.fspath(network).lower()
-        of_name = next((task for task, networks in TASKS.items() if name in networks), "classification")
-        return None if name.endswith(".keras") else of_name
+        return next((task for task, known in TASKS.items() if {name, f"{name}_cifar"} & known.keys()), None)
     spec = getattr(network, "spec", network)
     of_function = None if callable(network) and not hasattr(network, "layers") else "classification"
     return {DetectorSpec: "detection", LocalizerSpec: "localization"}.get(type(spec), of_function)

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import random
+import signal
 import zipfile
 from dataclasses import replace
 from functools import cache
@@ -26,6 +28,7 @@ from keras_resnet.deployment.formats.table import FORMATS, find_format
 from keras_resnet.models.preprocessing import set_preprocessing
 from keras_resnet.search.budget import Budget, BudgetedSpace
 from keras_resnet.search.space import space_for_images
+from keras_resnet.training.callbacks import CheckpointCallback
 from keras_resnet.weights.file_formats import open_weights
 from keras_resnet.weights.loading import build_from_file
 
@@ -184,6 +187,18 @@ def sample_values(space, count, seed=0):
         "Choice": lambda row: row["values"][generator.integers(len(row["values"]))],
     }
     return [{name: sample[method](row) for name, (method, row) in space.items()} for _ in range(count)]
+
+
+def signal_after(monkeypatch, step, number=signal.SIGINT):
+    """Sends this process a signal after a step of the run."""
+    original = CheckpointCallback.on_train_batch_end
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.start.step + batch + 1 == step:
+            os.kill(os.getpid(), number)
+        original(self, batch, logs)
+
+    monkeypatch.setattr(CheckpointCallback, "on_train_batch_end", on_train_batch_end)
 
 
 def run_command(*words):

@@ -61,7 +61,7 @@ def test_the_words_are_not_ours_and_lead_to_arguments_that_exist():
     of_detectors = {field.name for cls in classes for field in fields(cls)} | {"weights", "backbone_weights"}
     assert not DETECTOR_ARGUMENTS.keys() & of_detectors
     for text in DETECTOR_ARGUMENTS.values():
-        assert set(re.findall(r"`(\w+)", text)) <= of_detectors | {"list_weights"}, text
+        assert set(re.findall(r"`(\w+)", text)) <= of_detectors | {"list_weights", "trainable_stages", "train"}, text
     of_train = {"train", *inspect.signature(keras_resnet.train).parameters}
     for text in RECIPE_FIELDS.values():
         assert set(re.findall(r"`(\w+)", text)) <= {field.name for field in fields(Recipe)} | of_train, text

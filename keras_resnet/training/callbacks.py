@@ -72,7 +72,6 @@ class CheckpointCallback(keras.callbacks.Callback):
     def resume(self, model):
         """Restores the model, its optimizer and the state of the run from the checkpoint, if there is one."""
         if self._has_checkpoint():
-            create_metrics(model)
             restore = partial(self._restore, model)
             metrics = load_checkpoint(self.workdir / CHECKPOINT, model, self.settings, restore)
             self.epoch_metrics = metrics if self.state.step % self.steps_per_epoch else []
@@ -175,13 +174,6 @@ class CheckpointCallback(keras.callbacks.Callback):
 
     def _seconds(self):
         return self.start.seconds + time.perf_counter() - self.began
-
-
-def create_metrics(model):
-    """Creates the variables of a compiled model's metrics, which Keras does in the first step."""
-    outputs = keras.tree.map_structure(lambda tensor: keras.ops.zeros((1, *tensor.shape[1:])), model.output)
-    model.compute_loss(None, outputs, outputs)  # several losses have a metric each
-    model.compute_metrics(None, outputs, outputs)
 
 
 class _SavedState:

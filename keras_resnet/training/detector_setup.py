@@ -8,14 +8,14 @@ from keras_resnet.architecture.detector import freeze_batch_norm
 from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.metadata import model_info
 from keras_resnet.data.datasets import Split
+from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.data.labels import BACKGROUND
 from keras_resnet.detection_metrics import check_coco_eval
 from keras_resnet.errors import value_error
-from keras_resnet.models.create import create
 from keras_resnet.models.detector_transforms import with_new_predictors
-from keras_resnet.models.detectors import build_with_backbone
+from keras_resnet.models.detectors import build_with_backbone, create_detector
 from keras_resnet.models.model_files import load_model
-from keras_resnet.models.preprocessing import preprocessing
+from keras_resnet.models.preprocessing import known_preprocessing
 from keras_resnet.precision import precision_of, precision_scope
 from keras_resnet.training.detector_training import mean_loss, training_model
 from keras_resnet.training.distribution import synchronize_batch_norm
@@ -63,7 +63,7 @@ def detector_for_images(start, dataset, recipe):
         with precision_scope(start.precision):
             model = _new_detector(model, start, len(names))
     _check_masks(model, dataset)
-    prepared = preprocessing(model).for_size(recipe.test_size)
+    prepared = (known_preprocessing(model) or DetectionPreprocessing()).for_size(recipe.test_size)
     model.info = model_info(model) | {"class_names": names, "preprocessing": prepared.to_config()}
     freeze_stages(model, recipe.trainable_stages)
     return synchronize_batch_norm(model) if start.sync_batch_norm else model, dataset
@@ -74,7 +74,7 @@ def _new_detector(model, start, classes):
     if isinstance(model, DetectorSpec):
         return build_with_backbone(replace(model, classes=classes), start.backbone_weights, name="detector")
     frozen = {"frozen_batch_norm": False} if start.is_random else {}
-    return create(model, classes=classes, backbone_weights=start.backbone_weights, **frozen)
+    return create_detector(model, classes=classes, backbone_weights=start.backbone_weights, **frozen)
 
 
 def _load(start, recipe):
@@ -90,7 +90,7 @@ def _load(start, recipe):
     if isinstance(start.model, DetectorSpec):
         raise value_error("weights", start.weights, "left out, unless the model is the name of a network")
     with precision_scope(start.precision):
-        return create(start.model, weights=start.weights, backbone_weights=start.backbone_weights)
+        return create_detector(start.model, weights=start.weights, backbone_weights=start.backbone_weights)
 
 
 def _with_classes(model, names):

@@ -226,6 +226,14 @@ def compile_model(model, recipe, steps, jit_compile, objective=OBJECTIVES["singl
     return model
 
 
+def create_metrics(model):
+    """Creates the variables of a compiled model's metrics; for Keras to do it, the step would be traced twice."""
+    outputs = keras.tree.map_structure(lambda tensor: keras.ops.zeros((1, *tensor.shape[1:])), model.output)
+    model.compute_loss(None, outputs, outputs)  # several losses have a metric each
+    model.compute_metrics(None, outputs, outputs)
+    model.reset_metrics()
+
+
 def _layer_rates(model, decay):
     """A factor of the learning rate for each trainable variable; () for 1 everywhere."""
     if decay == 1:

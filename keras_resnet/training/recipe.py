@@ -207,8 +207,8 @@ class Recipe:
             ("milestones", 'empty unless the schedule is "step"', not self.milestones or self.schedule == "step"),
             ("warmup", '0 with the schedule "plateau"', not self.warmup or self.schedule != "plateau"),
             ("milestones", "increasing fractions of the run between 0 and 1", all(a < b for a, b in pairwise(points))),
-            ("scale", crop.expected_scale, crop.accepts_scale(*self.scale)),
             ("crop", f"one of {crops} with the loss {self.loss!r}", self.crop in crops),
+            ("scale", crop.expected_scale, crop.accepts_scale(*self.scale)),
             (
                 "target_threshold",
                 'None unless `loss` is "binary_cross_entropy"',

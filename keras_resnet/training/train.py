@@ -22,7 +22,7 @@ from keras_resnet.models.preprocessing import weights_digest
 from keras_resnet.training.callbacks import CheckpointCallback, ProgressCallback, callbacks_of, stop_on_signal
 from keras_resnet.training.distribution import Devices, jit_compile
 from keras_resnet.training.ema import STATISTICS_BATCHES, EMACallback, assign_averages
-from keras_resnet.training.model_setup import Start, run_settings
+from keras_resnet.training.model_setup import Start, create_metrics, run_settings
 from keras_resnet.training.options import RunOptions, split_options
 from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.recipes import check_recipe, get_recipe
@@ -156,6 +156,7 @@ class RunData:
         self.preprocessing, self.objective = self.task.preprocessing(self), self.task.objective(self)
         self.steps_per_epoch, self.num_steps = recipe.steps(images_per_epoch(dataset, recipe))
         self.model = self.task.compile(self, jit_compile(options.xla))
+        create_metrics(self.model)
 
     def training_batches(self, first, steps):
         """Batches of `steps` steps of the run, starting at step `first`."""

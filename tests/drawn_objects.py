@@ -1,0 +1,86 @@
+"""Drawn rectangles in memory, and a small detector that finds them: what tests train detectors on."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+from annotated_images import write_text
+from support import narrow, png_bytes
+
+from keras_resnet import DetectorSpec, get_spec
+from keras_resnet.data.datasets import Dataset, Split, default_preprocessing
+from keras_resnet.data.objects import Objects, corner_and_sides
+
+SIZE = 64
+"""Shorter side of the images for TINY."""
+TINY = DetectorSpec(
+    narrow(get_spec("resnet18")),
+    levels=(3, 4, 5),
+    extra_levels=None,
+    anchor_sizes=((16,), (32,), (64,)),
+    neck_width=16,
+    rpn_width=16,
+    box_width=32,
+    mask_width=8,
+    mask_convs=1,
+    frozen_batch_norm=False,
+)
+"""Faster R-CNN on a residual network of a few thousand weights, which builds and trains in seconds."""
+TINY_MASKS = replace(TINY, mask_head=True)
+TINY_DENSE = replace(TINY, box_head="dense", head_convs=1)
+
+
+def drawn_dataset(train=12, test=4, size=(48, 64), masks=False):
+    """Images with one or two red or blue rectangles on grey, in memory; the last training image has none."""
+    parts = [_drawn_split(count, size, seed, masks) for seed, count in enumerate((train, test))]
+    return Dataset("drawings", *parts, ("red", "blue"), default_preprocessing((None, None, 3)))
+
+
+def _drawn_split(count, size, seed, masks):
+    generator = np.random.default_rng(seed)
+    images, rows = np.full((count, *size, 3), 128, "uint8"), []
+    for number in range(count if seed else count - 1):
+        for _ in range(generator.integers(1, 3)):
+            sides = generator.integers(14, 25, 2)
+            y, x = (generator.integers(0, np.array(size) - sides)).tolist()
+            label = int(generator.integers(2))
+            images[number, y : y + sides[0], x : x + sides[1]] = ((220, 30, 30), (30, 30, 220))[label]
+            rows.append((number, (x, y, x + int(sides[1]), y + int(sides[0])), label))
+    image, boxes, labels = (np.array(column) for column in zip(*rows, strict=True))
+    no = np.zeros(len(rows), bool)
+    polygons = np.empty(len(rows), object)
+    polygons[:] = [[[float(v) for v in (x1, y1, x2, y1, x2, y2, x1, y2)]] for x1, y1, x2, y2 in boxes]
+    objects = Objects(
+        image,
+        boxes.astype("float32"),
+        labels.astype("int32"),
+        no,
+        no,
+        np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).astype(float),
+        polygons if masks else None,
+        np.tile(np.array(size, "int32"), (count, 1)),
+        np.array([f"drawing {number}" for number in range(count)], object),
+    )
+    return Split(images, objects.label_matrix(2), objects=objects)
+
+
+def write_drawings(folder, dataset=None):
+    """Writes a data set of `drawn_dataset` in the format of COCO; returns the folder."""
+    dataset = dataset or drawn_dataset()
+    categories = [{"id": number, "name": name} for number, name in enumerate(dataset.class_names)]
+    for name, split in (("train", dataset.train), ("val", dataset.test)):
+        objects = split.objects
+        images = []
+        for number, (pixels, (height, width)) in enumerate(zip(split.images, objects.sizes.tolist(), strict=True)):
+            path = folder / f"{name}2017" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png_bytes(pixels))
+            images.append({"id": number, "file_name": path.name, "height": height, "width": width})
+        columns = (objects.image.tolist(), objects.labels.tolist(), corner_and_sides(objects.boxes).tolist())
+        annotations = [
+            {"id": number, "image_id": image, "category_id": label, "bbox": box, "area": box[2] * box[3]}
+            for number, (image, label, box) in enumerate(zip(*columns, strict=True), start=1)
+        ]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        write_text(folder / "annotations" / f"instances_{name}2017.json", json.dumps(content))
+    return folder
