@@ -20,6 +20,11 @@ from keras_resnet.weights.loading import build_from_file
 FOLDER = REFERENCES / "detectors"
 DATA = dict(np.load(FOLDER / "training.npz"))
 OBJECTS = {"boxes": DATA["boxes"], "labels": DATA["labels"]}
+PORTABLE = [
+    pytest.param(name, marks=pytest.mark.portable if name in ("maskrcnn", "retinanet_v2") else ())
+    for name in NARROW_DETECTORS
+]
+"""Two have all losses. With batch norm in the mask head they differ on other backends, whose statistics have padding."""
 REGIONS = [name for name in NARROW_DETECTORS if "rcnn" in name]
 
 
@@ -74,6 +79,7 @@ def test_anchors_match_the_true_boxes_of_torchvision(name):
     np.testing.assert_array_equal(matches, reference(name)["anchor_matches"])
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize("name", REGIONS)
 def test_regions_match_the_true_boxes_of_torchvision(name):
     matches = match_boxes(region_candidates(name), DATA["boxes"], DATA["labels"] > 0, losses_of(name).regions)
@@ -96,7 +102,7 @@ def model_of_samples(name):
     return model, keras.Model(inputs, model.output), given
 
 
-@pytest.mark.parametrize("name", NARROW_DETECTORS)
+@pytest.mark.parametrize("name", PORTABLE)
 def test_losses_from_the_same_samples_are_those_of_torchvision(name):
     _, model, values = model_of_samples(name)
     found = {key: float(ops.mean(loss)) for key, loss in model(values, training=True).items()}
@@ -192,6 +198,7 @@ MANY = np.stack([np.full(2000, 3), np.arange(2000)], axis=1).astype("int32")
 """Keys of 2,000 images of a run."""
 
 
+@pytest.mark.portable
 def test_random_numbers_belong_to_an_image_and_not_to_its_batch():
     numbers = ops.convert_to_numpy(random_uniform(MANY[:8], 0, 50))
     np.testing.assert_array_equal(numbers[2:5], random_uniform(MANY[2:5], 0, 50))
@@ -205,6 +212,7 @@ def test_random_numbers_belong_to_an_image_and_not_to_its_batch():
     assert 0 <= together.min() < 0.01 and 0.99 < together.max() < 1
 
 
+@pytest.mark.portable
 def test_samples_are_uniform_among_the_boxes_that_may_be_chosen():
     """Frequencies over 2,000 images are within five standard deviations of the binomial distribution."""
     matches = np.array([3] * 12 + [-1] * 20 + [-2] * 8, "int32")
@@ -221,6 +229,7 @@ def test_samples_are_uniform_among_the_boxes_that_may_be_chosen():
         assert np.abs(found - len(MANY) * share).max() < 5 * deviation
 
 
+@pytest.mark.portable
 @pytest.mark.parametrize(("positive", "negative"), [(0, 5), (5, 0), (3, 4), (0, 0), (9, 2), (2, 30)])
 def test_samples_are_all_boxes_if_there_are_few(positive, negative):
     matches = np.array([-2] + [0] * positive + [-2] + [-1] * negative, "int32")[None]
@@ -233,6 +242,7 @@ def test_samples_are_all_boxes_if_there_are_few(positive, negative):
     assert (matches[0, indices[:count]] == [0] * positives + [-1] * (count - positives)).all()
 
 
+@pytest.mark.portable
 def test_offsets_of_a_box_give_the_box_again():
     generator = np.random.default_rng(0)
     boxes, targets = (

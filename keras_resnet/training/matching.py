@@ -53,7 +53,8 @@ def match_boxes(boxes, true_boxes, is_true, sampling: Sampling):
         is_true: (B, G) booleans, False for padding.
         sampling: the overlaps.
     """
-    boxes, true_boxes = ops.stop_gradient(boxes), ops.stop_gradient(true_boxes)
+    boxes, true_boxes = (ops.stop_gradient(ops.convert_to_tensor(values)) for values in (boxes, true_boxes))
+    is_true = ops.convert_to_tensor(is_true)
 
     def overlaps_with(number):
         overlaps = box_iou(true_boxes[:, number][:, None], boxes)[:, 0]
