@@ -14,10 +14,16 @@ from keras_resnet import (
     build,
     complexity,
     create,
+    export,
+    feature_extractor,
+    finetune,
+    fold_batch_norm,
     get_spec,
     list_models,
     load_model,
+    load_weights,
     predict,
+    save_pretrained,
     save_weights,
 )
 from keras_resnet.architecture.boxes import box_iou
@@ -179,3 +185,26 @@ def test_invalid_specs(arguments, message):
 def test_invalid_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         create("localizer_resnet18", **arguments)
+
+
+def test_functions_that_do_not_take_localizers(tmp_path):
+    model = small()
+    for function in (
+        lambda: save_weights(model, tmp_path / "weights.safetensors"),
+        lambda: load_weights(model, tmp_path / "weights.safetensors"),
+        lambda: export(model, tmp_path / "model.onnx"),
+        lambda: save_pretrained(model, tmp_path / "folder"),
+        lambda: finetune(model, "digits"),
+    ):
+        with pytest.raises(ValueError, match="`model` should be a classifier"):
+            function()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_localizer_is_folded_and_has_features():
+    model, images = small("dense"), random_images(2, 24, 32, 3)
+    folded = fold_batch_norm(model)
+    assert isinstance(folded, Localizer) and folded.spec == model.spec
+    for name, values in model.predict(images, verbose=0).items():
+        np.testing.assert_allclose(folded.predict(images, verbose=0)[name], values, atol=1e-5)
+    assert feature_extractor(model, endpoints="stage2").output_shape == (None, 12, 16, 16)

@@ -20,7 +20,7 @@ from keras_resnet.errors import check_integers, check_known, value_error
 from keras_resnet.machine import machine, versions
 from keras_resnet.training.recipe import MAX_BATCH_SIZE
 from keras_resnet.training.recipes import get_recipe
-from keras_resnet.variants import canonical_name, get_spec
+from keras_resnet.variants import canonical_name, get_spec, network_task
 
 SECONDS_PER_ROUND = 2
 WARM_UP_STEPS = 2
@@ -76,7 +76,9 @@ def compare(
         ValueError: for an unknown name, with the nearest known ones, or a number that is too small.
     """
     spec, name = get_spec(model), canonical_name(model)
-    kind = "detection" if isinstance(spec, DetectorSpec) else "classification"
+    kind = network_task(name) or ""
+    if kind == "localization":
+        raise value_error("model", name, "a classifier or a detector", "The cost of a box head is small beside both.")
     get_recipe("quickstart" if recipe is None else recipe)  # raises for an unknown name
     tasks = _chosen("tasks", tasks, [task for task, row in TASKS.items() if kind in row.networks], TASKS, name)
     having = [contender for contender, row in CONTENDERS.items() if set(row.tasks) & set(tasks)]

@@ -45,7 +45,8 @@ def load_dataset(
 
     Args:
         name: "digits"; a folder of class folders, see `load_folder`; a folder of images with boxes or masks of objects,
-            as COCO, PASCAL VOC or YOLO (data.yaml) have them, see `load_annotations`; a folder of Parquet files or one
+            as COCO, PASCAL VOC or YOLO (data.yaml) have them, see `load_annotations`, or with one class and boxes, as
+            ImageNet's localization task has them, see `open_localization`; a folder of Parquet files or one
             written by `datasets.save_to_disk`; "hf://owner/name" on the Hugging Face hub; WebDataset's tar files, as a
             folder or a pattern such as "train-{000..146}.tar"; or a dataset of tensorflow-datasets for image
             classification or object detection, such as "cifar10", "cifar10:3.0.2", "emnist/letters" or "voc".

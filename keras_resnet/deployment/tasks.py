@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import keras
 
-from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.deployment.detection_comparison import (
     TOLERANCES,
     DetectionComparison,
@@ -37,8 +36,10 @@ from keras_resnet.deployment.output_comparison import (
     output_rows,
 )
 from keras_resnet.deployment.serving import export_metadata, image_preprocessing, prepared_network, serving_model
+from keras_resnet.errors import value_error
 from keras_resnet.models.nested import inherited_spec
 from keras_resnet.precision import PRECISIONS
+from keras_resnet.variants import network_task
 
 
 @dataclass(frozen=True)
@@ -129,5 +130,9 @@ TASKS = {
 
 
 def task_of(model: keras.Model) -> str:
-    """The name in TASKS of a model's row."""
-    return "detection" if isinstance(inherited_spec(model), DetectorSpec) else "classification"
+    """The name in TASKS of a model's row; raises ValueError for a localizer."""
+    task = network_task(inherited_spec(model)) or "classification"
+    if task == "localization":
+        expected, hint = "a classifier or a detector", "Of a localizer, `classifier_of(model)` is the classifier."
+        raise value_error("model", model.name, expected, hint)
+    return task

@@ -14,6 +14,7 @@ from keras_resnet.errors import check_known, unknown_name_error, value_error
 from keras_resnet.models.cloning import as_functional, clone
 from keras_resnet.models.create import create
 from keras_resnet.models.layers import endpoint_layers, last_feature_map
+from keras_resnet.models.localizers import classifier_of
 from keras_resnet.models.model_files import load_model
 from keras_resnet.variants import DETECTORS
 from keras_resnet.weights.layouts import weight_variables
@@ -97,7 +98,7 @@ def _get_model(name_or_model, weights, input_shape, output_stride):
     if is_name:
         model = create(name_or_model, weights=weights)
     else:
-        model = as_functional(load_model(name_or_model) if is_path else name_or_model)
+        model = as_functional(classifier_of(load_model(name_or_model) if is_path else name_or_model))
     if output_stride is not None:
         model = _dilated(model, output_stride)
     if input_shape is None:

@@ -68,7 +68,7 @@ def known_preprocessing(model: keras.Model) -> Any:
 
 def classifier_preprocessing(model: keras.Model) -> Preprocessing:
     """`preprocessing(model)` of a classifier; raises ValueError for a detector too."""
-    check_classifier("model", model, "`keras_resnet.detect` takes detectors.")
+    check_classifier("model", model, "`keras_resnet.detect` takes detectors, `localize` localizers.")
     return cast(Preprocessing, preprocessing(model))
 
 

@@ -121,7 +121,7 @@ def finetune(
         OSError, RuntimeError, FloatingPointError, KeyboardInterrupt: as `train`.
     """
     check_known("batch_norm", batch_norm, BATCH_NORM)
-    check_classifier("model", model, "`keras_resnet.train` trains detectors, with the recipe 'detection_finetune'.")
+    check_classifier("model", model, "`keras_resnet.train` trains detectors and localizers.")
     options, changes = split_options(options, changes)
     folder = workdir and as_path(workdir, "workdir")
     keep_batch_size = not isinstance(recipe, str) or "batch_size" in changes

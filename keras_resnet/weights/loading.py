@@ -13,6 +13,7 @@ from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.detector import HEAD_PREFIXES, Detector, build_detector
 from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.layers import initialize_kernel
+from keras_resnet.architecture.localizer_spec import LocalizerSpec
 from keras_resnet.architecture.metadata import model_spec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
@@ -209,8 +210,11 @@ def _set_info(model, info):
 
 
 def require_spec(model: keras.Model) -> Any:
-    """The ResNetSpec or DetectorSpec of a model; raises ValueError for a model without one."""
+    """The ResNetSpec or DetectorSpec of a model; raises ValueError for other models."""
     spec = model_spec(model)
+    if isinstance(spec, LocalizerSpec):
+        expected, hint = "a classifier or a detector", "`model.save(path)` and `load_model(path)` take localizers."
+        raise value_error("model", model.name, expected, hint)
     if spec is None:
         expected = "a network of keras_resnet with a `spec`"
         raise value_error("model", model, expected, "A clone needs `clone.spec = model.spec`.")
