@@ -248,7 +248,7 @@ def test_the_commands(tmp_path):
         "mean_box",
     }
     text = run_command(*arguments, "--by-class").stdout
-    assert "top-5 localization error" in text and "with mean box" in text
+    assert "top-5 localization error" in text and "mean box" in text
     draw = tmp_path / "drawn"
     images = tmp_path / "data" / "val"
     text = run_command("predict", images, "--model", model, "--localize", "--top", "1", "--draw", draw).stdout

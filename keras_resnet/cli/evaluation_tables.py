@@ -13,7 +13,7 @@ METRICS = {
     "top5_error": "top-5 error",
     "top1_localization_error": "top-1 localization error",
     "top5_localization_error": "top-5 localization error",
-    "true_class_error": "localization error given the class",
+    "true_class_error": "error given the class",
     "mean_average_precision": "mean average precision",
     "average_precision": "AP",
     "balanced_accuracy": "balanced accuracy",
@@ -80,10 +80,7 @@ def _localization_rows(result):
         row = {"": METRICS[name], "error": _percent(error)}
         row["95% confidence"] = "{:.2%} to {:.2%}".format(*result.intervals[name])
         if name not in ("top1_error", "top5_error"):  # which do not depend on boxes
-            row |= {
-                f"with {rule.replace('_', ' ')}": _percent(it[name].mean())
-                for rule, it in result.baseline_wrong.items()
-            }
+            row |= {rule.replace("_", " "): _percent(it[name].mean()) for rule, it in result.baseline_wrong.items()}
         yield row
 
 
