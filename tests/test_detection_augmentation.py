@@ -22,7 +22,12 @@ from keras_resnet.normalization import Normalization
 
 UNCHANGED = Normalization(divisor=1.0)
 PREPROCESSING = DetectionPreprocessing(UNCHANGED, min_size=96, max_size=160)
-SCALES = {"scale_jitter": (48, 144), "large_scale_jitter": (0.3, 2.0), "overlap": (0.3, 1.0), "none": (0.08, 1.0)}
+SCALES = {
+    "shorter_side_jitter": (0.5, 1.5),
+    "large_scale_jitter": (0.3, 2.0),
+    "overlap": (0.3, 1.0),
+    "none": (0.08, 1.0),
+}
 CROPS = {name: Recipe(epochs=1, loss="detection", crop=name, scale=scale, flip=True) for name, scale in SCALES.items()}
 SCENES = ("wide", "tall", "small")
 
@@ -199,7 +204,7 @@ def test_scales_are_distributed_as_those_of_torchvision(scene, sampled):
     crops, _ = sample_crops(scene, sampled, detection_crops.large_scale_jitter, PREPROCESSING, (0.1, 2.0))
     assert_same_distribution([it.size for it in crops], np.minimum(sampled[f"{scene}/scale_jitter"], 96))
     preprocessing = DetectionPreprocessing(min_size=96, max_size=120)
-    crops, _ = sample_crops(scene, sampled, detection_crops.shorter_side_jitter, preprocessing, (64, 96))
+    crops, _ = sample_crops(scene, sampled, detection_crops.shorter_side_jitter, preprocessing, (64 / 96, 1))
     sizes = [it.size for it in crops]
     assert_same_distribution(sizes, sampled[f"{scene}/shortest"])
     assert set(sizes) == set(map(tuple, sampled[f"{scene}/shortest"].tolist()))

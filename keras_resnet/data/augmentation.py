@@ -6,7 +6,7 @@ Functions on batches take images (B, H, W, C) of integers or floats, and random 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from keras import ops
@@ -44,12 +44,16 @@ class TrainCrop:
 
 MAX_FACTOR = 10
 """Largest factor by which an image may be enlarged beyond its size in testing."""
+_BY_FACTORS = TrainCrop(
+    for_classifiers=False,
+    expected_scale=f"two factors of the size, the smaller first, at most {MAX_FACTOR}",
+    accepts_scale=lambda low, high: 0 < low <= high <= MAX_FACTOR,
+)
 TRAIN_CROPS = {
     "none": TrainCrop(for_detectors=detection_crops.whole_image),
     "pad": TrainCrop(on_batches=True),
     "scale_jitter": TrainCrop(
         crops.scale_jitter_box,
-        detection_crops.shorter_side_jitter,
         expected_scale=f"two lengths in pixels, the smaller first, at most {MAX_SIDE:,}",
         accepts_scale=lambda low, high: 1 <= low <= high <= MAX_SIDE,
         scale_in_pixels=True,
@@ -59,12 +63,8 @@ TRAIN_CROPS = {
         expected_scale="two fractions of the area, the smaller first",
         accepts_scale=lambda low, high: 0 < low <= high <= 1,
     ),
-    "large_scale_jitter": TrainCrop(
-        for_detectors=detection_crops.large_scale_jitter,
-        for_classifiers=False,
-        expected_scale=f"two factors of the size, the smaller first, at most {MAX_FACTOR}",
-        accepts_scale=lambda low, high: 0 < low <= high <= MAX_FACTOR,
-    ),
+    "shorter_side_jitter": replace(_BY_FACTORS, for_detectors=detection_crops.shorter_side_jitter),
+    "large_scale_jitter": replace(_BY_FACTORS, for_detectors=detection_crops.large_scale_jitter),
     "overlap": TrainCrop(
         for_detectors=detection_crops.overlap_crop,
         for_classifiers=False,

@@ -93,11 +93,12 @@ def whole_image(size, boxes, preprocessing, scale, random):
 
 
 def shorter_side_jitter(size, boxes, preprocessing, scale, random):
-    """The whole image, its shorter side of a random length in pixels, from scale[0] to scale[1], both included.
+    """The whole image, its shorter side of a random length: the preprocessing's `min_size` times scale[0] to scale[1].
 
     The longer side is limited as in testing, as by torchvision's RandomShortestSize.
     """
-    shorter = int(random.integers(int(scale[0]), int(scale[1]), endpoint=True))
+    low, high = (max(1, round(preprocessing.min_size * factor)) for factor in scale)
+    shorter = int(random.integers(low, high, endpoint=True))
     return whole_image(size, boxes, replace(preprocessing, min_size=shorter), scale, random)
 
 

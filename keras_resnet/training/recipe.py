@@ -152,7 +152,8 @@ class Recipe:
     """Side of the training images in pixels; None: as in testing."""
     test_size: int | None = None
     """Side of the test images in pixels; None: that of pretrained weights, else that of the data set's images, if all
-    have one, else the size the network was designed for. Detectors: the shorter side."""
+    have one, else the size the network was designed for. Detectors: the shorter side; None: that of a .keras file,
+    else 800."""
     test_resize: int | None = None
     """With `test_size`: the shorter side is resized to this before the center crop; None: the crop share stays."""
     test_interpolation: str = "bilinear"
@@ -163,7 +164,7 @@ class Recipe:
     """Crop "pad": black pixels on each side before the random crop."""
     scale: tuple[float, float] = (0.08, 1.0)
     """Range; crop "random_resized": fraction of the area. "scale_jitter": shorter side in pixels. Of detectors,
-    "large_scale_jitter": factor of the size; "overlap": fraction of the sides."""
+    "shorter_side_jitter" and "large_scale_jitter": factor of the size; "overlap": fraction of the sides."""
     flip: bool = False
     """Whether images are mirrored at random, one in two."""
     lighting: float = 0.0
