@@ -36,7 +36,7 @@ def multiply_adds_of_parts(spec: DetectorSpec, input_shape: tuple[int, int, int]
 def _count(spec, input_shape):
     backbone = backbone_spec(spec)
     total = HeadTotal(backbone)
-    maps = total.feature_maps(backbone.levels, check_image_shape(tuple(input_shape)))
+    maps = total.feature_maps(backbone.levels[: spec.levels[-1] - 1], check_image_shape(tuple(input_shape)))
     if spec.frozen_batch_norm:
         total.freeze()
     total.end("body")

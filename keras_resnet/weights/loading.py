@@ -168,8 +168,10 @@ def build_on_backbone(
         if weights.preprocessing:
             of_detector = replace(of_detector, mode=weights.preprocessing.mode)
         model = build_detector(replace(spec, backbone=weights.spec), initialize=False, **arguments)
-        arrays = {name: array for name, array in weights.keras_arrays(model).items() if name not in HEAD_WEIGHTS}
-        heads = [name for name in weight_variables(model) if name.startswith(HEAD_PREFIXES)]
+        names = weight_variables(model)
+        stages = {_stage(name) for name in names}  # without those above the detector's last level
+        arrays = {name: array for name, array in weights.keras_arrays(model).items() if _stage(name) in stages}
+        heads = [name for name in names if name.startswith(HEAD_PREFIXES)]
         network = variant_of(spec.backbone, ignored=("conv_bias", "bn_epsilon")) or "the network"
         for variable, array in _match_variables(model, arrays, path, heads, f"{network}, the backbone of {model.name}"):
             variable.assign(array.read())
@@ -177,6 +179,11 @@ def build_on_backbone(
     model.info = {"preprocessing": of_detector.to_config()}
     warn_if_not_finite(model, path)
     return model
+
+
+def _stage(name):
+    """The start of a weight's name: "conv5" of "conv5_block1_1_conv/kernel"."""
+    return name.partition("_")[0]
 
 
 def _initialize(model, names):
