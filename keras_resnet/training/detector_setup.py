@@ -17,13 +17,11 @@ from keras_resnet.models.detectors import build_with_backbone, create_detector
 from keras_resnet.models.model_files import load_model
 from keras_resnet.models.preprocessing import known_preprocessing
 from keras_resnet.precision import precision_of, precision_scope
-from keras_resnet.training.detector_training import mean_loss, training_model
+from keras_resnet.training.detector_training import training_model
 from keras_resnet.training.distribution import synchronize_batch_norm
-from keras_resnet.training.model_setup import called, freeze_stages, is_model_file
-from keras_resnet.training.optimizers import create_optimizer
+from keras_resnet.training.model_setup import called, compile_losses, freeze_stages, is_model_file, raise_if_given
 from keras_resnet.training.recipe import LOSSES
 from keras_resnet.training.recipes import check_recipe
-from keras_resnet.training.schedules import learning_rate
 
 
 def check_objects(dataset, recipe):
@@ -80,7 +78,7 @@ def _new_detector(model, start, classes):
 def _load(start, recipe):
     """The detector in a .keras file, or one by its name with weights, as it was before layers were frozen by a run."""
     if is_model_file(start.model):
-        _raise_if_given("a .keras file, which has its own", start, "weights", "backbone_weights", "precision")
+        raise_if_given(start, "a .keras file, which has its own", "weights", "backbone_weights", "precision")
         model = load_model(start.model)
         check_recipe(recipe, model)
         for layer in model.layers:  # an earlier run may have frozen others
@@ -103,18 +101,12 @@ def _with_classes(model, names):
 
 def _check_given(model, start, names):
     """Raises ValueError for a Keras model of other classes, and for arguments that only other models take."""
-    _raise_if_given("a Keras model, which has its own", start, "weights", "backbone_weights")
+    raise_if_given(start, "a Keras model, which has its own", "weights", "backbone_weights")
     if start.precision not in (None, precision_of(model.dtype_policy)):
-        _raise_if_given("a Keras model, which has its own", start, "precision")
+        raise_if_given(start, "a Keras model, which has its own", "precision")
     if model.spec.classes != len(names):
         expected = f"a detector of {len(names)} classes, with the background"
         raise value_error("model", f"{model.name} of {model.spec.classes}", expected, f"They are {names}.")
-
-
-def _raise_if_given(what, start, *arguments):
-    for name in arguments:
-        if (value := getattr(start, name)) is not None:
-            raise value_error(name, value, f"left out for {what}")
 
 
 def _check_masks(model, dataset):
@@ -134,7 +126,4 @@ def compile_detector(data, jit_compile):
     XLA compiles it only on request, because images of every size would be compiled anew.
     """
     model = training_model(data.network, LOSSES[data.recipe.loss].function)
-    optimizer = create_optimizer(data.recipe, learning_rate(data.recipe, data.num_steps))
-    model.compile(optimizer, dict.fromkeys(model.output, mean_loss), jit_compile=jit_compile is True)
-    model.optimizer.build(model.trainable_variables)
-    return model
+    return compile_losses(model, data, jit_compile is True)

@@ -15,22 +15,21 @@ from keras_resnet.localization_evaluation import evaluate_localizer
 from keras_resnet.models.localizers import backbone_classifier
 from keras_resnet.models.model_files import load_model
 from keras_resnet.precision import precision_of, precision_scope
-from keras_resnet.training.detector_training import mean_loss
 from keras_resnet.training.distribution import synchronize_batch_norm
 from keras_resnet.training.ema import sync_variables
 from keras_resnet.training.model_setup import (
     build_for_images,
     called,
+    compile_losses,
     fit_to_images,
     freeze_stages,
     is_model_file,
+    raise_if_given,
     with_classes,
 )
-from keras_resnet.training.optimizers import create_optimizer
 from keras_resnet.training.recipe import LOSSES
 from keras_resnet.training.recipes import check_recipe
-from keras_resnet.training.schedules import learning_rate
-from keras_resnet.training.validation import MetricsCallback
+from keras_resnet.training.validation import CallbackValidation
 from keras_resnet.variants import get_spec
 
 
@@ -67,15 +66,13 @@ def localizer_for_images(start, dataset, recipe):
 
 def _given(model, start, dataset, recipe):
     """A localizer as a Keras model or in a .keras file, which has the classes and the size of the data set's images."""
-    for name in ("weights", "backbone_weights"):
-        if (value := getattr(start, name)) is not None:
-            raise value_error(name, value, "left out for a model that has its own")
+    raise_if_given(start, "a model that has its own", "weights", "backbone_weights")
     if is_model_file(model):
         model = load_model(model)
         check_recipe(recipe, model)
         model.trainable = True  # an earlier run may have frozen layers
     if start.precision not in (None, precision_of(model.dtype_policy)):
-        raise value_error("precision", start.precision, "left out for a model that has its own")
+        raise_if_given(start, "a model that has its own", "precision")
     if model.spec.classes != len(dataset.class_names):
         expected = f"a localizer of {len(dataset.class_names)} classes, not of {model.spec.classes}"
         raise value_error("model", model.name, expected, "`backbone_weights` takes a classifier with other classes.")
@@ -84,8 +81,7 @@ def _given(model, start, dataset, recipe):
 
 def _new_localizer(model, start, dataset, recipe):
     """A localizer by its name or LocalizerSpec, with a new box head."""
-    if start.weights is not None:
-        raise value_error("weights", start.weights, "left out for a localizer, which has `backbone_weights`")
+    raise_if_given(start, "a localizer, which has `backbone_weights`", "weights")
     spec, name = (model, "localizer") if isinstance(model, LocalizerSpec) else (get_spec(model), model.lower())
     with precision_scope(start.precision):
         if start.backbone_weights is None:
@@ -104,35 +100,20 @@ def _new_localizer(model, start, dataset, recipe):
 
 def compile_localizer(data, jit_compile):
     """The compiled model that `fit` trains: the localizer's layers, from images and boxes to losses of each image."""
-    model = LOSSES[data.recipe.loss].function(data.network)
-    optimizer = create_optimizer(data.recipe, learning_rate(data.recipe, data.num_steps))
-    model.compile(optimizer, dict.fromkeys(model.output, mean_loss), jit_compile=jit_compile)
-    model.optimizer.build(model.trainable_variables)
-    return model
+    return compile_losses(LOSSES[data.recipe.loss].function(data.network), data, jit_compile)
 
 
-class LocalizationValidation:
-    """Tests by `evaluate_localizer`, with one crop of each image.
-
-    Args:
-        data: RunData.
-        frequency: epochs between tests.
-    """
-
-    fit_arguments: dict = {}
+class LocalizationValidation(CallbackValidation):
+    """Tests by `evaluate_localizer`, with one crop of each image."""
 
     def __init__(self, data, frequency):
-        self.data, self.frequency = data, frequency
+        super().__init__(data, frequency)
         self.protocol = LOCALIZATION_PROTOCOLS["localization"]
         data.network.info = model_info(data.network) | {
             "class_names": list(data.dataset.class_names),
             "preprocessing": data.preprocessing.to_config(),
         }
         self.localizer = ImageLocalizer(data.network, self.protocol)
-
-    def callbacks(self, weights):
-        """Callbacks of `fit` that test; `weights` are callbacks that exchange the weights for a test, or none."""
-        return [MetricsCallback(self, weights)]
 
     def detections(self, images):
         """A Detection of each image: its most probable class, with the box."""

@@ -19,6 +19,7 @@ from keras_resnet.models.model_files import load_model
 from keras_resnet.models.preprocessing import known_preprocessing
 from keras_resnet.models.transforms import check_input_size, with_new_head
 from keras_resnet.precision import precision_of, precision_scope
+from keras_resnet.training.detector_training import mean_loss
 from keras_resnet.training.distribution import synchronize_batch_norm
 from keras_resnet.training.objectives import OBJECTIVES
 from keras_resnet.training.optimizers import create_optimizer
@@ -86,6 +87,13 @@ def called(model):
 def is_model_file(model):
     """Whether this is the path of a .keras file."""
     return isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(".keras")
+
+
+def raise_if_given(start, what, *arguments):
+    """Raises ValueError for arguments of a Start that models of some kind, `what`, do not take."""
+    for name in arguments:
+        if (value := getattr(start, name)) is not None:
+            raise value_error(name, value, f"left out for {what}")
 
 
 def freeze_stages(model, trainable_stages):
@@ -222,6 +230,14 @@ def compile_model(model, recipe, steps, jit_compile, objective=OBJECTIVES["singl
     optimizer.layer_rates = _layer_rates(model, recipe.layer_decay)
     metrics = objective.metrics(model.output_shape[-1])
     model.compile(optimizer, loss.function(), metrics=metrics, jit_compile=jit_compile)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def compile_losses(model, data, jit_compile):
+    """Compiles a model whose outputs are the losses of each image, with optimizer and learning rate of a RunData."""
+    optimizer = create_optimizer(data.recipe, learning_rate(data.recipe, data.num_steps))
+    model.compile(optimizer, dict.fromkeys(model.output, mean_loss), jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
     return model
 

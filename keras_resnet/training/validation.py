@@ -51,23 +51,31 @@ class KerasValidation:
         return self.data.model.evaluate(self._batches(), verbose=0, return_dict=True)
 
 
-class DetectionValidation:
-    """Tests by `evaluate_detector`: average precisions at the usual settings. Arguments as of KerasValidation.
-
-    The tested detector is the trained one; a copy of it only if it is on several devices, or has unusual settings.
-    """
+class CallbackValidation:
+    """Tests by a callback that calls `metrics()`; `fit` itself tests nothing. Arguments as of KerasValidation."""
 
     fit_arguments: dict = {}
 
     def __init__(self, data, frequency):
         self.data, self.frequency = data, frequency
+
+    def callbacks(self, weights):
+        """Callbacks of `fit` that test; `weights` are callbacks that exchange the weights for a test, or none."""
+        return [MetricsCallback(self, weights)]
+
+
+class DetectionValidation(CallbackValidation):
+    """Tests by `evaluate_detector`: average precisions at the usual settings.
+
+    The tested detector is the trained one; a copy of it only if it is on several devices, or has unusual settings.
+    """
+
+    def __init__(self, data, frequency):
+        super().__init__(data, frequency)
         tested = with_settings(data.network, default_settings(data.network.spec))
         if tested is data.network and data.devices.num_replicas > 1:
             tested = clone(tested)
         self.detector = KerasDetector(tested)
-
-    def callbacks(self, weights):
-        return [MetricsCallback(self, weights)]
 
     def detections(self, images):
         """A Detection of each image."""
@@ -86,7 +94,7 @@ class DetectionValidation:
 
 
 class MetricsCallback(keras.callbacks.Callback):
-    """Adds the metrics of a DetectionValidation, or a similar object, to the logs of an epoch, as "val_..."."""
+    """Adds the metrics of a CallbackValidation to the logs of an epoch, as "val_..."."""
 
     def __init__(self, validation, weights):
         super().__init__()
