@@ -14,7 +14,7 @@ from keras_resnet.data.objects import Objects, corner_and_sides
 SIZE = 64
 """Shorter side of the images for TINY."""
 TINY = DetectorSpec(
-    narrow(get_spec("resnet18")),
+    replace(narrow(get_spec("resnet18")), depths=(1, 1, 1, 1)),
     levels=(3, 4, 5),
     extra_levels=None,
     anchor_sizes=((16,), (32,), (64,)),
