@@ -5,7 +5,7 @@ from keras import ops
 from keras_resnet.architecture.boxes import unstack
 
 
-def mask_targets(masks, boxes, places, size):
+def mask_targets(masks, boxes, indices, size):
     """RoIAlign of one mask for each box, with as many samples in a cell as it has pixels: (R, size, size).
 
     The weights of rows and of columns are separate matrices, so that a target is a product of three.
@@ -13,7 +13,7 @@ def mask_targets(masks, boxes, places, size):
     Args:
         masks: (M, H, W), numbers from 0 to 1.
         boxes: (R, 4) in pixels of the masks.
-        places: (R,), index of the mask of each box.
+        indices: (R,), of the mask of each box.
         size: cells along each side of a box.
 
     Source: torchvision/models/detection/roi_heads.py, `project_masks_on_boxes`.
@@ -23,11 +23,11 @@ def mask_targets(masks, boxes, places, size):
     rows, columns = _cell_weights(y1, y2, height, size), _cell_weights(x1, x2, width, size)
 
     def target(box):
-        place, rows, columns = box
-        mask = ops.cast(ops.take(masks, place, axis=0), "float32")
+        index, rows, columns = box
+        mask = ops.cast(ops.take(masks, index, axis=0), "float32")
         return ops.matmul(ops.matmul(rows, mask), ops.transpose(columns))
 
-    return ops.map(target, (places, rows, columns))
+    return ops.map(target, (indices, rows, columns))
 
 
 def _cell_weights(start, end, side, size):
@@ -38,13 +38,13 @@ def _cell_weights(start, end, side, size):
     """
     length = ops.maximum(end - start, 1.0)
     points = ops.ceil(length / size)
-    place = ops.arange((side + size - 1) // size, dtype="float32")
-    share = (place + 0.5) / points[:, None]
+    point = ops.arange((side + size - 1) // size, dtype="float32")
+    share = (point + 0.5) / points[:, None]
     cell = (length / size)[:, None, None]
     position = start[:, None, None] + cell * (ops.arange(size, dtype="float32")[:, None] + share[:, None])
     limit = ops.cast(side, "float32")
     counts = ops.logical_and(position >= -1, position <= limit)
-    counts = ops.logical_and(counts, (place < points[:, None])[:, None])
+    counts = ops.logical_and(counts, (point < points[:, None])[:, None])
     weight = ops.where(counts, 1 / points[:, None, None], 0.0)
     position = ops.clip(position, 0.0, limit - 1)
     low = ops.floor(position)

@@ -1,7 +1,7 @@
 """OBJECTIVES: what a run learns about each image, such as its class or the objects in it, and how that is measured."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -45,7 +45,13 @@ class Objective:
         return ("loss", *self.results.values()) if self.metrics else ("loss",)
 
 
-_BOXES = {"average_precision": "average_precision", "ap50": "ap50", "ap75": "ap75"}
+_BOXES = Objective(
+    monitor="average_precision",
+    progress="AP {value:.2%}",
+    score="average_precision",
+    results={name: name for name in ("average_precision", "ap50", "ap75")},
+    draw_curves=draw_detection_curves,
+)
 
 OBJECTIVES = {
     "single_label": Objective(
@@ -84,19 +90,9 @@ OBJECTIVES = {
         },
         draw_curves=draw_localization_curves,
     ),
-    "boxes": Objective(
-        monitor="average_precision",
-        progress="AP {value:.2%}",
-        score="average_precision",
-        results=_BOXES,
-        draw_curves=draw_detection_curves,
-    ),
-    "boxes_and_masks": Objective(
-        monitor="average_precision",
-        progress="AP {value:.2%}",
-        score="average_precision",
-        results=_BOXES | {f"mask_{name}": f"mask_{name}" for name in _BOXES},
-        draw_curves=draw_detection_curves,
+    "boxes": _BOXES,
+    "boxes_and_masks": replace(
+        _BOXES, results=_BOXES.results | {f"mask_{name}": f"mask_{name}" for name in _BOXES.results}
     ),
 }
 

@@ -37,8 +37,6 @@ from keras_resnet.training.validation import DetectionValidation, KerasValidatio
 class Task:
     """How networks of one task are built for a data set, trained and tested. `data` is a RunData."""
 
-    recipe: Callable
-    """(Dataset, Recipe, Start) -> the Recipe with which such networks are trained on the data set."""
     check: Callable
     """(Dataset, Recipe): raises ValueError for a data set on which such networks cannot be trained."""
     network: Callable
@@ -53,15 +51,17 @@ class Task:
     """(data, steps, first step, share) -> batches for `fit`."""
     validation: Callable
     """(data, epochs between tests) -> what tests the model, such as a KerasValidation."""
-    describe: Callable
-    """(data) -> a line about what is going to be trained."""
-    warn: Callable
-    """(data): warns of what may go wrong, before the first step."""
     info: Callable
     """(Dataset) -> facts about the trained network, for its `info`."""
-    finish: Callable
+    recipe: Callable = lambda dataset, recipe, start: recipe
+    """(Dataset, Recipe, Start) -> the Recipe with which such networks are trained on the data set."""
+    describe: Callable = lambda data: describe_run(data.network, data.dataset, data.recipe)
+    """(data) -> a line about what is going to be trained."""
+    warn: Callable = lambda data: None
+    """(data): warns of what may go wrong, before the first step."""
+    finish: Callable = lambda data: {}
     """(data) -> further results; gives the trained network its final form."""
-    write: Callable
+    write: Callable = lambda data, validation, folder: None
     """(data, validation, folder): writes further files of a finished run."""
 
 
@@ -115,11 +115,9 @@ TASKS = {
         compile=_compile_classifier,
         training_batches=_training_batches,
         validation=KerasValidation,
-        describe=lambda data: describe_run(data.network, data.dataset, data.recipe),
         warn=lambda data: warn_if_unbalanced(data.dataset, data.recipe),
         info=lambda dataset: {"class_names": list(dataset.class_names), "multi_label": dataset.multi_label},
         finish=_finish_classifier,
-        write=lambda data, validation, folder: None,
     ),
     "detection": Task(
         recipe=recipe_for_start,
@@ -131,13 +129,10 @@ TASKS = {
         training_batches=_detection_batches,
         validation=DetectionValidation,
         describe=describe_detector_run,
-        warn=lambda data: None,
         info=lambda dataset: {"class_names": [BACKGROUND, *dataset.class_names]},
-        finish=lambda data: {},
         write=write_detection_sheet,
     ),
     "localization": Task(
-        recipe=lambda dataset, recipe, start: recipe,
         check=check_boxes,
         network=localizer_for_images,
         preprocessing=lambda data: data.dataset.preprocessing,
@@ -145,10 +140,7 @@ TASKS = {
         compile=compile_localizer,
         training_batches=_localization_batches,
         validation=LocalizationValidation,
-        describe=lambda data: describe_run(data.network, data.dataset, data.recipe),
-        warn=lambda data: None,
         info=lambda dataset: {"class_names": list(dataset.class_names)},
-        finish=lambda data: {},
         write=write_detection_sheet,
     ),
 }
