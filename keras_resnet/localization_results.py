@@ -75,7 +75,7 @@ class LocalizationEvaluation:
     def wrong(self) -> dict[str, np.ndarray]:
         """{name of an error: (N,) bool, the images that count as wrong}.
 
-        "top1_localization_error" and "top5_localization_error": neither of the most probable classes is right with its
+        "top1_localization_error" and "top5_localization_error": none of the most probable classes is right with its
         box; "true_class_error": the box of the true class is wrong; "top1_error", "top5_error": of the classes alone.
         """
         return self._wrong(self.overlaps, self.true_class_overlaps)

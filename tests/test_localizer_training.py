@@ -109,7 +109,7 @@ SETTINGS = {"recipe": "localization_finetune", "size": 32, "test_size": 32, "tes
 LONG = {"iterations": 90, "learning_rate": 0.03, "crop": "none", "clip_norm": 5.0, "validation_freq": 30}
 
 
-@pytest.mark.parametrize("boxes", ["shared", "per_class", "dense"])
+@pytest.mark.parametrize("boxes", ["shared", pytest.param("per_class", marks=pytest.mark.slow), "dense"])
 def test_localizers_learn_boxes(tmp_path, data, boxes):
     run = train(localizer_spec(boxes), data, workdir=tmp_path / "run", **SETTINGS | LONG)
     result = evaluate(run.model, data)

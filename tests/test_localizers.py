@@ -5,7 +5,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from support import random_images, randomize_weights
+from support import narrow, random_images, randomize_weights
 
 from keras_resnet import (
     Localizer,
@@ -58,7 +58,7 @@ def test_the_networks_of_the_registry(name):
     model = create(name, classes=3, input_shape=(64, 64, 3))
     assert model.spec == replace(get_spec(name), classes=3) and model.name == name
     layers = {layer.name for layer in model.layers}
-    classifier = create("resnet18", conv_bias=False, bn_epsilon=model.spec.backbone.bn_epsilon)
+    classifier = build(narrow(get_spec("resnet18")))
     assert {layer.name for layer in classifier.layers[1:]} <= layers
 
 

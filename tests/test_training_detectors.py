@@ -59,7 +59,8 @@ def test_the_history_has_the_separate_losses_and_their_sum(finished):
     assert len(history["val_average_precision"]) == 2 and history["step"] == [3, 6]
 
 
-@pytest.mark.parametrize("step", [5, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [2, 5])
 def test_interrupted_runs_continue_with_the_same_numbers(step, finished, tmp_path, monkeypatch):
     signal_after(monkeypatch, step)
     options = {"deterministic": True, "keep": "best"}
