@@ -83,7 +83,7 @@ def test_detectors_learn_drawn_rectangles(spec, losses):
     assert run.report["ap50"] > 0.5 and run.history["loss"][-1] < run.history["loss"][0] / 2
 
 
-def test_masks_are_trained_and_evaluated_in_lower_precision_with_averaged_weights():
+def test_masks_are_trained_and_evaluated_in_lower_precision_with_averaged_weights(few_batches):
     run = train(
         TINY_MASKS, drawn_dataset(masks=True), RECIPE, epochs=1, precision="bfloat16", ema_decay=0.5, validation_freq=2
     )
