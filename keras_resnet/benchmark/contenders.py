@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.benchmark.keras_networks import (
     FoldedNetwork,
     KerasNetwork,
@@ -22,7 +23,7 @@ from keras_resnet.deployment.formats.openvino_format import compile_model
 from keras_resnet.deployment.formats.table import FORMATS
 from keras_resnet.deployment.serving import ExportSpec, export_metadata
 from keras_resnet.precision import PRECISIONS
-from keras_resnet.variants import canonical_name
+from keras_resnet.variants import canonical_name, get_spec
 
 TORCHVISION = {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d"}
 TORCHVISION |= {"resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"}
@@ -158,12 +159,12 @@ class Task:
 
 TASKS = {
     "inference": Task("images/s", is_rate=True, reports_memory=True),
-    "train": Task("images/s", is_rate=True, reports_memory=True),
     "detection": Task("images/s", is_rate=True, reports_memory=True, networks=("detection",)),
+    "train": Task("images/s", is_rate=True, reports_memory=True, networks=("classification", "detection")),
     "parts": Task("images/s", is_rate=True, networks=("detection",)),
     "build": Task("s", networks=("classification", "detection")),
     "load": Task("s"),
-    "pipeline": Task("images/s", is_rate=True),
+    "pipeline": Task("images/s", is_rate=True, networks=("classification", "detection")),
     "whole_run": Task("images/s", is_rate=True),
     "evaluation": Task("images/s", is_rate=True),
     "extraction": Task("images/s", is_rate=True),
@@ -193,7 +194,7 @@ BASELINES = {"classification": "keras", "detection": "torchvision"}
 
 _TORCHVISION_DETECTOR = Contender(
     None,
-    tasks=("detection",),
+    tasks=("detection", "train"),
     needs=("torch", "torchvision"),
     has_network=TORCHVISION_DETECTORS.__contains__,
     script=Path(__file__).with_name("torchvision_detectors.py"),
@@ -209,7 +210,7 @@ def _exported(format, precisions):
 
 CONTENDERS = {
     "keras_resnet": Contender(KerasNetwork, tasks=tuple(TASKS)),
-    "keras": Contender(StockNetwork),
+    "keras": Contender(StockNetwork, has_network=lambda name: isinstance(get_spec(name), ResNetSpec)),
     "folded": Contender(FoldedNetwork, tasks=("inference", "detection", "parts")),
     "optimized": Contender(OptimizedNetwork, tasks=("inference", "detection")),
     "torch": Contender(TorchNetwork, needs=("torch", "torchvision"), **_TORCH),

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_resnet.architecture.detector_spec import DetectorSpec
+from keras_resnet.benchmark.detector_training import DetectorTraining
 from keras_resnet.benchmark.detectors import DetectorTasks, detection_images, raise_scores
 from keras_resnet.benchmark.workloads import Workloads
 from keras_resnet.deployment.inference import optimize_for_inference
@@ -89,7 +90,7 @@ class Network:
         self.job, self.folder = job, Path(folder)
 
 
-class KerasNetwork(Network, Workloads, DetectorTasks):
+class KerasNetwork(Network, Workloads, DetectorTasks, DetectorTraining):
     """This package's network in Keras's own loops: one call of `model.fit` or `model.predict` for all steps.
 
     A call takes a few milliseconds more than its steps, which does not matter in a round of seconds.
@@ -107,7 +108,7 @@ class KerasNetwork(Network, Workloads, DetectorTasks):
             loss=keras.losses.SparseCategoricalCrossentropy(),
             jit_compile=jit_compile(job.xla),
         )
-        self.batches = _repeat(keras.ops.convert_to_tensor(job.images), keras.ops.convert_to_tensor(job.labels))
+        self.batches = _repeat((job.images, job.labels))
 
     @property
     def name(self):
@@ -121,13 +122,25 @@ class KerasNetwork(Network, Workloads, DetectorTasks):
         self.model.predict(self.batches, steps=steps, verbose=0)
 
     def train(self, steps):
-        self.model.fit(self.batches, steps_per_epoch=steps, epochs=1, shuffle=False, verbose=0)
+        model, batches = self._training
+        model.fit(batches, steps_per_epoch=steps, epochs=1, shuffle=False, verbose=0)
 
     def build(self):
         self.create()
 
     def load(self):
         self.create(self.weights_file)
+
+    def training_batches(self, steps):
+        """An iterable of shuffled and augmented batches."""
+        return self.object_batches(steps) if self.job.is_detector else super().training_batches(steps)
+
+    @cached_property
+    def _training(self):
+        """(the compiled model that is trained, its batches)."""
+        if not self.job.is_detector:
+            return self.model, self.batches
+        return self.run.model, _repeat(next(iter(self.run.training_batches(0, 1))))
 
     @cached_property
     def weights_file(self):
@@ -190,18 +203,19 @@ class StockNetwork(KerasNetwork):
         return create_network(self.job).get_config()
 
 
-def _repeat(images, labels):
-    """An endless iterable of one batch, as `fit` takes it without copying.
+def _repeat(batch):
+    """An endless iterable of one batch, inputs and targets, as `fit` takes it without copying.
 
     The optimisations and prefetching of tf.data are switched off: they take 50 ms and more in each call of `fit`. Under
     TensorFlow the batch is in host memory, on other backends it stays on the device.
     """
+    batch = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
     if keras.backend.backend() != "tensorflow":
-        return (batch for batch in itertools.repeat((images, labels)))  # Keras takes generators
+        return (same for same in itertools.repeat(batch))  # Keras takes generators
     import tensorflow as tf
 
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
     options.experimental_optimization.inject_prefetch = False
-    return tf.data.Dataset.from_tensors((images, labels)).repeat().with_options(options)
+    return tf.data.Dataset.from_tensors(batch).repeat().with_options(options)

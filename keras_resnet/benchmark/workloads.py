@@ -20,7 +20,7 @@ from keras_resnet.variants import get_spec
 NUM_IMAGES = 256
 """Number of different images."""
 FILE_SIZE = (375, 500)
-"""Height and width of the image files: a typical size in ImageNet."""
+"""Height and width of a classifier's image files: a typical size in ImageNet."""
 
 
 class Workloads:
@@ -94,21 +94,28 @@ class Workloads:
     @cached_property
     def _images(self):
         shape = (NUM_IMAGES, self.job.image_size, self.job.image_size, 3)
-        return np.random.default_rng(0).integers(0, 256, shape, "uint8") if self._in_memory else _files(self.folder)
+        return (
+            np.random.default_rng(0).integers(0, 256, shape, "uint8")
+            if self._in_memory
+            else image_files(self.folder, FILE_SIZE)
+        )
 
     @cached_property
     def _extractor(self):
         return vector_extractor(self.model)
 
 
-def _files(folder):
-    """(NUM_IMAGES,) paths of JPEG files as slow to decode as photographs: smooth shapes under a little noise."""
+def image_files(folder, size):
+    """(NUM_IMAGES,) paths of JPEG files of a size, (height, width).
+
+    They are as slow to decode as photographs: smooth shapes under a little noise.
+    """
     from PIL import Image
 
     generator, paths = np.random.default_rng(0), []
     for index in range(NUM_IMAGES):
         shapes = Image.fromarray(generator.integers(0, 256, (12, 16, 3), "uint8"))
-        smooth = np.asarray(shapes.resize(FILE_SIZE[::-1], Image.Resampling.BICUBIC), "float32")
+        smooth = np.asarray(shapes.resize(size[::-1], Image.Resampling.BICUBIC), "float32")
         noisy = np.clip(smooth + generator.normal(0, 8, smooth.shape), 0, 255).astype("uint8")
         paths.append(str(folder / f"{index}.jpg"))
         Image.fromarray(noisy).save(paths[-1], quality=90)
