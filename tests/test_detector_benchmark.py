@@ -1,8 +1,9 @@
 """The benchmark of detectors: parts compute what the whole does, and costs follow from the measured values."""
 
+import runpy
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import keras
@@ -12,11 +13,11 @@ from support import LocalWorker
 
 from keras_resnet import complexity
 from keras_resnet.architecture.detector_complexity import multiply_adds_of_parts
-from keras_resnet.benchmark import comparison, contenders, worker
+from keras_resnet.benchmark import comparison, contenders, detector_training, worker, workloads
 from keras_resnet.benchmark.comparison import Workers, compare, notes, part_rows, table_rows
 from keras_resnet.benchmark.contenders import CONTENDERS, reason_to_skip
 from keras_resnet.benchmark.detectors import cost_rows, detection_images, detector_parts
-from keras_resnet.benchmark.keras_networks import Job, create_network
+from keras_resnet.benchmark.keras_networks import Job, KerasNetwork, create_network
 from keras_resnet.variants import DETECTORS
 
 SIZE = (64, 90)
@@ -32,6 +33,13 @@ def tiny(monkeypatch):
         monkeypatch.setitem(DETECTORS, "tiny", replace(DETECTORS[name], **NARROW, head_convs=1))
 
     return add
+
+
+@pytest.fixture
+def few_files(monkeypatch):
+    """Has four image files made instead of hundreds, and trains with a learning rate that is seen in the weights."""
+    monkeypatch.setattr(workloads, "NUM_IMAGES", 4)
+    monkeypatch.setattr(detector_training, "LEARNING_RATE", 0.01)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +103,20 @@ def test_the_report_of_a_detector(tiny, monkeypatch):
     assert len(list(table_rows(report))) == 3 and "at 64x90 px" in notes(report)[0]
 
 
+@pytest.mark.parametrize("name", ["maskrcnn_resnet18_fpn", "retinanet_resnet18_fpn"])
+def test_a_training_step_trains_the_last_stages_and_the_heads(name, tiny, few_files, tmp_path):
+    tiny(name)
+    network = KerasNetwork(JOB, tmp_path)
+    model = network.run.model
+    before = {variable.path: np.array(variable) for variable in model.variables}
+    network.train(2)
+    losses, after = model.get_metrics_result(), {variable.path: np.array(variable) for variable in model.variables}
+    assert len(losses) == len(model.output) + 1 and np.isfinite(list(losses.values())).all()
+    changed = {path for path, value in before.items() if not np.array_equal(value, after[path])}
+    frozen = {path for path in before if path.startswith(("conv1_", "conv2_")) or "_bn/" in path}
+    assert frozen and changed == set(before) - frozen
+
+
 def test_torchvisions_detectors_run_in_an_environment_of_their_own(monkeypatch):
     monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda module: None)
     job = replace(JOB, contender="torchvision", model="retinanet_resnet50_fpn")
@@ -114,6 +136,34 @@ def test_torchvisions_detector_is_measured():
     assert answer["seconds"] > 0 and measured.network == "torchvision retinanet_resnet50_fpn, channels last"
 
 
+@pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn_v2"])
+def test_torchvisions_training_step_trains_as_many_numbers(name, few_files, tmp_path):
+    pytest.importorskip("torchvision")
+    job = replace(JOB, contender="torchvision", model=name)
+    theirs = runpy.run_path(str(CONTENDERS["torchvision"].script))["Detector"](asdict(job))
+    model, *_ = theirs._training
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    before = [parameter.detach().clone() for parameter in trained]
+    theirs.train(2)
+    assert all(parameter.isfinite().all() for parameter in trained)
+    assert any((old != new).any() for old, new in zip(before, trained, strict=True))
+    ours = KerasNetwork(job, tmp_path).run.model.trainable_variables
+    assert sorted(np.prod(variable.shape) for variable in ours) == sorted(parameter.numel() for parameter in trained)
+
+
+def test_made_up_objects_are_ellipses_in_the_images(tiny, few_files, tmp_path):
+    tiny("maskrcnn_resnet18_fpn")
+    network = KerasNetwork(replace(JOB, batch_size=2, image_size=(200, 300)), tmp_path)
+    assert network.pipeline(1) > 0
+    ((x, _),) = network.training_batches(1)
+    x = {name: np.asarray(value) for name, value in x.items()}
+    assert x["images"].shape == (2, 224, 320, 3) and np.isfinite(x["images"][:, :200, :300]).all()
+    assert np.isnan(x["images"][:, 200:]).all() and (x["labels"] > 0).sum() == 20
+    sides = x["boxes"][..., 2:] - x["boxes"][..., :2]
+    assert x["boxes"].min() >= 0 and (x["boxes"][..., 2:].max((0, 1)) <= [300, 200]).all()
+    np.testing.assert_allclose(x["masks"].sum((2, 3)) / sides.prod(axis=-1), np.pi / 4, rtol=0.1)
+
+
 def test_the_protocol_needs_only_the_standard_library():
     path = Path(worker.__file__).with_name("protocol.py")
     script = "import runpy, sys; serve = runpy.run_path(sys.argv[1])['serve']; "
@@ -128,7 +178,7 @@ def test_the_protocol_needs_only_the_standard_library():
     [
         (
             {"tasks": ("inference",)},
-            r"`tasks` should be of \['detection', 'parts', 'build'\], for fasterrcnn_resnet50_fpn",
+            r"`tasks` should be of \['detection', 'train', 'parts', 'build', 'pipeline'\], for fasterrcnn_resnet50_fpn",
         ),
         (
             {"model": "resnet50", "tasks": ("detection",)},

@@ -4,7 +4,7 @@ from functools import cached_property
 
 import numpy as np
 
-from keras_resnet.benchmark.workloads import NUM_IMAGES, image_files
+from keras_resnet.benchmark.workloads import image_files
 from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.data.detection_batches import detection_batches
 from keras_resnet.data.objects import Objects
@@ -58,31 +58,33 @@ class DetectorTraining:
 
 
 def made_up_dataset(folder, image_size, num_classes):
-    """A Dataset of NUM_IMAGES JPEG files with objects in random places; resizing gives `image_size`."""
+    """A Dataset of JPEG files, which have `image_size` after resizing, with objects in random places."""
     size = np.multiply(image_size, FILE_SIDE / min(image_size)).round().astype("int32")
-    objects = made_up_objects(size, num_classes)
-    split = Split(image_files(folder, size.tolist()), objects.label_matrix(num_classes), objects=objects)
+    paths = image_files(folder, size.tolist())
+    objects = made_up_objects(np.tile(size, (len(paths), 1)), num_classes)
+    split = Split(paths, objects.label_matrix(num_classes), objects=objects)
     names = tuple(str(index) for index in range(num_classes))
     return Dataset("made up", split, split, names, Preprocessing("torch"))
 
 
-def made_up_objects(size, num_classes):
-    """Objects of NUM_IMAGES images of the same size, (height, width): boxes around ellipses, which are their masks."""
-    random, count = np.random.default_rng(0), NUM_IMAGES * OBJECTS
-    axes = size[::-1] * random.uniform(*SIDES, (count, 2)) / 2
-    centres = axes + random.random((count, 2)) * (size[::-1] - 2 * axes)
+def made_up_objects(sizes, num_classes):
+    """Objects in images of some sizes (N, 2), height and width: boxes around ellipses, which are their masks."""
+    random, image = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), OBJECTS)
+    sides = sizes[image, ::-1]
+    axes = sides * random.uniform(*SIDES, sides.shape) / 2
+    centres = axes + random.random(sides.shape) * (sides - 2 * axes)
     angles = np.linspace(0, 2 * np.pi, POLYGON_POINTS, endpoint=False)
     points = centres[:, None] + axes[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-    masks = np.empty(count, object)
+    masks = np.empty(len(image), object)
     masks[:] = [[polygon.ravel().tolist()] for polygon in points]
     return Objects(
-        image=np.repeat(np.arange(NUM_IMAGES), OBJECTS),
+        image=image,
         boxes=np.concatenate([centres - axes, centres + axes], axis=1).astype("float32"),
-        labels=random.integers(0, num_classes, count).astype("int32"),
-        crowd=np.zeros(count, bool),
-        difficult=np.zeros(count, bool),
+        labels=random.integers(0, num_classes, len(image)).astype("int32"),
+        crowd=np.zeros(len(image), bool),
+        difficult=np.zeros(len(image), bool),
         areas=np.pi * axes.prod(axis=1),
         masks=masks,
-        sizes=np.tile(size, (NUM_IMAGES, 1)),
-        image_ids=np.arange(NUM_IMAGES).astype(object),
+        sizes=sizes,
+        image_ids=np.arange(len(sizes)).astype(object),
     )
