@@ -60,7 +60,7 @@ def compare(
         steps: number of batches in a round; None: as many as take about two seconds.
         xla: whether to compile Keras with XLA; None: except on the CPU under TensorFlow, where it halves the speed.
         recipe: name of a recipe, whose crops and augmentation the tasks "pipeline" and "whole_run" use. None: random
-            crops and mirroring.
+            crops and mirroring, and only mirroring for a detector.
         torch_python: Python interpreter of an environment that has torchvision, for its detectors; None: this one.
         progress: function that is called with messages about the progress.
 
