@@ -35,8 +35,8 @@ class DetectorTraining:
     """The base of a network with the attributes `job`, a Job for a detector, and `folder`, a Path for image files."""
 
     @cached_property
-    def run(self) -> RunData:
-        """The run of a detector with random weights, trained as one with published weights would be.
+    def run(self):
+        """The RunData of a detector with random weights, trained as one with published weights would be.
 
         Its batch norms are frozen, except those of detectors in which they are always trained, and its first stages.
         """
