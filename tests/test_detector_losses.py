@@ -160,7 +160,9 @@ SPECS = {
 }
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("context", "conv") else ()) for name in SPECS]
+)
 def test_losses_are_finite_and_train_every_weight_of_any_detector(name):
     """Also without objects in any image, without rows for them, and with boxes without an area."""
     model = training_model(build(replace(SPECS[name], classes=4)), losses_of(name))

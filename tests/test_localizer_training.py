@@ -109,7 +109,9 @@ SETTINGS = {"recipe": "localization_finetune", "size": 32, "test_size": 32, "tes
 LONG = {"iterations": 90, "learning_rate": 0.03, "crop": "none", "clip_norm": 5.0, "validation_freq": 30}
 
 
-@pytest.mark.parametrize("boxes", ["shared", pytest.param("per_class", marks=pytest.mark.slow), "dense"])
+@pytest.mark.parametrize(
+    "boxes", ["shared", *(pytest.param(it, marks=pytest.mark.slow) for it in ("per_class", "dense"))]
+)
 def test_localizers_learn_boxes(tmp_path, data, boxes):
     run = train(localizer_spec(boxes), data, workdir=tmp_path / "run", **SETTINGS | LONG)
     result = evaluate(run.model, data)
@@ -140,6 +142,7 @@ def test_a_frozen_classifier_stays_as_it_is(tmp_path, data):
     assert evaluate(run.model, data).errors["top1_error"] == expected
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same(tmp_path, data):
     settings = SETTINGS | {"iterations": 5, "flip": True, "workdir": tmp_path / "run"}
     whole = train(localizer_spec("per_class"), data, **settings | {"workdir": None}, deterministic=True)

@@ -264,6 +264,7 @@ def test_weights_of_a_detector_by_its_name(tmp_path):
     assert found.spec.classes == 3
 
 
+@pytest.mark.slow
 def test_real_images(test_data):
     """Two steps on blood cells, from real weights."""
     dataset = load_dataset(str(test_data / "bccd"), skip_bad=True)

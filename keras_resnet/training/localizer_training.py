@@ -1,5 +1,6 @@
 """`localizer_training_model`: a model of a localizer's layers whose outputs are its losses."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,9 @@ def localizer_training_model(localizer: Localizer) -> keras.Model:
         "boxes": LossLayer(function, "boxes_loss")(targets, *predictions),
     }
     inputs = {"images": localizer.inputs[0], "labels": labels, "targets": targets}
-    return keras.Model(inputs, losses, name=localizer.name)
+    with warnings.catch_warnings():  # Keras finds inputs by these keys, and warns if a tensor has another name
+        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
+        return keras.Model(inputs, losses, name=localizer.name)
 
 
 def box_loss(targets: Any, boxes: Any) -> Any:
