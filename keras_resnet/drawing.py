@@ -6,7 +6,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from keras_resnet.data.image_files import SUFFIXES, as_pil_image, load_image
+from keras_resnet.data.image_files import SUFFIXES, as_pil_image
 from keras_resnet.data.objects import Objects
 from keras_resnet.detection import Detection
 from keras_resnet.errors import value_error
