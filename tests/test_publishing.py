@@ -27,6 +27,7 @@ from keras_resnet import (
 )
 from keras_resnet.normalization import Normalization
 from keras_resnet.weights.file_formats import write_arrays
+from keras_resnet.weights.repositories import is_repository
 from keras_resnet.weights.timm_config import timm_network
 from keras_resnet.weights.weights_file import METADATA_KEY
 
@@ -221,6 +222,13 @@ def test_folders_without_the_files_and_weights_beside_a_folder_are_refused(saved
         create(saved[1], weights="imagenet")
     with pytest.raises(ValueError, match="user/name"):
         create("hf://resnet18")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet20", "FasterRCNN_ResNet50_FPN", "localizer_resnet18"])
+def test_a_name_of_a_network_is_not_that_of_a_folder(name, tmp_path, monkeypatch):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert not is_repository(name) and is_repository(f"./{name}")
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

@@ -12,7 +12,7 @@ from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import value_error
 from keras_resnet.files import read_json
-from keras_resnet.variants import VARIANTS
+from keras_resnet.variants import VARIANTS, network_task
 from keras_resnet.weights.download import HUB, download_repository
 from keras_resnet.weights.file_formats import open_weights
 from keras_resnet.weights.keras_hub_preset import (
@@ -51,8 +51,7 @@ def is_repository(name: object) -> bool:
     """Whether a name begins with "hf://", or is that of an existing folder and not of a network."""
     if not isinstance(name, (str, os.PathLike)):
         return False
-    networks = {str(name).lower(), f"{name}_cifar".lower()} & VARIANTS.keys()
-    return str(name).startswith(HUB) or (not networks and Path(name).is_dir())
+    return str(name).startswith(HUB) or (network_task(name) is None and Path(name).is_dir())
 
 
 def open_repository(source: str | os.PathLike) -> Repository:
