@@ -186,6 +186,7 @@ def test_unreadable_images_are_listed_and_the_others_predicted(folder, model_fil
         (("predict", "nowhere.jpg", "--model", "resnet20"), "nowhere.jpg"),
         (("predict", "https://example.com/cat.jpg"), "download"),
         (("predict", REFERENCES, "--model", "resnet20"), "folder with images"),
+        (("export", "FasterRCNN_ResNet18_FPN", "out.onnx"), "no weights 'coco'"),
         (("train", "--recipe", "slow"), "quickstart"),
         (("train", "--set", "epoch=2", "--workdir", "w"), "epochs"),
         (("train", "--set", "epochs", "--workdir", "w"), "FIELD=VALUE"),

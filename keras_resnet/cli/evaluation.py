@@ -54,7 +54,7 @@ from keras_resnet.evaluation_results import check_confusion, plot_confusion, wri
 from keras_resnet.files import check_writable, write_json
 from keras_resnet.localization import is_localizer
 from keras_resnet.models.preprocessing import known_preprocessing, set_class_names, set_preprocessing, thresholds
-from keras_resnet.variants import DETECTORS
+from keras_resnet.variants import network_task
 
 MODELS = "A network of `keras-resnet models`, or a .keras file; several are an ensemble."
 Models = Annotated[list[str], Option("--model", help=MODELS)]
@@ -96,7 +96,7 @@ def evaluate(
     sides = {} if scales is None else {"scales": numbers("scales", scales)}
     tested = DetectionProtocol(**detection, **sides)
     views = _views(protocol, sides | ({} if flip is None else {"flip": flip}))
-    if DETECTORS.keys() & set(model):
+    if any(network_task(name) == "detection" for name in model):
         check_coco_eval()  # before any weights are downloaded
     models = models_from(model, weights, precision=precision)
     if any(map(is_detector, models.values())):

@@ -19,7 +19,7 @@ from keras_resnet.errors import check_known, value_error
 from keras_resnet.normalization import MODES
 from keras_resnet.precision import COMPUTED, precision_scope
 from keras_resnet.training.recipe import Recipe
-from keras_resnet.variants import DETECTORS
+from keras_resnet.variants import network_task
 from keras_resnet.weights.repositories import is_repository
 
 AsJson = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
@@ -99,7 +99,7 @@ def model_from(name, weights, default_weights=None, precision=None):
         raise_if_unused("a .keras file, which has its own", weights=weights, precision=precision)
         return keras_resnet.load_model(name)
     if weights is None and default_weights and not is_repository(name):
-        weights = "coco" if name in DETECTORS else default_weights
+        weights = "coco" if network_task(name) == "detection" else default_weights
         if weights not in (tags := keras_resnet.list_weights(name)):
             known = f", or one of {tags}" if tags else ""
             raise value_error("--weights", None, f"a weights file{known}, as {name} has no weights {weights!r}")

@@ -16,7 +16,7 @@ from keras_resnet.models.create import create
 from keras_resnet.models.layers import endpoint_layers, last_feature_map
 from keras_resnet.models.localizers import classifier_of
 from keras_resnet.models.model_files import load_model
-from keras_resnet.variants import DETECTORS
+from keras_resnet.variants import network_task
 from keras_resnet.weights.layouts import weight_variables
 from keras_resnet.weights.loading import require_spec
 
@@ -90,7 +90,7 @@ def _known_endpoints(model):
 def _get_model(name_or_model, weights, input_shape, output_stride):
     is_path = isinstance(name_or_model, (str, os.PathLike))
     is_name = is_path and not str(name_or_model).endswith(".keras")
-    if is_name and str(name_or_model).lower() not in DETECTORS:
+    if is_name and network_task(name_or_model) != "detection":
         changes = {} if output_stride is None else {"output_stride": output_stride}
         return create(name_or_model, include_top=False, weights=weights, input_shape=input_shape, **changes)
     if weights is not None and not is_name:

@@ -192,7 +192,7 @@ def list_models(pattern: str = "*", pretrained: bool = False, task: str = "class
     Args:
         pattern: shell-style wildcards, such as "*cifar*".
         pretrained: whether to list only networks with published weights, those of `list_weights`.
-        task: "classification" or "detection".
+        task: "classification", "detection" or "localization".
 
     Raises:
         ValueError: for an unknown task.
