@@ -16,7 +16,7 @@ from support import REFERENCES, randomize_weights, run_command
 from typer.main import get_command
 
 import keras_resnet_command
-from keras_resnet import ResNetSpec, create, load_weights, save_weights
+from keras_resnet import ResNetSpec, create, list_models, load_weights, save_weights
 from keras_resnet.cli import app
 from keras_resnet.cli.options import option
 from keras_resnet.data.source_kinds import digits
@@ -147,9 +147,23 @@ def test_models_lists_detectors_with_published_average_precisions():
     assert found == [50, 44_401_393, 800, 0.379, 0.346]  # torchvision's
     assert rows["fasterrcnn_resnet101_c4"]["box_ap"] is None
     table = re.sub(r"\s", "", run_command("models", "*_v2", "--task", "detection").stdout)
-    assert "43.71M280.37G800px46.7%" in table and "46.36M333.58G800px47.4%41.8%" in table
+    assert "43.71M280.37G46.7%" in table and "46.36M333.58G47.4%41.8%" in table
     one = re.sub(r"\s", "", run_command("models", "maskrcnn_resnet50_fpn", "--task", "detection").stdout)
     assert "torchvision:COCO_V1(boxAP37.9%,maskAP34.6%,BSD-3-Clause)" in one
+
+
+@pytest.mark.parametrize(
+    ("task", "tags"),
+    [
+        ("classification", {"imagenet,", "torchvision", "hf://timm"}),
+        ("detection", {"coco,", "torchvision"}),
+        ("localization", set()),
+    ],
+)
+def test_tables_of_models_break_no_name_at_80_columns(task, tags, monkeypatch):
+    monkeypatch.setattr("keras_resnet.cli.models.out.width", 80)
+    words = run_command("models", "--task", task).stdout.split()
+    assert {*list_models(task=task), *tags} <= set(words)
 
 
 def test_summary_prints_the_layers():

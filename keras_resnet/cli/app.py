@@ -49,13 +49,17 @@ def print_note(kind, text, color="red"):
     err.print(f"[{color}]{kind}{':' if text else ''}[/]", Text(text), sep=" " if text else "", soft_wrap=True)
 
 
-def print_table(rows, title=None, left=()):
-    """Prints a table of dicts: the first column and those named in `left` are text, the others are numbers."""
+def print_table(rows, title=None, left=(), unbroken=()):
+    """Prints a table of dicts: the first column and those named in `left` are text, the others are numbers.
+
+    Numbers without a unit, and the columns named in `unbroken`, are never broken into lines.
+    """
     table = Table(box=None, header_style="bold", title=title and Text(title), title_justify="left")
     for row in rows:
         for column in row if not table.columns else ():
             text = column in (next(iter(row)), *left)
-            whole = not text and " " not in str(row[column])  # a number without a unit or a range
+            number = not text and " " not in str(row[column])  # neither a unit nor a range
+            whole = number or column in unbroken
             table.add_column(column, overflow="fold", no_wrap=whole, justify="left" if text else "right")
         table.add_row(*map(str, row.values()))
     if table.columns:

@@ -39,7 +39,10 @@ def models(
     rows = [_model_row(name) for name in names]
     if as_json:
         return print_json(rows)
-    print_table((_table_row(row, all_tags=len(rows) == 1) for row in rows), left=["weights"])
+    size, *other_sizes = {row["input_size"] for row in rows}
+    title = None if other_sizes else f"Multiply-adds of an image of {size} x {size} pixels"
+    table = [_table_row(row, len(rows) == 1, with_size=bool(other_sizes)) for row in rows]
+    print_table(table, title, left=["weights"], unbroken=table[0].keys() - {"weights"})
 
 
 def _model_row(name):
@@ -60,19 +63,22 @@ def _model_row(name):
     return row
 
 
-def _table_row(row, all_tags):
+def _table_row(row, all_tags, with_size):
     name, tags = row["name"], row["weights"]
     columns = {
         "network": name,
         "depth": row["depth"],
         "parameters": f"{row['parameters'] / 1e6:.2f} M",
-        "multiply-adds": f"{row['multiply_adds'] / 1e9:.2f} G",
-        "at": f"{row['input_size']} px",
+        "multiply-\nadds": f"{row['multiply_adds'] / 1e9:.2f} G",
     }
+    if "box_ap" in row:  # the name of a detector says it
+        del columns["depth"]
+    if with_size:
+        columns["at"] = f"{row['input_size']} px"
     if all_tags:
         return columns | {"weights": "\n".join(_tag(name, tag) for tag in tags)}
     figures = {title: row[field] for field, title in FIGURES.items() if field in row}
-    percent = {title: f"{100 * share:.1f}%" if share else "" for title, share in figures.items()}
+    percent = {title.replace(" ", "\n"): f"{100 * share:.1f}%" if share else "" for title, share in figures.items()}
     return columns | percent | {"weights": _tag_groups(tags)}
 
 
