@@ -1,6 +1,7 @@
 """Weights of detectors: layouts in both directions, files of other networks, hostile and damaged files, settings."""
 
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -378,9 +379,21 @@ def test_damaged_keras_files_are_one_error(case, members, tmp_path):
         load_model(path)
 
 
+@pytest.mark.parametrize("layout", ["keras", "torchvision"])
+def test_a_repository_with_a_detector_is_one_error_that_says_how_to_load_it(layout, tmp_path, faster):
+    if layout == "keras":
+        save_weights(faster, tmp_path / "model.safetensors")
+    else:  # without a spec
+        shutil.copy(NARROW / "fasterrcnn.safetensors", tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "resnet50"}')
+    with pytest.raises(ValueError, match=r"not of a detector.*`create\(name, weights=path\)`"):
+        create(tmp_path)
+
+
 METADATA = {
     "spec": lambda metadata: metadata["spec"].update(neck="bifpn"),
     "backbone": lambda metadata: metadata["spec"].update(backbone=5),
+    "another kind of spec": lambda metadata: metadata.update(spec=metadata["spec"]["backbone"]),
     "preprocessing": lambda metadata: metadata["info"]["preprocessing"].update(min_size="large"),
 }
 

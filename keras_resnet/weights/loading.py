@@ -30,6 +30,7 @@ from keras_resnet.weights.layouts import (
     weight_variables,
 )
 from keras_resnet.weights.network_weights import NetworkWeights, first_kernel
+from keras_resnet.weights.weights_file import WeightsFile
 
 _KINDS = {ResNetSpec: NetworkWeights, DetectorSpec: DetectorWeights}
 """Class of a spec -> that of the weights of its networks."""
@@ -46,19 +47,24 @@ def _open_network_weights(path, spec, layout="auto", source_preprocessing=None, 
         if head_file:
             file = replace(file, arrays=file.arrays | head_file.arrays)
         row = detect_layout(file.arrays, path) if layout == "auto" else get_layout(layout, spec)
-        _check_kind(spec, file)
+        check_kind(type(spec), file)
         weights = _KINDS[type(spec)]
         yield weights(file, row, weights.match(spec, row, file), source_preprocessing)
 
 
-def _check_kind(spec, file):
-    """Raises ValueError for a file of a detector, if a residual network was requested, and vice versa."""
-    found = kind_of_network(file.arrays)
-    if found is not type(spec):
-        kinds = {ResNetSpec: "a residual network", DetectorSpec: "a detector"}
-        hint = "Weights of a backbone are the argument `backbone_weights` of `create`." if found is ResNetSpec else ""
-        expected = f"a file with the weights of {kinds[type(spec)]}, not of {kinds[found]}"
-        raise value_error("path", str(file.path), expected, hint)
+_NAMES = {ResNetSpec: "a residual network", DetectorSpec: "a detector", LocalizerSpec: "a localizer"}
+_HINTS = {
+    ResNetSpec: "Weights of a backbone are the argument `backbone_weights` of `create`.",
+    DetectorSpec: "`create(name, weights=path)` with the name of a detector takes them.",
+}
+
+
+def check_kind(requested: type, file: WeightsFile) -> None:
+    """Raises ValueError for an open file with the weights of a network that has a spec of another class."""
+    found = type(file.metadata.spec) if file.metadata.spec else kind_of_network(file.arrays)
+    if found is not requested:
+        expected = f"a file with the weights of {_NAMES[requested]}, not of {_NAMES[found]}"
+        raise value_error("path", str(file.path), expected, _HINTS.get(found, ""))
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike, layout: str = "auto") -> None:

@@ -22,6 +22,7 @@ from keras_resnet.weights.keras_hub_preset import (
     preset_preprocessing,
     preset_spec,
 )
+from keras_resnet.weights.loading import check_kind
 from keras_resnet.weights.timm_config import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -59,7 +60,7 @@ def open_repository(source: str | os.PathLike) -> Repository:
 
     Raises:
         ValueError: for a config.json that is damaged or names a network that is not in VARIANTS or another class of
-            KerasHub, and for weights whose stored spec is not theirs.
+            KerasHub, for weights whose stored spec is not theirs, and for those of a detector.
         FileNotFoundError: if one of the files is missing.
         ConnectionError: if a file cannot be downloaded.
     """
@@ -83,6 +84,7 @@ def _open_timm(folder, values):
     architecture = str(values.get("architecture", "resnet"))
     timm_class_names(config)  # raises if they are not names
     with open_weights(path) as file:
+        check_kind(ResNetSpec, file)
         stored = file.metadata.spec
         spec = _checked_size(stored, file) if stored else timm_spec(config)
         preprocessing = None if file.metadata.info.get("preprocessing") else timm_preprocessing(config)
