@@ -95,12 +95,15 @@ def _part(layer_name, spec):
 
 def detection_images(batch_size, image_size):
     """A batch of normally distributed float32 numbers, padded as DetectionPreprocessing does."""
-    divisor = DetectionPreprocessing().divisor
-    padded = (-(-side // divisor) * divisor for side in image_size)
-    images = np.full((batch_size, *padded, 3), np.nan, "float32")
+    images = np.full((batch_size, *_padded(image_size), 3), np.nan, "float32")
     inside = (batch_size, *image_size, 3)
     images[:, : image_size[0], : image_size[1]] = np.random.default_rng(0).standard_normal(inside, "float32")
     return images
+
+
+def _padded(image_size):
+    divisor = DetectionPreprocessing().divisor
+    return [-(-side // divisor) * divisor for side in image_size]
 
 
 def raise_scores(model):
@@ -115,9 +118,10 @@ def raise_scores(model):
 def cost_rows(seconds: dict[str, float], spec: DetectorSpec, image_size: tuple[int, int]) -> list[dict]:
     """A row of each part and their sum: seconds an image, multiply-adds, and `at_body_rate`, seconds of these alone.
 
-    The last is what a part would take at the rate of the residual network, whose multiply-adds and seconds are known.
+    `at_body_rate` is what a part would take at the rate of the residual network, whose multiply-adds and seconds are
+    known. Multiply-adds are those of the padded image.
     """
-    counted = multiply_adds_of_parts(spec, (*image_size, 3))
+    counted = multiply_adds_of_parts(spec, (*_padded(image_size), 3))
     rate = counted["body"] / seconds["body"]
     parts = [(part, value, counted.get(part, 0)) for part, value in seconds.items()]
     total = ("all", sum(seconds.values()), sum(counted.values()))
