@@ -18,7 +18,17 @@ from keras import layers
 from PIL import Image
 from typer.testing import CliRunner
 
-from keras_resnet import DetectionSettings, build, complexity, create, export, get_spec, list_models
+from keras_resnet import (
+    DetectionSettings,
+    LocalizerSpec,
+    ResNetSpec,
+    build,
+    complexity,
+    create,
+    export,
+    get_spec,
+    list_models,
+)
 from keras_resnet.architecture.metadata import image_shape
 from keras_resnet.benchmark import worker
 from keras_resnet.benchmark.contenders import CONTENDERS
@@ -124,6 +134,16 @@ def narrow_detector(name):
     settings = DetectionSettings(**row["settings"])
     model = build_from_file(replace(spec, backbone=replace(spec.backbone, **row["backbone"])), path, settings=settings)
     return model, dict(np.load(path.with_suffix(".npz")))
+
+
+SMALL = ResNetSpec("basic", (1, 1), (8, 16), stem="cifar", stem_width=8)
+"""The residual network of `small_localizer`."""
+
+
+def small_localizer(boxes="shared", shape=(24, 32, 3), **changes):
+    """A localizer of five classes with random weights."""
+    spec = LocalizerSpec(SMALL, boxes, **{"box_width": 12, "anchor_sizes": (8, 16), "classes": 5} | changes)
+    return randomize_weights(build(spec, input_shape=shape))
 
 
 def padded_images(expected):

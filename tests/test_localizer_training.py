@@ -116,7 +116,7 @@ def test_localizers_learn_boxes(tmp_path, data, boxes):
     run = train(localizer_spec(boxes), data, workdir=tmp_path / "run", **SETTINGS | LONG)
     result = evaluate(run.model, data)
     assert run.report["top1_localization_accuracy"] == pytest.approx(1 - result.errors["top1_localization_error"])
-    assert result.errors["top1_localization_error"] < 0.6
+    assert result.errors["top1_localization_error"] < 0.7
     assert result.to_json()["baselines"]["mean_box"]["true_class_error"] > 0.8
     loaded = load_model(tmp_path / "run" / "model.keras")
     assert loaded.info["class_names"] == ["high", "wide"] and loaded.spec.boxes == boxes

@@ -5,23 +5,20 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from support import narrow, random_images, randomize_weights
+from support import SMALL, narrow, random_images, randomize_weights, small_localizer
 
 from keras_resnet import (
     Localizer,
     LocalizerSpec,
-    ResNetSpec,
     build,
     complexity,
     create,
-    export,
     feature_extractor,
     finetune,
     fold_batch_norm,
     get_spec,
     list_models,
     load_model,
-    load_weights,
     predict,
     save_pretrained,
     save_weights,
@@ -31,18 +28,12 @@ from keras_resnet.architecture.localizer import relative_anchors
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.models.localizers import as_localizer, classifier_of
 
-SMALL = ResNetSpec("basic", (1, 1), (8, 16), stem="cifar", stem_width=8)
 BOXES = ("shared", "per_class", "dense")
-
-
-def small(boxes="shared", shape=(24, 32, 3), **changes):
-    spec = LocalizerSpec(SMALL, boxes, **{"box_width": 12, "anchor_sizes": (8, 16), "classes": 5} | changes)
-    return randomize_weights(build(spec, input_shape=shape))
 
 
 @pytest.mark.parametrize("boxes", BOXES)
 def test_outputs_and_costs(boxes):
-    model = small(boxes)
+    model = small_localizer(boxes)
     outputs = model.predict(random_images(3, 24, 32, 3), verbose=0)
     assert isinstance(model, Localizer) and model.spec.boxes == boxes
     assert outputs["boxes"].shape == (3, 1 if boxes == "shared" else 5, 4)
@@ -64,7 +55,7 @@ def test_the_networks_of_the_registry(name):
 
 @pytest.mark.parametrize("boxes", BOXES)
 def test_a_saved_localizer_is_the_same(tmp_path, boxes):
-    model, images = small(boxes), random_images(2, 24, 32, 3)
+    model, images = small_localizer(boxes), random_images(2, 24, 32, 3)
     model.info = {"class_names": list("abcde")}
     model.save(tmp_path / "localizer.keras")
     loaded = load_model(tmp_path / "localizer.keras")
@@ -83,7 +74,7 @@ def numpy_decode(deltas, anchors):
 
 @pytest.mark.parametrize("boxes", ["shared", "per_class"])
 def test_boxes_are_offsets_from_the_whole_image(boxes):
-    model, images = small(boxes), random_images(2, 24, 32, 3)
+    model, images = small_localizer(boxes), random_images(2, 24, 32, 3)
     head = keras.Model(model.inputs, [model.get_layer("box_deltas").output, model.output["boxes"]])
     deltas, found = head.predict(images, verbose=0)
     expected = numpy_decode(deltas.reshape(2, -1, 4).astype(float), np.array([0.0, 0, 1, 1]))
@@ -91,7 +82,7 @@ def test_boxes_are_offsets_from_the_whole_image(boxes):
 
 
 def test_dense_boxes_are_those_of_the_best_position():
-    model, images = small("dense"), random_images(2, 24, 32, 3)
+    model, images = small_localizer("dense"), random_images(2, 24, 32, 3)
     layers = [model.get_layer(name).output for name in ("box_scores", "box_deltas")]
     scores, deltas, boxes, best = keras.Model(
         model.inputs, [*layers, model.output["boxes"], model.output["scores"]]
@@ -176,7 +167,10 @@ def test_invalid_specs(arguments, message):
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ({"weights": "imagenet"}, ValueError, "`weights` should be None for a localizer"),
+        ({"weights": "imagenet"}, ValueError, "`weights` should be None, as localizer_resnet18 has no published"),
+        ({"weights": "a", "backbone_weights": "b"}, ValueError, "`backbone_weights` should be None with `weights`"),
+        ({"input_shape": (None, None, 3)}, ValueError, "all known, since the box head needs images of one size"),
+        ({"input_shape": (25_000, 25_000, 3)}, ValueError, "at most 2,147,483,648 parameters"),
         ({"pooling": "avg"}, ValueError, "left out for a localizer"),
         ({"box_widht": 3}, TypeError, "box_width"),
         ({"backbone_weights": "nothing"}, ValueError, "nothing"),
@@ -188,11 +182,8 @@ def test_invalid_arguments(arguments, error, message):
 
 
 def test_functions_that_do_not_take_localizers(tmp_path):
-    model = small()
+    model = small_localizer()
     for function in (
-        lambda: save_weights(model, tmp_path / "weights.safetensors"),
-        lambda: load_weights(model, tmp_path / "weights.safetensors"),
-        lambda: export(model, tmp_path / "model.onnx"),
         lambda: save_pretrained(model, tmp_path / "folder"),
         lambda: finetune(model, "digits"),
     ):
@@ -202,7 +193,7 @@ def test_functions_that_do_not_take_localizers(tmp_path):
 
 
 def test_a_localizer_is_folded_and_has_features():
-    model, images = small("dense"), random_images(2, 24, 32, 3)
+    model, images = small_localizer("dense"), random_images(2, 24, 32, 3)
     folded = fold_batch_norm(model)
     assert isinstance(folded, Localizer) and folded.spec == model.spec
     for name, values in model.predict(images, verbose=0).items():

@@ -81,6 +81,7 @@ def box_area(boxes):
 
 def box_iou(boxes, others):
     """Intersection over union of all pairs of boxes (..., N, 4) and (..., M, 4): (..., N, M)."""
+    boxes, others = ops.convert_to_tensor(boxes), ops.convert_to_tensor(others)
     a, b = unstack(boxes), unstack(others)
     a, b = [side[..., :, None] for side in a], [side[..., None, :] for side in b]
     width = ops.minimum(a[2], b[2]) - ops.maximum(a[0], b[0])

@@ -8,13 +8,15 @@ import numpy as np
 from keras import layers, ops
 
 from keras_resnet.architecture.boxes import decode_boxes
+from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.detection_layers import Parameterless
 from keras_resnet.architecture.heads import LINEAR, NORMAL, HeadLayer, head_layer
 from keras_resnet.architecture.layers import chain, restore_initializers
 from keras_resnet.architecture.localizer_spec import LocalizerSpec
 from keras_resnet.architecture.metadata import model_info
-from keras_resnet.architecture.network import ResNet, build
+from keras_resnet.architecture.network import ResNet, build, check_parameters
 from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.errors import value_error
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
@@ -128,14 +130,27 @@ def box_rows(spec: LocalizerSpec) -> list[HeadLayer]:
     return [convolution, dense, HeadLayer("box_deltas", 4 * spec.num_boxes, 0, initializer=NORMAL)]
 
 
-def with_box_head(classifier: ResNet, spec: LocalizerSpec, name: str | None = None) -> Localizer:
+def with_box_head(
+    classifier: ResNet, spec: LocalizerSpec, name: str | None = None, initialize: bool = True
+) -> Localizer:
     """A Localizer of the layers of a classifier and a new box head on the last feature map.
 
     Args:
         classifier: a network of `spec.backbone`; it shares its layers with the localizer.
         spec: LocalizerSpec.
         name: name of the model; None for that of the classifier.
+        initialize: False leaves the kernels of the box head zero.
+
+    Raises:
+        ValueError: for a localizer of more than MAX_PARAMETERS parameters, and images of any size, unless the boxes are
+            "dense".
     """
+    height, width, channels = image_shape = classifier.inputs[0].shape[1:]
+    if spec.boxes != "dense" and None in image_shape:
+        expected = "(H, W, C), all known, since the box head needs images of one size"
+        raise value_error("input_shape", image_shape, expected, 'The boxes "dense" have no such head.')
+    sides = height or spec.minimum_size, width or spec.minimum_size
+    check_parameters(spec, complexity(spec, input_shape=(*sides, channels)).parameters)
     features = classifier.get_layer("avg_pool").input
     convolution, *others = box_rows(spec)
     heads = [head_layer(row) for row in others]
@@ -150,14 +165,17 @@ def with_box_head(classifier: ResNet, spec: LocalizerSpec, name: str | None = No
         deltas = chain(layers.Flatten(name="box_flatten"), *heads)(hidden)
         outputs["boxes"] = RelativeBoxes(name="boxes")(deltas)
     model = Localizer(classifier.inputs[0], outputs, name=name or classifier.name)
-    restore_initializers(model, initialize=True)
+    restore_initializers(model, initialize)
     model.spec, model.info = spec, model_info(classifier)
     return model
 
 
 @build.register
 def build_localizer(
-    spec: LocalizerSpec, input_shape: tuple[int | None, ...] | None = None, name: str = "localizer"
+    spec: LocalizerSpec,
+    input_shape: tuple[int | None, ...] | None = None,
+    name: str = "localizer",
+    initialize: bool = True,
 ) -> Localizer:
     """Builds the localizer that `spec` describes, with random weights; `build` calls it for a LocalizerSpec.
 
@@ -166,11 +184,14 @@ def build_localizer(
         input_shape: (H, W, C); None: (224, 224, 3), or what the network was designed for. A "dense" localizer takes
             images of any size, if H and W are None.
         name: name of the model.
+        initialize: False leaves all kernels zero, which is faster if weights are loaded next.
 
     Raises:
         ValueError: for a localizer of more than MAX_PARAMETERS parameters, and an input shape that does not fit.
     """
-    return with_box_head(build(localizer_backbone(spec), classes=spec.classes, input_shape=input_shape), spec, name)
+    backbone = localizer_backbone(spec)
+    classifier = build(backbone, classes=spec.classes, input_shape=input_shape, initialize=initialize)
+    return with_box_head(classifier, spec, name, initialize)
 
 
 def localizer_backbone(spec: LocalizerSpec) -> ResNetSpec:

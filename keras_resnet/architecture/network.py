@@ -17,6 +17,7 @@ from keras_resnet.architecture.blocks import Block, stage
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.detector_spec import DetectorSpec, backbone_of
 from keras_resnet.architecture.layers import DeferredInitializer, bn_relu, chain, restore_initializers
+from keras_resnet.architecture.localizer_spec import LocalizerSpec
 from keras_resnet.architecture.metadata import channel_axis, checked_metadata
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import stem
@@ -227,7 +228,7 @@ def _check_parameters(spec, include_top, classes, channels):
     check_parameters(spec, complexity(spec, include_top, classes, (size, size, channels)).parameters)
 
 
-def check_parameters(spec: ResNetSpec | DetectorSpec, parameters: int) -> None:
+def check_parameters(spec: ResNetSpec | DetectorSpec | LocalizerSpec, parameters: int) -> None:
     """Raises ValueError if the number of parameters of a network exceeds MAX_PARAMETERS."""
     if parameters > MAX_PARAMETERS:
         raise value_error("spec", spec, f"a network of at most {MAX_PARAMETERS:,} parameters, not {parameters:,}")

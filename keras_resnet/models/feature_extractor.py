@@ -8,6 +8,7 @@ import keras
 from keras import layers
 
 from keras_resnet.architecture.detector import Detector, backbone_spec
+from keras_resnet.architecture.detector_spec import backbone_of
 from keras_resnet.architecture.metadata import channel_axis, model_info, model_spec
 from keras_resnet.architecture.network import POOLINGS, ResNet, build
 from keras_resnet.errors import check_known, unknown_name_error, value_error
@@ -16,8 +17,8 @@ from keras_resnet.models.create import create
 from keras_resnet.models.layers import endpoint_layers, last_feature_map
 from keras_resnet.models.localizers import classifier_of
 from keras_resnet.models.model_files import load_model
-from keras_resnet.variants import network_task
-from keras_resnet.weights.layouts import weight_variables
+from keras_resnet.variants import get_spec, network_task
+from keras_resnet.weights.layouts import variant_of, weight_variables
 from keras_resnet.weights.loading import require_spec
 
 PRE_LOGITS = "pre_logits"
@@ -43,7 +44,7 @@ def feature_extractor(
     Args:
         name_or_model: name of a network, path of a .keras file, or a Keras model with the layer names of
             keras.applications. A model shares its weights with the extractor, unless there are models among its layers,
-            which are copied. An extractor offers its own endpoints, a detector those of its residual network.
+            which are copied. An extractor offers its own endpoints, a detector or localizer those of its network.
         weights: with a name: None (random), a tag of `list_weights(name)`, or the path of a weights file.
         endpoints: one or several of "stem", "stage1" to "stage4" (or "C2" to "C5"; the CIFAR networks have three
             stages), and "pre_logits": the input of the classifier, a vector; for a model without a classifier, the
@@ -90,6 +91,8 @@ def _known_endpoints(model):
 def _get_model(name_or_model, weights, input_shape, output_stride):
     is_path = isinstance(name_or_model, (str, os.PathLike))
     is_name = is_path and not str(name_or_model).endswith(".keras")
+    if is_name and network_task(name_or_model) == "localization":  # the files of localizers contain that network
+        name_or_model = variant_of(backbone_of(get_spec(name_or_model)))
     if is_name and network_task(name_or_model) != "detection":
         changes = {} if output_stride is None else {"output_stride": output_stride}
         return create(name_or_model, include_top=False, weights=weights, input_shape=input_shape, **changes)

@@ -9,8 +9,9 @@ from keras_resnet.architecture.localizer_spec import LocalizerSpec
 from keras_resnet.architecture.metadata import copy_metadata, model_spec
 from keras_resnet.architecture.network import ResNet
 from keras_resnet.errors import unknown_name_error, value_error
-from keras_resnet.models.detectors import resolve_backbone_weights
+from keras_resnet.models.detectors import check_changes, resolve_backbone_weights
 from keras_resnet.variants import canonical_name, get_spec
+from keras_resnet.weights.download import resolve_weights
 from keras_resnet.weights.loading import build_from_file
 
 
@@ -27,11 +28,14 @@ def create_localizer(
 
     Args:
         variant: name of a localizer, such as "localizer_resnet50_per_class"; see `list_models(task="localization")`.
-        weights: None: localizers that `train` saved are loaded by `load_model`.
-        classes: number of classes; None for that of `backbone_weights`, else 1000.
+        weights: None (random), or the path of a localizer's weights file, from which the width of the box head and the
+            number of classes follow.
+        classes: number of classes; None for that of the weights, else 1000. For another number than that of the
+            weights, the layers that depend on it are newly initialized.
         name: name of the model; default the variant's.
-        backbone_weights: weights of a trained classifier: a tag of the `list_weights` of its network, or the path of a
-            file. The classifier comes with it, unless it has another number of classes; the box head is new.
+        backbone_weights: weights of a trained classifier or localizer: a tag of the `list_weights` of its network, or
+            the path of a file. The classifier comes with it, unless it has another number of classes; the box head is
+            new.
         input_shape: (H, W, C); None: the size of the weights, else the one for which the network was designed.
         **changes: fields of LocalizerSpec, such as `backbone`, a name or a ResNetSpec.
 
@@ -45,12 +49,16 @@ def create_localizer(
         if change not in known:
             expected = "arguments of `create`, or fields of LocalizerSpec"
             raise TypeError(str(unknown_name_error("changes", change, known, expected)))
-    if weights is not None:
-        hint = "`backbone_weights` are those of a classifier; `load_model` loads a localizer that was trained."
-        raise value_error("weights", weights, "None for a localizer", hint)
     if isinstance(backbone := changes.get("backbone"), str):
         changes["backbone"] = get_spec(backbone, "classification")
     spec, name = replace(get_spec(variant), **changes), name or variant
+    if weights is not None:
+        if backbone_weights is not None:
+            raise value_error("backbone_weights", backbone_weights, "None with `weights`, which include the backbone's")
+        path, _ = resolve_weights(weights, variant)
+        model = build_from_file(spec, path, classes=classes, input_shape=input_shape, name=name)
+        check_changes(model.spec, spec, changes.keys() - {"backbone"})
+        return model
     if backbone_weights is None:
         return build_localizer(spec if classes is None else replace(spec, classes=classes), input_shape, name)
     classifier = backbone_classifier(spec, backbone_weights, classes, input_shape)

@@ -1,10 +1,10 @@
 """DetectorWeights: the weights of a detector in an open file, and the spec, classes and facts that follow from them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 
@@ -60,10 +60,12 @@ _PARTS = (
 class DetectorWeights(NetworkWeights):
     """The weights of a detector in an open file: everything that can be known before a model is built."""
 
-    head_weights: ClassVar[tuple[str, ...]] = tuple(
-        f"{layer}/{kind}" for layer in PREDICTORS for kind in ("kernel", "bias")
-    )
     preprocessing_class = DetectionPreprocessing
+
+    @property
+    def head_weights(self) -> tuple[str, ...]:
+        """Weights of the layers that predict classes, boxes and masks."""
+        return tuple(f"{layer}/{kind}" for layer in PREDICTORS for kind in ("kernel", "bias"))
 
     @classmethod
     def match(cls, spec: DetectorSpec, layout: Layout, file: WeightsFile) -> DetectorSpec:
@@ -78,10 +80,10 @@ class DetectorWeights(NetworkWeights):
         backbone = match_spec_to_weights(spec, layout, file.arrays, saved)
         if not saved and not spec.backbone.bn_epsilon:  # the new names do not identify the epsilon
             backbone = replace(backbone, bn_epsilon=0.0)
-        anchors = {name: getattr(saved or spec, name) for name in ANCHORS}
+        anchors = {name: getattr(saved or spec, name) for name in ANCHORS[DetectorSpec]}
         try:
             found = replace(spec, backbone=backbone, **anchors)
-            found = replace(found, **_lengths(layout, found, file))
+            found = replace(found, **_widths(layout, found, file))
         except ValueError as error:
             raise value_error("path", str(file.path), f"the weights of a detector ({error_summary(error)})") from error
         _check_size(spec, found, file)
@@ -127,18 +129,33 @@ def _has(part, layout, spec, file):
     return any(layout.array_name(part.weight.format(end), spec) in file.arrays for end in ("", "_conv"))
 
 
-def _lengths(layout, spec, file):
+def _widths(layout, spec, file):
     """{field of DetectorSpec: value} from the lengths of the file's arrays."""
-    lengths = {field: _length(layout, spec, file, names) for field, names in _LENGTHS.items()}
-    if dense := _length(layout, spec, file, ("dense_scores/bias",)):
-        lengths["classes"] = dense // spec.num_anchors
-    return {field: length for field, length in lengths.items() if length}
+    widths = lengths_in_file(_LENGTHS, layout, spec, file)
+    if dense := lengths_in_file({"scores": ("dense_scores/bias",)}, layout, spec, file):
+        widths["classes"] = dense["scores"] // spec.num_anchors
+    return widths
 
 
-def _length(layout, spec, file, names):
-    """Length of the first of these weights that the file has; 0 if it has none."""
-    arrays = (file.arrays.get(layout.array_name(name, spec)) for name in names)
-    return next((array.shape[0] for array in arrays if array and len(array.shape) == 1), 0)
+def lengths_in_file(
+    table: Mapping[str, tuple[str, ...]], layout: Layout, spec: Any, file: WeightsFile
+) -> dict[str, int]:
+    """{field: length of the first of its weights that the file has}, without those of which it has none.
+
+    Args:
+        table: field of a spec -> weights of one axis.
+        layout: Layout of the file.
+        spec: spec of the network, for the names of its arrays.
+        file: the open file.
+    """
+    arrays = {
+        field: [file.arrays.get(layout.array_name(name, spec) or "") for name in names]
+        for field, names in table.items()
+    }
+    lengths = {
+        field: [array.shape[0] for array in found if array and len(array.shape) == 1] for field, found in arrays.items()
+    }
+    return {field: found[0] for field, found in lengths.items() if found and found[0]}
 
 
 def _check_size(requested, found, file):

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_resnet.architecture.detector import BOX_SIZE, HEAD_PREFIXES
 from keras_resnet.architecture.detector_spec import DetectorSpec, backbone_of
+from keras_resnet.architecture.localizer_spec import LocalizerSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import check_known, value_error
 from keras_resnet.variants import VARIANTS
@@ -226,9 +227,11 @@ _DETECTOR_NAMES = re.compile(
 """The arrays that every detector has, of the objectness or of the classes of anchors."""
 
 
-def kind_of_network(names: Iterable[str]) -> type:
-    """ResNetSpec or DetectorSpec: the spec of a network whose arrays have these names."""
-    return DetectorSpec if any(map(_DETECTOR_NAMES.fullmatch, names)) else ResNetSpec
+def kind_of_network(names: Collection[str]) -> type:
+    """ResNetSpec, DetectorSpec or LocalizerSpec: the spec of a network whose arrays have these names."""
+    if any(map(_DETECTOR_NAMES.fullmatch, names)):
+        return DetectorSpec
+    return LocalizerSpec if "box_deltas/kernel" in names else ResNetSpec
 
 
 def detect_layout(names: Iterable[str], path: str | os.PathLike) -> Layout:
@@ -261,12 +264,12 @@ _FIELDS_OF_NETWORK = (
     *("se_ratio", "eca", "merge"),
 )
 """Fields that should be as requested: with another value, arrays may still have the same names and shapes."""
-ANCHORS = ("anchor_sizes", "anchor_ratios")
-"""Fields of DetectorSpec that are taken from the weights, if the file has them."""
+ANCHORS = {ResNetSpec: (), DetectorSpec: ("anchor_sizes", "anchor_ratios"), LocalizerSpec: ("anchor_sizes",)}
+"""Class of a spec -> its fields of anchors, which are taken from the weights, if the file has them."""
 
 
 def match_spec_to_weights(
-    spec: ResNetSpec | DetectorSpec,
+    spec: ResNetSpec | DetectorSpec | LocalizerSpec,
     layout: Layout,
     names: Iterable[str],
     saved: Any = None,
@@ -321,8 +324,7 @@ def check_spec_fits_weights(
     spec: ResNetSpec | DetectorSpec, required: ResNetSpec | DetectorSpec, path: str | os.PathLike
 ) -> None:
     """Raise ValueError if a model's spec differs from what its weights need: strides, biases, epsilon, anchors."""
-    fields = ANCHORS if isinstance(required, DetectorSpec) else ()
-    different = field_differences(required.to_config(), spec.to_config(), fields)
+    different = field_differences(required.to_config(), spec.to_config(), ANCHORS[type(required)])
     config = backbone_of(required).to_config()
     if different := different or field_differences(config, backbone_of(spec).to_config(), _FIELDS_OF_WEIGHTS):
         name = variant_of(required) if isinstance(required, ResNetSpec) else None

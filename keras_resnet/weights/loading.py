@@ -29,10 +29,11 @@ from keras_resnet.weights.layouts import (
     variant_of,
     weight_variables,
 )
+from keras_resnet.weights.localizer_weights import LocalizerWeights
 from keras_resnet.weights.network_weights import NetworkWeights, first_kernel
 from keras_resnet.weights.weights_file import WeightsFile
 
-_KINDS = {ResNetSpec: NetworkWeights, DetectorSpec: DetectorWeights}
+_KINDS = {ResNetSpec: NetworkWeights, DetectorSpec: DetectorWeights, LocalizerSpec: LocalizerWeights}
 """Class of a spec -> that of the weights of its networks."""
 
 
@@ -47,7 +48,7 @@ def _open_network_weights(path, spec, layout="auto", source_preprocessing=None, 
         if head_file:
             file = replace(file, arrays=file.arrays | head_file.arrays)
         row = detect_layout(file.arrays, path) if layout == "auto" else get_layout(layout, spec)
-        check_kind(type(spec), file)
+        file = _of_kind(type(spec), file)
         weights = _KINDS[type(spec)]
         yield weights(file, row, weights.match(spec, row, file), source_preprocessing)
 
@@ -59,12 +60,29 @@ _HINTS = {
 }
 
 
+def _of_kind(requested, file):
+    """The file with the arrays of such a network; a localizer's without the box head are those of its classifier."""
+    if requested is ResNetSpec and _kind(file) is LocalizerSpec:
+        arrays = {name: array for name, array in file.arrays.items() if not name.startswith(HEAD_PREFIXES)}
+        return replace(file, arrays=arrays)
+    check_kind(requested, file)
+    return file
+
+
 def check_kind(requested: type, file: WeightsFile) -> None:
     """Raises ValueError for an open file with the weights of a network that has a spec of another class."""
-    found = type(file.metadata.spec) if file.metadata.spec else kind_of_network(file.arrays)
-    if found is not requested:
+    if (found := _kind(file)) is not requested:
         expected = f"a file with the weights of {_NAMES[requested]}, not of {_NAMES[found]}"
         raise value_error("path", str(file.path), expected, _HINTS.get(found, ""))
+
+
+def _kind(file):
+    """Class of the spec of the network in a file; raises ValueError for a spec that is not that of the arrays."""
+    found, saved = kind_of_network(file.arrays), file.metadata.spec
+    if saved and type(saved) is not found:
+        expected = f"a file with the spec of {_NAMES[found]}, whose arrays it has, not of {_NAMES[type(saved)]}"
+        raise value_error("path", str(file.path), expected)
+    return found
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike, layout: str = "auto") -> None:
@@ -101,7 +119,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike, layout: str = "aut
 
 
 def build_from_file(
-    spec: ResNetSpec | DetectorSpec,
+    spec: ResNetSpec | DetectorSpec | LocalizerSpec,
     path: str | os.PathLike,
     include_top: bool | None = True,
     classes: int | None = None,
@@ -223,11 +241,8 @@ def _set_info(model, info):
 
 
 def require_spec(model: keras.Model) -> Any:
-    """The ResNetSpec or DetectorSpec of a model; raises ValueError for other models."""
+    """The ResNetSpec, DetectorSpec or LocalizerSpec of a model; raises ValueError for other models."""
     spec = model_spec(model)
-    if isinstance(spec, LocalizerSpec):
-        expected, hint = "a classifier or a detector", "`model.save(path)` and `load_model(path)` take localizers."
-        raise value_error("model", model.name, expected, hint)
     if spec is None:
         expected = "a network of keras_resnet with a `spec`"
         raise value_error("model", model, expected, "A clone needs `clone.spec = model.spec`.")
@@ -255,6 +270,8 @@ def _match_variables(model, arrays, path, exclude=(), name=""):
     if received := "; ".join(lists):
         no_head = set(problems["missing"]) == set(HEAD_WEIGHTS)
         hint = " (the file has no classifier: pass include_top=False)" if no_head else ""
+        if any(problem.startswith("box_fc/kernel") for problem in problems["of another shape"]):
+            hint = " (its box head is for images of another size)"
         raise ValueError(
             f"`{path}` should contain exactly the weights of {name or model.name}. Received: {received}{hint}"
         )

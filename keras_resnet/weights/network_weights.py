@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 
 import keras
 
+from keras_resnet.architecture.detector_spec import backbone_of
 from keras_resnet.architecture.metadata import info_without_head, input_size
 from keras_resnet.architecture.network import build
+from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import STEMS
 from keras_resnet.data.labels import CIFAR10_CLASSES, imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
@@ -37,9 +39,17 @@ class NetworkWeights:
     """Spec of the network that the weights belong to."""
     source_preprocessing: Any = None
     """Preprocessing that was published with the file, if it came from the catalog or a hub."""
-    head_weights: ClassVar[tuple[str, ...]] = HEAD_WEIGHTS
-    """Weights that depend on the number of classes."""
     preprocessing_class: ClassVar[Any] = Preprocessing
+
+    @property
+    def head_weights(self) -> tuple[str, ...]:
+        """Weights that depend on the number of classes."""
+        return HEAD_WEIGHTS
+
+    @property
+    def network(self) -> ResNetSpec:
+        """Spec of the residual network."""
+        return backbone_of(self.spec)
 
     @classmethod
     def match(cls, spec: Any, layout: Layout, file: WeightsFile) -> Any:
@@ -66,12 +76,12 @@ class NetworkWeights:
         """
         kernel = self._keras_shape(HEAD_WEIGHTS[0], "dense/kernel")
         bias = self._keras_shape(HEAD_WEIGHTS[1], "dense/bias")
-        return bias[0] if bias and kernel == (self.spec.stages[-1][-1].out_channels, *bias) else None
+        return bias[0] if bias and kernel == (self.network.stages[-1][-1].out_channels, *bias) else None
 
     @cached_property
     def num_channels(self) -> int:
         """Number of input channels of the first convolution; 3 if the file's first kernel does not fit the network."""
-        layer, row = STEMS[self.spec.stem].rows(self.spec)[0]
+        layer, row = STEMS[self.network.stem].rows(self.network)[0]
         shape = self._keras_shape(f"{layer}_conv/kernel", "conv2d/kernel")
         fits = len(shape) == 4 and (*shape[:2], shape[3]) == (row.kernel_size, row.kernel_size, row.filters)
         return shape[2] or 3 if fits else 3
@@ -112,7 +122,7 @@ class NetworkWeights:
             return None  # their networks differ in their preprocessing
         if not self.layout.is_keras:
             return Preprocessing("torch")
-        return Preprocessing("tf" if self.spec.preactivation else "caffe") if self.spec.conv_bias else None
+        return Preprocessing("tf" if self.network.preactivation else "caffe") if self.network.conv_bias else None
 
     @cached_property
     def _timm_config(self):

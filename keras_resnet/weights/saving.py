@@ -52,13 +52,14 @@ def save_weights(model: keras.Model, path: str | os.PathLike, layout: str = "ker
         else:
             save_keras_weights(model, path, {METADATA_KEY: metadata})
         return
-    if not row.is_keras:
-        check_spec_fits_weights(spec, match_spec_to_weights(spec, row, ()), path)
     arrays = {}
     for name, variable in weight_variables(model).items():
         array_name = row.array_name(name, spec)
         if array_name is None:
-            raise value_error("layout", layout, f"one with a name for every weight of {model.name}, such as {name!r}")
+            expected = f"one with a name for every weight of {model.name}, such as {name!r}"
+            raise value_error("layout", layout, expected, "The layout 'keras' has names for all.")
         array = keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
         arrays[array_name] = to_layout_axes(array, row, name)
+    if not row.is_keras:
+        check_spec_fits_weights(spec, match_spec_to_weights(spec, row, ()), path)
     write_arrays(arrays, path, metadata={METADATA_KEY: metadata})
