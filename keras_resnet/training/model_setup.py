@@ -244,7 +244,8 @@ def compile_losses(model, data, jit_compile):
 
 def create_metrics(model):
     """Creates the variables of a compiled model's metrics; for Keras to do it, the step would be traced twice."""
-    outputs = keras.tree.map_structure(lambda tensor: keras.ops.zeros((1, *tensor.shape[1:])), model.output)
+    output = model.outputs[0] if isinstance(model, keras.Sequential) else model.output  # a Sequential has no `output`
+    outputs = keras.tree.map_structure(lambda tensor: keras.ops.zeros((1, *tensor.shape[1:])), output)
     model.compute_loss(None, outputs, outputs)  # several losses have a metric each
     model.compute_metrics(None, outputs, outputs)
     model.reset_metrics()
