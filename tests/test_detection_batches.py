@@ -15,6 +15,7 @@ from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.data.detection_batches import detection_batches, shuffled_batches
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.data.objects import Objects
+from keras_resnet.data.pipelines import StepRange
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.normalization import Normalization
 
@@ -67,9 +68,10 @@ def numbered():
     return dataset_of(boxes_in(objects), content)
 
 
-def read(dataset, recipe=RECIPE, steps=7, preprocessing=PREPROCESSING, **options):
+def read(dataset, recipe=RECIPE, steps=7, preprocessing=PREPROCESSING, losses=(), has_masks=False, **part):
     """List of the batches as (x, y) of NumPy arrays."""
-    batches = detection_batches(dataset, recipe, preprocessing, steps, **options)
+    steps = StepRange.of(recipe, steps, **part)
+    batches = detection_batches(dataset, recipe, preprocessing, steps, losses, has_masks)
     return [keras.tree.map_structure(np.asarray, batch) for batch in batches]
 
 
@@ -209,7 +211,7 @@ def test_unreadable_images_are_named(numbered):
 def test_batches_are_divided_among_replicas(numbered):
     """As `Devices.distribute` divides them, by `rebatch`; the number of steps is known."""
     whole = read(numbered, steps=5, losses=("a",), has_masks=True)
-    batches = detection_batches(numbered, RECIPE, PREPROCESSING, 5, losses=("a",), has_masks=True)
+    batches = detection_batches(numbered, RECIPE, PREPROCESSING, StepRange.of(RECIPE, 5), ("a",), has_masks=True)
     assert int(batches.cardinality()) == 5
     halves = [keras.tree.map_structure(np.asarray, batch) for batch in batches.rebatch(2)]
     joined = [

@@ -9,6 +9,7 @@ from keras_resnet import Recipe
 from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.data.localization_batches import localization_batches
 from keras_resnet.data.objects import Objects
+from keras_resnet.data.pipelines import StepRange
 from keras_resnet.data.preprocessing import Preprocessing
 
 
@@ -38,9 +39,9 @@ def rectangles(tmp_path_factory):
     return Dataset("rectangles", split, split, names, Preprocessing("tf", size=64, resize=64))
 
 
-def arrays(dataset, recipe, *arguments, **keywords):
+def arrays(dataset, recipe, steps, **part):
     """The batches as NumPy arrays: images, labels, targets."""
-    batches = localization_batches(dataset, recipe, *arguments, **keywords)
+    batches = localization_batches(dataset, recipe, StepRange.of(recipe, steps, **part))
     names = ("images", "labels", "targets")
     return [[keras.ops.convert_to_numpy(inputs[name]) for name in names] for inputs, _ in batches]
 

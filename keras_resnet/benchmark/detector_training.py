@@ -8,6 +8,7 @@ from keras_resnet.benchmark.workloads import image_files
 from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.data.detection_batches import detection_batches
 from keras_resnet.data.objects import Objects
+from keras_resnet.data.pipelines import StepRange
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.models.create import create
 from keras_resnet.training.distribution import Devices
@@ -52,9 +53,8 @@ class DetectorTraining:
         """The batches of `steps` steps, with the crops and the augmentation of the job's recipe."""
         recipe = get_recipe(self.job.recipe or RECIPE, batch_size=self.job.batch_size)
         losses, has_masks = list(self.run.model.output), self.run.network.spec.mask_head
-        return detection_batches(
-            self.run.dataset, recipe, self.run.preprocessing, steps, losses=losses, has_masks=has_masks
-        )
+        numbers = StepRange.of(recipe, steps)
+        return detection_batches(self.run.dataset, recipe, self.run.preprocessing, numbers, losses, has_masks)
 
 
 def made_up_dataset(folder, image_size, num_classes):

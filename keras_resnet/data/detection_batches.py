@@ -6,24 +6,24 @@ run): a run can be resumed at any step, and nothing depends on the number of mac
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice, tee
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_resnet.data.datasets import Split
 from keras_resnet.data.detection_augmentation import Augmentation, TrainingImage, sample_augmentation
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.data.objects import Objects
+from keras_resnet.data.pipelines import StepRange, generated_batches
 from keras_resnet.data.prefetch import images_at, map_in_threads
 
 ASPECT_RATIOS = 2.0 ** np.linspace(-1, 1, 7)
 """Limits of the groups of width to height, equally spaced in the logarithm, as in torchvision's references with k=3."""
 
 
-def detection_batches(dataset, recipe, preprocessing, steps, seed=0, first=0, share=(0, 1), losses=(), has_masks=False):
+def detection_batches(dataset, recipe, preprocessing, steps, losses=(), has_masks=False):
     """Shuffled and augmented batches of images with objects for some steps of a run.
 
     Objects that are crowds, difficult or left without an area are left out; images without objects are background.
@@ -32,36 +32,32 @@ def detection_batches(dataset, recipe, preprocessing, steps, seed=0, first=0, sh
         dataset: a Dataset whose training images have objects, all with masks if `has_masks`.
         recipe: Recipe, with a crop for detectors.
         preprocessing: DetectionPreprocessing of the detector; the recipe's `train_size` takes the place of its sizes.
-        steps: number of batches.
-        seed: of the order and the augmentation.
-        first: first step of the run; earlier ones are not computed.
-        share: (i, n): only the i-th of n equal parts of every batch, with the shape that it has in the whole batch.
+        steps: StepRange of the batches; a part of a batch has the shape that it has in the whole batch.
         losses: names of the losses that the model outputs.
         has_masks: whether batches have masks.
 
     Returns:
-        Pairs of a dict and {loss: (B,) zeros}: on the TensorFlow backend a tf.data.Dataset, otherwise an iterator. The
-        dict has `images` (B, H, W, 3) float32, normalised, padded with NaN; `boxes` (B, G, 4) float32, (x1, y1, x2, y2)
-        in pixels of these images; `labels` (B, G) int32, from 1, and 0 for padding; `keys` (B, 2) int32, the seed and
-        the image's position in the run; with masks `masks` (B, G, H, W) uint8.
+        Pairs of a dict and {loss: (B,) zeros}, as of `generated_batches`. The dict has `images` (B, H, W, 3) float32,
+        normalised, padded with NaN; `boxes` (B, G, 4) float32, (x1, y1, x2, y2) in pixels of these images; `labels`
+        (B, G) int32, from 1, and 0 for padding; `keys` (B, 2) int32, the seed and the image's position in the run; with
+        masks `masks` (B, G, H, W) uint8.
 
     Raises:
         ValueError: while batches are read, for an image that cannot be read, with its name.
     """
     split = dataset.train
     objects = split.objects.keep(~(split.objects.crowd | split.objects.difficult))
-    size = recipe.batch_size // share[1]
-    part = slice(share[0] * size, (share[0] + 1) * size)
-    batches = _Batches(
-        split, objects, recipe, preprocessing.for_size(recipe.train_size), seed, part, tuple(losses), has_masks
-    )
-    make_iterator = partial(batches.iterate, range(first, first + steps))
-    if keras.backend.backend() != "tensorflow":
-        return make_iterator()
-    import tensorflow as tf
-
-    read = tf.data.Dataset.from_generator(make_iterator, output_signature=batches.signature())
-    return read.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(1)
+    sizes = preprocessing.for_size(recipe.train_size)
+    batches = _Batches(split, objects, recipe, sizes, steps, tuple(losses), has_masks)
+    inputs = {
+        "images": ((None, None, 3), "float32"),
+        "boxes": ((None, 4), "float32"),
+        "labels": ((None,), "int32"),
+        "keys": ((2,), "int32"),
+    }
+    if has_masks:
+        inputs["masks"] = ((None, None, None), "uint8")
+    return generated_batches(batches.iterate, inputs, losses, steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,33 +70,32 @@ class _Batches:
     recipe: Any
     preprocessing: DetectionPreprocessing
     """With the sizes of training."""
-    seed: int
-    part: slice
-    """Rows of the batch that are needed."""
+    steps: StepRange
     losses: tuple[str, ...]
     has_masks: bool
 
-    def iterate(self, steps: range) -> Iterator[tuple[dict, dict]]:
-        """Yields the batches of some steps; threads read one of them ahead."""
-        plans, copies = tee(self._plans(steps))
-        rows = (row for _, plan in copies for row in plan[self.part])
-        size = self.part.stop - self.part.start
+    def iterate(self) -> Iterator[tuple[dict, dict]]:
+        """Yields the batches; threads read one of them ahead."""
+        plans, copies = tee(self._plans())
+        part = self.steps.part
+        rows = (row for _, plan in copies for row in plan[part])
+        size = part.stop - part.start
         images = map_in_threads(self._read, rows, ahead=size)
         for step, plan in plans:
             yield self._batch(step, [augmentation for _, augmentation in plan], list(islice(images, size)))
 
-    def _plans(self, steps) -> Iterator[tuple[int, list[tuple[int, Augmentation]]]]:
+    def _plans(self) -> Iterator[tuple[int, list[tuple[int, Augmentation]]]]:
         """Yields each step with the images of its whole batch, as their indices and what happens to them."""
-        batch_size, sizes = self.recipe.batch_size, self.objects.sizes
-        epoch_order = lru_cache(1)(lambda epoch: shuffled_batches(sizes, batch_size, self.seed, epoch))
-        for step in steps:
+        batch_size, sizes = self.steps.batch_size, self.objects.sizes
+        epoch_order = lru_cache(1)(lambda epoch: shuffled_batches(sizes, batch_size, self.steps.seed, epoch))
+        for step in self.steps.numbers:
             epoch, number = divmod(step, len(sizes) // batch_size)
             indices = epoch_order(epoch)[number].tolist()
             positions = range(step * batch_size, (step + 1) * batch_size)
             yield step, [(index, self._sample(index, at)) for index, at in zip(indices, positions, strict=True)]
 
     def _sample(self, index, position):
-        random = np.random.default_rng((self.seed, position, 2))
+        random = np.random.default_rng((self.steps.seed, position, 2))
         return sample_augmentation(self.objects.select([index]), self.recipe, self.preprocessing, random)
 
     def _read(self, row) -> TrainingImage:
@@ -112,12 +107,12 @@ class _Batches:
         """The images of the part as arrays, whose shapes are those of the whole batch."""
         size = self.preprocessing.padded_size([it.crop.size for it in augmentations])
         count = max(1, *(len(it.objects) for it in augmentations))
-        positions = step * self.recipe.batch_size + np.arange(self.part.start, self.part.stop)
+        positions = np.arange(step * self.steps.batch_size, (step + 1) * self.steps.batch_size)[self.steps.part]
         x = {
             "images": self.preprocessing.pad([image.pixels for image in images], size),
             "boxes": np.zeros((len(images), count, 4), "float32"),
             "labels": np.zeros((len(images), count), "int32"),
-            "keys": np.stack([np.full_like(positions, self.seed), positions], axis=1).astype("int32"),
+            "keys": np.stack([np.full_like(positions, self.steps.seed), positions], axis=1).astype("int32"),
         }
         if self.has_masks:
             x["masks"] = np.zeros((len(images), count, *size), "uint8")
@@ -127,21 +122,6 @@ class _Batches:
             if self.has_masks:
                 x["masks"][row, :objects, : image.pixels.shape[0], : image.pixels.shape[1]] = image.masks
         return x, {name: np.zeros(len(images), "float32") for name in self.losses}
-
-    def signature(self):
-        """The tf.TensorSpecs of a batch."""
-        import tensorflow as tf
-
-        size = self.part.stop - self.part.start
-        x = {
-            "images": tf.TensorSpec((size, None, None, 3)),
-            "boxes": tf.TensorSpec((size, None, 4)),
-            "labels": tf.TensorSpec((size, None), "int32"),
-            "keys": tf.TensorSpec((size, 2), "int32"),
-        }
-        if self.has_masks:
-            x["masks"] = tf.TensorSpec((size, None, None, None), "uint8")
-        return x, {name: tf.TensorSpec((size,)) for name in self.losses}
 
 
 def shuffled_batches(sizes: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:

@@ -13,55 +13,32 @@ import numpy as np
 from keras_resnet.data.augmentation import TRAIN_CROPS, crop_corners, sample_numbers
 from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.objects import Objects
-from keras_resnet.data.pipelines import StepRange, compiled_augmentation
+from keras_resnet.data.pipelines import StepRange, compiled_augmentation, generated_batches
 from keras_resnet.data.prefetch import images_at, map_in_threads
 from keras_resnet.data.random_numbers import NumPyRandom
 from keras_resnet.data.threaded_batches import read_crops, sample_crops, shuffled_indices
 
 
-def localization_batches(
-    dataset: Dataset,
-    recipe: Any,
-    steps: int,
-    seed: int = 0,
-    first: int = 0,
-    share: tuple[int, int] = (0, 1),
-    losses: Sequence[str] = (),
-) -> Any:
+def localization_batches(dataset: Dataset, recipe: Any, steps: StepRange, losses: Sequence[str] = ()) -> Any:
     """Shuffled, augmented and normalised batches with boxes for some steps of a run.
 
     Args:
         dataset: a Dataset whose training images have one class and boxes.
         recipe: Recipe.
-        steps: number of batches.
-        seed: of the order and the augmentation.
-        first: first step of the run; earlier ones are not computed.
-        share: (i, n): only the i-th of n equal parts of every batch.
+        steps: StepRange of the batches.
         losses: names of the losses that the model outputs.
 
     Returns:
-        Pairs of {"images": (B, H, W, C), "labels": (B, K), "targets": (B, 6)} float32 and {loss: (B,) zeros}: on the
-        TensorFlow backend a tf.data.Dataset, otherwise an iterator. A target has the box of `boxes_in_crops`, the
-        class, and 1, or 0 without a box.
+        Pairs of {"images": (B, H, W, C), "labels": (B, K), "targets": (B, 6)} float32 and {loss: (B,) zeros}, as of
+        `generated_batches`. A target has the box of `boxes_in_crops`, the class, and 1, or 0 without a box.
     """
-    size = recipe.batch_size // share[1]
-    part = slice(share[0] * size, (share[0] + 1) * size)
-    numbers = StepRange(first, steps, recipe.batch_size, part, seed, repeats=1)
-    make_iterator = partial(_iterate, dataset, recipe, numbers, losses)
-    if keras.backend.backend() != "tensorflow":
-        return make_iterator()
-    import tensorflow as tf
-
     side = recipe.train_size or dataset.preprocessing.size
-    shapes = {
-        "images": (side, side, dataset.preprocessing.channels),
-        "labels": (len(dataset.class_names or ()),),
-        "targets": (6,),
+    inputs = {
+        "images": ((side, side, dataset.preprocessing.channels), "float32"),
+        "labels": ((len(dataset.class_names or ()),), "float32"),
+        "targets": ((6,), "float32"),
     }
-    inputs = {name: tf.TensorSpec((size, *shape)) for name, shape in shapes.items()}
-    signature = inputs, {name: tf.TensorSpec((size,)) for name in losses}
-    batches = tf.data.Dataset.from_generator(make_iterator, output_signature=signature)
-    return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(1)
+    return generated_batches(partial(_iterate, dataset, recipe, steps, losses), inputs, losses, steps)
 
 
 def _iterate(dataset, recipe, steps, losses):

@@ -41,10 +41,20 @@ class StepRange:
     part: slice
     """Rows of the batch that are needed."""
     seed: int
-    repeats: int
+    repeats: int = 1
     """How often each image occurs in a row."""
     oversampling: Oversampling | None = None
     """What an epoch consists of; None: each image once."""
+
+    @classmethod
+    def of(cls, recipe, count, seed=0, first=0, share=(0, 1), **order):
+        """`count` steps of a recipe's run from step `first`; `order`: the fields `repeats` and `oversampling`.
+
+        `share`: (i, n): only the i-th of n equal parts of every batch.
+        """
+        size = recipe.batch_size // share[1]
+        part = slice(share[0] * size, (share[0] + 1) * size)
+        return cls(first, count, recipe.batch_size, part, seed, **order)
 
     @property
     def numbers(self):
@@ -69,9 +79,8 @@ def training_batches(dataset, recipe, steps, seed=0, first=0, share=(0, 1)):
         Images (B, H, W, C) float32, labels (B, K) float32 and, if the recipe has `class_weight`, weights (B,) float32:
         on the TensorFlow backend a tf.data.Dataset; otherwise an iterator, of images that threads read with Pillow.
     """
-    size = recipe.batch_size // share[1]
-    part = slice(share[0] * size, (share[0] + 1) * size)
-    steps = StepRange(first, steps, recipe.batch_size, part, seed, recipe.repeats, oversampling(dataset, recipe))
+    order = {"repeats": recipe.repeats, "oversampling": oversampling(dataset, recipe)}
+    steps = StepRange.of(recipe, steps, seed, first, share, **order)
     num_classes, preprocessing = len(dataset.class_names), dataset.preprocessing
     weights, is_batchwise = class_weights(dataset, recipe.class_weight), _is_batchwise(dataset, recipe)
     compiled = compiled_augmentation(replace(recipe, class_weight=None), num_classes, preprocessing.mode)
@@ -83,17 +92,39 @@ def training_batches(dataset, recipe, steps, seed=0, first=0, share=(0, 1)):
         import tensorflow as tf
 
         def finish(step, images, labels):
-            return augment(TensorFlowRandom(seed, step, (recipe.batch_size, part)), images, labels)
+            return augment(TensorFlowRandom(seed, step, (steps.batch_size, steps.part)), images, labels)
 
         return _tensorflow_batches(dataset, recipe, steps).map(finish, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def read_and_augment(batch):
         step, images, labels = batch
-        random = NumPyRandom(seed, step, (recipe.batch_size, part))
+        random = NumPyRandom(seed, step, (steps.batch_size, steps.part))
         return augment(random, images if is_batchwise else read_batch(images, recipe, preprocessing, random), labels)
 
     make_batches = shuffled_batches if isinstance(dataset.train, Split) else _stream_batches
     return map_in_threads(read_and_augment, make_batches(dataset.train, steps))
+
+
+def generated_batches(make_iterator, inputs, losses, steps):
+    """Batches of a model whose outputs are its losses: of an iterator, on the TensorFlow backend as a tf.data.Dataset.
+
+    Args:
+        make_iterator: function that returns an iterator of ({input: array}, {loss: (B,) zeros}).
+        inputs: {input: (shape of an example, dtype)}; sides that differ from batch to batch are None.
+        losses: names of the losses.
+        steps: StepRange of the batches.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return make_iterator()
+    import tensorflow as tf
+
+    size = steps.part.stop - steps.part.start
+    signature = (
+        {name: tf.TensorSpec((size, *shape), dtype) for name, (shape, dtype) in inputs.items()},
+        {name: tf.TensorSpec((size,)) for name in losses},
+    )
+    batches = tf.data.Dataset.from_generator(make_iterator, output_signature=signature)
+    return batches.apply(tf.data.experimental.assert_cardinality(steps.count)).prefetch(1)
 
 
 @lru_cache(8)

@@ -10,7 +10,7 @@ from keras_resnet.data.class_balance import class_weights, warn_if_unbalanced
 from keras_resnet.data.detection_batches import detection_batches
 from keras_resnet.data.labels import BACKGROUND
 from keras_resnet.data.localization_batches import localization_batches
-from keras_resnet.data.pipelines import training_batches
+from keras_resnet.data.pipelines import StepRange, training_batches
 from keras_resnet.errors import value_error
 from keras_resnet.evaluation import evaluate
 from keras_resnet.models.cloning import clone
@@ -95,14 +95,14 @@ def _finish_classifier(data):
 
 
 def _detection_batches(data, steps, first, share):
-    losses, has_masks = list(data.model.output), data.network.spec.mask_head
-    return detection_batches(
-        data.dataset, data.recipe, data.preprocessing, steps, data.seed, first, share, losses, has_masks
-    )
+    numbers, losses = StepRange.of(data.recipe, steps, data.seed, first, share), list(data.model.output)
+    has_masks = data.network.spec.mask_head
+    return detection_batches(data.dataset, data.recipe, data.preprocessing, numbers, losses, has_masks)
 
 
 def _localization_batches(data, steps, first, share):
-    return localization_batches(data.dataset, data.recipe, steps, data.seed, first, share, list(data.model.output))
+    numbers = StepRange.of(data.recipe, steps, data.seed, first, share)
+    return localization_batches(data.dataset, data.recipe, numbers, list(data.model.output))
 
 
 TASKS = {
