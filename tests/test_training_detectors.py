@@ -95,10 +95,10 @@ def test_masks_are_trained_and_evaluated_in_lower_precision_with_averaged_weight
     assert 0 <= run.report["mask_average_precision"] <= 1 and "val_ap50" not in run.history
 
 
-def frozen_weights(stages):
+def frozen_weights(stages, **changes):
     """Names of the frozen layers of the residual network that have weights, batch norm left out."""
     recipe = replace(RECIPE, trainable_stages=stages)
-    spec = replace(TINY, frozen_batch_norm=True)
+    spec = replace(TINY, frozen_batch_norm=True, **changes)
     model, _ = detector_for_images(Start(keras_resnet.build(replace(spec, classes=3))), DRAWINGS, recipe)
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     assert all(layer.trainable for layer in layers if not layer.name.startswith("conv"))
@@ -112,6 +112,21 @@ def test_frozen_stages_are_torchvisions():
     layers = ["conv5", "conv4", "conv3", "conv2", "conv1"]
     for count in range(6):
         assert frozen_weights(count) == set(layers[count:]), count
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"levels": (2, 3, 4), "anchor_sizes": TINY.anchor_sizes[:4]}, {"conv1", "conv2", "conv3"}),
+        (
+            {"neck": "c4", "levels": (4,), "extra_levels": None, "box_head": "stage4", "anchor_sizes": ((16,),)},
+            {"conv1", "conv2", "conv3", "conv4"},
+        ),
+    ],
+    ids=["levels to 4", "stage4 as head"],
+)
+def test_frozen_stages_are_counted_from_the_last_one_of_the_detector(changes, expected):
+    assert frozen_weights(1, **changes) == expected
 
 
 def test_frozen_stages_of_classifiers_stay_as_they_are():

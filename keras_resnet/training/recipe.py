@@ -128,7 +128,8 @@ class Recipe:
     the stride on the 3x3, without biases. Otherwise they are built as in keras.applications."""
     trainable_stages: int | None = None
     """Number of the last stages of the network that are trained, with what follows them, from 0 to 5: all, with the
-    stem. Those before them stay as they are, with their batch norm; None: all are trained."""
+    stem. Those before them stay as they are, with their batch norm; None: all are trained. A detector's last stage is
+    that of its last level, or the one in its box head "stage4"."""
 
     # Loss
     loss: str = "cross_entropy"
