@@ -7,6 +7,8 @@ import numbers
 import os
 import reprlib
 from collections.abc import Collection, Hashable, Iterable, Mapping
+from dataclasses import fields
+from typing import Any
 
 
 class _BoundedRepr(reprlib.Repr):
@@ -75,6 +77,28 @@ def check_known(
     """Raises the ValueError of `unknown_name_error` for a value that is not one of the known ones."""
     if not isinstance(value, Hashable) or value not in known:
         raise unknown_name_error(argument, value, known, expected, equivalents)
+
+
+def check_keywords(
+    function: str, names: Iterable[str], *classes: Any, equivalents: Mapping[str, str] | None = None
+) -> None:
+    """Raises TypeError for keyword arguments of a function that are not fields of one of some dataclasses.
+
+    >>> from keras_resnet import DetectionSettings
+    >>> from keras_resnet.errors import check_keywords
+    >>> check_keywords("with_settings", ["detections"], DetectionSettings)
+
+    Args:
+        function: name of the function.
+        names: names of the keyword arguments that are not the function's own.
+        classes: the dataclasses.
+        equivalents: as of `unknown_name_error`.
+    """
+    known = [field.name for each in classes for field in fields(each)]
+    expected = f"arguments of `{function}`, or fields of {' or '.join(each.__name__ for each in classes)}"
+    for name in names:
+        if name not in known:
+            raise TypeError(str(unknown_name_error("changes", name, known, expected, equivalents)))
 
 
 TENSORFLOW = "keras-residual[tensorflow]"

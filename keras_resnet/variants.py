@@ -232,7 +232,7 @@ def canonical_name(name: str, task: str | None = None, argument: str = "name") -
     raise unknown_name_error(argument, name, [key.removesuffix("_cifar") for key in known], expected)
 
 
-def get_spec(name: str, task: str | None = None) -> Any:
+def get_spec(name: str, task: str | None = None, argument: str = "name") -> Any:
     """The spec of a network by its name: a ResNetSpec, of detectors a DetectorSpec, of localizers a LocalizerSpec.
 
     >>> from keras_resnet import get_spec
@@ -245,11 +245,12 @@ def get_spec(name: str, task: str | None = None) -> Any:
     Args:
         name: name of a network.
         task: a name in TASKS, or None for networks of any task.
+        argument: as of `canonical_name`.
 
     Raises:
         ValueError: for an unknown name, with the nearest known ones.
     """
-    name = canonical_name(name, task)
+    name = canonical_name(name, task, argument)
     return next(networks[name] for networks in TASKS.values() if name in networks)
 
 

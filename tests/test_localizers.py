@@ -173,6 +173,7 @@ def test_invalid_specs(arguments, message):
         ({"input_shape": (25_000, 25_000, 3)}, ValueError, "at most 2,147,483,648 parameters"),
         ({"pooling": "avg"}, ValueError, "left out for a localizer"),
         ({"box_widht": 3}, TypeError, "box_width"),
+        ({"backbone": "resnet51"}, ValueError, "`backbone`.*resnet50"),
         ({"backbone_weights": "nothing"}, ValueError, "nothing"),
     ],
 )

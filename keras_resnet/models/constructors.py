@@ -6,7 +6,10 @@ from typing import Any, Protocol
 
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.network import ResNet
-from keras_resnet.models.create import check_arguments, create
+from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.equivalents import MODEL_ARGUMENTS
+from keras_resnet.errors import check_keywords
+from keras_resnet.models.create import create
 from keras_resnet.variants import canonical_name, get_spec
 from keras_resnet.weights.catalog import WEIGHTS
 
@@ -79,7 +82,7 @@ def _constructor(class_name: str, variant: str, source: str) -> Constructor:
         **unknown,
     ):
         if unknown:
-            check_arguments(unknown)
+            check_keywords("create", unknown, ResNetSpec, equivalents=MODEL_ARGUMENTS)
             raise TypeError(f"`{class_name}` should get fields of ResNetSpec by `create`. Received: {sorted(unknown)}")
         num_classes = None if classes is default_classes else classes
         return create(

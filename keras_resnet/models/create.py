@@ -1,8 +1,7 @@
 """`create`: a network of VARIANTS as a Keras model, with random or published weights."""
 
 import os
-from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from keras_resnet.architecture.network import ResNet, build
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.equivalents import MODEL_ARGUMENTS
-from keras_resnet.errors import unknown_name_error, value_error
+from keras_resnet.errors import check_keywords, value_error
 from keras_resnet.models.detectors import check_changes, create_detector
 from keras_resnet.models.localizers import create_localizer
 from keras_resnet.models.nested import preprocessing_before
@@ -105,7 +104,7 @@ def create(
             classifier_activation=classifier_activation,
         )
         return create_localizer(variant, weights, classes=classes, name=name, input_shape=input_shape, **changes)
-    check_arguments(changes)
+    check_keywords("create", changes, ResNetSpec, equivalents=MODEL_ARGUMENTS)
     spec = replace(repository.spec if repository else get_spec(variant), **changes)
     _check_like_keras(variant, weights, include_top, input_shape, classes, classifier_activation)
     arguments = {
@@ -141,15 +140,6 @@ def _check_unused(kind, **arguments):
     for name, value in arguments.items():
         if not any(type(value) is type(unused) and value == unused for unused in _UNUSED.get(name, (None,))):
             raise value_error(name, value, f"left out for a {kind}, which has its own heads and inputs")
-
-
-def check_arguments(names: Iterable[str]) -> None:
-    """Raises TypeError for names that are not fields of ResNetSpec; for those of timm and torchvision it has ours."""
-    known = [field.name for field in fields(ResNetSpec)]
-    for name in names:
-        if name not in known:
-            expected = "arguments of `create`, or fields of ResNetSpec"
-            raise TypeError(str(unknown_name_error("changes", name, known, expected, MODEL_ARGUMENTS)))
 
 
 def _check_like_keras(variant, weights, include_top, input_shape, classes, classifier_activation):

@@ -1,7 +1,7 @@
 """Copies of detectors with other thresholds and counts, or with a second pass over the boxes that they found."""
 
 import warnings
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -18,7 +18,7 @@ from keras_resnet.architecture.detector import (
 from keras_resnet.architecture.detector_spec import DetectionSettings
 from keras_resnet.architecture.metadata import copy_metadata, info_without_head, model_info
 from keras_resnet.equivalents import DETECTOR_ARGUMENTS
-from keras_resnet.errors import unknown_name_error, value_error
+from keras_resnet.errors import check_keywords, value_error
 from keras_resnet.models.cloning import clone, rebuild
 from keras_resnet.precision import precision_of, precision_scope
 
@@ -50,9 +50,7 @@ def with_settings(model: Detector, settings: DetectionSettings | None = None, **
         TypeError: for a change that is not a field of DetectionSettings.
     """
     _check_detector(model)
-    for name in changes:
-        if name not in (known := [field.name for field in fields(DetectionSettings)]):
-            raise TypeError(str(unknown_name_error("changes", name, known, equivalents=DETECTOR_ARGUMENTS)))
+    check_keywords("with_settings", changes, DetectionSettings, equivalents=DETECTOR_ARGUMENTS)
     settings = replace(settings or model.settings or default_settings(model.spec), **changes)
     if settings == model.settings:
         return model

@@ -1,8 +1,8 @@
 """Detectors by their names: with random or published weights, those of a backbone, and other thresholds."""
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +12,14 @@ from keras_resnet.architecture.metadata import model_info
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.equivalents import DETECTOR_ARGUMENTS
-from keras_resnet.errors import unknown_name_error, value_error
+from keras_resnet.errors import check_keywords, value_error
 from keras_resnet.variants import canonical_name, get_spec
 from keras_resnet.weights.download import resolve_weights
 from keras_resnet.weights.layouts import variant_of
 from keras_resnet.weights.loading import build_from_file, build_on_backbone
 
-
-@dataclass(frozen=True)
-class _Changes:
-    """Arguments of `create` by what they change."""
-
-    spec: dict[str, Any]
-    settings: dict[str, Any]
-    preprocessing: dict[str, Any]
-
-
-_OWNERS = {"spec": DetectorSpec, "settings": DetectionSettings, "preprocessing": DetectionPreprocessing}
-
-
-def _sorted_changes(changes: Mapping[str, Any]) -> _Changes:
-    """Splits arguments of `create` by the dataclass that has a field of this name; TypeError for other names."""
-    known = {field.name: owner for owner, cls in _OWNERS.items() for field in fields(cls)}
-    parts: dict[str, dict] = {owner: {} for owner in _OWNERS}
-    for name, value in changes.items():
-        if name not in known:
-            expected = "arguments of `create`, or fields of DetectorSpec, DetectionSettings or DetectionPreprocessing"
-            raise TypeError(str(unknown_name_error("changes", name, known, expected, DETECTOR_ARGUMENTS)))
-        parts[known[name]][name] = value
-    return _Changes(**parts)
+_OWNERS = (DetectorSpec, DetectionSettings, DetectionPreprocessing)
+"""Dataclasses whose fields are arguments of `create`."""
 
 
 def create_detector(
@@ -68,23 +47,27 @@ def create_detector(
         ValueError: for unknown names, values that are invalid, and files that do not fit.
         TypeError: for a change that is not a field of these.
     """
-    variant, parts = canonical_name(variant, "detection"), _sorted_changes(changes)
-    if isinstance(backbone := parts.spec.get("backbone"), str):
-        parts.spec["backbone"] = get_spec(canonical_name(backbone, "classification", argument="backbone"))
-    spec = replace(get_spec(variant), **parts.spec)
-    replace(DetectionPreprocessing(), **parts.preprocessing)  # raises for what is invalid before anything is built
-    arguments: dict[str, Any] = {"settings": replace(default_settings(spec), **parts.settings), "name": name or variant}
+    variant = canonical_name(variant, "detection")
+    check_keywords("create", changes, *_OWNERS, equivalents=DETECTOR_ARGUMENTS)
+    of_spec, of_settings, of_preprocessing = (
+        {field.name: changes[field.name] for field in fields(owner) if field.name in changes} for owner in _OWNERS
+    )
+    if isinstance(backbone := changes.get("backbone"), str):
+        of_spec["backbone"] = get_spec(backbone, "classification", "backbone")
+    spec = replace(get_spec(variant), **of_spec)
+    replace(DetectionPreprocessing(), **of_preprocessing)  # raises for what is invalid before anything is built
+    arguments: dict[str, Any] = {"settings": replace(default_settings(spec), **of_settings), "name": name or variant}
     if weights is not None:
         if backbone_weights is not None:
             raise value_error("backbone_weights", backbone_weights, "None with `weights`, which include the backbone's")
         path, published = resolve_weights(weights, variant)
         model = build_from_file(spec, path, classes=classes, preprocessing=published, **arguments)
-        check_changes(model.spec, spec, parts.spec.keys() - {"backbone"})
+        check_changes(model.spec, spec, of_spec.keys() - {"backbone"})
     else:
         spec = spec if classes is None else replace(spec, classes=classes)
         model = build_with_backbone(spec, backbone_weights, **arguments)
     info = model_info(model)
-    prepared = replace(DetectionPreprocessing.from_config(info["preprocessing"]), **parts.preprocessing)
+    prepared = replace(DetectionPreprocessing.from_config(info["preprocessing"]), **of_preprocessing)
     model.info = info | {"preprocessing": prepared.to_config()}
     return model
 

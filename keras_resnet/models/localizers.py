@@ -1,14 +1,14 @@
 """Localizers by their names: with random weights, or those of a trained classifier."""
 
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from keras_resnet.architecture.localizer import Localizer, build_localizer, localizer_backbone, with_box_head
 from keras_resnet.architecture.localizer_spec import LocalizerSpec
 from keras_resnet.architecture.metadata import copy_metadata, model_spec
 from keras_resnet.architecture.network import ResNet
-from keras_resnet.errors import unknown_name_error, value_error
+from keras_resnet.errors import check_keywords, value_error
 from keras_resnet.models.detectors import check_changes, resolve_backbone_weights
 from keras_resnet.variants import canonical_name, get_spec
 from keras_resnet.weights.download import resolve_weights
@@ -44,13 +44,9 @@ def create_localizer(
         TypeError: for a change that is not a field of LocalizerSpec.
     """
     variant = canonical_name(variant, "localization")
-    known = [field.name for field in fields(LocalizerSpec)]
-    for change in changes:
-        if change not in known:
-            expected = "arguments of `create`, or fields of LocalizerSpec"
-            raise TypeError(str(unknown_name_error("changes", change, known, expected)))
+    check_keywords("create", changes, LocalizerSpec)
     if isinstance(backbone := changes.get("backbone"), str):
-        changes["backbone"] = get_spec(backbone, "classification")
+        changes["backbone"] = get_spec(backbone, "classification", "backbone")
     spec, name = replace(get_spec(variant), **changes), name or variant
     if weights is not None:
         if backbone_weights is not None:
