@@ -1,6 +1,7 @@
 """`localize`: images -> their classes and a box for each, by a localizer or by a classifier's class activation maps."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,25 +37,26 @@ class Localized(NamedTuple):
 
 
 def is_localizer(model: Any) -> bool:
-    """Whether a model has a box head."""
-    return isinstance(model_spec(model), LocalizerSpec)
+    """Whether a model, or an exported network, has a box head."""
+    return getattr(model, "has_boxes", False) or isinstance(model_spec(model), LocalizerSpec)
 
 
 class ImageLocalizer:
     """A localizer, or a classifier whose class activation maps give boxes, under a LocalizationProtocol.
 
     Args:
-        model: a Localizer, or a classifier that ends in global average pooling and a dense layer.
+        model: a Localizer, exported or not, or a classifier that ends in global average pooling and a dense layer.
         protocol: LocalizationProtocol.
 
     Raises:
         ValueError: on construction, for other models, and for whole images and a box head that needs one size.
     """
 
-    def __init__(self, model: keras.Model, protocol: LocalizationProtocol):
+    def __init__(self, model: Any, protocol: LocalizationProtocol):
         self.name, self.protocol = model.name, protocol
         self.preprocessing: Preprocessing = _preprocessing(model)
-        self.classes: tuple[tuple[str, str], ...] = class_ids_and_names(class_names(model))
+        names = class_names(model) if isinstance(model, keras.Model) else model.class_names
+        self.classes: tuple[tuple[str, str], ...] = class_ids_and_names(names)
         """(id, name) of the K classes."""
         self._predict = _head_boxes(model, protocol) if is_localizer(model) else _map_boxes(model, protocol)
 
@@ -104,6 +106,9 @@ class ImageLocalizer:
 
 
 def _preprocessing(model):
+    """The Preprocessing of a model's images; without the normalisation that an exported network contains."""
+    if not isinstance(model, keras.Model) and is_localizer(model):
+        return model.preprocessing if model.metadata.raw else replace(model.preprocessing, mode="pixels")
     found = preprocessing(model) if isinstance(model, keras.Model) else None
     if not isinstance(found, Preprocessing) or (not is_localizer(model) and thresholds(model) is not None):
         expected = "a localizer, or a Keras classifier of one class an image"
@@ -114,13 +119,14 @@ def _preprocessing(model):
 def _head_boxes(model, protocol):
     """A function of inputs that returns the Localized of a localizer."""
     if protocol.scales:
-        if model.spec.boxes != "dense":
+        if getattr(model_spec(model), "boxes", None) != "dense":
             expected = "(), as the box head needs images of one size", 'Only the boxes "dense" have no such head.'
             raise value_error("scales", protocol.scales, *expected)
         model = _of_any_size(model)
+    run = partial(run_on_batch, model) if isinstance(model, keras.Model) else partial(_run_exported, model)
 
     def predict(inputs):
-        outputs = {name: keras.ops.convert_to_numpy(it) for name, it in run_on_batch(model, inputs).items()}
+        outputs = {name: keras.ops.convert_to_numpy(it) for name, it in run(inputs).items()}
 
         def boxes(classes):
             chosen = np.minimum(classes, outputs["boxes"].shape[1] - 1)  # one box may be that of all classes
@@ -131,6 +137,11 @@ def _head_boxes(model, protocol):
         return Localized(outputs["probabilities"], boxes)
 
     return predict
+
+
+def _run_exported(model, inputs):
+    """Outputs of an exported localizer, which takes pixels as integers, unless it is raw."""
+    return model(inputs if model.metadata.raw else inputs.astype("uint8"))
 
 
 def _map_boxes(model, protocol):
@@ -211,7 +222,7 @@ def activation_box(heat: np.ndarray, threshold: float) -> tuple[float, float, fl
 
 def localize(
     images: Any,
-    model: keras.Model,
+    model: Any,
     top: int = 1,
     batch_size: int = 32,
     protocol: LocalizationProtocol | str = "localization",
@@ -228,7 +239,8 @@ def localize(
 
     Args:
         images: as for `detect`.
-        model: a localizer, or a classifier that ends in global average pooling and a dense layer.
+        model: a localizer, also what `load_exported` returned for one, or a Keras classifier that ends in global
+            average pooling and a dense layer.
         top: number of classes for each image.
         batch_size: number of images that are in memory together.
         protocol: a name in LOCALIZATION_PROTOCOLS, or a LocalizationProtocol.

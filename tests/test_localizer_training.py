@@ -6,9 +6,23 @@ import pytest
 from PIL import Image
 from support import random_images, randomize_weights
 
-from keras_resnet import LocalizerSpec, ResNetSpec, build, evaluate, load_dataset, load_model, train
+from keras_resnet import (
+    LocalizerSpec,
+    Preprocessing,
+    ResNetSpec,
+    build,
+    create,
+    evaluate,
+    get_recipe,
+    load_dataset,
+    load_model,
+    save_weights,
+    train,
+)
 from keras_resnet.architecture.localizer import relative_anchors
+from keras_resnet.training.localizer_setup import localizer_for_images
 from keras_resnet.training.localizer_training import localizer_training_model
+from keras_resnet.training.model_setup import Start
 
 SMALL = ResNetSpec("basic", (1, 1), (8, 16), stem="cifar", stem_width=8)
 
@@ -159,11 +173,26 @@ def test_a_resumed_run_is_the_same(tmp_path, data):
         np.testing.assert_array_equal(first, second)
 
 
+def test_a_localizer_by_its_name_starts_from_its_weights(tmp_path, data):
+    """A classifier of other names comes along as `backbone_weights` alone."""
+    recipe, path = get_recipe("localization_finetune", test_size=32, test_resize=32), tmp_path / "model.safetensors"
+    model = create("localizer_resnet18", classes=2, input_shape=(32, 32, 3), box_width=8)
+    model.info = {"class_names": ["high", "wide"], "preprocessing": Preprocessing("torch", 32, None).to_config()}
+    save_weights(model, path)
+    found, _ = localizer_for_images(Start("localizer_resnet18", path), data, recipe)
+    for ours, theirs in zip(found.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    model.info |= {"class_names": ["wide", "high"]}
+    with pytest.raises(ValueError, match="a localizer of the data set's 2 classes, not of 2 or of others"):
+        localizer_for_images(Start(model), data, recipe)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         ({"recipe": "quickstart", "size": None, "test_size": None, "test_resize": None}, "localization_finetune"),
-        ({"weights": "imagenet"}, "`backbone_weights`"),
+        ({"weights": "imagenet"}, "`weights` should be left out, unless the model is the name"),
+        ({"model": "localizer_resnet18", "weights": "imagenet"}, "no published weights"),
         ({"train_size": 40}, "`train_size`"),
         ({"mixup": 0.2}, "`mixup`"),
         ({"dataset": "digits"}, "one class and boxes"),

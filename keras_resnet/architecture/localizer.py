@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_resnet.architecture.boxes import decode_boxes
+from keras_resnet.architecture.boxes import decode_boxes, gather_rows, top_scores
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.detection_layers import Parameterless
 from keras_resnet.architecture.heads import LINEAR, NORMAL, HeadLayer, head_layer
@@ -70,10 +70,11 @@ class AnchoredBoxes(Parameterless):
         anchors = relative_anchors(
             self.anchor_sizes, self.stride, ops.shape(inputs["scores"])[1:3], ops.shape(inputs["images"])[1:3]
         )
-        best = ops.argmax(scores, axis=1)[:, None]
-        deltas = ops.take_along_axis(deltas, ops.repeat(best[..., None], 4, axis=-1), axis=1)[:, 0]
-        boxes = decode_boxes(deltas, ops.take(anchors, best[:, 0], axis=0))
-        return _clip(boxes, training), ops.sigmoid(ops.take_along_axis(scores, best, axis=1)[:, 0])
+        positions, classes = ops.shape(scores)[1], scores.shape[2]
+        scores, best = (it[..., 0] for it in top_scores(ops.transpose(scores, (0, 2, 1)), 1))
+        rows = best * classes + ops.arange(classes, dtype=best.dtype)
+        deltas = gather_rows(ops.reshape(deltas, (-1, positions * classes, 4)), rows)
+        return _clip(decode_boxes(deltas, ops.take(anchors, best, axis=0)), training), ops.sigmoid(scores)
 
     def compute_output_shape(self, shapes):
         batch, _, _, filters = shapes["scores"]

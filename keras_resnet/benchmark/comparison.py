@@ -78,7 +78,8 @@ def compare(
     spec, name = get_spec(model), canonical_name(model)
     kind = network_task(name) or ""
     if kind == "localization":
-        raise value_error("model", name, "a classifier or a detector", "The cost of a box head is small beside both.")
+        hint = "The cost of a localizer is nearly that of its network."
+        raise value_error("model", name, "a classifier or a detector", hint)
     get_recipe("quickstart" if recipe is None else recipe)  # raises for an unknown name
     tasks = _chosen("tasks", tasks, [task for task, row in TASKS.items() if kind in row.networks], TASKS, name)
     having = [contender for contender, row in CONTENDERS.items() if set(row.tasks) & set(tasks)]

@@ -44,8 +44,8 @@ def load_exported(path: str | os.PathLike) -> Any:
         path: file, or folder of a SavedModel.
 
     Returns:
-        An ExportedModel, which `predict` and `classify` take in place of a Keras model, or an ExportedDetector, which
-        `detect` takes.
+        An ExportedModel, which `predict` and `classify` take in place of a Keras model, and `localize` if it is a
+        localizer, or an ExportedDetector, which `detect` takes.
 
     Raises:
         FileNotFoundError: if `path` does not exist.
@@ -117,6 +117,11 @@ class ExportedModel:
         """Names of its classes; None for ImageNet's 1,000, as `decode_predictions` takes them."""
         names = self.metadata.class_names
         return None if names == tuple(name for _, name in imagenet_classes()) else names
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether it is a localizer, which `localize` takes."""
+        return self.metadata.task == "localization"
 
     @property
     def thresholds(self) -> tuple[float, ...] | None:

@@ -54,7 +54,8 @@ def export(
     Batch norms are folded into convolutions. The exported network takes "images", (B, size, size, C) uint8 RGB in
     0..255, and returns "probabilities", (B, classes) float32; class names and preprocessing are stored as metadata.
     An exported detector takes one image of any size, (1, H, W, 3), and returns the outputs of its Keras model, with
-    boxes in pixels of that image. LiteRT has no Faster or Mask R-CNN, and only OpenVINO detectors in fewer bits.
+    boxes in pixels of that image. LiteRT has no Faster or Mask R-CNN, and only OpenVINO detectors in fewer bits. An
+    exported localizer also returns the "boxes" of its Keras model.
     All formats are written by TensorFlow: on another backend, a process with TensorFlow exports the model.
     Reports are written beside it, to `path` + ".report.md" and ".report.json".
 

@@ -54,7 +54,7 @@ class Metadata:
 
     score_threshold: float | None = None
     """Smallest score that a detector returns."""
-    task: Literal["classification", "detection"] = "classification"
+    task: Literal["classification", "detection", "localization"] = "classification"
     """What the network does; feature extractors count as classifiers."""
     checksum: str = EMPTY_CHECKSUM
     """SHA-256 of the exported files: see `checksums.py`."""

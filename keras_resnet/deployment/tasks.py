@@ -1,7 +1,7 @@
 """TASKS: what exporting a network depends on besides the format, one row for the networks of each task."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import keras
 
@@ -28,6 +28,11 @@ from keras_resnet.deployment.images import (
     sample_images,
     sample_photos,
 )
+from keras_resnet.deployment.localization_comparison import (
+    LocalizationComparison,
+    localization_rows,
+    localizer_metadata,
+)
 from keras_resnet.deployment.output_comparison import (
     OutputComparison,
     check_outputs,
@@ -36,7 +41,6 @@ from keras_resnet.deployment.output_comparison import (
     output_rows,
 )
 from keras_resnet.deployment.serving import export_metadata, image_preprocessing, prepared_network, serving_model
-from keras_resnet.errors import value_error
 from keras_resnet.models.nested import inherited_spec
 from keras_resnet.precision import PRECISIONS
 from keras_resnet.variants import network_task
@@ -83,23 +87,27 @@ class Task:
     """(model) -> names of the layers that are not quantised to int8."""
 
 
+_CLASSIFICATION = Task(
+    prepare=prepared_network,
+    preprocessing=image_preprocessing,
+    metadata=export_metadata,
+    serving_model=serving_model,
+    calibration=calibration_pixels,
+    sample_images=sample_images,
+    batches=pixel_batches,
+    model_inputs=model_inputs,
+    keras_outputs=keras_outputs,
+    comparison=OutputComparison,
+    further_checks=check_outputs,
+    measure="nrmse",
+    measure_title="Root mean square of the differences, as a fraction of the standard deviation of Keras's outputs",
+    tolerance=lambda precision: PRECISIONS[precision].tolerance,
+    rows=output_rows,
+)
 TASKS = {
-    "classification": Task(
-        prepare=prepared_network,
-        preprocessing=image_preprocessing,
-        metadata=export_metadata,
-        serving_model=serving_model,
-        calibration=calibration_pixels,
-        sample_images=sample_images,
-        batches=pixel_batches,
-        model_inputs=model_inputs,
-        keras_outputs=keras_outputs,
-        comparison=OutputComparison,
-        further_checks=check_outputs,
-        measure="nrmse",
-        measure_title="Root mean square of the differences, as a fraction of the standard deviation of Keras's outputs",
-        tolerance=lambda precision: PRECISIONS[precision].tolerance,
-        rows=output_rows,
+    "classification": _CLASSIFICATION,
+    "localization": replace(
+        _CLASSIFICATION, metadata=localizer_metadata, comparison=LocalizationComparison, rows=localization_rows
     ),
     "detection": Task(
         prepare=prepared_detector,
@@ -130,9 +138,5 @@ TASKS = {
 
 
 def task_of(model: keras.Model) -> str:
-    """The name in TASKS of a model's row; raises ValueError for a localizer."""
-    task = network_task(inherited_spec(model)) or "classification"
-    if task == "localization":
-        expected, hint = "a classifier or a detector", "Of a localizer, `classifier_of(model)` is the classifier."
-        raise value_error("model", model.name, expected, hint)
-    return task
+    """The name in TASKS of a model's row."""
+    return network_task(inherited_spec(model)) or "classification"

@@ -12,7 +12,7 @@ from keras_resnet.data.protocols import LOCALIZATION_PROTOCOLS
 from keras_resnet.errors import value_error
 from keras_resnet.localization import ImageLocalizer, localize
 from keras_resnet.localization_evaluation import evaluate_localizer
-from keras_resnet.models.localizers import backbone_classifier
+from keras_resnet.models.localizers import backbone_classifier, create_localizer
 from keras_resnet.models.model_files import load_model
 from keras_resnet.precision import precision_of, precision_scope
 from keras_resnet.training.distribution import synchronize_batch_norm
@@ -47,7 +47,7 @@ def localizer_for_images(start, dataset, recipe):
 
     Args:
         start: Start. A name or LocalizerSpec becomes a classifier with a new box head; with `backbone_weights`, a
-            trained classifier, which stays as it is if no stage is trained.
+            trained classifier, which stays as it is if no stage is trained; a name with `weights`, that localizer.
         dataset: a Dataset of images with one class and boxes.
         recipe: a Recipe for localizers.
 
@@ -56,7 +56,7 @@ def localizer_for_images(start, dataset, recipe):
     """
     model = called(start.model)
     check_recipe(recipe, model)
-    if isinstance(model, keras.Model) or is_model_file(model):
+    if isinstance(model, keras.Model) or is_model_file(model) or start.weights is not None:
         model, dataset = _given(model, start, dataset, recipe)
     else:
         model, dataset = _new_localizer(model, start, dataset, recipe)
@@ -65,23 +65,29 @@ def localizer_for_images(start, dataset, recipe):
 
 
 def _given(model, start, dataset, recipe):
-    """A localizer as a Keras model or in a .keras file, which has the classes and the size of the data set's images."""
-    raise_if_given(start, "a model that has its own", "weights", "backbone_weights")
+    """A localizer as a Keras model or in a file, which has the classes and the size of the data set's images."""
+    if isinstance(model, LocalizerSpec):
+        raise value_error("weights", start.weights, "left out, unless the model is the name of a network")
+    if isinstance(model, keras.Model) or is_model_file(model):
+        raise_if_given(start, "a model that has its own", "weights", "backbone_weights")
+    else:
+        with precision_scope(start.precision):
+            model = create_localizer(model, start.weights, backbone_weights=start.backbone_weights)
     if is_model_file(model):
         model = load_model(model)
         check_recipe(recipe, model)
         model.trainable = True  # an earlier run may have frozen layers
     if start.precision not in (None, precision_of(model.dtype_policy)):
         raise_if_given(start, "a model that has its own", "precision")
-    if model.spec.classes != len(dataset.class_names):
-        expected = f"a localizer of {len(dataset.class_names)} classes, not of {model.spec.classes}"
-        raise value_error("model", model.name, expected, "`backbone_weights` takes a classifier with other classes.")
+    names, known = list(dataset.class_names), model_info(model).get("class_names")
+    if model.spec.classes != len(names) or (known and [*known] != names):
+        expected = f"a localizer of the data set's {len(names)} classes, not of {model.spec.classes} or of others"
+        raise value_error("model", model.name, expected, "`backbone_weights` takes a network with other classes.")
     return fit_to_images(model, dataset, recipe)
 
 
 def _new_localizer(model, start, dataset, recipe):
     """A localizer by its name or LocalizerSpec, with a new box head."""
-    raise_if_given(start, "a localizer, which has `backbone_weights`", "weights")
     spec, name = (model, "localizer") if isinstance(model, LocalizerSpec) else (get_spec(model), model.lower())
     with precision_scope(start.precision):
         if start.backbone_weights is None:
