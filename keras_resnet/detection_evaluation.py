@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.architecture.boxes import suppress_overlaps
 from keras_resnet.architecture.detector import default_settings
 from keras_resnet.architecture.detector_spec import DetectionSettings
 from keras_resnet.data.datasets import Dataset, Split
@@ -19,7 +18,7 @@ from keras_resnet.data.masks import encode_mask
 from keras_resnet.data.prefetch import describe_errors, images_at
 from keras_resnet.data.protocols import DetectionProtocol
 from keras_resnet.detection import Detection, as_detector, iterate_detections
-from keras_resnet.detection_metrics import DetectedObjects, check_coco_eval
+from keras_resnet.detection_metrics import DetectedObjects, check_coco_eval, overlaps
 from keras_resnet.detection_results import DetectionEvaluation
 from keras_resnet.errors import value_error
 from keras_resnet.models.detector_transforms import with_refinement, with_settings
@@ -179,11 +178,7 @@ def merge_detections(found: Sequence[Detection], settings: DetectionSettings) ->
     if not any(map(len, found)):
         return found[0]
     boxes, scores, labels = (_joined(found, name) for name in ("boxes", "scores", "labels"))
-    best = suppress_overlaps(
-        boxes[None], scores[None], settings.nms_threshold, settings.detections, groups=labels[None]
-    )
-    indices, valid = (keras.ops.convert_to_numpy(it)[0] for it in best)
-    kept = indices[valid]
+    kept = _best(boxes, scores, labels, settings)
     masks = None if found[0].mask_probabilities is None else _joined(found, "mask_probabilities")[kept]
     names = [name for it in found for name in it.names]
     return replace(
@@ -194,6 +189,21 @@ def merge_detections(found: Sequence[Detection], settings: DetectionSettings) ->
         names=tuple(names[index] for index in kept),
         mask_probabilities=masks,
     )
+
+
+def _best(boxes, scores, labels, settings):
+    """Indices of the detections that non-maximum suppression keeps, as of torchvision: overlaps rounded to float32.
+
+    In NumPy, since JAX would compile `suppress_overlaps` for each number of detections.
+    """
+    kept, remaining = [], np.argsort(-scores, kind="stable")
+    threshold = np.float64(settings.nms_threshold)
+    while len(remaining) and len(kept) < settings.detections:
+        best, others = remaining[0], remaining[1:]
+        kept.append(best)
+        shares = overlaps(boxes[best], boxes[others]).astype("float32")
+        remaining = others[(labels[others] != labels[best]) | (shares <= threshold)]
+    return np.array(kept)
 
 
 def _joined(parts, name):

@@ -228,8 +228,8 @@ def _voc_curve(objects, found, label):
     first, last = (np.searchsorted(objects.image[true], found.image[detected], side) for side in ("left", "right"))
     taken, right, counts = np.zeros(len(true), bool), [], []
     for box, begin, end in zip(found.boxes[detected], first, last, strict=True):
-        overlaps = _overlaps(box, objects.boxes[true[begin:end]])
-        match = begin + overlaps.argmax() if end > begin and overlaps.max() >= VOC_IOU else None
+        shares = overlaps(box, objects.boxes[true[begin:end]])
+        match = begin + shares.argmax() if end > begin and shares.max() >= VOC_IOU else None
         counts.append(match is None or not ignored[match])
         right.append(match is not None and not taken[match])
         if match is not None:
@@ -238,8 +238,8 @@ def _voc_curve(objects, found, label):
     return VocCurve(right / count, right / np.arange(1, len(right) + 1))
 
 
-def _overlaps(box, others):
-    """Intersection over union of a box (4,) with others (N, 4), in float64."""
+def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of a box (4,) with others (N, 4): (N,) float64."""
     box, others = box.astype("float64"), others.astype("float64")
     sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     shared = np.maximum(sides, 0).prod(axis=1)

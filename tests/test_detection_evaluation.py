@@ -5,6 +5,7 @@ import shutil
 import sys
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
 from annotated_images import write_coco, write_voc
@@ -12,6 +13,7 @@ from PIL import Image
 from support import cifar_network, narrow_detector, run_command
 
 import keras_resnet
+from keras_resnet.architecture.boxes import suppress_overlaps
 from keras_resnet.architecture.detector_spec import DetectionSettings
 from keras_resnet.data.labels import coco_classes
 from keras_resnet.data.protocols import DetectionProtocol
@@ -170,6 +172,24 @@ def test_classes_by_number():
         dataset_labels(names, ["cat", "dog", "owl"])
     with pytest.raises(ValueError, match=r"among the model's 2 classes; 1 of 2 are not.*Nearest: \['dog'\]"):
         dataset_labels(["__background__", "cat", "dog"], ["cat", "dogs"])
+
+
+@pytest.mark.portable
+@pytest.mark.parametrize("count", [20, 400])
+def test_scales_are_merged_by_the_suppression_that_is_compared_with_torchvision(count):
+    """Whole pixels, so that some overlaps are equal to the threshold."""
+    random = np.random.default_rng(0)
+    corners, sides = random.integers(0, 60, (400, 2)), random.integers(1, 30, (400, 2))
+    boxes, labels = np.concatenate([corners, corners + sides], axis=1).astype("float32"), random.integers(1, 4, 400)
+    scores, names = random.choice(5000, 400, replace=False).astype("float32") / 5000, tuple("ab" * 200)
+    halves = [slice(0, 150), slice(150, 400)]
+    found = [Detection(None, (90, 90), boxes[it], scores[it], labels[it], names[it]) for it in halves]
+    merged = merge_detections(found, DetectionSettings(nms_threshold=1 / 3, detections=count))
+    indices, valid = suppress_overlaps(boxes[None], scores[None], 1 / 3, count, groups=labels[None])
+    expected = keras.ops.convert_to_numpy(indices)[keras.ops.convert_to_numpy(valid)]
+    assert len(expected) == 20 or 30 < len(expected) < 300
+    for name, values in (("boxes", boxes), ("scores", scores), ("labels", labels)):
+        np.testing.assert_array_equal(getattr(merged, name), values[expected])
 
 
 def test_scales_are_merged_by_hand():
