@@ -9,7 +9,7 @@ from support import REFERENCES
 from keras_resnet.architecture.anchors import cell_anchors, grid_anchors
 from keras_resnet.architecture.boxes import clip_boxes, decode_boxes, suppress_overlaps
 from keras_resnet.architecture.detection_layers import DenseDetections, Detections, Proposals
-from keras_resnet.architecture.regions import roi_align
+from keras_resnet.architecture.regions import align_regions
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 
 pytestmark = pytest.mark.portable
@@ -95,8 +95,11 @@ def test_offsets_that_are_huge_infinite_or_nan(reference, weights):
 
 def test_regions_without_sides_and_beyond_the_border(reference):
     case = reference("align")
-    maps, boxes = list(map(ops.convert_to_tensor, case["map"])), ops.convert_to_tensor(case["boxes"])
-    (regions,) = as_numpy(compiled(lambda maps, boxes: roi_align(maps, boxes, first_level=2, size=7))(maps, boxes))
+    images, count = case["boxes"].shape[:2]
+    arrays = case["map"], case["boxes"].reshape(-1, 4), np.repeat(np.arange(images, dtype="int32"), count)
+    maps, boxes, image = keras.tree.map_structure(ops.convert_to_tensor, (list(arrays[0]), *arrays[1:]))
+    align = compiled(lambda maps, boxes, image: align_regions(maps, boxes, image, first_level=2, size=7))
+    (regions,) = as_numpy(align(maps, boxes, image))
     np.testing.assert_allclose(regions.reshape(case["regions"].shape), case["regions"], atol=1e-5)
 
 
@@ -163,7 +166,7 @@ def test_anchors_and_regions_of_an_image_of_4000_pixels():
         62 * 63 + side for side in (-256, -256, 256, 256)
     ]
     x = np.broadcast_to(np.arange(125, dtype="float32")[None, :, None], (125, 125, 1))
-    box = np.float32([[[3200, 3200, 3900, 3960]]])
-    align = compiled(lambda maps, boxes: roi_align([maps], boxes, 5, 7))
+    box = np.float32([[3200, 3200, 3900, 3960]])
+    align = compiled(lambda maps, boxes: align_regions([maps], boxes, ops.zeros(1, "int32"), 5, 7))
     (regions,) = as_numpy(align(*map(ops.convert_to_tensor, (x[None], box))))
     assert np.isclose(regions.mean(), (3200 + 3900) / 2 / 32, atol=1e-3)

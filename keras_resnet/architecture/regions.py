@@ -24,25 +24,18 @@ def pyramid_level(boxes, first, last):
     return ops.cast(ops.clip(level, first, last), "int32")
 
 
-def roi_align(maps, boxes, first_level, size):
-    """Features in boxes, by bilinear interpolation (He et al. 2017, arXiv:1703.06870): (B, P, size, size, C).
+def align_regions(maps, boxes, image, first_level, size):
+    """Features in boxes, by bilinear interpolation (He et al. 2017, arXiv:1703.06870): (R, size, size, C).
 
     As `torchvision.ops.MultiScaleRoIAlign` with two samples a cell along each axis: the mean of four points.
 
     Args:
         maps: feature maps (B, h, w, C), of strides 2**first_level, 2**(first_level + 1), ...
-        boxes: (B, P, 4) in pixels of the images.
+        boxes: (R, 4) in pixels of the images.
+        image: (R,), index of each box's image in the batch.
         first_level: level of the first map.
         size: cells along each side of a box.
     """
-    batch, count = ops.shape(boxes)[:2]
-    image = ops.repeat(ops.arange(batch, dtype="int32"), count)
-    regions = align_regions(maps, ops.reshape(boxes, (-1, 4)), image, first_level, size)
-    return ops.reshape(regions, (-1, count, size, size, maps[0].shape[-1]))
-
-
-def align_regions(maps, boxes, image, first_level, size):
-    """RoIAlign of boxes (R, 4), each in the image with the index `image` (R,) of the batch: (R, size, size, C)."""
     level = pyramid_level(boxes, first_level, first_level + len(maps) - 1) - first_level
     align = _align_by_kernel if keras.backend.backend() == "tensorflow" else _align_by_gather
     return align(maps, boxes, image, level, first_level, size)
