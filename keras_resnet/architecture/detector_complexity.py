@@ -128,13 +128,14 @@ class HeadTotal(Total):
 
     def last_stage(self, spec, proposals):
         """The backbone's last stage for each region: its channels."""
-        total = Total(spec.backbone)
+        total = HeadTotal(spec.backbone)
         size = (2 * BOX_SIZE,) * 2
         for block in spec.backbone.stages[3]:
             size = total.block(block, size)
-        frozen = total.statistics if spec.frozen_batch_norm else 0
-        self.parameters += total.parameters - frozen
-        self.statistics += total.statistics + frozen
+        if spec.frozen_batch_norm:
+            total.freeze()
+        self.parameters += total.parameters
+        self.statistics += total.statistics
         self.multiply_adds += proposals * total.multiply_adds
         return spec.backbone.stages[3][-1].out_channels, (1, 1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from keras_resnet.data.annotation_checks import AnnotatedImage, StoredSize, check_image, to_objects, with_size
 from keras_resnet.data.archives import test_split_name, training_split_names
-from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT, Dataset, default_preprocessing, fits_in_memory
+from keras_resnet.data.datasets import Dataset, default_preprocessing, fits_in_memory
 from keras_resnet.data.image_checks import CHECKS, ImageCheck, training_check
 from keras_resnet.data.image_files import format_errors
 from keras_resnet.data.image_folders import path_split, training_split
@@ -67,8 +67,7 @@ def load_annotations(annotations: Annotations, held_out=None, skip_bad=False) ->
     splits = [
         opened.to_split(index, lambda group: training_split(group, keep)) for index, _ in enumerate(opened.splits)
     ]
-    amount = DEFAULT_VALIDATION_SPLIT if held_out is None else held_out
-    train, test = splits if len(splits) == 2 else splits[0].stratified_split(amount)
+    train, test = splits if len(splits) == 2 else splits[0].stratified_split(held_out)
     return opened.to_dataset(annotations, train, test)
 
 

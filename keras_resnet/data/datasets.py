@@ -131,17 +131,18 @@ class Split:
         """Whether the images are paths of files."""
         return not self.is_decoded and isinstance(self.images[0], str)
 
-    def stratified_split(self, amount: float | Fold) -> tuple["Split", "Split"]:
+    def stratified_split(self, amount: float | Fold | None = None) -> tuple["Split", "Split"]:
         """(the remaining images, the images held out): stratified by `strata` and always the same ones.
 
         Args:
-            amount: a fraction or a number of images, see `num_held_out`; or a Fold.
+            amount: a fraction or a number of images, see `num_held_out`; a Fold; or None for a fifth.
 
         Raises:
             ValueError: as `num_held_out`, and if a class would be missing on either side.
         """
         from sklearn.model_selection import StratifiedKFold, train_test_split
 
+        amount = DEFAULT_VALIDATION_SPLIT if amount is None else amount
         indices, strata = np.arange(len(self)), self.strata
         sizes = np.unique(strata, return_counts=True)[1]
         if isinstance(amount, Fold):

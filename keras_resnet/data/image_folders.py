@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet.data.datasets import (
-    DEFAULT_VALIDATION_SPLIT,
     TEST_SPLITS,
     Dataset,
     Split,
@@ -76,8 +75,7 @@ def training_dataset(folder, splits, class_names, held_out, skipped):
         counts = count_classes(split.labels, len(class_names))
         if empty := [name for name, count in zip(class_names, counts, strict=True) if not count]:
             raise ValueError(f"Expected readable images of every class. Received: {folder} with none in {empty}")
-    amount = DEFAULT_VALIDATION_SPLIT if held_out is None else held_out
-    train, test = splits if len(splits) == 2 else splits[0].stratified_split(amount)
+    train, test = splits if len(splits) == 2 else splits[0].stratified_split(held_out)
     return Dataset(folder.resolve().name, train, test, class_names, default_preprocessing((None, None, 3)), skipped)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from keras_resnet.data.annotations import load_annotations, load_test_annotations
 from keras_resnet.data.archives import load_archive, load_test_archive
 from keras_resnet.data.coco_files import find_coco, open_coco
-from keras_resnet.data.datasets import DEFAULT_VALIDATION_SPLIT, Dataset, Fold, Split
+from keras_resnet.data.datasets import Dataset, Fold, Split
 from keras_resnet.data.hugging_face import is_hugging_face, open_hugging_face
 from keras_resnet.data.image_folders import load_folder, load_test_folder
 from keras_resnet.data.labelled_folders import load_labelled_folder, load_labelled_test_folder
@@ -32,7 +32,7 @@ def digits() -> Dataset:
 
     found = load_digits()
     images = np.round(found.images[..., None] * (255 / 16)).astype("uint8")
-    train, test = Split(images, found.target.astype("int32")).stratified_split(DEFAULT_VALIDATION_SPLIT)
+    train, test = Split(images, found.target.astype("int32")).stratified_split()
     names = tuple(str(name) for name in found.target_names)
     return Dataset("digits", train, test, names, Preprocessing(mode="tf", size=8, resize=None, channels=1))
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_resnet.data.datasets import (
-    DEFAULT_VALIDATION_SPLIT,
     SPLITS,
     UNLABELLED,
     Dataset,
@@ -155,7 +154,7 @@ def from_arrays(
         count = train.labels.shape[1] if train.multi_label else max(0, train.labels.max()) + 1
         class_names = placeholder_names(count)
     if validation_split is not None or not test:
-        train, test = train.stratified_split(DEFAULT_VALIDATION_SPLIT if validation_split is None else validation_split)
+        train, test = train.stratified_split(validation_split)
     preprocessing = preprocessing or default_preprocessing(shape)
     if preprocessing.channels != shape[-1]:
         raise value_error("preprocessing", preprocessing, f"for {shape[-1]} channels, as many as the images have")
