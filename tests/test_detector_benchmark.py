@@ -27,10 +27,12 @@ JOB = Job("keras_resnet", "float32", "tiny", batch_size=1, image_size=SIZE)
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Makes "tiny" the name of a narrow detector of the given kind."""
+    """Makes "tiny" the name of a narrow detector of the given kind on a short network."""
 
     def add(name):
-        monkeypatch.setitem(DETECTORS, "tiny", replace(DETECTORS[name], **NARROW, head_convs=1))
+        spec = DETECTORS[name]
+        backbone = replace(spec.backbone, depths=(1, 1, 1, 1))
+        monkeypatch.setitem(DETECTORS, "tiny", replace(spec, backbone=backbone, **NARROW, head_convs=1))
 
     return add
 
@@ -86,7 +88,7 @@ def test_costs_at_the_rate_of_the_body():
 
 
 def test_the_report_of_a_detector(tiny, monkeypatch):
-    tiny("fasterrcnn_resnet18_fpn")
+    tiny("retinanet_resnet18_fpn")
     monkeypatch.setattr(comparison, "Worker", LocalWorker)
     chosen = ("folded", "optimized", "torchvision")
     report = compare("tiny", tasks=("detection", "parts"), image_size=SIZE, contenders=chosen, rounds=1, steps=1)
