@@ -140,7 +140,8 @@ def test_localizers_learn_boxes(tmp_path, data, boxes):
 
 
 def test_a_frozen_classifier_stays_as_it_is(tmp_path, data):
-    classifier = train(SMALL, data, "quickstart", size=32, iterations=4, batch_size=16, crop="none").model
+    classifier = randomize_weights(build(SMALL, classes=2, input_shape=(32, 32, 3)))
+    classifier.info = {"class_names": ["high", "wide"], "preprocessing": Preprocessing("torch", 32, None).to_config()}
     classifier.save(tmp_path / "classifier.keras")
     run = train(
         localizer_spec("shared"),
