@@ -1,13 +1,13 @@
-"""Drawn rectangles in memory, and a small detector that finds them: what tests train detectors on."""
+"""Drawn rectangles, and small networks that find them: what tests train detectors and localizers on."""
 
 import json
 from dataclasses import replace
 
 import numpy as np
 from annotated_images import write_text
-from support import narrow, png_bytes
+from support import SMALL, narrow, png_bytes
 
-from keras_resnet import DetectorSpec, get_spec
+from keras_resnet import DetectorSpec, LocalizerSpec, get_spec
 from keras_resnet.data.datasets import Dataset, Split, default_preprocessing
 from keras_resnet.data.objects import Objects, corner_and_sides
 
@@ -26,6 +26,7 @@ TINY = DetectorSpec(
     frozen_batch_norm=False,
 )
 """Faster R-CNN on a residual network of a few thousand weights, which builds and trains in seconds."""
+TINY_LOCALIZER = LocalizerSpec(SMALL, "per_class", box_width=32)
 TINY_MASKS = replace(TINY, mask_head=True)
 TINY_DENSE = replace(TINY, box_head="dense", head_convs=1)
 
@@ -62,6 +63,24 @@ def _drawn_split(count, size, seed, masks):
         np.array([f"drawing {number}" for number in range(count)], object),
     )
     return Split(images, objects.label_matrix(2), objects=objects)
+
+
+def write_rectangles(folder, count=48):
+    """Writes images of two classes, white wide and grey high rectangles on black, with their boxes, for localizers."""
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        lines = []
+        for number in range(count):
+            label, pixels = number % 2, np.zeros((32, 32), "uint8")
+            width, height = random.integers(12, 20, 2) // ((1, 2) if label == 0 else (2, 1))
+            x, y = random.integers(0, (32 - width, 32 - height))
+            pixels[y : y + height, x : x + width] = 255 if label == 0 else 120
+            name = f"{'wide' if label == 0 else 'high'}/{number}.png"
+            (folder / split / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / split / name).write_bytes(png_bytes(pixels))
+            lines.append("\t".join(map(str, (name, name.split("/")[0], x, y, x + width - 1, y + height - 1))))
+        (folder / f"{split}_boxes.tsv").write_text("\n".join(lines))
+    return folder
 
 
 def write_drawings(folder, dataset=None):

@@ -107,6 +107,17 @@ def test_train_on_two_machines_equals_two_devices(start, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("network", ["localizer", "detector"])
+def test_two_devices_train_boxes_as_one(start, network, tmp_path):
+    one, two = (
+        start("run_on_boxes", network=network, folder=str(tmp_path), devices=devices)() for devices in (None, 2)
+    )
+    assert len(one) > 20 and one.keys() == two.keys()
+    for name, expected in one.items():
+        np.testing.assert_allclose(two[name], expected, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
 def test_two_devices_measure_the_accuracy_of_the_saved_model(start):
     trained = start("train", devices=2, batch_size=128, test_images=257)()
     loss, accuracy = trained["tested"]

@@ -1,15 +1,16 @@
 """Training of localizers: their losses, runs of `train`, and frozen classifiers."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
-from PIL import Image
-from support import random_images, randomize_weights
+from drawn_objects import TINY_LOCALIZER, write_rectangles
+from support import SMALL, random_images, randomize_weights, run_command
 
 from keras_resnet import (
     LocalizerSpec,
     Preprocessing,
-    ResNetSpec,
     build,
     create,
     evaluate,
@@ -23,8 +24,6 @@ from keras_resnet.architecture.localizer import relative_anchors
 from keras_resnet.training.localizer_setup import localizer_for_images
 from keras_resnet.training.localizer_training import localizer_training_model
 from keras_resnet.training.model_setup import Start
-
-SMALL = ResNetSpec("basic", (1, 1), (8, 16), stem="cifar", stem_width=8)
 
 
 def overlap(box, other):
@@ -92,27 +91,9 @@ def test_only_the_box_of_the_true_class_is_trained(boxes):
     assert not losses_of(localizer, images, targets * [1, 1, 1, 1, 1, 0])["boxes"].any()
 
 
-def rectangles(folder, count=48):
-    """Images of two classes, white wide and grey high rectangles on black, with their boxes; half are for testing."""
-    random = np.random.default_rng(0)
-    for split in ("train", "val"):
-        lines = []
-        for number in range(count):
-            label, pixels = number % 2, np.zeros((32, 32), "uint8")
-            width, height = random.integers(12, 20, 2) // ((1, 2) if label == 0 else (2, 1))
-            x, y = random.integers(0, (32 - width, 32 - height))
-            pixels[y : y + height, x : x + width] = 255 if label == 0 else 120
-            name = f"{'wide' if label == 0 else 'high'}/{number}.png"
-            (folder / split / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(folder / split / name)
-            lines.append("\t".join(map(str, (name, name.split("/")[0], x, y, x + width - 1, y + height - 1))))
-        (folder / f"{split}_boxes.tsv").write_text("\n".join(lines))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return load_dataset(rectangles(tmp_path_factory.mktemp("data")))
+    return load_dataset(write_rectangles(tmp_path_factory.mktemp("data")))
 
 
 def localizer_spec(boxes):
@@ -172,6 +153,16 @@ def test_a_resumed_run_is_the_same(tmp_path, data):
     resumed = train(localizer_spec("per_class"), data, **settings, deterministic=True, resume=True)
     for first, second in zip(whole.model.get_weights(), resumed.model.get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+def test_the_command_trains_localizers_further(tmp_path):
+    write_rectangles(tmp_path / "data", 16)
+    localizer = build(replace(TINY_LOCALIZER, classes=2), input_shape=(32, 32, 3))
+    localizer.save(tmp_path / "start.keras")
+    words = ["--recipe", "localization_finetune", "--model", tmp_path / "start.keras", "--dataset", tmp_path / "data"]
+    words += ["--size", 32, "--set", "iterations=1", "--set", "batch_size=8", "--workdir", tmp_path / "run"]
+    result = run_command("train", *words)
+    assert "top-1 localization accuracy" in result.output, result.output
 
 
 def test_a_localizer_by_its_name_starts_from_its_weights(tmp_path, data):

@@ -13,11 +13,11 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from drawn_objects import SIZE, TINY, write_drawings
+from drawn_objects import SIZE, TINY, TINY_LOCALIZER, write_drawings, write_rectangles
 from support import signal_after
 
 import keras_resnet
-from keras_resnet import Recipe, RunOptions, get_spec, train
+from keras_resnet import Preprocessing, Recipe, RunOptions, get_spec, train
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.training.workdir import begin_run, check_workdir
 
@@ -186,6 +186,18 @@ def detector_options(folder):
     return [*map(str, words)]
 
 
+def localizer_options(folder):
+    """Of a run on drawn rectangles with random crops and averages."""
+    localizer = keras_resnet.build(replace(TINY_LOCALIZER, classes=2), input_shape=(32, 32, 3))
+    localizer.info = {"preprocessing": Preprocessing("torch", size=32, resize=32).to_config()}
+    localizer.save(folder / "start.keras")
+    write_rectangles(folder / "data")
+    fields = ("epochs=4", "batch_size=8", "crop=random_resized", "scale=[0.5,1.0]", "flip=true", "ema_decay=0.9")
+    words = ["--recipe", "localization_finetune", "--model", folder / "start.keras", "--dataset", folder / "data"]
+    words += ["--size", 32, *(word for field in fields for word in ("--set", field))]
+    return [*map(str, words)]
+
+
 def timeless_history(path):
     """Rows of a history without the columns that depend on time."""
     with open(path) as file:
@@ -193,7 +205,7 @@ def timeless_history(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make_options", [classifier_options, detector_options])
+@pytest.mark.parametrize("make_options", [classifier_options, detector_options, localizer_options])
 def test_twenty_kills_do_not_change_the_outcome(make_options, tmp_path):
     """SIGKILL at random moments, from the first import to the last file; the final weights are equal bit by bit."""
     options = make_options(tmp_path)

@@ -9,11 +9,13 @@ import json
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from drawn_objects import SIZE, TINY, TINY_LOCALIZER, drawn_dataset, write_rectangles
 
 import keras_resnet
 from keras_resnet.training.distribution import AverageBatchNorm, Devices, synchronize_batch_norm
@@ -114,6 +116,26 @@ def model_on_one_device(model):
     alone = compiled_model(tf.distribute.get_strategy())
     alone.set_weights(model.get_weights())
     return alone
+
+
+def run_on_boxes(network, folder, devices=None):
+    """A run of a localizer or a detector on drawn rectangles, with batch norm across devices."""
+    dataset = drawn_dataset() if network == "detector" else write_rectangles(Path(folder))
+    fields = {"crop": "none"} if network == "detector" else {"test_resize": 32}  # each device pads to its own images
+    trained = keras_resnet.train(
+        {"detector": TINY, "localizer": TINY_LOCALIZER}[network],
+        dataset,
+        {"detector": "detection_finetune", "localizer": "localization_finetune"}[network],
+        size={"detector": SIZE, "localizer": 32}[network],
+        devices=devices,
+        sync_batch_norm=True,
+        iterations=4,
+        batch_size=4,
+        flip=True,
+        **fields,
+    )
+    losses = {name: values for name, values in trained.history.items() if name.endswith("loss")}
+    return losses | {weight.path: keras.ops.convert_to_numpy(weight) for weight in trained.model.weights}
 
 
 def parts(counts, batch_size, devices=None):

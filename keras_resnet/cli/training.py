@@ -42,11 +42,6 @@ FIELDS = {Recipe: "patience class_weight oversample"}
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 OF_SIZE = "the size's"
 WORKDIR = "Folder for all files, or a URL in object storage: s3://bucket/run."
-SCORES = {
-    "top1_accuracy": "top-1 accuracy",
-    "mean_average_precision": "mean average precision",
-    "average_precision": "average precision",
-}
 RecipeName = Annotated[str, Option("--recipe", help="A name in RECIPES.")]
 
 
@@ -85,7 +80,7 @@ def train(
 def score_text(report):
     """ "top-1 accuracy 91.20%"."""
     name, value = run_score(report)
-    return f"{SCORES[name]} {value:.2%}"
+    return f"{name.replace('_', ' ').replace('top1', 'top-1')} {value:.2%}"
 
 
 @command(

@@ -1,6 +1,7 @@
 """The localizer of a run, built for its images, the model that trains it, and its tests after each epoch."""
 
 from dataclasses import replace
+from functools import cached_property
 
 import keras
 
@@ -16,7 +17,6 @@ from keras_resnet.models.localizers import backbone_classifier, create_localizer
 from keras_resnet.models.model_files import load_model
 from keras_resnet.precision import precision_of, precision_scope
 from keras_resnet.training.distribution import synchronize_batch_norm
-from keras_resnet.training.ema import sync_variables
 from keras_resnet.training.model_setup import (
     build_for_images,
     called,
@@ -119,14 +119,18 @@ class LocalizationValidation(CallbackValidation):
             "class_names": list(data.dataset.class_names),
             "preprocessing": data.preprocessing.to_config(),
         }
-        self.localizer = ImageLocalizer(data.network, self.protocol)
+
+    @cached_property
+    def localizer(self):
+        """The tested localizer."""
+        return ImageLocalizer(self.tested, self.protocol)
 
     def detections(self, images):
         """A Detection of each image: its most probable class, with the box."""
-        return localize(images, self.data.network)
+        return localize(images, self.tested)
 
     def metrics(self):
         """{name: accuracy} for the test images, 1 - each error of a LocalizationEvaluation."""
-        sync_variables(self.data.model)
+        self.update(self.tested)
         result = evaluate_localizer(self.localizer, self.data.dataset, self.protocol, self.data.recipe.batch_size)
         return {name.replace("_error", "_accuracy"): 1 - error for name, error in result.errors.items()}

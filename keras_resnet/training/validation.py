@@ -1,5 +1,6 @@
 """Tests of the model after each epoch and at the end of a run: by Keras, or as detectors are evaluated."""
 
+from functools import cached_property
 from pathlib import Path
 
 import keras
@@ -59,36 +60,43 @@ class CallbackValidation:
     def __init__(self, data, frequency):
         self.data, self.frequency = data, frequency
 
+    @cached_property
+    def tested(self):
+        """The trained network; if it is on several devices, which would each test the whole batch, a copy on one.
+
+        The copy is made in the first test, because this object is made in the scope of the devices.
+        """
+        network = self.data.network
+        return clone(network) if self.data.devices.num_replicas > 1 else network
+
+    def update(self, tested):
+        """Gives a network that is tested the weights of the trained one."""
+        sync_variables(self.data.model)
+        if tested is not self.data.network:
+            tested.set_weights(self.data.network.get_weights())
+
     def callbacks(self, weights):
         """Callbacks of `fit` that test; `weights` are callbacks that exchange the weights for a test, or none."""
         return [MetricsCallback(self, weights)]
 
 
 class DetectionValidation(CallbackValidation):
-    """Tests by `evaluate_detector`: average precisions at the usual settings.
+    """Tests by `evaluate_detector`: average precisions at the usual settings, which the tested detector has."""
 
-    The tested detector is the trained one; a copy of it only if it is on several devices, or has unusual settings.
-    """
-
-    def __init__(self, data, frequency):
-        super().__init__(data, frequency)
-        tested = with_settings(data.network, default_settings(data.network.spec))
-        if tested is data.network and data.devices.num_replicas > 1:
-            tested = clone(tested)
-        self.detector = KerasDetector(tested)
+    @cached_property
+    def detector(self):
+        """The tested detector."""
+        return KerasDetector(with_settings(self.tested, default_settings(self.tested.spec)))
 
     def detections(self, images):
         """A Detection of each image."""
         return detect(images, self.detector)
 
     def metrics(self):
-        data, tested = self.data, self.detector.model
-        sync_variables(data.model)
-        if tested is not data.network:
-            tested.set_weights(data.network.get_weights())
-        batch_size = data.recipe.batch_size // data.devices.num_replicas
-        result = evaluate_detector(self.detector, data.dataset, DetectionProtocol(), batch_size)
-        parts = {"": result.boxes} | ({"mask_": result.masks} if tested.spec.mask_head else {})
+        self.update(self.detector.model)
+        batch_size = self.data.recipe.batch_size // self.data.devices.num_replicas
+        result = evaluate_detector(self.detector, self.data.dataset, DetectionProtocol(), batch_size)
+        parts = {"": result.boxes} | ({"mask_": result.masks} if self.tested.spec.mask_head else {})
         names = {"average_precision": "AP", "ap50": "AP50", "ap75": "AP75"}
         return {prefix + name: part[coco] for prefix, part in parts.items() for name, coco in names.items()}
 
