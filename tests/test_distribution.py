@@ -108,13 +108,17 @@ def test_train_on_two_machines_equals_two_devices(start, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["localizer", "detector"])
-def test_two_devices_train_boxes_as_one(start, network, tmp_path):
-    one, two = (
-        start("run_on_boxes", network=network, folder=str(tmp_path), devices=devices)() for devices in (None, 2)
-    )
-    assert len(one) > 20 and one.keys() == two.keys()
-    for name, expected in one.items():
-        np.testing.assert_allclose(two[name], expected, rtol=1e-3, atol=1e-4, err_msg=name)
+def test_two_devices_and_two_machines_train_boxes_as_one_device(start, network, tmp_path):
+    def run(name, **arguments):
+        return start("run_on_boxes", network=network, folder=str(tmp_path / name), **arguments)
+
+    one, two = run("one")(), run("two", devices=2)()
+    jobs = {"worker": _free_addresses(2)}
+    machines = [run(f"machine{index}", cluster=(jobs, index)) for index in range(2)]
+    for trained in (two, *(finish() for finish in machines)):
+        assert len(one) > 20 and one.keys() == trained.keys()
+        for name, expected in one.items():
+            np.testing.assert_allclose(trained[name], expected, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.slow

@@ -155,6 +155,15 @@ def test_invalid_lines_and_objects_are_listed_and_left_out(tmp_path, kind, file,
     assert len(data.train.objects) + len(data.test.objects) == 7
 
 
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_lists_without_a_valid_line(tmp_path, skip_bad):
+    write_tables(tmp_path)
+    content = (tmp_path / "train_boxes.tsv").read_text()
+    (tmp_path / "train_boxes.tsv").write_text(content.replace("\t", " "))
+    with pytest.raises(ValueError, match="lists of boxes with valid lines.*train_boxes.tsv, line 1"):
+        load_dataset(tmp_path, skip_bad=skip_bad)
+
+
 @pytest.mark.parametrize("kind, file", [("tables", "val_boxes.tsv"), ("kaggle", "LOC_val_solution.csv")])
 def test_other_classes_in_the_test_images(tmp_path, kind, file):
     WRITERS[kind](tmp_path)

@@ -186,6 +186,8 @@ def _split_of_lines(folder, files, parser):
                     _add(images, source, BoxLine(number, *parsed))
             except ValueError as error:
                 errors.append(f"{source}, line {number} ({error_summary(error)})")
+    if errors and not images:
+        raise value_error("dataset", str(folder), "lists of boxes with valid lines", f"The first line: {errors[0]}.")
     return _sorted_split(images.values(), errors)
 
 
