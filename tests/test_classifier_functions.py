@@ -1,4 +1,4 @@
-"""Functions and commands that take classifiers only, given a detector: one message that says what to use instead."""
+"""Functions, commands and recipes for classifiers, given a detector: one message that says what to use instead."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,11 @@ import keras_resnet
 from keras_resnet.prediction import classify
 
 NAME = "fasterrcnn_resnet18_fpn"
-NOT_TRAINED = "Detectors are not trained in this version"
-PUBLISHED = "save_weights(model, path, layout='torchvision')"
+CLASSIFIER = "`model` should be a classifier, not a detector."
+RECIPE = ("`recipe` should be one for detection, such as 'detection_finetune'", "Received: recipe=")
+FINETUNED = (CLASSIFIER, "`keras_resnet.train` trains detectors and localizers", "Received: model=")
+PUBLISHED = (CLASSIFIER, "`save_weights(model, path)`", "Received: model=")
+DETECTED = (CLASSIFIER, "`keras_resnet.detect`", "Received: model=")
 
 
 def no_data():
@@ -33,49 +36,45 @@ def model_file(detector, tmp_path_factory):
 
 
 FUNCTIONS = {
-    "train": (lambda model: keras_resnet.train(model, no_data), NOT_TRAINED),
-    "finetune": (lambda model: keras_resnet.finetune(model, no_data), NOT_TRAINED),
-    "learning_rate_test": (lambda model: keras_resnet.learning_rate_test(model, no_data), NOT_TRAINED),
+    "train": (lambda model: keras_resnet.train(model, no_data), RECIPE),
+    "finetune": (lambda model: keras_resnet.finetune(model, no_data), FINETUNED),
+    "learning_rate_test": (lambda model: keras_resnet.learning_rate_test(model, no_data), RECIPE),
 }
 OF_MODELS = FUNCTIONS | {
-    "a function that returns a model": (lambda model: keras_resnet.train(lambda: model, "digits"), NOT_TRAINED),
+    "a function that returns a model": (lambda model: keras_resnet.train(lambda: model, "digits"), RECIPE),
     "save_pretrained": (lambda model: keras_resnet.save_pretrained(model, "folder"), PUBLISHED),
     "push_to_hub": (lambda model: keras_resnet.push_to_hub(model, "user/name"), PUBLISHED),
-    "predict": (lambda model: keras_resnet.predict(model, [np.zeros((8, 8, 3), "uint8")]), "`keras_resnet.detect`"),
-    "classify": (lambda model: classify(model, [np.zeros((8, 8, 3), "uint8")]), "`keras_resnet.detect`"),
+    "predict": (lambda model: keras_resnet.predict(model, [np.zeros((8, 8, 3), "uint8")]), DETECTED),
+    "classify": (lambda model: classify(model, [np.zeros((8, 8, 3), "uint8")]), DETECTED),
 }
 COMMANDS = {
-    "train --model {model} --workdir run": NOT_TRAINED,
-    "finetune --model {model} --weights none --dataset digits --workdir run": NOT_TRAINED,
+    "train --model {model} --workdir run": RECIPE,
+    "finetune --model {model} --weights none --dataset digits --workdir run": FINETUNED,
 }
 OF_FILES = COMMANDS | {
-    "train --model {file} --workdir run": NOT_TRAINED,
-    "finetune --model {file} --dataset digits --workdir run": NOT_TRAINED,
+    "train --model {file} --workdir run": RECIPE,
+    "finetune --model {file} --dataset digits --workdir run": FINETUNED,
     "publish {file} folder": PUBLISHED,
 }
-
-
-def assert_refused(error, hint):
-    assert "`model` should be a classifier, not a detector." in error and hint in error and "Received: model=" in error
 
 
 @pytest.mark.parametrize("function", OF_MODELS)
 def test_functions_of_classifiers_refuse_a_detector(function, detector, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    call, hint = OF_MODELS[function]
-    with pytest.raises(ValueError, match="a classifier") as error:
+    call, expected = OF_MODELS[function]
+    with pytest.raises(ValueError) as error:
         call(detector)
-    assert_refused(str(error.value), hint)
+    assert all(part in str(error.value) for part in expected)
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("network", [NAME, keras_resnet.get_spec(NAME)], ids=["name", "spec"])
 def test_training_refuses_the_name_and_the_spec_of_a_detector(function, network):
-    call, hint = FUNCTIONS[function]
-    with pytest.raises(ValueError, match="a classifier") as error:
+    call, expected = FUNCTIONS[function]
+    with pytest.raises(ValueError) as error:
         call(network)
-    assert_refused(str(error.value), hint)
+    assert all(part in str(error.value) for part in expected)
 
 
 @pytest.mark.parametrize("command", OF_FILES)
@@ -83,7 +82,7 @@ def test_commands_for_classifiers_print_one_message_about_a_detector(command, mo
     monkeypatch.chdir(tmp_path)
     done = run_command(*command.format(model=NAME, file=model_file).split())
     assert done.exit_code == 1 and done.stderr.startswith("error:")
-    assert_refused(done.stderr, OF_FILES[command])
+    assert all(part in done.stderr for part in OF_FILES[command])
     assert not any(tmp_path.iterdir())
 
 

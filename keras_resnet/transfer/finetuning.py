@@ -25,6 +25,7 @@ from keras_resnet.errors import check_known, is_integer, value_error
 from keras_resnet.evaluation import evaluate
 from keras_resnet.files import as_path, remove
 from keras_resnet.models.cloning import clone
+from keras_resnet.models.model_files import load_model
 from keras_resnet.models.preprocessing import preprocessing, set_preprocessing, weights_digest
 from keras_resnet.models.transforms import with_new_head
 from keras_resnet.normalization import normalize
@@ -49,6 +50,7 @@ PHASE_FOLDER = re.compile(r"\d_(head|stage\d|stem)")
 HEAD_LEARNING_RATE = 3.0
 """Learning rate of the first phase, in which only the classifier is trained, relative to the recipe's."""
 DEFAULT_WEIGHTS = "imagenet"
+_OTHER_TASKS = "`keras_resnet.train` trains detectors and localizers."
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def finetune(
         OSError, RuntimeError, FloatingPointError, KeyboardInterrupt: as `train`.
     """
     check_known("batch_norm", batch_norm, BATCH_NORM)
-    check_classifier("model", model, "`keras_resnet.train` trains detectors and localizers.")
+    check_classifier("model", model, _OTHER_TASKS)
     options, changes = split_options(options, changes)
     folder = workdir and as_path(workdir, "workdir")
     keep_batch_size = not isinstance(recipe, str) or "batch_size" in changes
@@ -231,7 +233,10 @@ def _trainable_copy(model, lowest_stage, batch_norm):
 
 def _model_for_classes(model, weights, dataset, recipe, precision, mode):
     """The pretrained model with a new classifier for the data set's classes, and the Dataset with its preprocessing."""
-    has_weights = isinstance(model, keras.Model) or is_model_file(model)
+    if is_model_file(model):
+        model = load_model(model)
+        check_classifier("model", model, _OTHER_TASKS)
+    has_weights = isinstance(model, keras.Model)
     if has_weights and precision is not None:
         raise value_error("precision", precision, "left out with a Keras model or a .keras file, which has its own")
     if has_weights or weights is not None:
