@@ -120,13 +120,14 @@ def model_on_one_device(model):
 
 def run_on_boxes(network, folder, devices=None):
     """A run of a localizer or a detector on drawn rectangles, with batch norm across devices."""
-    dataset = drawn_dataset() if network == "detector" else write_rectangles(Path(folder))
-    fields = {"crop": "none"} if network == "detector" else {"test_resize": 32}  # each device pads to its own images
+    if network == "detector":  # without crops, because each device pads to its own images
+        start = TINY, drawn_dataset(), "detection_finetune"
+        fields = {"size": SIZE, "crop": "none"}
+    else:
+        start = TINY_LOCALIZER, write_rectangles(Path(folder)), "localization_finetune"
+        fields = {"size": 32, "test_resize": 32}
     trained = keras_resnet.train(
-        {"detector": TINY, "localizer": TINY_LOCALIZER}[network],
-        dataset,
-        {"detector": "detection_finetune", "localizer": "localization_finetune"}[network],
-        size={"detector": SIZE, "localizer": 32}[network],
+        *start,
         devices=devices,
         sync_batch_norm=True,
         iterations=4,

@@ -25,6 +25,7 @@ import socket
 import keras
 
 from keras_resnet.errors import check_integers, error_summary, value_error
+from keras_resnet.models.cloning import clone
 from keras_resnet.training.cluster import Cluster, cluster
 from keras_resnet.training.ema import batch_norms
 from keras_resnet.training.jax_devices import data_parallel
@@ -94,6 +95,10 @@ class Devices:
         """Raises ValueError on several machines; `reason` is a sentence about what needs one."""
         if self.num_machines > 1:
             raise ValueError(f"{reason} Received: {self.num_machines} machines in TF_CONFIG")
+
+    def on_one(self, network: keras.Model) -> keras.Model:
+        """The network; if it is on several devices, which would divide or repeat its batches, a copy on one."""
+        return clone(network) if self.num_replicas > 1 else network
 
     @contextlib.contextmanager
     def running(self):

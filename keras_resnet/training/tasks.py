@@ -13,7 +13,6 @@ from keras_resnet.data.localization_batches import localization_batches
 from keras_resnet.data.pipelines import StepRange, training_batches
 from keras_resnet.errors import value_error
 from keras_resnet.evaluation import evaluate
-from keras_resnet.models.cloning import clone
 from keras_resnet.models.preprocessing import preprocessing
 from keras_resnet.training.detector_setup import (
     check_objects,
@@ -89,7 +88,7 @@ def _finish_classifier(data):
     network.layers[-1].activation = keras.activations.get(data.objective.activation)
     if not data.dataset.multi_label:
         return {}
-    result = evaluate(clone(network) if data.devices.num_replicas > 1 else network, data.dataset)
+    result = evaluate(data.devices.on_one(network), data.dataset)
     network.info = model_info(network) | {"thresholds": result.best_thresholds}
     return {"mean_average_precision": result.mean_average_precision}
 

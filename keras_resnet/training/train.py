@@ -17,7 +17,6 @@ from keras_resnet.data.datasets import Dataset
 from keras_resnet.data.sources import as_dataset
 from keras_resnet.errors import check_integers, check_known, value_error
 from keras_resnet.files import as_path
-from keras_resnet.models.cloning import clone
 from keras_resnet.models.preprocessing import weights_digest
 from keras_resnet.training.callbacks import CheckpointCallback, ProgressCallback, callbacks_of, stop_on_signal
 from keras_resnet.training.distribution import Devices, jit_compile
@@ -132,8 +131,7 @@ def train(
         with devices.running(), open_trackers(options, devices.is_chief and logged) as trackers:
             _fit(data, checkpoints, validation, [*callbacks, checkpoints, *trackers])
             run = _finish(data, checkpoints, validation)
-    # A copy on one device, whose `predict` does not divide batches
-    return replace(run, model=clone(run.model)) if devices.num_replicas > 1 else run
+    return replace(run, model=devices.on_one(run.model))
 
 
 class RunData:

@@ -14,7 +14,6 @@ from keras_resnet.detection import KerasDetector, detect
 from keras_resnet.detection_evaluation import evaluate_detector
 from keras_resnet.drawing import draw_detections, draw_objects, draw_sheet
 from keras_resnet.files import atomic_write
-from keras_resnet.models.cloning import clone
 from keras_resnet.models.detector_transforms import with_settings
 from keras_resnet.training.ema import sync_variables
 from keras_resnet.training.workdir import DETECTIONS
@@ -62,12 +61,8 @@ class CallbackValidation:
 
     @cached_property
     def tested(self):
-        """The trained network; if it is on several devices, which would each test the whole batch, a copy on one.
-
-        The copy is made in the first test, because this object is made in the scope of the devices.
-        """
-        network = self.data.network
-        return clone(network) if self.data.devices.num_replicas > 1 else network
+        """The trained network, or its copy on one device, made in the first test: until then, their scope is open."""
+        return self.data.devices.on_one(self.data.network)
 
     def update(self, tested):
         """Gives a network that is tested the weights of the trained one."""
