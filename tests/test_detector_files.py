@@ -35,7 +35,7 @@ from keras_resnet.data.labels import coco_classes
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.variants import VARIANTS
 from keras_resnet.weights.catalog import WEIGHTS
-from keras_resnet.weights.layouts import variant_of
+from keras_resnet.weights.spec_matching import variant_of
 
 NARROW = REFERENCES / "detectors"
 

@@ -15,8 +15,8 @@ from keras_resnet.equivalents import DETECTOR_ARGUMENTS
 from keras_resnet.errors import check_keywords, value_error
 from keras_resnet.variants import canonical_name, get_spec
 from keras_resnet.weights.download import resolve_weights
-from keras_resnet.weights.layouts import variant_of
 from keras_resnet.weights.loading import build_from_file, build_on_backbone
+from keras_resnet.weights.spec_matching import variant_of
 
 _OWNERS = (DetectorSpec, DetectionSettings, DetectionPreprocessing)
 """Dataclasses whose fields are arguments of `create`."""

@@ -18,8 +18,9 @@ from keras_resnet.models.layers import endpoint_layers, last_feature_map
 from keras_resnet.models.localizers import classifier_of
 from keras_resnet.models.model_files import load_model
 from keras_resnet.variants import get_spec, network_task
-from keras_resnet.weights.layouts import variant_of, weight_variables
+from keras_resnet.weights.layout_axes import weight_variables
 from keras_resnet.weights.loading import require_spec
+from keras_resnet.weights.spec_matching import variant_of
 
 PRE_LOGITS = "pre_logits"
 _DETECTION_NAMES = {f"C{number + 1}": f"stage{number}" for number in range(1, 5)}

@@ -15,8 +15,9 @@ from keras_resnet.architecture.metadata import info_without_head, model_info
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.data.labels import coco_classes
 from keras_resnet.errors import error_summary, value_error
-from keras_resnet.weights.layouts import ANCHORS, Layout, field_differences, match_spec_to_weights
+from keras_resnet.weights.layouts import Layout
 from keras_resnet.weights.network_weights import NetworkWeights
+from keras_resnet.weights.spec_matching import ANCHORS, field_differences, match_spec_to_weights
 from keras_resnet.weights.weights_file import WeightsFile
 
 _LENGTHS = {

@@ -20,17 +20,16 @@ from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.errors import value_error
 from keras_resnet.weights.detector_weights import DetectorWeights
 from keras_resnet.weights.file_formats import open_weights
-from keras_resnet.weights.layouts import (
-    HEAD_WEIGHTS,
+from keras_resnet.weights.layout_axes import HEAD_WEIGHTS, weight_variables
+from keras_resnet.weights.localizer_weights import LocalizerWeights
+from keras_resnet.weights.network_weights import NetworkWeights, first_kernel
+from keras_resnet.weights.spec_matching import (
     check_spec_fits_weights,
     detect_layout,
     get_layout,
     kind_of_network,
     variant_of,
-    weight_variables,
 )
-from keras_resnet.weights.localizer_weights import LocalizerWeights
-from keras_resnet.weights.network_weights import NetworkWeights, first_kernel
 from keras_resnet.weights.weights_file import WeightsFile
 
 _KINDS = {ResNetSpec: NetworkWeights, DetectorSpec: DetectorWeights, LocalizerSpec: LocalizerWeights}

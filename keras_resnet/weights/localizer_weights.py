@@ -12,14 +12,10 @@ from keras_resnet.architecture.localizer import build_localizer
 from keras_resnet.architecture.localizer_spec import LocalizerSpec
 from keras_resnet.errors import error_summary, value_error
 from keras_resnet.weights.detector_weights import lengths_in_file
-from keras_resnet.weights.layouts import (
-    ANCHORS,
-    HEAD_WEIGHTS,
-    Layout,
-    field_differences,
-    match_spec_to_weights,
-)
+from keras_resnet.weights.layout_axes import HEAD_WEIGHTS
+from keras_resnet.weights.layouts import Layout
 from keras_resnet.weights.network_weights import NetworkWeights
+from keras_resnet.weights.spec_matching import ANCHORS, field_differences, match_spec_to_weights
 from keras_resnet.weights.weights_file import WeightsFile
 
 _LENGTHS = {"box_width": ("box_conv/bias",), "classes": HEAD_WEIGHTS[1:]}

@@ -17,14 +17,9 @@ from keras_resnet.data.labels import CIFAR10_CLASSES, imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.errors import bounded_repr
 from keras_resnet.weights.catalog import WEIGHTS
-from keras_resnet.weights.layouts import (
-    HEAD_WEIGHTS,
-    Layout,
-    match_spec_to_weights,
-    to_keras_axes,
-    weight_variables,
-    with_layer_names,
-)
+from keras_resnet.weights.layout_axes import HEAD_WEIGHTS, to_keras_axes, weight_variables, with_layer_names
+from keras_resnet.weights.layouts import Layout
+from keras_resnet.weights.spec_matching import match_spec_to_weights
 from keras_resnet.weights.timm_config import CONFIG_NAME, timm_class_names, timm_preprocessing
 from keras_resnet.weights.weights_file import StoredArray, WeightsFile
 

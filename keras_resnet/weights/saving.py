@@ -10,14 +10,9 @@ from keras_resnet.architecture.metadata import model_info
 from keras_resnet.errors import value_error
 from keras_resnet.weights.file_formats import write_arrays
 from keras_resnet.weights.keras_archives import save_keras, save_keras_weights
-from keras_resnet.weights.layouts import (
-    check_spec_fits_weights,
-    get_layout,
-    match_spec_to_weights,
-    to_layout_axes,
-    weight_variables,
-)
+from keras_resnet.weights.layout_axes import to_layout_axes, weight_variables
 from keras_resnet.weights.loading import require_spec
+from keras_resnet.weights.spec_matching import check_spec_fits_weights, get_layout, match_spec_to_weights
 from keras_resnet.weights.weights_file import METADATA_KEY
 
 
