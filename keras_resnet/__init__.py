@@ -9,6 +9,8 @@ from keras_resnet.architecture.detector_spec import DetectionSettings, DetectorS
 from keras_resnet.architecture.localizer import Localizer
 from keras_resnet.architecture.localizer_spec import LocalizerSpec
 from keras_resnet.architecture.network import ResNet, build, endpoints
+from keras_resnet.architecture.segmenter import Segmenter
+from keras_resnet.architecture.segmenter_spec import SegmenterSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.labels import decode_predictions
 from keras_resnet.data.preprocessing import Preprocessing
@@ -70,6 +72,8 @@ __all__ = [
     "ResNetHyperModel",
     "ResNetSpec",
     "RunOptions",
+    "Segmenter",
+    "SegmenterSpec",
     "build",
     "complexity",
     "create",

@@ -50,6 +50,27 @@ DETECTOR_ARGUMENTS = {
 }
 """Argument of torchvision's detectors -> what to write here."""
 
+SEGMENTER_ARGUMENTS = {
+    # torchvision.models.segmentation
+    "pretrained": "`weights`, a tag of `list_weights(name)` or a path; None is random",
+    "num_classes": "`classes`",
+    "aux_loss": "`auxiliary`",
+    "weights_backbone": "`backbone_weights`",
+    "pretrained_backbone": "`backbone_weights`",
+    "replace_stride_with_dilation": "`output_stride=16` or 8",
+    "atrous_rates": "`rates`",
+    "progress": "nothing: downloads show their progress",
+    # segmentation_models_pytorch, KerasHub
+    "encoder_name": "`backbone`, a name or a ResNetSpec",
+    "encoder_weights": "`backbone_weights`",
+    "encoder_output_stride": "`output_stride`",
+    "decoder_atrous_rates": "`rates`",
+    "decoder_channels": "`head_width`",
+    "dilation_rates": "`rates`",
+    "upsampling_size": "nothing: the logits have the size of the images",
+}
+"""Argument of segmenters in torchvision and elsewhere -> what to write here."""
+
 RECIPE_FIELDS = {
     # train.py of timm, references/classification/train.py of torchvision
     "lr": "`learning_rate`",

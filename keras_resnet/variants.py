@@ -1,13 +1,15 @@
-"""VARIANTS, DETECTORS, LOCALIZERS: each network as a row, named as in keras.applications, timm or torchvision."""
+"""The networks of all tasks, each as a row, named as in keras.applications, timm or torchvision: `TASKS`."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import keras_resnet.architecture.localizer_complexity  # noqa: F401  so that `complexity` knows detectors and localizers
+import keras_resnet.architecture.localizer_complexity
+import keras_resnet.architecture.segmenter_complexity  # noqa: F401  so that `complexity` knows networks of all tasks
 from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.localizer_spec import BOXES, LocalizerSpec
+from keras_resnet.architecture.segmenter_spec import SegmenterSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import unknown_name_error, value_error
 
@@ -204,16 +206,31 @@ LOCALIZERS = {
 }
 """Name of a localizer -> LocalizerSpec."""
 
+_HEADS = {
+    # torchvision/models/segmentation: output stride 8, dilations 12, 24 and 36, an auxiliary head
+    "fcn": {"head": "fcn"},
+    "deeplabv3": {"head": "deeplabv3", "dropout": 0.5},
+    # arXiv:1802.02611, table 3: output stride 16 in training, with half of these dilations
+    "deeplabv3plus": {"head": "deeplabv3plus", "dropout": 0.5, "output_stride": 16, "auxiliary": False},
+}
+SEGMENTERS = {
+    f"{head}_{name}": SegmenterSpec(_BACKBONES[name], **fields)
+    for head, fields in _HEADS.items()
+    for name in ("resnet18", "resnet34", "resnet50", "resnet101")
+}
+"""Name of a segmenter, as in torchvision -> SegmenterSpec."""
+
 TASKS: dict[str, Mapping[str, Any]] = {
     "classification": VARIANTS,
     "detection": DETECTORS,
     "localization": LOCALIZERS,
+    "segmentation": SEGMENTERS,
 }
 """Task -> its networks by name."""
 
 
 def canonical_name(name: str, task: str | None = None, argument: str = "name") -> str:
-    """The key of VARIANTS, DETECTORS or LOCALIZERS for a name in any case; "_cifar" may be omitted ("resnet20").
+    """The key of a network in its row of TASKS for a name in any case; "_cifar" may be omitted ("resnet20").
 
     Args:
         name: name of a network.
@@ -233,7 +250,7 @@ def canonical_name(name: str, task: str | None = None, argument: str = "name") -
 
 
 def get_spec(name: str, task: str | None = None, argument: str = "name") -> Any:
-    """The spec of a network by its name: a ResNetSpec, of detectors a DetectorSpec, of localizers a LocalizerSpec.
+    """The spec of a network by its name: a ResNetSpec, or that of a detector, localizer or segmenter.
 
     >>> from keras_resnet import get_spec
     >>> spec = get_spec("resnet50")
@@ -254,6 +271,9 @@ def get_spec(name: str, task: str | None = None, argument: str = "name") -> Any:
     return next(networks[name] for networks in TASKS.values() if name in networks)
 
 
+_TASK_OF_SPEC = {DetectorSpec: "detection", LocalizerSpec: "localization", SegmenterSpec: "segmentation"}
+
+
 def network_task(network: Any) -> str | None:
     """The name in TASKS of the task of a network: by its name, its spec, its model, or None if that is not known yet.
 
@@ -266,11 +286,11 @@ def network_task(network: Any) -> str | None:
         return next((task for task, known in TASKS.items() if {name, f"{name}_cifar"} & known.keys()), None)
     spec = getattr(network, "spec", network)
     of_function = None if callable(network) and not hasattr(network, "layers") else "classification"
-    return {DetectorSpec: "detection", LocalizerSpec: "localization"}.get(type(spec), of_function)
+    return _TASK_OF_SPEC.get(type(spec), of_function)
 
 
 def check_classifier(argument: str, network: Any, hint: str) -> None:
-    """Raises ValueError for a detector or localizer, given by its name, its spec or its model.
+    """Raises ValueError for a network of another task, given by its name, its spec or its model.
 
     Args:
         argument: name of the argument that should be a classifier.
@@ -279,7 +299,7 @@ def check_classifier(argument: str, network: Any, hint: str) -> None:
     """
     task = network_task(network)
     if task not in (None, "classification"):
-        kind = {"detection": "a detector", "localization": "a localizer"}[task]
+        kind = {"detection": "a detector", "localization": "a localizer", "segmentation": "a segmenter"}[task]
         raise value_error(argument, network_name(network), f"a classifier, not {kind}", hint)
 
 

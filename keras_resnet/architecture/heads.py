@@ -33,11 +33,12 @@ class HeadLayer:
     bias_initializer: str | keras.Initializer = "zeros"
     transposed: bool = False
     """Whether it is a transposed convolution, which enlarges the map by its stride."""
+    dilation: int = 1
 
     @property
     def convolution(self) -> Convolution:
         """The layer as a Convolution, as `conv` and `complexity` take it; a dense layer is a 1x1 convolution."""
-        return Convolution(self.filters, max(1, self.kernel_size), self.stride)
+        return Convolution(self.filters, max(1, self.kernel_size), self.stride, self.dilation)
 
     @property
     def use_bias(self) -> bool:
@@ -65,7 +66,8 @@ def head_layer(row: HeadLayer):
         strided = row.stride > 1
         pad = layers.ZeroPadding2D(row.convolution.padding, name=f"{row.name}_pad") if strided else None
         padding = "valid" if strided else "same"
-        layer = layers.Conv2D(row.filters, row.kernel_size, strides=row.stride, padding=padding, **shared)
+        arguments = {"strides": row.stride, "padding": padding, "dilation_rate": row.dilation}
+        layer = layers.Conv2D(row.filters, row.kernel_size, **arguments, **shared)
     norm = NORMS[row.norm](row.name) if row.norm else None
     activation = layers.Activation(row.activation, name=f"{row.name}_{row.activation}") if row.activation else None
     return chain(pad, layer, norm, activation)

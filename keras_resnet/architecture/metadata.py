@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.localizer_spec import LocalizerSpec
+from keras_resnet.architecture.segmenter_spec import SegmenterSpec
 from keras_resnet.architecture.spec import ResNetSpec, spec_from_config
 from keras_resnet.normalization import Normalization
 from keras_resnet.schema import checked
@@ -24,6 +25,7 @@ class Info(TypedDict, total=False):
 
     preprocessing: PreprocessingInfo | None
     class_names: list[str] | None
+    colors: list[list[int]] | None
     multi_label: bool
     thresholds: list[float] | None
     results: dict[str, Any]
@@ -39,7 +41,7 @@ class StoredMetadata(TypedDict, total=False):
 class NetworkMetadata(NamedTuple):
     """Checked metadata of a file of a network."""
 
-    spec: ResNetSpec | DetectorSpec | LocalizerSpec | None
+    spec: ResNetSpec | DetectorSpec | LocalizerSpec | SegmenterSpec | None
     info: dict[str, Any]
     """Facts about the weights as JSON values, `model.info`."""
 
@@ -57,10 +59,10 @@ def checked_metadata(metadata: Mapping | None) -> NetworkMetadata:
 
 
 def _stored_spec(config):
-    """The spec of a network; of a detector or localizer, which have a backbone; a localizer has the field `boxes`."""
+    """The spec of a network; those around a backbone are told apart by a field that only they have."""
     if "backbone" not in config:
         return spec_from_config(config)
-    kind = LocalizerSpec if "boxes" in config else DetectorSpec
+    kind = LocalizerSpec if "boxes" in config else SegmenterSpec if "rates" in config else DetectorSpec
     return spec_from_config(config | {"backbone": spec_from_config(config["backbone"])}, kind)
 
 
@@ -76,7 +78,7 @@ def model_info(model: keras.Model) -> dict:
 
 def info_without_head(info: dict) -> dict:
     """The facts about weights without those about their classifier, for a model with a new one."""
-    of_head = ("class_names", "multi_label", "thresholds", "results")
+    of_head = ("class_names", "colors", "multi_label", "thresholds", "results")
     return {name: fact for name, fact in info.items() if name not in of_head}
 
 

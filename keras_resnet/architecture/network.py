@@ -19,6 +19,7 @@ from keras_resnet.architecture.detector_spec import DetectorSpec, backbone_of
 from keras_resnet.architecture.layers import DeferredInitializer, bn_relu, chain, restore_initializers
 from keras_resnet.architecture.localizer_spec import LocalizerSpec
 from keras_resnet.architecture.metadata import channel_axis, checked_metadata
+from keras_resnet.architecture.segmenter_spec import SegmenterSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import stem
 from keras_resnet.errors import check_known, value_error
@@ -186,15 +187,15 @@ def build(
     (None, 10, 4)
 
     Args:
-        spec: ResNetSpec, or a DetectorSpec, which has the arguments of `build_detector` instead: `settings`, `name` and
-            `initialize`.
+        spec: ResNetSpec; or a DetectorSpec, LocalizerSpec or SegmenterSpec, which have the arguments of
+            `build_detector`, `build_localizer` and `build_segmenter` instead.
         include_top, classes, input_shape, input_tensor, pooling, classifier_activation, name: as for `create` without
             weights; with the top, H and W may also be None.
         initialize: False leaves all kernels zero, which is faster if weights are loaded next.
 
     Returns:
-        A ResNet: (B, H, W, C) -> (B, classes), or (B, h, w, channels) or (B, channels) without the top. A Detector for
-        a DetectorSpec.
+        A ResNet: (B, H, W, C) -> (B, classes), or (B, h, w, channels) or (B, channels) without the top. A Detector,
+        Localizer or Segmenter for the spec of one.
 
     Raises:
         ValueError: for more than MAX_PARAMETERS parameters, an input shape of another rank, with unknown channels or
@@ -228,7 +229,7 @@ def _check_parameters(spec, include_top, classes, channels):
     check_parameters(spec, complexity(spec, include_top, classes, (size, size, channels)).parameters)
 
 
-def check_parameters(spec: ResNetSpec | DetectorSpec | LocalizerSpec, parameters: int) -> None:
+def check_parameters(spec: ResNetSpec | DetectorSpec | LocalizerSpec | SegmenterSpec, parameters: int) -> None:
     """Raises ValueError if the number of parameters of a network exceeds MAX_PARAMETERS."""
     if parameters > MAX_PARAMETERS:
         raise value_error("spec", spec, f"a network of at most {MAX_PARAMETERS:,} parameters, not {parameters:,}")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_resnet.data.image_files import as_pil_image, image_list
-from keras_resnet.data.preprocessing import MAX_SIDE, Preprocessing
+from keras_resnet.data.preprocessing import MAX_SIDE
 from keras_resnet.errors import value_error
 from keras_resnet.normalization import Normalization, get_normalization, normalize
 from keras_resnet.schema import check_fields, checked
@@ -170,8 +170,3 @@ def _interpolate(image, count, start, stop, axis):
     difference *= weights
     difference += lower
     return difference
-
-
-def preprocessing_from_config(config: Mapping) -> Preprocessing | DetectionPreprocessing:
-    """The preprocessing of a classifier or a detector from its JSON values; raises ValueError for other values."""
-    return (DetectionPreprocessing if "min_size" in config else Preprocessing).from_config(config)

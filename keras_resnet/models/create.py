@@ -15,7 +15,8 @@ from keras_resnet.errors import check_keywords, value_error
 from keras_resnet.models.detectors import check_changes, create_detector
 from keras_resnet.models.localizers import create_localizer
 from keras_resnet.models.nested import preprocessing_before
-from keras_resnet.variants import DETECTORS, LOCALIZERS, canonical_name, get_spec
+from keras_resnet.models.segmenters import create_segmenter
+from keras_resnet.variants import DETECTORS, LOCALIZERS, SEGMENTERS, canonical_name, get_spec
 from keras_resnet.weights.catalog import WEIGHTS, unknown_weights_error
 from keras_resnet.weights.download import resolve_weights
 from keras_resnet.weights.loading import build_from_file
@@ -66,11 +67,14 @@ def create(
             of `list_models(task="detection")`), `backbone_weights`, the weights of its residual network alone, and
             fields of DetectorSpec, DetectionSettings and DetectionPreprocessing, such as `backbone="resnet50d"`,
             `score_threshold=0.5`, or `min_size=320, max_size=533`; its `classes` are counted with the background. For a
-            localizer (`list_models(task="localization")`), `backbone_weights` and fields of LocalizerSpec.
+            localizer (`list_models(task="localization")`), `backbone_weights` and fields of LocalizerSpec; for a
+            segmenter (`list_models(task="segmentation")`), `backbone_weights` and fields of SegmenterSpec and
+            SegmentationPreprocessing, such as `output_stride=16` or `shorter_side=520`.
 
     Returns:
         A ResNet, a flat Functional model: (B, H, W, C) -> (B, classes) float32, or features without the top. A Detector
-        for the name of one: (B, H, W, 3) -> {"boxes": (B, N, 4), "scores": (B, N), ...}.
+        for the name of one: (B, H, W, 3) -> {"boxes": (B, N, 4), "scores": (B, N), ...}; a Segmenter: (B, H, W, 3) ->
+        logits (B, H, W, classes).
 
     Raises:
         ValueError: where keras.applications raises it, for an unknown name or tag (with the nearest known ones), and
@@ -85,16 +89,17 @@ def create(
         repository = open_repository(source)
         weights = repository.weights
     variant = repository.name if repository else canonical_name(variant)
-    if variant in DETECTORS:
+    if variant in DETECTORS or variant in SEGMENTERS:
+        kind, function = ("detector", create_detector) if variant in DETECTORS else ("segmenter", create_segmenter)
         _check_unused(
-            "detector",
+            kind,
             include_top=include_top,
             input_tensor=input_tensor,
             input_shape=input_shape,
             pooling=pooling,
             classifier_activation=classifier_activation,
         )
-        return create_detector(variant, weights=weights, classes=classes, name=name, **changes)
+        return function(variant, weights=weights, classes=classes, name=name, **changes)
     if variant in LOCALIZERS:
         _check_unused(
             "localizer",
@@ -136,7 +141,7 @@ _UNUSED = {"include_top": (True, None), "classifier_activation": ("softmax",)}
 
 
 def _check_unused(kind, **arguments):
-    """Raises ValueError for arguments that a detector or localizer does not have."""
+    """Raises ValueError for arguments that only classifiers have."""
     for name, value in arguments.items():
         if not any(type(value) is type(unused) and value == unused for unused in _UNUSED.get(name, (None,))):
             raise value_error(name, value, f"left out for a {kind}, which has its own heads and inputs")

@@ -11,19 +11,23 @@ import numpy as np
 
 from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.metadata import channel_axis, image_shape, input_size, model_info, model_spec
-from keras_resnet.data.detection_preprocessing import DetectionPreprocessing, preprocessing_from_config
+from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.data.labels import BACKGROUND, DEFAULT_THRESHOLD, coco_classes, imagenet_classes, placeholder_names
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
 from keras_resnet.errors import unknown_name_error, value_error
 from keras_resnet.models.nested import inherited_info
 from keras_resnet.normalization import Normalization, normalize
 from keras_resnet.variants import canonical_name, check_classifier
 from keras_resnet.weights.catalog import WEIGHTS
 
+_FIELD_OF_KIND = {"min_size": DetectionPreprocessing, "shorter_side": SegmentationPreprocessing}
+"""Field that only one kind of preprocessing has -> its class."""
+
 
 def preprocessing(
     model_or_weights: keras.Model | str, variant: str | None = None
-) -> Preprocessing | DetectionPreprocessing:
+) -> Preprocessing | DetectionPreprocessing | SegmentationPreprocessing:
     """The Preprocessing with which a model's weights were trained: a callable that prepares images.
 
     >>> from keras_resnet import preprocessing
@@ -39,7 +43,8 @@ def preprocessing(
     Returns:
         A Preprocessing; `preprocessing(model)(images)` is the input of `model`. For a model built for images of another
         size than that of its weights, it has this size and the same crop share. For a detector a
-        DetectionPreprocessing, which returns an ImageBatch: the input is `preprocessing(model)(images).images`.
+        DetectionPreprocessing, which returns an ImageBatch: the input is `preprocessing(model)(images).images`. For a
+        segmenter a SegmentationPreprocessing.
 
     Raises:
         ValueError: if the preprocessing is not known; with another one, images would silently be misclassified.
@@ -62,7 +67,8 @@ def known_preprocessing(model: keras.Model) -> Any:
     config = inherited_info(model).get("preprocessing")
     if config is None:
         return None
-    found, size = preprocessing_from_config(config), input_size(model)
+    kind = next((kind for field, kind in _FIELD_OF_KIND.items() if field in config), Preprocessing)
+    found, size = kind.from_config(config), input_size(model)
     return found.for_size(size) if size and isinstance(found, Preprocessing) else found
 
 
