@@ -8,11 +8,15 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from keras_resnet.architecture.detector import BOX_SIZE, HEAD_PREFIXES
+from keras_resnet.architecture.detector import BOX_SIZE
+from keras_resnet.architecture.detector import HEAD_PREFIXES as DETECTOR_PREFIXES
+from keras_resnet.architecture.segmentation_heads import SEGMENTER_PREFIXES
 from keras_resnet.weights.layouts import Layout
 from keras_resnet.weights.weights_file import StoredArray
 
 HEAD_WEIGHTS = ("predictions/kernel", "predictions/bias")
+HEAD_PREFIXES = (*DETECTOR_PREFIXES, *SEGMENTER_PREFIXES)
+"""Prefixes of the names of layers that detectors, localizers and segmenters have beside their residual network's."""
 FLATTENED = ("box_fc6/kernel", "box_fc_after_convs/kernel")
 """Dense layers on flattened features of regions: torch flattens (channels, height, width)."""
 _CELLS = BOX_SIZE**2

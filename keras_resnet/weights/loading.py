@@ -10,17 +10,19 @@ import keras
 import numpy as np
 
 from keras_resnet.architecture.complexity import complexity
-from keras_resnet.architecture.detector import HEAD_PREFIXES, Detector, build_detector
 from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.layers import initialize_kernel
 from keras_resnet.architecture.localizer_spec import LocalizerSpec
 from keras_resnet.architecture.metadata import model_spec
+from keras_resnet.architecture.network import build
+from keras_resnet.architecture.segmenter_spec import SegmenterSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
 from keras_resnet.errors import value_error
 from keras_resnet.weights.detector_weights import DetectorWeights
 from keras_resnet.weights.file_formats import open_weights
-from keras_resnet.weights.layout_axes import HEAD_WEIGHTS, weight_variables
+from keras_resnet.weights.layout_axes import HEAD_PREFIXES, HEAD_WEIGHTS, weight_variables
 from keras_resnet.weights.localizer_weights import LocalizerWeights
 from keras_resnet.weights.network_weights import NetworkWeights, first_kernel
 from keras_resnet.weights.spec_matching import (
@@ -171,35 +173,42 @@ def build_from_file(
     return model
 
 
+_PREPROCESSINGS: dict[type, Any] = {DetectorSpec: DetectionPreprocessing, SegmenterSpec: SegmentationPreprocessing}
+"""Class of a spec -> that of the preprocessing of its networks' images."""
+
+
 def build_on_backbone(
-    spec: DetectorSpec, path: str | os.PathLike, preprocessing: Any = None, **arguments: Any
-) -> Detector:
-    """Build a detector on a backbone with the weights of a classifier's file; neck and heads are random.
+    spec: DetectorSpec | SegmenterSpec, path: str | os.PathLike, preprocessing: Any = None, **arguments: Any
+) -> Any:
+    """Build a detector or segmenter on a backbone with the weights of a classifier's file; the other layers are random.
 
     Args:
-        spec: requested detector; stride placement, biases and epsilon of its backbone are taken from the weights.
+        spec: requested network; stride placement, biases and epsilon of its backbone are taken from the weights.
         path: weights file of the residual network.
-        preprocessing: Preprocessing that was published with the file; None to take it from the file. Images of the
-            detector are normalised in the same way.
-        **arguments: further arguments of `build_detector`.
+        preprocessing: Preprocessing that was published with the file; None to take it from the file. Images of the new
+            network are normalised in the same way.
+        **arguments: further arguments of `build_detector` or `build_segmenter`.
+
+    Returns:
+        A Detector or a Segmenter.
 
     Raises:
         ValueError: if the file is damaged or belongs to another network; the message lists the differences.
     """
     with _open_network_weights(path, spec.backbone, source_preprocessing=preprocessing) as weights:
-        of_detector = DetectionPreprocessing()
+        prepared = _PREPROCESSINGS[type(spec)]()
         if weights.preprocessing:
-            of_detector = replace(of_detector, mode=weights.preprocessing.mode)
-        model = build_detector(replace(spec, backbone=weights.spec), initialize=False, **arguments)
+            prepared = replace(prepared, mode=weights.preprocessing.mode)
+        model = build(replace(spec, backbone=weights.spec), initialize=False, **arguments)
         names = weight_variables(model)
-        stages = {_stage(name) for name in names}  # without those above the detector's last level
+        stages = {_stage(name) for name in names}  # without those above the last level that the heads need
         arrays = {name: array for name, array in weights.keras_arrays(model).items() if _stage(name) in stages}
         heads = [name for name in names if name.startswith(HEAD_PREFIXES)]
         network = variant_of(spec.backbone, ignored=("conv_bias", "bn_epsilon")) or "the network"
         for variable, array in _match_variables(model, arrays, path, heads, f"{network}, the backbone of {model.name}"):
             variable.assign(array.read())
     _initialize(model, heads)
-    model.info = {"preprocessing": of_detector.to_config()}
+    model.info = {"preprocessing": prepared.to_config()}
     warn_if_not_finite(model, path)
     return model
 
