@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from keras import ops
 
-from keras_resnet.data import crops, detection_crops
+from keras_resnet.data import crops, detection_crops, segmentation_crops
 from keras_resnet.data.preprocessing import MAX_SIDE
 from keras_resnet.normalization import normalize
 
@@ -24,6 +24,8 @@ class TrainCrop:
     """(height, width, size, scale, random) -> crop box; None: the box of test images."""
     for_detectors: Callable | None = None
     """A function of detection_crops.py; None: detectors cannot be trained with it."""
+    for_segmenters: Callable | None = None
+    """A function of segmentation_crops.py; None: segmenters cannot be trained with it."""
     for_classifiers: bool = True
     """Whether classifiers can be trained with it."""
     expected_scale: str = "two numbers"
@@ -50,7 +52,7 @@ _BY_FACTORS = TrainCrop(
     accepts_scale=lambda low, high: 0 < low <= high <= MAX_FACTOR,
 )
 TRAIN_CROPS = {
-    "none": TrainCrop(for_detectors=detection_crops.whole_image),
+    "none": TrainCrop(for_detectors=detection_crops.whole_image, for_segmenters=segmentation_crops.test_size),
     "pad": TrainCrop(on_batches=True),
     "scale_jitter": TrainCrop(
         crops.scale_jitter_box,
@@ -65,6 +67,7 @@ TRAIN_CROPS = {
     ),
     "shorter_side_jitter": replace(_BY_FACTORS, for_detectors=detection_crops.shorter_side_jitter),
     "large_scale_jitter": replace(_BY_FACTORS, for_detectors=detection_crops.large_scale_jitter),
+    "random_scaled": replace(_BY_FACTORS, for_segmenters=segmentation_crops.random_size),
     "overlap": TrainCrop(
         for_detectors=detection_crops.overlap_crop,
         for_classifiers=False,

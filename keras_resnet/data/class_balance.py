@@ -26,16 +26,45 @@ def class_weights(dataset, class_weight):
     if class_weight is None:
         return None
     _check_labels("class_weight", class_weight, dataset, known=class_weight == BALANCED)
-    weights = np.ones(len(dataset.class_names), "float32")
-    if class_weight == BALANCED:
-        from sklearn.utils.class_weight import compute_class_weight
+    if class_weight != BALANCED:
+        return _given_weights(dataset, class_weight)
+    from sklearn.utils.class_weight import compute_class_weight
 
-        labels = dataset.train.labels
-        present = np.unique(labels)
-        weights[present] = compute_class_weight(BALANCED, classes=present, y=labels)
-    else:
-        for key, weight in class_weight.items():
-            weights[_class_index(key, dataset.class_names)] = weight
+    labels = dataset.train.labels
+    present = np.unique(labels)
+    weights = np.ones(len(dataset.class_names), "float32")
+    weights[present] = compute_class_weight(BALANCED, classes=present, y=labels)
+    return weights
+
+
+def pixel_weights(dataset, class_weight):
+    """(K,) float32, the factor of the loss of each class's pixels; None for `class_weight` None.
+
+    "balanced" are those of scikit-learn for the pixels of the training images that belong to a class; classes without
+    pixels have 1.
+
+    Args:
+        dataset: Dataset, whose training images have masks.
+        class_weight: as `Recipe.class_weight`.
+
+    Raises:
+        ValueError: for a class that the dataset does not have.
+    """
+    if class_weight is None:
+        return None
+    if class_weight != BALANCED:
+        return _given_weights(dataset, class_weight)
+    counts = dataset.train.masks.class_counts(len(dataset.class_names))
+    present = counts > 0
+    weights = np.ones(len(counts), "float32")
+    weights[present] = counts.sum() / (present.sum() * counts[present])
+    return weights
+
+
+def _given_weights(dataset, class_weight):
+    weights = np.ones(len(dataset.class_names), "float32")
+    for key, weight in class_weight.items():
+        weights[_class_index(key, dataset.class_names)] = weight
     return weights
 
 

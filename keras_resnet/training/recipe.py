@@ -15,6 +15,7 @@ from keras_resnet.training.detection_losses import DETECTION_LOSSES
 from keras_resnet.training.localizer_training import localizer_training_model
 from keras_resnet.training.optimizers import OPTIMIZERS
 from keras_resnet.training.schedules import SHAPES
+from keras_resnet.training.segmenter_training import segmenter_training_model
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Loss:
     task: str
     """Name in TASKS of what networks are trained for with it."""
     function: Any
-    """Classification: a class of Keras's losses. Detection: DetectionLosses. Localization: a function that makes the
-    model that is trained."""
+    """Classification: a class of Keras's losses. Detection: DetectionLosses. Localization and segmentation: a function
+    that makes the model that is trained."""
     activation: str | None = None
     """Classification: activation of the last layer in training; trained models end in that of their Objective."""
     crops: str = "for_classifiers"
@@ -39,20 +40,35 @@ _OF_DETECTORS = {
     "crops": "for_detectors",
     "unused": (
         "layer_decay v1_5 label_smoothing target_threshold class_weight oversample drop_path test_resize "
-        "test_interpolation padding policy policy_layers policy_magnitude policy_std erasing mixup cutmix repeats"
+        "test_interpolation padding policy policy_layers policy_magnitude policy_std erasing mixup cutmix repeats "
+        "auxiliary_rate color_jitter"
     ),
 }
+_OF_CLASSIFIERS = {"task": "classification", "unused": "auxiliary_rate color_jitter"}
 
 LOSSES = {
-    "cross_entropy": Loss("classification", keras.losses.CategoricalCrossentropy, "softmax"),
-    "binary_cross_entropy": Loss("classification", keras.losses.BinaryCrossentropy, "sigmoid"),
+    "cross_entropy": Loss(
+        function=keras.losses.CategoricalCrossentropy, activation="softmax", **_OF_CLASSIFIERS
+    ),
+    "binary_cross_entropy": Loss(
+        function=keras.losses.BinaryCrossentropy, activation="sigmoid", **_OF_CLASSIFIERS
+    ),
     **{name: Loss(function=row, **_OF_DETECTORS) for name, row in DETECTION_LOSSES.items()},
     "localization": Loss(
         "localization",
         localizer_training_model,
         unused=(
             "layer_decay v1_5 label_smoothing target_threshold class_weight oversample drop_path policy policy_layers "
-            "policy_magnitude policy_std erasing mixup cutmix repeats"
+            "policy_magnitude policy_std erasing mixup cutmix repeats auxiliary_rate color_jitter"
+        ),
+    ),
+    "segmentation": Loss(
+        "segmentation",
+        segmenter_training_model,
+        crops="for_segmenters",
+        unused=(
+            "v1_5 label_smoothing target_threshold oversample drop_path test_resize test_interpolation padding policy "
+            "policy_layers policy_magnitude policy_std erasing mixup cutmix repeats"
         ),
     ),
 }
@@ -116,6 +132,8 @@ class Recipe:
     layer_decay: float = 1.0
     """Factor between the learning rates of neighbouring stages: 1 for the classifier, `layer_decay` for the last stage,
     its square for the stage before (Howard and Ruder 2018, arXiv:1801.06146, sec. 3.2)."""
+    auxiliary_rate: float = 1.0
+    """Factor of the learning rate of a segmenter's auxiliary head, in torchvision 10."""
     clip_norm: float = 0.0
     """Maximum norm of all gradients together; 0 does not clip."""
     ema_decay: float = 0.0
@@ -134,15 +152,15 @@ class Recipe:
     # Loss
     loss: str = "cross_entropy"
     """A name in LOSSES. "detection" and "detection_giou" train detectors, with torchvision's losses of version 1 and of
-    RetinaNet's version 2; "localization" trains localizers. Classifiers of multi-label images always have
-    "binary_cross_entropy"."""
+    RetinaNet's version 2; "localization" trains localizers, "segmentation" segmenters. Classifiers of multi-label
+    images always have "binary_cross_entropy"."""
     label_smoothing: float = 0.0
     """Share of each target that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567, sec. 7)."""
     target_threshold: float | None = None
     """Binary cross-entropy: targets after mixing and smoothing become 1 above this, else 0; None keeps them."""
     class_weight: str | dict[str, float] | None = None
-    """Factors of the loss of each class's images: "balanced", inversely proportional to the numbers of images, or {name
-    or index of a class: factor}, 1 for the others; None: 1 for all."""
+    """Factors of the loss of each class's images, of segmenters of its pixels: "balanced", inversely proportional to
+    their numbers, or {name or index of a class: factor}, 1 for the others; None: 1 for all."""
     oversample: bool = False
     """Whether to repeat images of smaller classes, so that an epoch has as many images of each as of the largest."""
     drop_path: float = 0.0
@@ -150,11 +168,12 @@ class Recipe:
 
     # Images
     train_size: int | None = None
-    """Side of the training images in pixels; None: as in testing."""
+    """Side of the training images in pixels, of segmenters of the square that is cut out of each; None: as in
+    testing."""
     test_size: int | None = None
     """Side of the test images in pixels; None: that of pretrained weights, else that of the data set's images, if all
     have one, else the size the network was designed for. Detectors: the shorter side; None: that of a .keras file,
-    else 800."""
+    else 800. Segmenters: the shorter side; None: that of a .keras file, else images keep their sizes."""
     test_resize: int | None = None
     """With `test_size`: the shorter side is resized to this before the center crop; None: the crop share stays."""
     test_interpolation: str = "bilinear"
@@ -165,11 +184,15 @@ class Recipe:
     """Crop "pad": black pixels on each side before the random crop."""
     scale: tuple[float, float] = (0.08, 1.0)
     """Range; crop "random_resized": fraction of the area. "scale_jitter": shorter side in pixels. Of detectors,
-    "shorter_side_jitter" and "large_scale_jitter": factor of the size; "overlap": fraction of the sides."""
+    "shorter_side_jitter" and "large_scale_jitter": factor of the size; "overlap": fraction of the sides. Of
+    segmenters, "random_scaled": factor of the shorter side."""
     flip: bool = False
     """Whether images are mirrored at random, one in two."""
     lighting: float = 0.0
     """Standard deviation of AlexNet's colour noise; 0 leaves the colours."""
+    color_jitter: float = 0.0
+    """Segmenters: strength of random brightness, contrast and saturation, in random order, each by a factor from
+    1 - strength to 1 + strength, as in torchvision's ColorJitter; 0 leaves the colours."""
     policy: str = "none"
     """A name in POLICIES."""
     policy_layers: int = 2
@@ -298,7 +321,7 @@ _CHECKS = [
     _integers("train_size test_size test_resize", 1, MAX_SIDE, "a number of pixels"),
     _integers("padding", 0, MAX_SIDE),
     (
-        "learning_rate warmup_rate weight_decay clip_norm lighting policy_std mixup cutmix",
+        "learning_rate warmup_rate weight_decay auxiliary_rate clip_norm lighting policy_std mixup cutmix",
         "a number from 0 to 1e38",
         _is_amount,
     ),
@@ -308,7 +331,7 @@ _CHECKS = [
         "a number in [0, 1)",
         lambda v: is_number(v) and 0 <= v < 1,
     ),
-    ("erasing layer_decay", "a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1),
+    ("erasing layer_decay color_jitter", "a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1),
     (
         "class_weight",
         '"balanced", or a dict {name or index of a class: a number from 0 to 1e38}',

@@ -13,6 +13,8 @@ SHAPES = {
     "cosine": lambda fraction, milestones: 0.5 * (1 + ops.cos(math.pi * fraction)),
     # after a linear warm-up: one cycle (Smith 2017, arXiv:1708.07120)
     "linear": lambda fraction, milestones: 1 - fraction,
+    # DeepLab's (arXiv:1606.00915, sec. 4.1); torch's PolynomialLR with the power of torchvision's segmentation networks
+    "polynomial": lambda fraction, milestones: (1 - fraction) ** 0.9,
     # a tenth at each milestone (He et al. 2015, sec. 4.2)
     "step": lambda fraction, milestones: ops.prod(ops.where(fraction < ops.array([*milestones, 2.0]), 1.0, 0.1)),
     # a tenth when the test error no longer falls (sec. 3.4): a variable, which ReduceLROnPlateau lowers
