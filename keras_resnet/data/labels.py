@@ -20,6 +20,11 @@ BACKGROUND = "__background__"
 """Name of the first class of detectors, as in torchvision."""
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """Class names of CIFAR-10 in index order (Krizhevsky 2009)."""
+VOC_CLASSES = (
+    *(BACKGROUND, "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+"""Class names of PASCAL VOC's segmentation in index order, as torchvision writes them."""
 
 
 @cache
