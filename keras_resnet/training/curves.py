@@ -1,4 +1,4 @@
-"""Learning curves: error as in the paper for classifiers, average precision and losses for detectors."""
+"""Learning curves: error as in the paper for classifiers, test metrics and losses for networks of other tasks."""
 
 from itertools import chain
 
@@ -19,6 +19,12 @@ ACCURACIES = {
     "val_top5_localization_accuracy": "class and box, top 5",
 }
 """Test metric of a localizer -> its name in the legend."""
+SEGMENTATION_METRICS = {
+    "val_mean_iou": "mean IoU",
+    "val_mean_accuracy": "mean accuracy of classes",
+    "val_pixel_accuracy": "pixel accuracy",
+}
+"""Test metric of a segmenter -> its name in the legend."""
 
 
 def draw_error_curves(history, label, path, title):
@@ -34,6 +40,11 @@ def draw_detection_curves(history, label, path, title):
 def draw_localization_curves(history, label, path, title):
     """Draws a localizer's accuracies on the test images, and its losses in training, against iterations."""
     _draw_tests_and_losses(history, f"{title}, {label}", path, ACCURACIES, "accuracy on test images (%)")
+
+
+def draw_segmentation_curves(history, label, path, title):
+    """Draws a segmenter's accuracies on the test images, and its losses in training, against iterations."""
+    _draw_tests_and_losses(history, f"{title}, {label}", path, SEGMENTATION_METRICS, "test images (%)")
 
 
 def _draw_tests_and_losses(history, title, path, metrics, metrics_label):

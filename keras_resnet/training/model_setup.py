@@ -28,6 +28,9 @@ from keras_resnet.training.recipes import check_recipe
 from keras_resnet.training.schedules import learning_rate
 from keras_resnet.variants import VARIANTS, canonical_name
 
+AUXILIARY = "aux_"
+"""Prefix of the names of the layers of a segmenter's auxiliary head."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -227,7 +230,7 @@ def compile_model(model, recipe, steps, jit_compile, objective=OBJECTIVES["singl
     loss = LOSSES[recipe.loss]
     model.layers[-1].activation = keras.activations.get(loss.activation)
     optimizer = create_optimizer(recipe, learning_rate(recipe, steps))
-    optimizer.layer_rates = _layer_rates(model, recipe.layer_decay)
+    optimizer.layer_rates = _layer_rates(model, recipe)
     metrics = objective.metrics(model.output_shape[-1])
     model.compile(optimizer, loss.function(), metrics=metrics, jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
@@ -237,6 +240,7 @@ def compile_model(model, recipe, steps, jit_compile, objective=OBJECTIVES["singl
 def compile_losses(model, data, jit_compile):
     """Compiles a model whose outputs are the losses of each image, with optimizer and learning rate of a RunData."""
     optimizer = create_optimizer(data.recipe, learning_rate(data.recipe, data.num_steps))
+    optimizer.layer_rates = _layer_rates(model, data.recipe)
     model.compile(optimizer, dict.fromkeys(model.output, mean_loss), jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
     return model
@@ -251,13 +255,17 @@ def create_metrics(model):
     model.reset_metrics()
 
 
-def _layer_rates(model, decay):
+def _layer_rates(model, recipe):
     """A factor of the learning rate for each trainable variable; () for 1 everywhere."""
-    if decay == 1:
+    if recipe.layer_decay == recipe.auxiliary_rate == 1:
         return ()
     stages = num_stages(model)
-    powers = [(layer, stages + 1 - stage_index(layer.name, stages)) for layer in model.layers]
-    return [decay**power for layer, power in powers for _ in layer.trainable_variables]
+
+    def rate(layer):
+        of_head = recipe.auxiliary_rate if layer.name.startswith(AUXILIARY) else 1.0
+        return of_head * recipe.layer_decay ** (stages + 1 - stage_index(layer.name, stages))
+
+    return [rate(layer) for layer in model.layers for _ in layer.trainable_variables]
 
 
 def run_settings(model, data, sync_batch_norm=False):

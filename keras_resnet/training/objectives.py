@@ -1,4 +1,4 @@
-"""OBJECTIVES: what a run learns about each image, such as its class or the objects in it, and how that is measured."""
+"""OBJECTIVES: what a run learns about each image, such as its class or its objects, and how that is measured."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,7 +6,12 @@ from typing import Any
 
 import keras
 
-from keras_resnet.training.curves import draw_detection_curves, draw_error_curves, draw_localization_curves
+from keras_resnet.training.curves import (
+    draw_detection_curves,
+    draw_error_curves,
+    draw_localization_curves,
+    draw_segmentation_curves,
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,13 @@ OBJECTIVES = {
             "class_accuracy": "top1_accuracy",
         },
         draw_curves=draw_localization_curves,
+    ),
+    "semantic_masks": Objective(
+        monitor="mean_iou",
+        progress="mean IoU {value:.2%}",
+        score="mean_iou",
+        results={name: name for name in ("mean_iou", "pixel_accuracy", "mean_accuracy")},
+        draw_curves=draw_segmentation_curves,
     ),
     "boxes": _BOXES,
     "boxes_and_masks": replace(

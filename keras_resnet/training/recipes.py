@@ -61,6 +61,19 @@ _TORCHVISION_DETECTION = Recipe(
     loss="detection",
     flip=True,
 )
+_TORCHVISION_SEGMENTATION = Recipe(
+    epochs=30,
+    batch_size=32,
+    learning_rate=0.02,
+    schedule="polynomial",
+    auxiliary_rate=10.0,
+    loss="segmentation",
+    train_size=480,
+    test_size=520,
+    crop="random_scaled",
+    scale=(0.5, 2.0),
+    flip=True,
+)
 
 RECIPES = {
     # Minutes on a laptop for the digits of scikit-learn: `keras-resnet train --recipe quickstart`
@@ -184,6 +197,22 @@ RECIPES = {
         scale=(0.8, 1.0),
         flip=True,
     ),
+    # torchvision/references/segmentation/README.md and train.py: FCN and DeepLabV3 on the images of COCO with classes of
+    # VOC, from ImageNet's weights, batch norm across devices (sync_batch_norm). Padding there is black.
+    "torchvision_segmentation": _TORCHVISION_SEGMENTATION,
+    # Own images, from the weights of a backbone or a segmenter: the same for batches of eight, of images that keep
+    # their sizes. A smaller rate for a quarter of the batch; colours, because own images are few.
+    "segmentation_finetune": replace(
+        _TORCHVISION_SEGMENTATION,
+        epochs=50,
+        batch_size=8,
+        learning_rate=0.01,
+        warmup=0.02,
+        clip_norm=10.0,
+        train_size=None,
+        test_size=None,
+        color_jitter=0.3,
+    ),
     # Own images with one class and boxes, from a trained classifier; smaller crops often lose the object
     "localization_finetune": Recipe(
         epochs=10,
@@ -200,7 +229,12 @@ RECIPES = {
     ),
 }
 
-FOR_TASKS = {"classification": "finetune", "detection": "detection_finetune", "localization": "localization_finetune"}
+FOR_TASKS = {
+    "classification": "finetune",
+    "detection": "detection_finetune",
+    "localization": "localization_finetune",
+    "segmentation": "segmentation_finetune",
+}
 """Task -> a recipe that trains its networks, for messages."""
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.detector_spec import backbone_of
 from keras_resnet.architecture.metadata import model_spec
+from keras_resnet.data.segmentation_crops import crop_size
 
 LISTED_CLASSES = 10
 """Classes in a table; of more, the largest and the smallest."""
@@ -27,6 +28,8 @@ def print_summary(description, dataset):
         columns = {"images": counts}
         if dataset.train.objects is not None:
             columns["objects"] = dataset.train.objects.class_counts(len(counts))
+        if dataset.train.masks is not None:
+            columns["pixels"] = dataset.train.masks.class_counts(len(counts))
         _print_classes(tuple(dataset.class_names), tuple((name, tuple(column)) for name, column in columns.items()))
 
 
@@ -52,6 +55,14 @@ def describe_detector_run(data):
     trained, total = (sum(math.prod(it.shape) for it in them) for them in (model.trainable_weights, model.weights))
     step = f"{data.recipe.batch_size:,} images a step; {trained:,} of {total:,} weights are trained"
     return f"{data.network.name}: {_count_images(data.dataset)}, {sides}; {step}"
+
+
+def describe_segmenter_run(data):
+    """A line about what is going to be trained, from a RunData: the segmenter, its images, the multiply-adds of a step."""
+    height, width = crop_size(data.dataset.train.masks.sizes, data.recipe.train_size, data.preprocessing)
+    cost = data.recipe.batch_size * complexity(data.network.spec, input_shape=(height, width, 3)).multiply_adds
+    step = f"{data.recipe.batch_size:,} images a step, {cost / 1e9:,.4g} G multiply-adds forward"
+    return f"{data.network.name}: {_count_images(data.dataset)}, crops of {width}x{height} pixels; {step}"
 
 
 def _count_images(dataset):

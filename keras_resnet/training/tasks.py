@@ -11,6 +11,7 @@ from keras_resnet.data.detection_batches import detection_batches
 from keras_resnet.data.labels import BACKGROUND
 from keras_resnet.data.localization_batches import localization_batches
 from keras_resnet.data.pipelines import StepRange, training_batches
+from keras_resnet.data.segmentation_batches import segmentation_batches
 from keras_resnet.errors import value_error
 from keras_resnet.evaluation import evaluate
 from keras_resnet.models.preprocessing import preprocessing
@@ -28,7 +29,15 @@ from keras_resnet.training.localizer_setup import (
 )
 from keras_resnet.training.model_setup import compile_model, model_for_images
 from keras_resnet.training.objectives import OBJECTIVES
-from keras_resnet.training.run_summary import describe_detector_run, describe_run
+from keras_resnet.training.run_summary import describe_detector_run, describe_run, describe_segmenter_run
+from keras_resnet.training.segmenter_setup import (
+    SegmentationValidation,
+    check_masks,
+    compile_segmenter,
+    facts_about_classes,
+    segmenter_for_images,
+    write_segmentation_sheet,
+)
 from keras_resnet.training.validation import DetectionValidation, KerasValidation, write_detection_sheet
 
 
@@ -104,6 +113,11 @@ def _localization_batches(data, steps, first, share):
     return localization_batches(data.dataset, data.recipe, numbers, list(data.model.output))
 
 
+def _segmentation_batches(data, steps, first, share):
+    numbers = StepRange.of(data.recipe, steps, data.seed, first, share)
+    return segmentation_batches(data.dataset, data.recipe, data.preprocessing, numbers, list(data.model.output))
+
+
 TASKS = {
     "classification": Task(
         recipe=_recipe_for_labels,
@@ -141,6 +155,18 @@ TASKS = {
         validation=LocalizationValidation,
         info=lambda dataset: {"class_names": list(dataset.class_names)},
         write=write_detection_sheet,
+    ),
+    "segmentation": Task(
+        check=check_masks,
+        network=segmenter_for_images,
+        preprocessing=lambda data: preprocessing(data.network),
+        objective=lambda data: OBJECTIVES["semantic_masks"],
+        compile=compile_segmenter,
+        training_batches=_segmentation_batches,
+        validation=SegmentationValidation,
+        describe=describe_segmenter_run,
+        info=facts_about_classes,
+        write=write_segmentation_sheet,
     ),
 }
 """Task, as in the rows of LOSSES -> its row."""

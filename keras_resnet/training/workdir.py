@@ -16,9 +16,11 @@ MODEL, CHECKPOINT, HISTORY, CURVES = "model.keras", "checkpoint.safetensors", "h
 SETTINGS, REPORT, TENSORBOARD = "settings.json", "report.json", "tensorboard"
 DETECTIONS = "detections.jpg"
 """Test images of a detector with true and found objects."""
+SEGMENTATIONS = "segmentations.jpg"
+"""Test images of a segmenter with true and predicted masks."""
 BEST = "best_{}.safetensors"
 """Weights of the best epoch so far, with its number."""
-FILES = (SETTINGS, CHECKPOINT, MODEL, HISTORY, CURVES, REPORT, DETECTIONS, TENSORBOARD)
+FILES = (SETTINGS, CHECKPOINT, MODEL, HISTORY, CURVES, REPORT, DETECTIONS, SEGMENTATIONS, TENSORBOARD)
 
 
 def check_workdir(folder, settings, size, options):
