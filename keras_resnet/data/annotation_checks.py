@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_resnet.data.image_checks import ImageCheck
-from keras_resnet.data.image_files import REVERSALS, orientation_of, with_pil_image
+from keras_resnet.data.image_files import REVERSALS, orientation_of, turn_upright, with_pil_image
 from keras_resnet.data.masks import TOLERANCE, check_segmentation, decode_mask, encode_mask, mask_area
 from keras_resnet.data.objects import Objects
 from keras_resnet.errors import error_summary
@@ -133,10 +133,8 @@ def _turned(item, found):
 
     if not isinstance(item.segmentation, dict):
         return _with_points(item, turn)
-    mask = decode_mask(item.segmentation, found.stored)
-    mask = mask.T if found.orientation > 4 else mask
-    rows, columns = (slice(None, None, -1 if reverse else 1) for reverse in REVERSALS[found.orientation])
-    return _with_points(item._replace(segmentation=None), turn)._replace(segmentation=encode_mask(mask[rows, columns]))
+    mask = turn_upright(decode_mask(item.segmentation, found.stored), found.orientation)
+    return _with_points(item._replace(segmentation=None), turn)._replace(segmentation=encode_mask(mask))
 
 
 def _with_points(item, function: Callable[[np.ndarray], np.ndarray]):

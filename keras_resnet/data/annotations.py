@@ -122,15 +122,19 @@ def read_list(path: str | os.PathLike) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def raise_or_warn(where: str | os.PathLike, errors: Sequence[str], skip_bad: bool) -> None:
+def raise_or_warn(
+    where: str | os.PathLike,
+    errors: Sequence[str],
+    skip_bad: bool,
+    expected: str = "readable images with valid objects",
+) -> None:
     """Raises ValueError for messages about images and objects of a data set; with `skip_bad`, warns of them."""
     if not errors:
         return
     listed = f"{len(errors)} invalid in {where}:\n  {format_errors(errors)}"
     if not skip_bad:
         raise ValueError(
-            "Expected readable images with valid objects; pass `skip_bad=True` (--skip-bad) to leave the others out. "
-            f"Received: {listed}"
+            f"Expected {expected}; pass `skip_bad=True` (--skip-bad) to leave the others out. Received: {listed}"
         )
     warnings.warn(f"Left out {listed}", stacklevel=5)
 

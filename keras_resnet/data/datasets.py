@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_resnet.data.objects import Objects
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.semantic_masks import SemanticMasks
 from keras_resnet.data.stored_files import StoredFiles
 from keras_resnet.errors import is_number, value_error
 
@@ -62,6 +63,8 @@ class Split:
     objects: Objects | None = None
     """The objects in the images, whose classes are the `labels`: all objects of an image have its class, unless the
     labels are multi-label. None if only the images have labels."""
+    masks: SemanticMasks | None = None
+    """The class of every pixel; then the labels are multi-label, the classes that have pixels in the image."""
 
     def __post_init__(self):
         shape, dtype = self.images.shape, self.images.dtype
@@ -83,10 +86,19 @@ class Split:
             raise value_error("orientations", turned, f"{shape[0]} numbers from 1 to 8 (uint8), for encoded files")
         if self.objects is not None and len(self.objects.sizes) != shape[0]:
             raise value_error("objects", len(self.objects.sizes), f"of {shape[0]} images, one for each label")
+        if self.masks is not None:
+            self._check_masks()
         if self.objects is not None and not self.multi_label:
             others = self.objects.labels[self.objects.labels != self.labels[self.objects.image]]
             if others.size:
                 raise value_error("objects", others[:5], "of the class of their image, unless `labels` are multi-label")
+
+    def _check_masks(self):
+        sizes = {tuple(size) for size in self.masks.sizes.tolist()}
+        if len(self.masks) != len(self) or not self.multi_label:
+            raise value_error("masks", len(self.masks), f"of {len(self)} images, whose labels are multi-label")
+        if self.is_decoded and not sizes <= {self.images.shape[1:3]}:
+            raise value_error("masks", sizes, f"of the size of the images, {self.images.shape[1:3]}")
 
     def __len__(self):
         return len(self.labels)
@@ -97,6 +109,7 @@ class Split:
             self.labels[indices],
             None if self.orientations is None else self.orientations[indices],
             None if self.objects is None else self.objects.select(indices),
+            None if self.masks is None else self.masks.select(indices),
         )
 
     @property
@@ -109,17 +122,22 @@ class Split:
         """(N,) integers by which splits are stratified: the class; of several, the rarest one in the split.
 
         Images whose number occurs only once share one with the most frequent, since a single image cannot be split.
-        Multi-label images with objects all have the same number: most have many classes, and rare classes occur in one
-        image.
+        Multi-label images with objects or masks all have the same number: most have many classes, and rare classes
+        occur in one image.
         """
         if not self.multi_label:
             return self.labels
-        if self.objects is not None:
+        if self.has_annotations:
             return np.zeros(len(self), int)
         rarity = self.labels / np.maximum(1, self.labels.sum(axis=0))
         strata = np.where(self.labels.any(axis=1), rarity.argmax(axis=1), self.labels.shape[1])
         counts = np.bincount(strata)
         return np.where(counts[strata] == 1, counts.argmax(), strata)
+
+    @property
+    def has_annotations(self) -> bool:
+        """Whether the images have objects or masks, of which the labels are a summary."""
+        return self.objects is not None or self.masks is not None
 
     @property
     def is_decoded(self) -> bool:
@@ -153,7 +171,7 @@ class Split:
             count = num_held_out(amount, len(self))
             self._check_split(amount, sizes.min() >= 2 and len(sizes) <= count <= len(self) - len(sizes))
             rest, held_out = train_test_split(indices, test_size=count, stratify=strata, random_state=0)
-        if self.multi_label and self.objects is None:
+        if self.multi_label and not self.has_annotations:
             self._check_split(amount, (self.labels[rest].any(axis=0) & self.labels[held_out].any(axis=0)).all())
         return self[rest], self[held_out]
 
@@ -197,6 +215,8 @@ class Dataset:
     """Preprocessing of the images in testing."""
     skipped: tuple[str, ...] = ()
     """Unreadable files that were skipped, with the reason."""
+    colors: tuple[tuple[int, int, int], ...] | None = None
+    """Red, green and blue, from 0 to 255, of each class, as masks are drawn; None if the data set defines none."""
 
     def __post_init__(self):
         splits = [split for split in (self.train, self.test) if isinstance(split, Split)]
@@ -207,6 +227,8 @@ class Dataset:
                 f"Multi-label images of {self.name!r} should have a label for each of {count} classes, in training and "
                 f"testing. Received: labels of shapes {[split.labels.shape for split in splits]}"
             )
+        if self.colors is not None and len(self.colors) != count:
+            raise value_error("colors", self.colors, f"a colour for each of {count} classes")
         for split in splits if self.class_names is not None and not self.multi_label else ():
             invalid = split.labels[(split.labels < 0) | (split.labels >= count)]
             if invalid.size:

@@ -93,6 +93,19 @@ def orientation_of(image):
     return int(orientation) if orientation in range(1, 9) else 1
 
 
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored pixels (H, W) or (H, W, C) of an image with an EXIF orientation, from 1 to 8, as those of the upright one.
+
+    >>> import numpy as np
+    >>> from keras_resnet.data.image_files import turn_upright
+    >>> turn_upright(np.array([[1, 2, 3]]), 6).tolist()
+    [[1], [2], [3]]
+    """
+    turned = np.swapaxes(pixels, 0, 1) if orientation > 4 else pixels
+    rows, columns = (slice(None, None, -1 if reverse else 1) for reverse in REVERSALS[orientation])
+    return turned[rows, columns]
+
+
 def exif_orientation(contents: bytes) -> int:
     """EXIF orientation of an image file, from 1 to 8; 1 if it has none, or cannot be read."""
     if contents[:2] == b"\xff\xd8" and b"Exif" not in contents and b"tiff:Orientation" not in contents:

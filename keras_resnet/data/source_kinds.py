@@ -15,6 +15,7 @@ from keras_resnet.data.hugging_face import is_hugging_face, open_hugging_face
 from keras_resnet.data.image_folders import load_folder, load_test_folder
 from keras_resnet.data.labelled_folders import load_labelled_folder, load_labelled_test_folder
 from keras_resnet.data.localization_files import find_localization, open_localization
+from keras_resnet.data.mask_folders import find_masks, load_masks, load_test_masks, open_masks
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.tfds import find_builder, list_tfds, load_tfds, load_tfds_split
 from keras_resnet.data.voc_files import find_voc, open_voc
@@ -52,6 +53,14 @@ class LoadOptions:
     held_out: float | Fold | None = None
     """As for `Split.stratified_split`."""
     split: str | None = None
+    masks: bool = False
+    """Whether the class of every pixel is read, of data sets that have other annotations, too."""
+    ignore_index: int | None = None
+    """Value in masks of pixels that do not count, besides IGNORED."""
+
+
+ANNOTATIONS = ("classes", "objects", "masks")
+"""Annotations of images: classes of the whole image, boxes or masks of objects, or the class of every pixel."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +75,8 @@ class SourceKind:
     """(what was found, LoadOptions) -> Dataset without `train`."""
     has_image_files: bool = False
     """Whether they are folders of image files, which can be read without labels."""
-    has_objects: bool = False
-    """Whether they are folders with boxes or masks of objects."""
+    annotation: str = "classes"
+    """What the images are annotated with, one of ANNOTATIONS."""
 
 
 def _load_built_in(function, options):
@@ -112,7 +121,17 @@ def _annotated(find, open_annotations):
         lambda name, options: load_annotations(open_annotations(name), options.held_out, options.skip_bad),
         lambda name, options: load_test_annotations(open_annotations(name), options.split, options.skip_bad),
         has_image_files=True,
-        has_objects=True,
+        annotation="objects",
+    )
+
+
+def _masked(find, open_masks):
+    """The SourceKind of masks: whether a name is of the kind, and a function of the name -> MaskFolder."""
+    return SourceKind(
+        lambda name, options: name if options.labels is None and find(name) else None,
+        lambda name, options: load_masks(open_masks(name), options.held_out, options.skip_bad, options.ignore_index),
+        lambda name, options: load_test_masks(open_masks(name), options.split, options.skip_bad, options.ignore_index),
+        annotation="masks",
     )
 
 
@@ -129,6 +148,7 @@ SOURCES = {
     "coco": _annotated(find_coco, open_coco),
     "voc": _annotated(find_voc, open_voc),
     "yolo": _annotated(find_yolo, open_yolo),
+    "masks": _masked(find_masks, open_masks),
     "folder": SourceKind(
         lambda name, options: name if os.path.exists(name) else None,
         _load_folder,
@@ -147,7 +167,8 @@ SOURCES = {
 def find_source(name, options: LoadOptions) -> tuple[str, Any]:
     """(the first kind in SOURCES that a data set is of, what its functions get); raises as `load_dataset`."""
     if isinstance(name, (str, os.PathLike)) and os.fspath(name):
-        found = ((kind, row.find(os.fspath(name), options)) for kind, row in SOURCES.items())
+        kinds = ((kind, row) for kind, row in SOURCES.items() if row.annotation == "masks" or not options.masks)
+        found = ((kind, row.find(os.fspath(name), options)) for kind, row in kinds)
         if match := next((pair for pair in found if pair[1]), None):
             if options.labels is not None and match[0] != "folder":
                 raise value_error("labels", str(options.labels), f"left out for {str(name)!r}, which has labels")

@@ -34,6 +34,8 @@ def load_dataset(
     skip_bad: bool = False,
     labels: str | os.PathLike | None = None,
     fold: str | None = None,
+    masks: bool = False,
+    ignore_index: int | None = None,
 ) -> Dataset:
     """Loads a dataset for training.
 
@@ -58,6 +60,9 @@ def load_dataset(
             label. See `load_labelled_folder`.
         fold: "2/5" to test on the second of five equal parts of the training images and train on the others, for k-fold
             cross-validation; None: no folds. The parts are stratified by class and always the same ones.
+        masks: whether to read the class of every pixel, for semantic segmentation, from a data set that has other
+            annotations, too: see `load_masks`.
+        ignore_index: value in masks of pixels that do not count, besides 255.
 
     Raises:
         ValueError: for an unknown name, a dataset that is not for image classification, and invalid images or labels.
@@ -66,17 +71,17 @@ def load_dataset(
     if fold is not None and validation_split is not None:
         raise value_error("validation_split", validation_split, "left out with `fold`, which holds out a part itself")
     held_out = validation_split if fold is None else Fold.parse(fold)
-    options = LoadOptions(data_dir, download, skip_bad, labels, held_out)
+    options = LoadOptions(data_dir, download, skip_bad, labels, held_out, masks=masks, ignore_index=ignore_index)
     kind, found = find_source(name, options)
     dataset = SOURCES[kind].load(found, options)
     # The name of the run: those with other folds of the same size are other runs
     return dataset if fold is None else replace(dataset, name=f"{dataset.name}, fold {fold}")
 
 
-def as_dataset(dataset) -> Dataset:
-    """A Dataset, given as such, as a function that returns it, or by its name."""
+def as_dataset(dataset, masks: bool = False) -> Dataset:
+    """A Dataset, given as such, as a function that returns it, or by its name, which `load_dataset` loads."""
     dataset = dataset() if callable(dataset) else dataset
-    return dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
+    return dataset if isinstance(dataset, Dataset) else load_dataset(dataset, masks=masks)
 
 
 def load_test(
@@ -86,6 +91,8 @@ def load_test(
     download: bool = True,
     labels: str | os.PathLike | None = None,
     skip_bad: bool = False,
+    masks: bool = False,
+    ignore_index: int | None = None,
 ) -> Dataset:
     """Loads test images.
 
@@ -97,6 +104,7 @@ def load_test(
         data_dir, download: as for `load_dataset`.
         labels: file with the class, or the classes, of each image in a folder. See `load_labelled_test_folder`.
         skip_bad: whether to skip images that cannot be read, and objects whose boxes or masks are invalid.
+        masks, ignore_index: as for `load_dataset`.
 
     Returns:
         A Dataset whose `train` is None.
@@ -106,7 +114,7 @@ def load_test(
     """
     if labels is not None and not os.path.isdir(name):
         raise value_error("dataset", str(name), "a folder of images, as `labels` is given")
-    options = LoadOptions(data_dir, download, skip_bad, labels, split=split)
+    options = LoadOptions(data_dir, download, skip_bad, labels, None, split, masks, ignore_index)
     kind, found = find_source(name, options)
     return SOURCES[kind].load_test(found, options)
 

@@ -25,7 +25,7 @@ def export_images(images, split=None) -> ImageSource:
     Of a folder with boxes of objects, and of a data set's name, only a split is used; None: the test images.
     """
     if isinstance(images, (str, os.PathLike)):
-        has_objects = SOURCES[find_source(images, LoadOptions())[0]].has_objects
+        has_objects = SOURCES[find_source(images, LoadOptions())[0]].annotation == "objects"
         if has_objects or not os.path.exists(images):
             return image_source(load_test(images, split, skip_bad=has_objects))
     return image_source(images)

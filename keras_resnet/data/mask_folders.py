@@ -1,0 +1,364 @@
+"""`MaskFolder`: folders of images and of masks with the class of every pixel -> Dataset. Every file is checked first."""
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_resnet.architecture.segmenter_spec import IGNORED, MAX_CLASSES
+from keras_resnet.data.annotation_checks import StoredSize, with_size
+from keras_resnet.data.annotations import raise_or_warn, read_list
+from keras_resnet.data.archives import test_split_name, training_split_names
+from keras_resnet.data.datasets import SPLITS, Dataset, Split, default_preprocessing, fits_in_memory
+from keras_resnet.data.image_checks import CHECKS, ImageCheck, training_check
+from keras_resnet.data.image_files import images_in_folder
+from keras_resnet.data.image_folders import path_split, training_split
+from keras_resnet.data.labels import placeholder_names
+from keras_resnet.data.manifests import FileRecord, read_files
+from keras_resnet.data.semantic_masks import VALUES, class_values, describe_mask, mask_files, read_palette
+from keras_resnet.errors import value_error
+
+IMAGES, MASKS = "images", "masks"
+"""Names of the folders of images and of masks."""
+SUFFIX = ".png"
+"""Suffix of a mask."""
+CLASSES_FILE = "classes.txt"
+"""Name of the file with the names and colours of the classes."""
+COLORED_LINE = re.compile(r"(.*[^\s,:])[\s,:]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})")
+"""A line of this file that ends with red, green and blue."""
+NUMBERED_LINE = re.compile(r"(\d{1,3})[\s,:]+(.+)")
+"""A line of this file that begins with an index."""
+
+Color = tuple[int, int, int]
+
+
+class ClassTable(NamedTuple):
+    """The classes of masks."""
+
+    names: tuple[str, ...]
+    colors: tuple[Color, ...] | None = None
+
+
+@dataclass(frozen=True)
+class MaskedSplit:
+    """The files of a split."""
+
+    pairs: Sequence[tuple[str, str]]
+    """Paths of each image and of its mask."""
+    errors: Sequence[str] = ()
+    """A message for each file without its counterpart."""
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """A folder of images and masks, in any layout."""
+
+    folder: Path
+    splits: Sequence[str]
+    """Names of the splits."""
+    read: Callable[[str], MaskedSplit]
+    """Name of a split -> MaskedSplit."""
+    classes: ClassTable | None = None
+    """None: as many classes as the training masks have, with the colours of their palettes."""
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return self.folder.resolve().name
+
+
+def find_masks(folder: str | os.PathLike) -> dict[str, tuple[Path, Path]]:
+    """{split: (folder of its images, folder of its masks)} of a folder; empty if it has none.
+
+    The layouts are {train,val,test}/{images,masks}, {images,masks}/{train,val,test} and {images,masks}, which is the
+    split "train".
+    """
+    folder = Path(folder)
+    layouts: list[dict[str, tuple[Path, Path]]] = [
+        {split: (folder / split / IMAGES, folder / split / MASKS) for split in SPLITS},
+        {split: (folder / IMAGES / split, folder / MASKS / split) for split in SPLITS},
+        {SPLITS[0]: (folder / IMAGES, folder / MASKS)},
+    ]
+    found = (
+        {split: pair for split, pair in layout.items() if all(path.is_dir() for path in pair)} for layout in layouts
+    )
+    return next((layout for layout in found if layout), {})
+
+
+def open_masks(folder: str | os.PathLike) -> MaskFolder:
+    """The MaskFolder of a folder in which `find_masks` finds splits.
+
+    The mask of the image `a/b.jpg` is `a/b.png`. The file classes.txt may name the classes, see `read_classes`.
+
+    Raises:
+        ValueError: for an invalid classes.txt.
+    """
+    folder, pairs = Path(folder), find_masks(folder)
+    table = folder / CLASSES_FILE
+    classes = read_classes(table) if table.is_file() else None
+    return MaskFolder(folder, tuple(pairs), lambda split: match_files(*pairs[split]), classes)
+
+
+def match_files(images: Path, masks: Path) -> MaskedSplit:
+    """The MaskedSplit of all images and masks in two folders; files of both have the same paths without suffixes."""
+    by_name: dict[str, str] = {}
+    errors = []
+    for path in images_in_folder(images):
+        other = by_name.setdefault(_stem(path, images), path)
+        if other != path:
+            errors.append(f"{path} (has the name of {other}, whose mask is {_stem(path, images)}{SUFFIX})")
+    found = {}
+    for path in images_in_folder(masks):
+        if path.lower().endswith(SUFFIX):
+            found[_stem(path, masks)] = path
+        else:
+            errors.append(f"{path} (a mask should be a PNG file, {SUFFIX})")
+    errors += [f"{path} (has no mask {masks / (name + SUFFIX)})" for name, path in by_name.items() if name not in found]
+    errors += [f"{path} (has no image {images / name}.*)" for name, path in found.items() if name not in by_name]
+    return MaskedSplit([(path, found[name]) for name, path in by_name.items() if name in found], errors)
+
+
+def _stem(path, folder):
+    return os.path.splitext(os.path.relpath(path, folder))[0]
+
+
+def read_classes(path: str | os.PathLike) -> ClassTable:
+    """Reads names, and perhaps indices and colours, of classes: one line each.
+
+    A line is `name`, `index name`, `name red green blue` or `index name red green blue`, separated by blanks, commas or
+    colons, and all lines have the same form. Without indices, lines are numbered from 0. A line for 255 is left out.
+
+    Raises:
+        OSError: for a file that cannot be read.
+        ValueError: for one without classes, with equal names or indices, or with more than MAX_CLASSES.
+    """
+    names = read_list(path)
+    numbers, colors = list(range(len(names))), [(0, 0, 0)] * len(names)
+    if colored := _match_all(COLORED_LINE, names):
+        names, colors = [match[1] for match in colored], [tuple(map(int, match.groups()[1:])) for match in colored]
+    if numbered := _match_all(NUMBERED_LINE, names):
+        names, numbers = [match[2] for match in numbered], [int(match[1]) for match in numbered]
+    rows = dict(zip(numbers, zip(names, colors, strict=True), strict=True))
+    is_valid = len({*names}) == len(rows) == len(names) and max(map(max, colors), default=0) < VALUES
+    rows.pop(IGNORED, None)
+    if not rows or not is_valid or max(rows) >= MAX_CLASSES:
+        expected = f"lines with different names, and perhaps indices below {MAX_CLASSES} and colours, of classes"
+        raise value_error("classes", [str(path), *names], expected)
+    table = [rows.get(index, (name, (0, 0, 0))) for index, name in enumerate(placeholder_names(max(rows) + 1))]
+    return ClassTable(tuple(name for name, _ in table), tuple(color for _, color in table) if colored else None)
+
+
+def _match_all(pattern, lines):
+    """The matches of all lines; none if a line does not match."""
+    matches = [pattern.fullmatch(line) for line in lines]
+    return matches if all(matches) else []
+
+
+def load_masks(found: MaskFolder, held_out=None, skip_bad=False, ignore_index: int | None = None) -> Dataset:
+    """Loads a MaskFolder for training: the split "train", or the only one, and the first of TEST_SPLITS.
+
+    The Dataset has `Split.masks`. Values in masks are the indices of classes; pixels of value 255 and of `ignore_index`
+    do not count. Files that fit in memory are kept there. A mask that has the size of the stored pixels of an image
+    that EXIF turns is turned like the image; a mask of the size of the upright image, or of both, is not.
+
+    Args:
+        found: MaskFolder.
+        held_out: as for `Split.stratified_split`; None: a fifth if there is no split for testing.
+        skip_bad: whether to leave out invalid images and masks, with a warning.
+        ignore_index: value in masks of pixels that do not count, besides 255. If it is the last class, there is one
+            class less; other classes keep their indices.
+
+    Raises:
+        ValueError: unless `skip_bad` for unreadable images and masks, masks that are no class indices in eight bits, or
+            of another size than their image, indices of no class, and images without masks and masks without images:
+            all are listed. For fewer than two classes.
+    """
+    opened = _open_splits(found, training_split_names(found, held_out), training_check(), skip_bad, ignore_index)
+    keep = fits_in_memory(sum(item.image.size + item.mask.size for split in opened.splits for item in split))
+    splits = [opened.to_split(items, lambda group: training_split(group, keep), keep) for items in opened.splits]
+    train, test = splits if len(splits) == 2 else splits[0].stratified_split(held_out)
+    return opened.to_dataset(found, train, test)
+
+
+def load_test_masks(found: MaskFolder, split=None, skip_bad=False, ignore_index: int | None = None) -> Dataset:
+    """Loads a split of a MaskFolder for testing; None: the first of TEST_SPLITS, or "train". See `load_test`.
+
+    The classes are those of `load_masks`; unless they are named, the training masks are read as well.
+    """
+    opened = _open_splits(found, [test_split_name(found, split)], CHECKS["header"], skip_bad, ignore_index)
+    return opened.to_dataset(found, None, opened.to_split(opened.splits[0], path_split, False))
+
+
+class _CheckedPair(NamedTuple):
+    """An image and its mask, which are valid."""
+
+    paths: tuple[str, str]
+    image: FileRecord
+    mask: FileRecord
+    size: StoredSize
+    """Of the image."""
+
+    @property
+    def mask_orientation(self):
+        """EXIF orientation that the mask shares with its image: not 1 if its size is that of the stored pixels."""
+        is_stored = tuple(self.mask.result["size"]) == self.size.stored != self.size.upright
+        return self.size.orientation if is_stored else 1
+
+
+@dataclass(frozen=True)
+class _OpenedSplits:
+    """Splits whose images and masks are valid."""
+
+    splits: Sequence[Sequence[_CheckedPair]]
+    classes: ClassTable
+    values: np.ndarray | None
+    """The class of each value, see `class_values`."""
+    errors: tuple[str, ...]
+
+    def to_split(self, items: Sequence[_CheckedPair], make: Callable, keep: bool) -> Split:
+        """The Split with masks; `make` makes one of a group of (path, label, FileRecord), see `path_split`.
+
+        `keep`: whether masks are kept in memory.
+        """
+        names = [item.paths[1] for item in items]
+        with ThreadPool() as threads:
+            files = threads.map(_read_bytes, names, chunksize=16) if keep else names
+        orientations = [item.mask_orientation for item in items]
+        masks = mask_files(
+            files,
+            np.array([item.size.upright for item in items]),
+            names,
+            orientations if any(orientation > 1 for orientation in orientations) else None,
+            self.values,
+            _count_matrix(items),
+        )
+        labels = masks.label_matrix(len(self.classes.names))
+        group = [
+            (item.paths[0], label, item.image._replace(result=item.size.orientation))
+            for item, label in zip(items, labels, strict=True)
+        ]
+        return replace(make(group), masks=masks)
+
+    def to_dataset(self, found: MaskFolder, train: Split | None, test: Split) -> Dataset:
+        preprocessing = default_preprocessing((None, None, 3))
+        return Dataset(found.name, train, test, self.classes.names, preprocessing, self.errors, self.classes.colors)
+
+
+def _read_bytes(path):
+    return Path(path).read_bytes()
+
+
+def _count_matrix(items):
+    """(N, 256) integers, the number of pixels of each value in the mask files."""
+    counts = np.zeros((len(items), VALUES), "uint32")
+    for row, item in zip(counts, items, strict=True):
+        for value, count, _ in item.mask.result["values"]:
+            row[value] = count
+    return counts
+
+
+def _open_splits(found: MaskFolder, names, check: ImageCheck, skip_bad, ignore_index) -> _OpenedSplits:
+    """_OpenedSplits of some splits; raises ValueError as `load_masks`."""
+    values = class_values(ignore_index)
+    splits = [found.read(name) for name in names]
+    training = found.read(SPLITS[0]) if found.classes is None and SPLITS[0] in found.splits else splits[0]
+    check = with_size(check)
+    images = read_files(check.function, _paths(splits, 0), found.folder, check.kind)
+    masks = read_files(
+        describe_mask, _paths([*splits, training], 1), found.folder, f"mask 1 pillow {version('pillow')}"
+    )
+    described = [masks[path].result for path in _paths([training], 1) if masks[path].error is None]
+    classes = _without(found.classes or _classes_of(found, described, ignore_index), ignore_index)
+    errors = [error for split in splits for error in split.errors]
+    count = len(classes.names)
+    checked = [_checked_pairs(split.pairs, images, masks, values, count, errors) for split in splits]
+    errors = list(dict.fromkeys(errors))  # splits may have the same images
+    raise_or_warn(found.folder, errors, skip_bad, "readable images with valid masks")
+    if empty := [name for name, items in zip(names, checked, strict=True) if not items]:
+        raise value_error("dataset", str(found.folder), f"a data set with valid images and masks; {empty} has none")
+    if count < 2:
+        hint = f"Pixels of value {IGNORED} do not count: the masks of two classes have the values 0 and 1."
+        raise value_error("dataset", str(found.folder), f"a data set whose masks have two classes, not {count}", hint)
+    if found.classes is None:
+        classes = classes._replace(colors=_palette_colors(training, masks, count))
+    return _OpenedSplits(checked, classes, values, tuple(errors))
+
+
+def _paths(splits, column):
+    """Paths of all images (column 0) or masks (1) of some splits, once each."""
+    return list(dict.fromkeys(pair[column] for split in splits for pair in split.pairs))
+
+
+def _classes_of(found, described, ignore_index):
+    """A ClassTable with placeholders up to the highest value in the training masks."""
+    occurring = {value for mask in described for value, _, _ in mask["values"]} - {IGNORED, ignore_index}
+    count = max(occurring, default=-1) + 1
+    if len(occurring) < count / 2:
+        warnings.warn(
+            f"Only {len(occurring)} of the {count} values up to the highest occur in the masks of {found.folder}: "
+            f"values should be class indices, from 0 without gaps; {CLASSES_FILE} names the classes",
+            stacklevel=5,
+        )
+    return ClassTable(tuple(placeholder_names(count)))
+
+
+def _without(classes, ignore_index):
+    """The classes without the last one, if its pixels do not count."""
+    if ignore_index is None or ignore_index != len(classes.names) - 1:
+        return classes
+    return ClassTable(classes.names[:-1], None if classes.colors is None else classes.colors[:-1])
+
+
+def _checked_pairs(pairs, images, masks, values, count, errors) -> list[_CheckedPair]:
+    """The valid images and masks; messages about the others go to `errors`."""
+    checked = []
+    for paths in pairs:
+        image, mask = images[paths[0]], masks[paths[1]]
+        found = [f"{path} ({record.error})" for path, record in zip(paths, (image, mask), strict=True) if record.error]
+        if not found:
+            item = _CheckedPair(paths, image, mask, StoredSize(*image.result))
+            found = [f"{paths[1]} ({reason})" for reason in _mask_errors(item, values, count)]
+            checked += [] if found else [item]
+        errors += found
+    return checked
+
+
+def _mask_errors(item, values, count):
+    """Why a mask does not fit its image or the classes, if it does not."""
+    size = tuple(item.mask.result["size"])
+    if size not in (item.size.upright, item.size.stored):
+        pixels = [f"{width} x {height}" for height, width in (size, item.size.upright)]
+        yield f"has {pixels[0]} pixels, but its image {item.paths[0]} has {pixels[1]}"
+    classes = {int(value if values is None else values[value]) for value, _, _ in item.mask.result["values"]}
+    if unknown := sorted(classes - {*range(count), IGNORED}):
+        yield f"has the indices {unknown[:10]}, but the {count} classes are 0 to {count - 1}"
+
+
+def _palette_colors(training: MaskedSplit, masks, count) -> tuple[Color, ...] | None:
+    """Colours of the classes in the palettes of the training masks; None if there are none."""
+    used: dict[int, list[int]] = {}
+    differing, first = [], None
+    for _, path in training.pairs:
+        for value, _, color in masks[path].result["values"] if masks[path].error is None else ():
+            first = first or (color and path)
+            if color and used.setdefault(value, color) != color:
+                differing.append(path)
+    if differing:
+        warnings.warn(
+            f"The palettes of masks have different colours for the same index, in {len({*differing})} masks such as "
+            f"{differing[0]}: the classes are the indices, not the colours",
+            stacklevel=5,
+        )
+    if differing or first is None:
+        return None
+    palette = dict(enumerate(read_palette(first))) | used
+    colors = tuple(tuple(palette.get(index, ())) for index in range(count))
+    is_grey_ramp = all(color == (index,) * 3 for index, color in enumerate(colors))  # Pillow's, if none is given
+    return None if is_grey_ramp or () in colors else colors
