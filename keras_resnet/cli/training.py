@@ -46,7 +46,7 @@ RecipeName = Annotated[str, Option("--recipe", help="A name in RECIPES.")]
 
 
 @command(
-    data=DATA,
+    data={load_dataset: DATA[load_dataset] + " ignore_index"},
     fields={Recipe: "patience class_weight oversample trainable_stages"},
     options={
         keras_resnet.train: "weights backbone_weights size keep validation_freq sync_batch_norm",
@@ -70,7 +70,8 @@ def train(
     row = keras_resnet.get_recipe(recipe, **recipe_changes(changes, **fields))
     workdir = workdir or f"runs/{recipe}"
     model = read_spec(spec) if spec is not None else "resnet20" if model is None else model
-    report = keras_resnet.train(model, partial(load_dataset, dataset, **data), row, workdir, **options).report
+    source = partial(load_dataset, dataset, masks=row.task == "segmentation", **data)
+    report = keras_resnet.train(model, source, row, workdir, **options).report
     print_line(
         f"{score_text(report)} on {report['test_images']} test images, "
         f"{report['wall_time_s']:.0f} s, everything in {workdir}/"
@@ -226,7 +227,7 @@ def degradation(
 
 @command(
     study,
-    data={load_dataset: "data_dir download"},
+    data={load_dataset: "data_dir download ignore_index"},
     options={
         keras_resnet.train: "weights backbone_weights size",
         keras_resnet.learning_rate_test: "lowest highest steps",
@@ -244,9 +245,9 @@ def learning_rate(
     as_json: AsJson = False,
 ):
     """Train while the learning rate rises, and suggest one for the network, the images and the recipe."""
-    source = partial(load_dataset, dataset, **data)
-    options |= recipe_changes(changes)
-    result = keras_resnet.learning_rate_test(model, source, recipe, workdir, **options)
+    row = keras_resnet.get_recipe(recipe, **recipe_changes(changes))
+    source = partial(load_dataset, dataset, masks=row.task == "segmentation", **data)
+    result = keras_resnet.learning_rate_test(model, source, row, workdir, **options)
     if as_json:
         return print_json({**asdict(result), "suggestion": result.suggestion})
     print_line(f"suggested learning rate {result.suggestion:.2g}, everything in {workdir}/")

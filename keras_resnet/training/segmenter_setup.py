@@ -13,7 +13,7 @@ from keras_resnet.data.image_files import as_pil_image
 from keras_resnet.data.prefetch import images_at
 from keras_resnet.data.protocols import SegmentationProtocol
 from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
-from keras_resnet.drawing import draw_sheet
+from keras_resnet.drawing import draw_segmentation, draw_sheet
 from keras_resnet.errors import value_error
 from keras_resnet.files import atomic_write
 from keras_resnet.models.model_files import load_model
@@ -21,6 +21,8 @@ from keras_resnet.models.preprocessing import known_preprocessing
 from keras_resnet.models.segmenter_transforms import with_new_logits
 from keras_resnet.models.segmenters import create_segmenter, segmenter_with_backbone
 from keras_resnet.precision import precision_of, precision_scope
+from keras_resnet.segmentation import KerasSegmenter, Segmentation, segment
+from keras_resnet.segmentation_evaluation import evaluate_segmenter
 from keras_resnet.training.distribution import synchronize_batch_norm
 from keras_resnet.training.model_setup import called, compile_losses, freeze_stages, is_model_file, raise_if_given
 from keras_resnet.training.recipe import LOSSES
@@ -122,14 +124,10 @@ class SegmentationValidation(CallbackValidation):
     @cached_property
     def segmenter(self):
         """The tested segmenter."""
-        from keras_resnet.segmentation import as_segmenter
-
-        return as_segmenter(self.tested)
+        return KerasSegmenter(self.tested)
 
     def metrics(self):
         """{name: value} for the test images."""
-        from keras_resnet.segmentation_evaluation import evaluate_segmenter
-
         self.update(self.tested)
         batch_size = self.data.recipe.batch_size // self.data.devices.num_replicas
         result = evaluate_segmenter(self.segmenter, self.data.dataset, SegmentationProtocol(), batch_size)
@@ -138,14 +136,11 @@ class SegmentationValidation(CallbackValidation):
 
 def write_segmentation_sheet(data, validation, folder):
     """Writes an image in which some test images stand beside their true and their predicted masks."""
-    from keras_resnet.drawing import draw_segmentation
-    from keras_resnet.segmentation import Segmentation, segment
-
     split, rows = data.dataset.test, []
     indices = evenly_spaced(len(split), SHEET_IMAGES)
     images = [as_pil_image(image, 3) for image in images_at(split, indices)]
     for index, image, found in zip(indices, images, segment(images, validation.segmenter), strict=True):
         true = Segmentation(found.path, split.masks.read(index), found.class_names, found.colors)
-        rows.append((image, draw_segmentation(image, true), draw_segmentation(image, found)))
+        rows.append((image, *(draw_segmentation(image, it, legend=False) for it in (true, found))))
     with atomic_write(folder / SEGMENTATIONS) as temporary:
         draw_sheet(rows).save(temporary, "JPEG", quality=90)

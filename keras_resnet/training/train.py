@@ -179,7 +179,7 @@ def prepare_run(start, dataset, recipe, options, validation_freq=1, keep="last")
     keras.utils.set_random_seed(options.seed)
     if options.deterministic:
         devices.make_deterministic()
-    dataset = as_dataset(dataset)
+    dataset = as_dataset(dataset, masks=recipe.task == "segmentation")
     recipe = TASKS[recipe.task].recipe(dataset, recipe, start)
     check_run(dataset, recipe, devices, options, validation_freq, keep)
     if isinstance(start.model, keras.Model) and devices.num_replicas > 1:
