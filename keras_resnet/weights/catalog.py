@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
 from keras_resnet.errors import check_known, unknown_name_error, value_error
 from keras_resnet.variants import TASKS, VARIANTS, canonical_name
 
@@ -17,7 +18,7 @@ class PretrainedWeights:
     """URL of the file, or the name of a file in `weights/assets`, which is part of the package."""
     digest: str
     """"md5:..." or "sha256:..."; the latter may be abbreviated, as in the names of torchvision's files."""
-    preprocessing: Preprocessing | DetectionPreprocessing
+    preprocessing: Preprocessing | DetectionPreprocessing | SegmentationPreprocessing
     license: str
     top1_accuracy: float | None = None
     """Published accuracy from 0 to 1, of single center crops: on ImageNet's validation set; for "cifar10" on CIFAR-10's
@@ -27,6 +28,11 @@ class PretrainedWeights:
     """Published average precision of boxes from 0 to 1, over IoU 0.5 to 0.95, on COCO's validation set of 2017."""
     mask_ap: float | None = None
     """The same for masks."""
+    mean_iou: float | None = None
+    """Published mean over the classes of the intersection over union of their pixels, from 0 to 1, on the images of
+    COCO's validation set of 2017 with objects of PASCAL VOC's classes."""
+    pixel_accuracy: float | None = None
+    """Published share of the pixels whose class is right, of the same images."""
     no_top: tuple[str, str] | None = None
     """(url, digest) of the file for include_top=False, if there is one."""
 
@@ -79,6 +85,14 @@ _DETECTION_ROWS = (
     ("maskrcnn_resnet50_fpn_v2", "73cbd019", 0.474, 0.418),
     ("retinanet_resnet50_fpn", "eeacb38b", 0.364, None),
     ("retinanet_resnet50_fpn_v2", "5905b1c5", 0.415, None),
+)
+
+# (segmenter, beginning of the SHA-256, mean IoU, pixel accuracy): torchvision/models/segmentation
+_SEGMENTATION_ROWS = (
+    ("fcn_resnet50", "1167a1af", 0.605, 0.914),
+    ("fcn_resnet101", "7ecb50ca", 0.637, 0.919),
+    ("deeplabv3_resnet50", "cd0a2569", 0.664, 0.924),
+    ("deeplabv3_resnet101", "586e9e4e", 0.674, 0.924),
 )
 
 # timm's name of a network -> its tags (timm 1.0.31, list_pretrained); other hf://timm/<network>.<tag> work too
@@ -154,6 +168,18 @@ def _rows():
         )
         for tag in ("coco", "torchvision:COCO_V1"):
             yield (name, tag), row
+    for name, digest, mean_iou, pixel_accuracy in _SEGMENTATION_ROWS:
+        url, preprocessing = _TORCHVISION.format(f"{name}_coco", digest), SegmentationPreprocessing(shorter_side=520)
+        row = PretrainedWeights(
+            url,
+            f"sha256:{digest}",
+            preprocessing,
+            "BSD-3-Clause",
+            mean_iou=mean_iou,
+            pixel_accuracy=pixel_accuracy,
+        )
+        for tag in ("coco_voc", "torchvision:COCO_WITH_VOC_LABELS_V1"):
+            yield (name, tag), row
     digest = "sha256:4517f15273f841f664f063d083d0fdffc2f4ad7ed4673c9bda0274b009a52b10"
     preprocessing = Preprocessing(mode="cifar", size=32, resize=None)
     row = PretrainedWeights("resnet20_cifar10.safetensors", digest, preprocessing, "Apache-2.0", 0.9135, 0.9971)
@@ -162,7 +188,7 @@ def _rows():
 
 WEIGHTS = dict(_rows())
 """(network, tag) -> PretrainedWeights. The tag "imagenet" means the weights of keras.applications, and torchvision's
-IMAGENET1K_V1 for networks that keras.applications does not have."""
+IMAGENET1K_V1 for networks that keras.applications does not have; "coco" and "coco_voc" mean torchvision's."""
 
 
 def timm_name(name: str) -> str:
@@ -179,7 +205,7 @@ TIMM_NETWORKS = {
 
 
 def list_models(pattern: str = "*", pretrained: bool = False, task: str = "classification") -> list[str]:
-    """Names of the networks of a task that match a shell-style pattern, in the order of VARIANTS or DETECTORS.
+    """Names of the networks of a task that match a shell-style pattern, in the order of its row of TASKS.
 
     >>> from keras_resnet import list_models
     >>> list_models("resnext101_64*")
@@ -192,7 +218,7 @@ def list_models(pattern: str = "*", pretrained: bool = False, task: str = "class
     Args:
         pattern: shell-style wildcards, such as "*cifar*".
         pretrained: whether to list only networks with published weights, those of `list_weights`.
-        task: "classification", "detection" or "localization".
+        task: "classification", "detection", "localization" or "segmentation".
 
     Raises:
         ValueError: for an unknown task.

@@ -1,23 +1,20 @@
 """DetectorWeights: the weights of a detector in an open file, and the spec, classes and facts that follow from them."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import keras
 
-from keras_resnet.architecture.complexity import complexity
-from keras_resnet.architecture.detector import MIN_SIDE, PREDICTORS, build_detector
+from keras_resnet.architecture.detector import PREDICTORS, build_detector
 from keras_resnet.architecture.detector_spec import DetectorSpec
-from keras_resnet.architecture.metadata import info_without_head, model_info
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.data.labels import coco_classes
 from keras_resnet.errors import error_summary, value_error
+from keras_resnet.weights.array_lengths import check_size, lengths_in_file
 from keras_resnet.weights.layouts import Layout
-from keras_resnet.weights.network_weights import NetworkWeights
-from keras_resnet.weights.spec_matching import ANCHORS, field_differences, match_spec_to_weights
+from keras_resnet.weights.network_weights import AnySizeWeights
+from keras_resnet.weights.spec_matching import NOT_IN_ARRAYS, field_differences, match_spec_to_weights
 from keras_resnet.weights.weights_file import WeightsFile
 
 _LENGTHS = {
@@ -58,7 +55,7 @@ _PARTS = (
 
 
 @dataclass(frozen=True)
-class DetectorWeights(NetworkWeights):
+class DetectorWeights(AnySizeWeights):
     """The weights of a detector in an open file: everything that can be known before a model is built."""
 
     preprocessing_class = DetectionPreprocessing
@@ -81,35 +78,21 @@ class DetectorWeights(NetworkWeights):
         backbone = match_spec_to_weights(spec, layout, file.arrays, saved)
         if not saved and not spec.backbone.bn_epsilon:  # the new names do not identify the epsilon
             backbone = replace(backbone, bn_epsilon=0.0)
-        anchors = {name: getattr(saved or spec, name) for name in ANCHORS[DetectorSpec]}
+        anchors = {name: getattr(saved or spec, name) for name in NOT_IN_ARRAYS[DetectorSpec]}
         try:
             found = replace(spec, backbone=backbone, **anchors)
             found = replace(found, **_widths(layout, found, file))
         except ValueError as error:
             raise value_error("path", str(file.path), f"the weights of a detector ({error_summary(error)})") from error
-        _check_size(spec, found, file)
+        check_size(spec, found, file, _LENGTHS)
         return found
 
     def build(self, include_top: bool, classes: int | None, input_shape: tuple | None, **arguments: Any) -> keras.Model:
         """The detector, whose kernels are zeros."""
         return build_detector(replace(self.spec, classes=classes), initialize=False, **arguments)
 
-    @cached_property
-    def num_classes(self) -> int:
-        """Number of classes with the background."""
-        return self.spec.classes
-
-    def _usual_preprocessing(self):
-        return None
-
-    def info(self, model: keras.Model, new_head: bool = False) -> dict[str, Any]:
-        """Facts about the weights for `model.info`: source, preprocessing (else the model's), class names."""
-        info = {"weights": self.file.path.name, **self.file.metadata.info}
-        if self.num_classes == len(coco_classes()):
-            info.setdefault("class_names", list(coco_classes()))
-        info = info_without_head(info) if new_head else info
-        known = self.preprocessing.to_config() if self.preprocessing else model_info(model).get("preprocessing")
-        return info | {"preprocessing": known or DetectionPreprocessing().to_config()}
+    def _usual_class_names(self):
+        return coco_classes() if self.num_classes == len(coco_classes()) else None
 
 
 def _check_structure(spec, layout, file):
@@ -136,40 +119,3 @@ def _widths(layout, spec, file):
     if dense := lengths_in_file({"scores": ("dense_scores/bias",)}, layout, spec, file):
         widths["classes"] = dense["scores"] // spec.num_anchors
     return widths
-
-
-def lengths_in_file(
-    table: Mapping[str, tuple[str, ...]], layout: Layout, spec: Any, file: WeightsFile
-) -> dict[str, int]:
-    """{field: length of the first of its weights that the file has}, without those of which it has none.
-
-    Args:
-        table: field of a spec -> weights of one axis.
-        layout: Layout of the file.
-        spec: spec of the network, for the names of its arrays.
-        file: the open file.
-    """
-    arrays = {
-        field: [file.arrays.get(layout.array_name(name, spec) or "") for name in names]
-        for field, names in table.items()
-    }
-    lengths = {
-        field: [array.shape[0] for array in found if array and len(array.shape) == 1] for field, found in arrays.items()
-    }
-    return {field: found[0] for field, found in lengths.items() if found and found[0]}
-
-
-def _check_size(requested, found, file):
-    """Raises ValueError if widths from a file make a detector larger than the requested one and the file's arrays."""
-    needed, limit = map(_num_weights, (found, requested))
-    stored = sum(math.prod(array.shape) for array in file.arrays.values())
-    if needed > max(stored, limit):
-        widths = {field: getattr(found, field) for field in _LENGTHS}
-        expected = f"`{file.path}` should have {needed:,} weights, since the lengths of its arrays imply {widths}"
-        raise ValueError(f"{expected}. Received: {stored:,} weights")
-
-
-def _num_weights(spec):
-    """Number of all weights, trainable or not."""
-    found = complexity(spec, input_shape=(MIN_SIDE, MIN_SIDE, 3))
-    return found.parameters + found.statistics

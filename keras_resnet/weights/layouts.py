@@ -5,11 +5,12 @@ gives the name of the array in the file, and the fields of ResNetSpec that its n
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keras_resnet.architecture.detector_spec import DetectorSpec, backbone_of
-from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.architecture.segmenter_spec import SegmenterSpec
 
 _TORCH_WEIGHTS = {
     "kernel": "weight",
@@ -46,16 +47,16 @@ class Layout:
     dense_as_conv: bool = False
     """Whether the classifier is stored as a 1x1 convolution."""
     prefix: str = ""
-    """Prefix of the modules of a network inside a detector."""
+    """Prefix of the modules of a network inside a detector or segmenter."""
     heads: dict[str, str] = field(default_factory=dict)
-    """Regular expression of the layers of a detector's neck and heads -> module."""
+    """Regular expression of the layers of a neck or head -> module, with the names in _NAMES_OF_SPEC in braces."""
 
     @property
     def is_keras(self) -> bool:
         """Whether the arrays have the names of keras.applications."""
         return not self.modules
 
-    def array_name(self, name: str, spec: ResNetSpec | DetectorSpec) -> str | None:
+    def array_name(self, name: str, spec: Any) -> str | None:
         """Name of the array that stores the Keras weight `name`; None if the layout has no such array."""
         if self.is_keras:
             return name
@@ -76,11 +77,27 @@ class Layout:
         return f"{module}/{weight}" if self.keras_axes else f"{self.prefix}{module}.{_TORCH_WEIGHTS[weight]}"
 
     def _head_module(self, layer, spec):
-        """Module of a layer of a detector's neck or heads; None for other layers."""
+        """Module of a layer of a neck or head; None for other layers."""
         for pattern, module in self.heads.items():
             if match := re.fullmatch(pattern, layer):
-                return match.expand(module.replace("{after_convs}", str(getattr(spec, "head_convs", 0) + 1)))
+                names = _NAMES_OF_SPEC.get(type(spec), dict)
+                return match.expand(module.format(**names(spec)))
         return None
+
+
+_NAMES_OF_SPEC: dict[type, Callable[[Any], dict]] = {
+    DetectorSpec: lambda spec: {"after_convs": spec.head_convs + 1},
+    SegmenterSpec: lambda spec: {
+        "pyramid": "classifier.aspp" if spec.head == "deeplabv3plus" else "classifier.0",
+        "after_branches": len(spec.rates) + 1,
+    },
+}
+"""Class of a spec -> the parts of the names of modules that depend on it."""
+
+
+def _conv_bn(layer, module, index):
+    """Rows of `Layout.heads` for a convolution at an index of a torch Sequential, and the batch norm behind it."""
+    return {f"{layer}_conv": f"{module}.{index}", f"{layer}_bn": f"{module}.{index + 1}"}
 
 
 _TORCHVISION = Layout(
@@ -147,6 +164,29 @@ _DETECTION = replace(  # torchvision/models/detection
         r"dense_deltas": "head.regression_head.bbox_reg",
     },
 )
+_SEGMENTATION = replace(  # torchvision/models/segmentation
+    _TORCHVISION,
+    name="torchvision_segmentation",
+    patterns=(r"backbone\.layer1\.0\.conv1\.weight",),
+    prefix="backbone.",
+    heads={
+        **_conv_bn("fcn_hidden", "classifier", 0),
+        r"fcn_logits": "classifier.4",
+        **_conv_bn(r"aspp_branch(\d+)", r"{pyramid}.convs.\1", 0),
+        **_conv_bn("aspp_pool", "{pyramid}.convs.{after_branches}", 1),
+        **_conv_bn("aspp_project", "{pyramid}.project", 0),
+        **_conv_bn("aspp_hidden", "classifier", 1),
+        r"aspp_logits": "classifier.4",
+        # DeepLabV3+ is not in torchvision: names as in github.com/VainF/DeepLabV3Plus-Pytorch, whose decoder has one
+        # hidden convolution less
+        **_conv_bn("decoder_skip", "classifier.project", 0),
+        **_conv_bn("decoder_hidden0", "classifier.classifier", 0),
+        **_conv_bn("decoder_hidden1", "classifier.classifier", 3),
+        r"decoder_logits": "classifier.classifier.6",
+        **_conv_bn("aux_hidden", "aux_classifier", 0),
+        r"aux_logits": "aux_classifier.4",
+    },
+)
 _DETECTION_2019 = replace(  # the published v1 files of 2019 and 2020; their frozen batch norm has an epsilon of 0
     _DETECTION,
     name="torchvision_detection_2019",
@@ -206,5 +246,6 @@ _KERAS = Layout(
     keras_axes=True,
 )
 LAYOUTS = {
-    layout.name: layout for layout in (_DETECTION_2019, _DETECTION, _CIFAR, _TORCHVISION, _TIMM, _KERAS_HUB, _KERAS)
+    layout.name: layout
+    for layout in (_DETECTION_2019, _DETECTION, _SEGMENTATION, _CIFAR, _TORCHVISION, _TIMM, _KERAS_HUB, _KERAS)
 }

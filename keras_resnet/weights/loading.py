@@ -25,6 +25,7 @@ from keras_resnet.weights.file_formats import open_weights
 from keras_resnet.weights.layout_axes import HEAD_PREFIXES, HEAD_WEIGHTS, weight_variables
 from keras_resnet.weights.localizer_weights import LocalizerWeights
 from keras_resnet.weights.network_weights import NetworkWeights, first_kernel
+from keras_resnet.weights.segmenter_weights import SegmenterWeights
 from keras_resnet.weights.spec_matching import (
     check_spec_fits_weights,
     detect_layout,
@@ -34,7 +35,12 @@ from keras_resnet.weights.spec_matching import (
 )
 from keras_resnet.weights.weights_file import WeightsFile
 
-_KINDS = {ResNetSpec: NetworkWeights, DetectorSpec: DetectorWeights, LocalizerSpec: LocalizerWeights}
+_KINDS = {
+    ResNetSpec: NetworkWeights,
+    DetectorSpec: DetectorWeights,
+    LocalizerSpec: LocalizerWeights,
+    SegmenterSpec: SegmenterWeights,
+}
 """Class of a spec -> that of the weights of its networks."""
 
 
@@ -54,10 +60,16 @@ def _open_network_weights(path, spec, layout="auto", source_preprocessing=None, 
         yield weights(file, row, weights.match(spec, row, file), source_preprocessing)
 
 
-_NAMES = {ResNetSpec: "a residual network", DetectorSpec: "a detector", LocalizerSpec: "a localizer"}
+_NAMES = {
+    ResNetSpec: "a residual network",
+    DetectorSpec: "a detector",
+    LocalizerSpec: "a localizer",
+    SegmenterSpec: "a segmenter",
+}
 _HINTS = {
     ResNetSpec: "Weights of a backbone are the argument `backbone_weights` of `create`.",
     DetectorSpec: "`create(name, weights=path)` with the name of a detector takes them.",
+    SegmenterSpec: "`create(name, weights=path)` with the name of a segmenter takes them.",
 }
 
 
@@ -120,7 +132,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike, layout: str = "aut
 
 
 def build_from_file(
-    spec: ResNetSpec | DetectorSpec | LocalizerSpec,
+    spec: ResNetSpec | DetectorSpec | LocalizerSpec | SegmenterSpec,
     path: str | os.PathLike,
     include_top: bool | None = True,
     classes: int | None = None,
@@ -249,7 +261,7 @@ def _set_info(model, info):
 
 
 def require_spec(model: keras.Model) -> Any:
-    """The ResNetSpec, DetectorSpec or LocalizerSpec of a model; raises ValueError for other models."""
+    """The ResNetSpec of a model, or that of a detector, localizer or segmenter; raises ValueError for other models."""
     spec = model_spec(model)
     if spec is None:
         expected = "a network of keras_resnet with a `spec`"

@@ -11,11 +11,11 @@ from keras_resnet.architecture.complexity import complexity
 from keras_resnet.architecture.localizer import build_localizer
 from keras_resnet.architecture.localizer_spec import LocalizerSpec
 from keras_resnet.errors import error_summary, value_error
-from keras_resnet.weights.detector_weights import lengths_in_file
+from keras_resnet.weights.array_lengths import lengths_in_file
 from keras_resnet.weights.layout_axes import HEAD_WEIGHTS
 from keras_resnet.weights.layouts import Layout
 from keras_resnet.weights.network_weights import NetworkWeights
-from keras_resnet.weights.spec_matching import ANCHORS, field_differences, match_spec_to_weights
+from keras_resnet.weights.spec_matching import NOT_IN_ARRAYS, field_differences, match_spec_to_weights
 from keras_resnet.weights.weights_file import WeightsFile
 
 _LENGTHS = {"box_width": ("box_conv/bias",), "classes": HEAD_WEIGHTS[1:]}
@@ -40,7 +40,7 @@ class LocalizerWeights(NetworkWeights):
             expected = f"`{file.path}` should have the weights of the requested localizer"
             raise ValueError(f"{expected}. Received: one with {different}")
         backbone = match_spec_to_weights(spec, layout, file.arrays, saved)
-        found: dict[str, Any] = {name: getattr(saved or spec, name) for name in ANCHORS[LocalizerSpec]}
+        found: dict[str, Any] = {name: getattr(saved or spec, name) for name in NOT_IN_ARRAYS[LocalizerSpec]}
         found |= lengths_in_file(_LENGTHS, layout, spec, file)
         try:
             return replace(spec, backbone=backbone, **found)

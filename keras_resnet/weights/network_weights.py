@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import keras
 
 from keras_resnet.architecture.detector_spec import backbone_of
-from keras_resnet.architecture.metadata import info_without_head, input_size
+from keras_resnet.architecture.metadata import info_without_head, input_size, model_info
 from keras_resnet.architecture.network import build
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import STEMS
@@ -167,6 +167,31 @@ class NetworkWeights:
         return {
             names.get(name, name): to_keras_axes(array, self.layout, names.get(name)) for name, array in arrays.items()
         }
+
+
+class AnySizeWeights(NetworkWeights):
+    """The weights of a detector or segmenter: a network for images of any size whose spec has the number of classes."""
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Number of classes with the background."""
+        return self.spec.classes
+
+    def _usual_class_names(self):
+        """Names of the classes if the file has none; None if they are not known."""
+        return None
+
+    def _usual_preprocessing(self):
+        return None
+
+    def info(self, model: keras.Model, new_head: bool = False) -> dict[str, Any]:
+        """Facts about the weights for `model.info`: source, preprocessing (else the model's), class names."""
+        info = {"weights": self.file.path.name, **self.file.metadata.info}
+        if names := self._usual_class_names():
+            info.setdefault("class_names", list(names))
+        info = info_without_head(info) if new_head else info
+        known = self.preprocessing.to_config() if self.preprocessing else model_info(model).get("preprocessing")
+        return info | {"preprocessing": known or self.preprocessing_class().to_config()}
 
 
 def first_kernel(model: keras.Model) -> tuple[str, keras.Variable]:

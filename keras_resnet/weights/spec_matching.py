@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_resnet.architecture.detector_spec import DetectorSpec, backbone_of
 from keras_resnet.architecture.localizer_spec import LocalizerSpec
+from keras_resnet.architecture.segmenter_spec import SegmenterSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import check_known, value_error
 from keras_resnet.variants import VARIANTS
@@ -17,12 +18,18 @@ _DETECTOR_NAMES = re.compile(
     r"(rpn_objectness|dense_scores)/.*|(rpn\.head|head\.classification_head)\.cls_logits\..*", re.DOTALL
 )
 """The arrays that every detector has, of the objectness or of the classes of anchors."""
+_SEGMENTER_NAMES = re.compile(
+    r"(fcn_hidden|aspp_project)_conv/kernel|classifier\.(0|0\.project\.0|aspp\.project\.0)\.weight"
+)
+"""The kernel that every segmenter with a head of each kind has."""
 
 
 def kind_of_network(names: Collection[str]) -> type:
-    """ResNetSpec, DetectorSpec or LocalizerSpec: the spec of a network whose arrays have these names."""
+    """Class of the spec of a network whose arrays have these names."""
     if any(map(_DETECTOR_NAMES.fullmatch, names)):
         return DetectorSpec
+    if any(map(_SEGMENTER_NAMES.fullmatch, names)):
+        return SegmenterSpec
     return LocalizerSpec if "box_deltas/kernel" in names else ResNetSpec
 
 
@@ -38,11 +45,13 @@ def detect_layout(names: Iterable[str], path: str | os.PathLike) -> Layout:
     )
 
 
-def get_layout(name: str, spec: ResNetSpec | DetectorSpec) -> Layout:
+def get_layout(name: str, spec: Any) -> Layout:
     """The Layout with this name; "timm" and "auto" are the one in which timm has networks like `spec`."""
     check_known("layout", name, (*LAYOUTS, "auto"))
     if isinstance(spec, DetectorSpec) and name in ("torchvision", "auto"):
         return LAYOUTS["torchvision_detection" if spec.backbone.bn_epsilon else "torchvision_detection_2019"]
+    if isinstance(spec, SegmenterSpec) and name in ("torchvision", "auto"):
+        return LAYOUTS["torchvision_segmentation"]
     spec = backbone_of(spec)
     if name in ("timm", "auto"):
         return LAYOUTS["timm" if spec.preactivation else "torchvision"]
@@ -56,12 +65,17 @@ _FIELDS_OF_NETWORK = (
     *("se_ratio", "eca", "merge"),
 )
 """Fields that should be as requested: with another value, arrays may still have the same names and shapes."""
-ANCHORS = {ResNetSpec: (), DetectorSpec: ("anchor_sizes", "anchor_ratios"), LocalizerSpec: ("anchor_sizes",)}
-"""Class of a spec -> its fields of anchors, which are taken from the weights, if the file has them."""
+NOT_IN_ARRAYS = {
+    ResNetSpec: (),
+    DetectorSpec: ("anchor_sizes", "anchor_ratios"),
+    LocalizerSpec: ("anchor_sizes",),
+    SegmenterSpec: ("rates",),
+}
+"""Class of a spec -> its fields that no array shows, which are taken from the spec that is stored in a file."""
 
 
 def match_spec_to_weights(
-    spec: ResNetSpec | DetectorSpec | LocalizerSpec,
+    spec: Any,
     layout: Layout,
     names: Iterable[str],
     saved: Any = None,
@@ -112,11 +126,9 @@ def variant_of(spec: ResNetSpec, ignored: Collection[str] = ()) -> str | None:
     return next((name for name, row in VARIANTS.items() if not field_differences(row.to_config(), config, names)), None)
 
 
-def check_spec_fits_weights(
-    spec: ResNetSpec | DetectorSpec, required: ResNetSpec | DetectorSpec, path: str | os.PathLike
-) -> None:
-    """Raise ValueError if a model's spec differs from what its weights need: strides, biases, epsilon, anchors."""
-    different = field_differences(required.to_config(), spec.to_config(), ANCHORS[type(required)])
+def check_spec_fits_weights(spec: Any, required: Any, path: str | os.PathLike) -> None:
+    """Raise ValueError if a model's spec differs from what its weights need in a field that no array shows."""
+    different = field_differences(required.to_config(), spec.to_config(), NOT_IN_ARRAYS[type(required)])
     config = backbone_of(required).to_config()
     if different := different or field_differences(config, backbone_of(spec).to_config(), _FIELDS_OF_WEIGHTS):
         name = variant_of(required) if isinstance(required, ResNetSpec) else None
