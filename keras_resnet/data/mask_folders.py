@@ -1,8 +1,7 @@
-"""`MaskFolder`: folders of images and of masks with the class of every pixel -> Dataset. Every file is checked first."""
+"""`MaskFolder`: folders of images and of masks of classes -> Dataset, with `masks`. Every file is checked first."""
 
 import os
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -22,28 +21,29 @@ from keras_resnet.data.image_files import images_in_folder
 from keras_resnet.data.image_folders import path_split, training_split
 from keras_resnet.data.labels import placeholder_names
 from keras_resnet.data.manifests import FileRecord, read_files
-from keras_resnet.data.semantic_masks import VALUES, class_values, describe_mask, mask_files, read_palette
+from keras_resnet.data.mask_checks import (
+    ClassTable,
+    MaskedImage,
+    check_table,
+    palette_colors,
+    placeholder_table,
+    to_masks,
+)
+from keras_resnet.data.semantic_masks import VALUES, class_values, describe_mask
 from keras_resnet.errors import value_error
 
 IMAGES, MASKS = "images", "masks"
 """Names of the folders of images and of masks."""
 SUFFIX = ".png"
 """Suffix of a mask."""
+READER = "mask 1"
+"""Name and version of `describe_mask`, for the manifest of its results."""
 CLASSES_FILE = "classes.txt"
 """Name of the file with the names and colours of the classes."""
 COLORED_LINE = re.compile(r"(.*[^\s,:])[\s,:]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})")
 """A line of this file that ends with red, green and blue."""
 NUMBERED_LINE = re.compile(r"(\d{1,3})[\s,:]+(.+)")
 """A line of this file that begins with an index."""
-
-Color = tuple[int, int, int]
-
-
-class ClassTable(NamedTuple):
-    """The classes of masks."""
-
-    names: tuple[str, ...]
-    colors: tuple[Color, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class MaskFolder:
     """Names of the splits."""
     read: Callable[[str], MaskedSplit]
     """Name of a split -> MaskedSplit."""
-    classes: ClassTable | None = None
+    table: ClassTable | None = None
     """None: as many classes as the training masks have, with the colours of their palettes."""
 
     @property
@@ -100,10 +100,8 @@ def open_masks(folder: str | os.PathLike) -> MaskFolder:
     Raises:
         ValueError: for an invalid classes.txt.
     """
-    folder, pairs = Path(folder), find_masks(folder)
-    table = folder / CLASSES_FILE
-    classes = read_classes(table) if table.is_file() else None
-    return MaskFolder(folder, tuple(pairs), lambda split: match_files(*pairs[split]), classes)
+    pairs = find_masks(folder)
+    return MaskFolder(Path(folder), tuple(pairs), lambda split: match_files(*pairs[split]), find_classes(folder))
 
 
 def match_files(images: Path, masks: Path) -> MaskedSplit:
@@ -127,6 +125,12 @@ def match_files(images: Path, masks: Path) -> MaskedSplit:
 
 def _stem(path, folder):
     return os.path.splitext(os.path.relpath(path, folder))[0]
+
+
+def find_classes(folder: str | os.PathLike) -> ClassTable | None:
+    """The ClassTable of a folder with the file classes.txt; None without. Raises as `read_classes`."""
+    path = Path(folder, CLASSES_FILE)
+    return read_classes(path) if path.is_file() else None
 
 
 def read_classes(path: str | os.PathLike) -> ClassTable:
@@ -181,8 +185,8 @@ def load_masks(found: MaskFolder, held_out=None, skip_bad=False, ignore_index: i
             all are listed. For fewer than two classes.
     """
     opened = _open_splits(found, training_split_names(found, held_out), training_check(), skip_bad, ignore_index)
-    keep = fits_in_memory(sum(item.image.size + item.mask.size for split in opened.splits for item in split))
-    splits = [opened.to_split(items, lambda group: training_split(group, keep), keep) for items in opened.splits]
+    keep = fits_in_memory(sum(pair.image.size + pair.mask.size for split in opened.splits for pair in split))
+    splits = [opened.to_split(pairs, lambda group: training_split(group, keep), keep) for pairs in opened.splits]
     train, test = splits if len(splits) == 2 else splits[0].stratified_split(held_out)
     return opened.to_dataset(found, train, test)
 
@@ -196,99 +200,66 @@ def load_test_masks(found: MaskFolder, split=None, skip_bad=False, ignore_index:
     return opened.to_dataset(found, None, opened.to_split(opened.splits[0], path_split, False))
 
 
-class _CheckedPair(NamedTuple):
-    """An image and its mask, which are valid."""
+class _Pair(NamedTuple):
+    """The valid files of an image and its mask."""
 
-    paths: tuple[str, str]
+    masked: MaskedImage
     image: FileRecord
     mask: FileRecord
-    size: StoredSize
-    """Of the image."""
-
-    @property
-    def mask_orientation(self):
-        """EXIF orientation that the mask shares with its image: not 1 if its size is that of the stored pixels."""
-        is_stored = tuple(self.mask.result["size"]) == self.size.stored != self.size.upright
-        return self.size.orientation if is_stored else 1
 
 
 @dataclass(frozen=True)
 class _OpenedSplits:
     """Splits whose images and masks are valid."""
 
-    splits: Sequence[Sequence[_CheckedPair]]
-    classes: ClassTable
-    values: np.ndarray | None
+    splits: Sequence[Sequence[_Pair]]
+    table: ClassTable
+    classes: np.ndarray | None
     """The class of each value, see `class_values`."""
     errors: tuple[str, ...]
 
-    def to_split(self, items: Sequence[_CheckedPair], make: Callable, keep: bool) -> Split:
+    def to_split(self, pairs: Sequence[_Pair], make: Callable, keep: bool) -> Split:
         """The Split with masks; `make` makes one of a group of (path, label, FileRecord), see `path_split`.
 
-        `keep`: whether masks are kept in memory.
+        `keep`: whether the mask files are kept in memory.
         """
-        names = [item.paths[1] for item in items]
+        names = [pair.masked.mask_name for pair in pairs]
         with ThreadPool() as threads:
-            files = threads.map(_read_bytes, names, chunksize=16) if keep else names
-        orientations = [item.mask_orientation for item in items]
-        masks = mask_files(
-            files,
-            np.array([item.size.upright for item in items]),
-            names,
-            orientations if any(orientation > 1 for orientation in orientations) else None,
-            self.values,
-            _count_matrix(items),
-        )
-        labels = masks.label_matrix(len(self.classes.names))
+            files = threads.map(lambda path: Path(path).read_bytes(), names, chunksize=16) if keep else names
+        masks = to_masks([pair.masked for pair in pairs], files, self.classes)
+        labels = masks.label_matrix(len(self.table.names))
         group = [
-            (item.paths[0], label, item.image._replace(result=item.size.orientation))
-            for item, label in zip(items, labels, strict=True)
+            (pair.masked.image_name, label, pair.image._replace(result=pair.masked.size.orientation))
+            for pair, label in zip(pairs, labels, strict=True)
         ]
         return replace(make(group), masks=masks)
 
     def to_dataset(self, found: MaskFolder, train: Split | None, test: Split) -> Dataset:
         preprocessing = default_preprocessing((None, None, 3))
-        return Dataset(found.name, train, test, self.classes.names, preprocessing, self.errors, self.classes.colors)
-
-
-def _read_bytes(path):
-    return Path(path).read_bytes()
-
-
-def _count_matrix(items):
-    """(N, 256) integers, the number of pixels of each value in the mask files."""
-    counts = np.zeros((len(items), VALUES), "uint32")
-    for row, item in zip(counts, items, strict=True):
-        for value, count, _ in item.mask.result["values"]:
-            row[value] = count
-    return counts
+        return Dataset(found.name, train, test, self.table.names, preprocessing, self.errors, self.table.colors)
 
 
 def _open_splits(found: MaskFolder, names, check: ImageCheck, skip_bad, ignore_index) -> _OpenedSplits:
     """_OpenedSplits of some splits; raises ValueError as `load_masks`."""
-    values = class_values(ignore_index)
-    splits = [found.read(name) for name in names]
-    training = found.read(SPLITS[0]) if found.classes is None and SPLITS[0] in found.splits else splits[0]
+    splits, classes = [found.read(name) for name in names], class_values(ignore_index)
+    # The training masks say how many classes there are
+    training = splits[0] if found.table or SPLITS[0] not in found.splits else found.read(SPLITS[0])
     check = with_size(check)
     images = read_files(check.function, _paths(splits, 0), found.folder, check.kind)
-    masks = read_files(
-        describe_mask, _paths([*splits, training], 1), found.folder, f"mask 1 pillow {version('pillow')}"
-    )
-    described = [masks[path].result for path in _paths([training], 1) if masks[path].error is None]
-    classes = _without(found.classes or _classes_of(found, described, ignore_index), ignore_index)
+    masks = read_files(describe_mask, _paths([*splits, training], 1), found.folder, f"{READER} {version('pillow')}")
+    described = [(path, masks[path].result) for path in _paths([training], 1) if masks[path].error is None]
+    table = found.table or placeholder_table([row for _, row in described], classes, found.folder)
+    table = table.without(ignore_index)
     errors = [error for split in splits for error in split.errors]
-    count = len(classes.names)
-    checked = [_checked_pairs(split.pairs, images, masks, values, count, errors) for split in splits]
+    checked = [_checked_pairs(split.pairs, images, masks, (table, classes), errors) for split in splits]
     errors = list(dict.fromkeys(errors))  # splits may have the same images
     raise_or_warn(found.folder, errors, skip_bad, "readable images with valid masks")
-    if empty := [name for name, items in zip(names, checked, strict=True) if not items]:
+    check_table(table, found.folder)
+    if empty := [name for name, pairs in zip(names, checked, strict=True) if not pairs]:
         raise value_error("dataset", str(found.folder), f"a data set with valid images and masks; {empty} has none")
-    if count < 2:
-        hint = f"Pixels of value {IGNORED} do not count: the masks of two classes have the values 0 and 1."
-        raise value_error("dataset", str(found.folder), f"a data set whose masks have two classes, not {count}", hint)
-    if found.classes is None:
-        classes = classes._replace(colors=_palette_colors(training, masks, count))
-    return _OpenedSplits(checked, classes, values, tuple(errors))
+    if table.colors is None:
+        table = table._replace(colors=palette_colors(described, len(table.names)))
+    return _OpenedSplits(checked, table, classes, tuple(errors))
 
 
 def _paths(splits, column):
@@ -296,69 +267,16 @@ def _paths(splits, column):
     return list(dict.fromkeys(pair[column] for split in splits for pair in split.pairs))
 
 
-def _classes_of(found, described, ignore_index):
-    """A ClassTable with placeholders up to the highest value in the training masks."""
-    occurring = {value for mask in described for value, _, _ in mask["values"]} - {IGNORED, ignore_index}
-    count = max(occurring, default=-1) + 1
-    if len(occurring) < count / 2:
-        warnings.warn(
-            f"Only {len(occurring)} of the {count} values up to the highest occur in the masks of {found.folder}: "
-            f"values should be class indices, from 0 without gaps; {CLASSES_FILE} names the classes",
-            stacklevel=5,
-        )
-    return ClassTable(tuple(placeholder_names(count)))
-
-
-def _without(classes, ignore_index):
-    """The classes without the last one, if its pixels do not count."""
-    if ignore_index is None or ignore_index != len(classes.names) - 1:
-        return classes
-    return ClassTable(classes.names[:-1], None if classes.colors is None else classes.colors[:-1])
-
-
-def _checked_pairs(pairs, images, masks, values, count, errors) -> list[_CheckedPair]:
-    """The valid images and masks; messages about the others go to `errors`."""
+def _checked_pairs(paths, images, masks, expected, errors) -> list[_Pair]:
+    """The _Pairs that are valid; messages about the others go to `errors`. `expected`: as for `MaskedImage.errors`."""
     checked = []
-    for paths in pairs:
-        image, mask = images[paths[0]], masks[paths[1]]
-        found = [f"{path} ({record.error})" for path, record in zip(paths, (image, mask), strict=True) if record.error]
+    for image_path, mask_path in paths:
+        image, mask = images[image_path], masks[mask_path]
+        rows = ((image_path, image.error), (mask_path, mask.error))
+        found = [f"{path} ({error})" for path, error in rows if error is not None]
         if not found:
-            item = _CheckedPair(paths, image, mask, StoredSize(*image.result))
-            found = [f"{paths[1]} ({reason})" for reason in _mask_errors(item, values, count)]
-            checked += [] if found else [item]
+            masked = MaskedImage(image_path, mask_path, StoredSize(*image.result), mask.result)
+            found = list(masked.errors(*expected))
+            checked += [] if found else [_Pair(masked, image, mask)]
         errors += found
     return checked
-
-
-def _mask_errors(item, values, count):
-    """Why a mask does not fit its image or the classes, if it does not."""
-    size = tuple(item.mask.result["size"])
-    if size not in (item.size.upright, item.size.stored):
-        pixels = [f"{width} x {height}" for height, width in (size, item.size.upright)]
-        yield f"has {pixels[0]} pixels, but its image {item.paths[0]} has {pixels[1]}"
-    classes = {int(value if values is None else values[value]) for value, _, _ in item.mask.result["values"]}
-    if unknown := sorted(classes - {*range(count), IGNORED}):
-        yield f"has the indices {unknown[:10]}, but the {count} classes are 0 to {count - 1}"
-
-
-def _palette_colors(training: MaskedSplit, masks, count) -> tuple[Color, ...] | None:
-    """Colours of the classes in the palettes of the training masks; None if there are none."""
-    used: dict[int, list[int]] = {}
-    differing, first = [], None
-    for _, path in training.pairs:
-        for value, _, color in masks[path].result["values"] if masks[path].error is None else ():
-            first = first or (color and path)
-            if color and used.setdefault(value, color) != color:
-                differing.append(path)
-    if differing:
-        warnings.warn(
-            f"The palettes of masks have different colours for the same index, in {len({*differing})} masks such as "
-            f"{differing[0]}: the classes are the indices, not the colours",
-            stacklevel=5,
-        )
-    if differing or first is None:
-        return None
-    palette = dict(enumerate(read_palette(first))) | used
-    colors = tuple(tuple(palette.get(index, ())) for index in range(count))
-    is_grey_ramp = all(color == (index,) * 3 for index, color in enumerate(colors))  # Pillow's, if none is given
-    return None if is_grey_ramp or () in colors else colors

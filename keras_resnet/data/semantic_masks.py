@@ -229,7 +229,10 @@ def _description(image, mask):
     counts = count_values(mask)
     values = np.flatnonzero(counts).tolist()
     colors = [palette[value] if value < len(palette) else None for value in values]
-    return {"size": list(mask.shape), "values": [list(row) for row in zip(values, counts[values].tolist(), colors)]}
+    return {
+        "size": list(mask.shape),
+        "values": [list(row) for row in zip(values, counts[values].tolist(), colors, strict=True)],
+    }
 
 
 def palette_of(image) -> list[list[int]]:

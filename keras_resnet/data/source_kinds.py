@@ -16,9 +16,10 @@ from keras_resnet.data.image_folders import load_folder, load_test_folder
 from keras_resnet.data.labelled_folders import load_labelled_folder, load_labelled_test_folder
 from keras_resnet.data.localization_files import find_localization, open_localization
 from keras_resnet.data.mask_folders import find_masks, load_masks, load_test_masks, open_masks
+from keras_resnet.data.object_masks import load_object_masks, load_test_object_masks
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.tfds import find_builder, list_tfds, load_tfds, load_tfds_split
-from keras_resnet.data.voc_files import find_voc, open_voc
+from keras_resnet.data.voc_files import find_voc, find_voc_masks, open_voc, open_voc_masks
 from keras_resnet.data.webdataset_shards import find_shards, open_shards
 from keras_resnet.data.yolo_files import find_yolo, open_yolo
 from keras_resnet.errors import unknown_name_error, value_error
@@ -125,14 +126,48 @@ def _annotated(find, open_annotations):
     )
 
 
-def _masked(find, open_masks):
-    """The SourceKind of masks: whether a name is of the kind, and a function of the name -> MaskFolder."""
+def _masked(find, open_folder, load=load_masks, load_test=load_test_masks, if_requested=False):
+    """The SourceKind of masks of classes.
+
+    Args:
+        find: whether a name is of the kind.
+        open_folder: the name -> what `load` and `load_test` get, a MaskFolder or Annotations.
+        load, load_test: as `load_masks` and `load_test_masks`.
+        if_requested: whether the masks are only read if LoadOptions say so.
+    """
+
+    def find_if_requested(name, options):
+        is_searched = options.labels is None and (options.masks or not if_requested)
+        return name if is_searched and find(name) else None
+
     return SourceKind(
-        lambda name, options: name if options.labels is None and find(name) else None,
-        lambda name, options: load_masks(open_masks(name), options.held_out, options.skip_bad, options.ignore_index),
-        lambda name, options: load_test_masks(open_masks(name), options.split, options.skip_bad, options.ignore_index),
+        find_if_requested,
+        lambda name, options: load(open_folder(name), options.held_out, options.skip_bad, options.ignore_index),
+        lambda name, options: load_test(open_folder(name), options.split, options.skip_bad, options.ignore_index),
         annotation="masks",
     )
+
+
+def _rendered(find, open_annotations):
+    """The SourceKind of masks that are rendered from those of objects, if they are requested."""
+    return _masked(find, open_annotations, load_object_masks, load_test_object_masks, if_requested=True)
+
+
+def _tfds(masks):
+    """The SourceKind of tensorflow-datasets, with their masks or with their other annotations."""
+
+    def find(name, options):
+        return find_builder(name, options.data_dir) if options.masks == masks else None
+
+    def load(builder, options):
+        masks = options.masks, options.ignore_index
+        return load_tfds(builder, options.download, options.held_out, options.skip_bad, *masks)
+
+    def load_test(builder, options):
+        masks = options.masks, options.ignore_index
+        return load_tfds_split(builder, options.split, options.download, options.skip_bad, *masks)
+
+    return SourceKind(find, load, load_test, annotation="masks" if masks else "classes")
 
 
 SOURCES = {
@@ -149,30 +184,39 @@ SOURCES = {
     "voc": _annotated(find_voc, open_voc),
     "yolo": _annotated(find_yolo, open_yolo),
     "masks": _masked(find_masks, open_masks),
+    "voc masks": _masked(find_voc_masks, open_voc_masks),
+    "coco masks": _rendered(find_coco, open_coco),
+    "yolo masks": _rendered(find_yolo, open_yolo),
     "folder": SourceKind(
         lambda name, options: name if os.path.exists(name) else None,
         _load_folder,
         _load_test_folder,
         has_image_files=True,
     ),
-    "tensorflow-datasets": SourceKind(
-        lambda name, options: find_builder(name, options.data_dir),
-        lambda builder, options: load_tfds(builder, options.download, options.held_out, options.skip_bad),
-        lambda builder, options: load_tfds_split(builder, options.split, options.download, options.skip_bad),
-    ),
+    "tensorflow-datasets": _tfds(masks=False),
+    "tensorflow-datasets masks": _tfds(masks=True),
 }
 """Kinds of data sets, in the order in which a name is compared with them."""
+
+
+MASKED_DATA = (
+    "a data set with masks: a folder with the folders images and masks, also below train, val and test or above them, "
+    "with SegmentationClass and JPEGImages of PASCAL VOC, or with a JSON file of COCO; or a dataset of "
+    "tensorflow-datasets"
+)
+"""What has masks of classes, for messages."""
 
 
 def find_source(name, options: LoadOptions) -> tuple[str, Any]:
     """(the first kind in SOURCES that a data set is of, what its functions get); raises as `load_dataset`."""
     if isinstance(name, (str, os.PathLike)) and os.fspath(name):
-        kinds = ((kind, row) for kind, row in SOURCES.items() if row.annotation == "masks" or not options.masks)
-        found = ((kind, row.find(os.fspath(name), options)) for kind, row in kinds)
+        kinds = {kind: row for kind, row in SOURCES.items() if row.annotation == "masks" or not options.masks}
+        found = ((kind, row.find(os.fspath(name), options)) for kind, row in kinds.items())
         if match := next((pair for pair in found if pair[1]), None):
-            if options.labels is not None and match[0] != "folder":
-                raise value_error("labels", str(options.labels), f"left out for {str(name)!r}, which has labels")
+            _check_options(name, match[0], options)
             return match
+        if options.masks and (os.path.exists(name) or name in DATASETS):
+            raise value_error("dataset", str(name), MASKED_DATA)
         if os.fspath(name).count(os.sep) > 1 or not isinstance(name, str) or name.startswith((".", "~", os.sep)):
             raise FileNotFoundError(f"Expected a folder with a folder for each class. Received: dataset={str(name)!r}")
     expected = (
@@ -180,3 +224,11 @@ def find_source(name, options: LoadOptions) -> tuple[str, Any]:
         "hf://owner/name, or a dataset of tensorflow-datasets"
     )
     raise unknown_name_error("dataset", name, [*DATASETS, *list_tfds()], expected)
+
+
+def _check_options(name, kind, options):
+    """Raises ValueError for LoadOptions that do not apply to a data set of a kind."""
+    if options.labels is not None and kind != "folder":
+        raise value_error("labels", str(options.labels), f"left out for {str(name)!r}, which has labels")
+    if options.ignore_index is not None and SOURCES[kind].annotation != "masks":
+        raise value_error("ignore_index", options.ignore_index, f"left out for {str(name)!r}, read without masks")

@@ -4,11 +4,13 @@ import os
 import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keras_resnet.architecture.segmenter_spec import IGNORED, MAX_CLASSES
 from keras_resnet.data.datasets import (
     SPLITS,
     UNLABELLED,
@@ -20,7 +22,9 @@ from keras_resnet.data.datasets import (
 )
 from keras_resnet.data.image_files import find_images
 from keras_resnet.data.labels import placeholder_names
+from keras_resnet.data.mask_checks import ClassTable, check_table
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.semantic_masks import class_values, masks_in_memory
 from keras_resnet.data.source_kinds import SOURCES, LoadOptions, find_source
 from keras_resnet.data.stored_files import StoredFiles
 from keras_resnet.errors import value_error
@@ -47,21 +51,24 @@ def load_dataset(
     Args:
         name: "digits"; a folder of class folders, see `load_folder`; a folder of images with boxes or masks of objects,
             as COCO, PASCAL VOC or YOLO (data.yaml) have them, see `load_annotations`, or with one class and boxes, as
-            ImageNet's localization task has them, see `open_localization`; a folder of Parquet files or one
+            ImageNet's localization task has them, see `open_localization`; a folder of images and of masks with the
+            class of every pixel, see `open_masks` and `open_voc_masks`; a folder of Parquet files or one
             written by `datasets.save_to_disk`; "hf://owner/name" on the Hugging Face hub; WebDataset's tar files, as a
             folder or a pattern such as "train-{000..146}.tar"; or a dataset of tensorflow-datasets for image
-            classification or object detection, such as "cifar10", "cifar10:3.0.2", "emnist/letters" or "voc".
+            classification, object detection or semantic segmentation, such as "cifar10", "cifar10:3.0.2",
+            "emnist/letters", "voc" or "oxford_iiit_pet".
         data_dir: folder of tensorflow-datasets, or cache of Hugging Face's datasets; None: the default folder.
         download: whether to download datasets that are missing in `data_dir`.
         validation_split: fraction in (0, 1) or number of the training images to test on instead of the test images,
             which stay unused. They are stratified by class (He et al. 2015, sec. 4.2: 45k/5k).
-        skip_bad: whether to skip images that cannot be read, and objects whose boxes or masks are invalid.
+        skip_bad: whether to skip images that cannot be read, or whose masks are invalid, and objects whose boxes or
+            masks are invalid.
         labels: file with the class, or the classes, of each image of a folder, such as a CSV with the columns file and
             label. See `load_labelled_folder`.
         fold: "2/5" to test on the second of five equal parts of the training images and train on the others, for k-fold
             cross-validation; None: no folds. The parts are stratified by class and always the same ones.
         masks: whether to read the class of every pixel, for semantic segmentation, from a data set that has other
-            annotations, too: see `load_masks`.
+            annotations, too: see `load_masks`, and `load_object_masks` for those of COCO.
         ignore_index: value in masks of pixels that do not count, besides 255.
 
     Raises:
@@ -126,8 +133,9 @@ def from_arrays(
     name: str = "arrays",
     preprocessing: Preprocessing | None = None,
     validation_split: float | None = None,
+    ignore_index: int | None = None,
 ) -> Dataset:
-    """Makes a Dataset from images and labels in memory.
+    """Makes a Dataset from images and labels, or masks, in memory.
 
     >>> import numpy as np
     >>> import keras_resnet
@@ -137,46 +145,71 @@ def from_arrays(
     (16, 4)
 
     Args:
-        train: (images, labels): images are (N, H, W) or (N, H, W, C) uint8, or whole numbers from 0 to 255, square,
-            with 1 or 3 channels; labels are (N,) or (N, 1) integers, or (N, K) zeros and ones, which
-            are multi-label unless every row has exactly one 1.
+        train: (images, labels): images are (N, H, W) or (N, H, W, C) uint8, or whole numbers from 0 to 255, square
+            unless the labels are masks, with 1 or 3 channels; labels are (N,) or (N, 1) integers; or (N, K) zeros and
+            ones, which are multi-label unless every row has exactly one 1; or masks (N, H, W) of integers, the class
+            of every pixel, or 255 for pixels that do not count.
         test: the same, of equal shape.
         class_names: in the order of the labels; None: "class 0", "class 1", ..., the indices of any model's classes.
         name: of the dataset, for reports.
         preprocessing: Preprocessing; None: neither resized nor cropped, with mode "torch", or "tf" for grey images.
         validation_split: fraction in (0, 1) or number of the training images to hold out as `test`; None: a fifth if
             `test` is not given.
+        ignore_index: value in masks of pixels that do not count, besides 255.
 
     Raises:
         ValueError: for other images or labels, and for test images, class names or a preprocessing that do not match.
     """
-    train = _array_split(*train, "train")
-    test = _array_split(*test, "test") if test else None
-    parts = [part for part in (train, test) if part]
-    if all(part.multi_label and (part.labels.sum(axis=1) == 1).all() for part in parts):
-        train, test = ([replace(part, labels=part.labels.argmax(axis=1)) for part in parts] + [None])[:2]
-    shape = train.images.shape[1:]
-    if test and test.images.shape[1:] != shape:
-        raise ValueError(f"`test` should have images of {shape}, like `train`. Received: {test.images.shape[1:]}")
+    has_masks = np.ndim(train[1]) > 2
+    if ignore_index is not None and not has_masks:
+        raise value_error("ignore_index", ignore_index, "left out for labels that are no masks")
+    make = partial(_masked_split, classes=class_values(ignore_index)) if has_masks else _array_split
+    parts = [make(*arrays, argument) for arrays, argument in ((train, "train"), (test, "test")) if arrays]
+    shape = parts[0].images.shape[1:]
+    if parts[-1].images.shape[1:] != shape:
+        raise ValueError(f"`test` should have images of {shape}, like `train`. Received: {parts[-1].images.shape[1:]}")
+    if has_masks:
+        class_names = _mask_classes(parts[0], class_names, ignore_index, name)
+        parts = [_with_classes(part, len(class_names)) for part in parts]
+    elif all(part.multi_label and (part.labels.sum(axis=1) == 1).all() for part in parts):
+        parts = [replace(part, labels=part.labels.argmax(axis=1)) for part in parts]
     if class_names is None:
-        count = train.labels.shape[1] if train.multi_label else max(0, train.labels.max()) + 1
-        class_names = placeholder_names(count)
+        labels = parts[0].labels
+        class_names = placeholder_names(labels.shape[1] if labels.ndim == 2 else max(0, labels.max()) + 1)
     if validation_split is not None or not test:
-        train, test = train.stratified_split(validation_split)
+        parts = parts[0].stratified_split(validation_split)
     preprocessing = preprocessing or default_preprocessing(shape)
     if preprocessing.channels != shape[-1]:
         raise value_error("preprocessing", preprocessing, f"for {shape[-1]} channels, as many as the images have")
-    return Dataset(name, train, test, tuple(str(name) for name in class_names), preprocessing)
+    return Dataset(name, *parts, tuple(str(name) for name in class_names), preprocessing)
 
 
 def _array_split(images, labels, argument):
     """A Split of (N, H, W, C) uint8 images and (N,) int32 labels, after validation."""
-    images, labels = np.asarray(images), np.asarray(labels)
-    shape = images.shape if images.ndim != 3 else (*images.shape, 1)
-    if len(shape) != 4 or shape[1] != shape[2] or shape[3] not in (1, 3) or not images.size:
+    images, labels = _array_images(images, argument), np.asarray(labels)
+    if images.shape[1] != images.shape[2]:
         raise ValueError(
-            f"Images of `{argument}` should be (N, H, W) or (N, H, W, C), square, with 1 or 3 channels; images of "
-            f"other shapes can be loaded from a folder. Received: shape {images.shape}"
+            f"Images of `{argument}` should be square; images of other shapes can be loaded from a folder. "
+            f"Received: shape {images.shape}"
+        )
+    if labels.ndim == 2 and labels.shape[1] > 1 and ((labels == 0) | (labels == 1)).all():
+        return Split(images, labels.astype("uint8"))
+    if labels.shape[1:] not in ((), (1,)) or labels.ndim == 0 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"Labels of `{argument}` should be (N,) or (N, 1) integers, or (N, K) zeros and ones, or masks (N, H, W). "
+            f"Received: shape {labels.shape}, {labels.dtype}"
+        )
+    return Split(images, labels.reshape(-1).astype("int32"))
+
+
+def _array_images(images, argument):
+    """Images as (N, H, W, C) uint8, after validation."""
+    images = np.asarray(images)
+    shape = images.shape if images.ndim != 3 else (*images.shape, 1)
+    if len(shape) != 4 or shape[3] not in (1, 3) or not images.size:
+        raise ValueError(
+            f"Images of `{argument}` should be (N, H, W) or (N, H, W, C), with 1 or 3 channels. "
+            f"Received: shape {images.shape}"
         )
     if images.dtype != np.uint8:
         is_number = images.dtype.kind in "iuf"
@@ -186,15 +219,37 @@ def _array_split(images, labels, argument):
                 f"Images of `{argument}` should be uint8, or whole numbers from 0 to 255. "
                 f"Received: {images.dtype}{value_range}"
             )
-    images = images.astype("uint8", copy=False).reshape(shape)
-    if labels.ndim == 2 and labels.shape[1] > 1 and ((labels == 0) | (labels == 1)).all():
-        return Split(images, labels.astype("uint8"))
-    if labels.shape[1:] not in ((), (1,)) or labels.ndim == 0 or labels.dtype.kind not in "iu":
+    return images.astype("uint8", copy=False).reshape(shape)
+
+
+def _masked_split(images, masks, argument, classes):
+    """A Split of (N, H, W, C) uint8 images with masks, and labels of MAX_CLASSES classes; `classes` of each value."""
+    images, masks = _array_images(images, argument), np.asarray(masks)
+    masks = masks[..., 0] if masks.ndim == 4 and masks.shape[-1] == 1 else masks
+    is_valid = masks.shape == images.shape[:3] and masks.dtype.kind in "biu" and masks.min() >= 0
+    if not is_valid or masks.max() > IGNORED:
         raise ValueError(
-            f"Labels of `{argument}` should be (N,) or (N, 1) integers, or (N, K) zeros and ones. "
-            f"Received: shape {labels.shape}, {labels.dtype}"
+            f"Masks of `{argument}` should be integers from 0 to {IGNORED} of the shape {images.shape[:3]}, like the "
+            f"images. Received: shape {masks.shape}, {masks.dtype}"
         )
-    return Split(images, labels.reshape(-1).astype("int32"))
+    found = masks_in_memory(masks, classes)
+    return Split(images, found.label_matrix(MAX_CLASSES), masks=found)
+
+
+def _mask_classes(train, class_names, ignore_index, name):
+    """Names of the classes of masks; None: placeholders up to the highest index in the training masks."""
+    if class_names is None:
+        class_names = placeholder_names(np.flatnonzero(train.labels.any(axis=0)).max(initial=-1) + 1)
+    table = ClassTable(tuple(class_names)).without(ignore_index)
+    check_table(table, name)
+    return table.names
+
+
+def _with_classes(split, count):
+    """A Split of `_masked_split` with labels of as many classes; ValueError for an index of no class."""
+    if (unknown := np.flatnonzero(split.labels[:, count:].any(axis=0))).size:
+        raise value_error("masks", f"index {unknown[0] + count}", f"indices of {count} classes, or {IGNORED}")
+    return replace(split, labels=split.labels[:, :count])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Datasets of tensorflow-datasets: all that have one image, and one class label or boxes of objects, per example."""
+"""Datasets of tensorflow-datasets with one image, and a class, boxes of objects or a mask of classes, per example."""
 
 import importlib.util
 import logging
@@ -14,6 +14,7 @@ import numpy as np
 from keras_resnet.data.datasets import Dataset, Split, Stream, default_preprocessing, fits_in_memory, num_held_out
 from keras_resnet.data.image_files import exif_orientation
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.tfds_masks import MaskSource, mask_features
 from keras_resnet.data.tfds_objects import ObjectSource, has_objects
 from keras_resnet.errors import TENSORFLOW, check_installed, unknown_name_error, value_error
 
@@ -53,14 +54,14 @@ def find_builder(name, data_dir=None):
         raise value_error("dataset", name, f"a dataset with an existing config and version ({reason})") from error
 
 
-def load_tfds(builder, download=True, validation_split=None, skip_bad=False):
+def load_tfds(builder, download=True, validation_split=None, skip_bad=False, masks=False, ignore_index=None):
     """Loads the dataset of a tfds.core.DatasetBuilder for training. See `load_dataset` for the arguments and errors.
 
     Square images of one size are decoded if they fit in memory; other images are kept as encoded files if these fit,
     and read as a Stream otherwise; then `validation_split` holds out the last images. The test split is "test", or
     "validation" if "test" is missing or has no labels, as in ImageNet.
     """
-    source = _open(builder, download, skip_bad)
+    source = _open(builder, download, skip_bad, masks, ignore_index)
     tests = source.test_splits() if validation_split is None else []
     splits = builder.info.splits
     if "train" not in splits or (validation_split is None and not tests):
@@ -73,9 +74,9 @@ def load_tfds(builder, download=True, validation_split=None, skip_bad=False):
     return Dataset(builder.name, train, test, source.class_names, source.preprocessing, source.skipped)
 
 
-def load_tfds_split(builder, split=None, download=True, skip_bad=False):
+def load_tfds_split(builder, split=None, download=True, skip_bad=False, masks=False, ignore_index=None):
     """Loads one split for testing, as a Dataset without `train`. See `load_test` for the arguments and errors."""
-    source = _open(builder, download, skip_bad)
+    source = _open(builder, download, skip_bad, masks, ignore_index)
     splits = builder.info.splits
     split = split or next(iter(source.test_splits()), None)
     try:
@@ -88,12 +89,14 @@ def load_tfds_split(builder, split=None, download=True, skip_bad=False):
     return Dataset(builder.name, None, test, source.class_names, source.preprocessing, source.skipped)
 
 
-def _open(builder, download, skip_bad):
-    """The source of the splits of a dataset, which is downloaded first; `skip_bad` leaves out invalid objects."""
-    if not has_objects(builder):
+def _open(builder, download, skip_bad, masks, ignore_index):
+    """The source of the splits of a dataset, which is downloaded first; see `load_dataset` for the arguments."""
+    if not masks and not has_objects(builder):
         return _Source(builder, download)
+    if masks:
+        mask_features(builder)
     _prepare(builder, download)
-    return ObjectSource(builder, skip_bad)
+    return MaskSource(builder, skip_bad, ignore_index) if masks else ObjectSource(builder, skip_bad)
 
 
 class _Source:
@@ -202,7 +205,7 @@ def _image_and_label(builder):
         return images[0], labels[0]
     raise ValueError(
         "`dataset` should be for image classification or object detection, with one grey or RGB image in eight bits, "
-        "and one class or boxes of objects, per example. "
+        "and one class or boxes of objects, per example; or, with `masks=True`, for semantic segmentation. "
         f"Received: dataset={builder.name!r}, whose features are {list(features)}"
     )
 

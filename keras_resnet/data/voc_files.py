@@ -1,4 +1,4 @@
-"""PASCAL VOC's XML files, one for each image -> `Annotations`.
+"""PASCAL VOC's XML files, one for each image -> `Annotations`; its masks of classes -> `MaskFolder`.
 
 The format: Everingham et al. 2010, http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html.
 """
@@ -15,10 +15,19 @@ from keras_resnet.data.annotations import AnnotatedSplit, Annotations, path_insi
 from keras_resnet.data.datasets import SPLITS
 from keras_resnet.data.image_files import images_in_folder
 from keras_resnet.data.manifests import read_files
+from keras_resnet.data.mask_checks import ClassTable
+from keras_resnet.data.mask_folders import MaskedSplit, MaskFolder, find_classes
 from keras_resnet.errors import error_summary, value_error
 
 FOLDERS = (("Annotations", "JPEGImages"), ("Annotations", "images"), ("annotations", "images"))
 """Names of the folders of XML files and of images."""
+MASK_FOLDERS = ("SegmentationClass", "JPEGImages")
+"""Names of the folders of masks and of images."""
+VOC_CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+"""Classes of the masks, by their index."""
 MAX_XML_BYTES = 2**22
 """Largest size of an XML file, enough for 10,000 objects."""
 MAX_XML_DEPTH = 20
@@ -55,16 +64,57 @@ def open_voc(folder: str | os.PathLike) -> Annotations:
 
     def read(split):
         part = parts[split]
-        images = {
-            os.path.splitext(os.path.relpath(path, part.images))[0]: path for path in images_in_folder(part.images)
-        }
+        images = _images_by_name(part.images)
         found = []
         for name, file in zip(part.names, part.files(), strict=True):
-            image = images.get(name, os.path.join(part.images, f"{name}.jpg"))  # which is missing
+            image = _image_of(name, images, part.images)
             found.append(_annotated(image, os.path.relpath(file, folder), name, records[file]))
         return AnnotatedSplit(found, class_names)
 
     return Annotations(folder, tuple(parts), read)
+
+
+def find_voc_masks(folder: str | os.PathLike) -> bool:
+    """Whether a folder has MASK_FOLDERS."""
+    return all(Path(folder, name).is_dir() for name in MASK_FOLDERS)
+
+
+def open_voc_masks(folder: str | os.PathLike) -> MaskFolder:
+    """The MaskFolder of a folder in which `find_voc_masks` finds folders.
+
+    The images of a split are named by ImageSets/Segmentation/train.txt and so on; without these files, all masks are
+    one split. The classes are VOC_CLASSES, unless the file classes.txt names others, see `read_classes`.
+
+    Raises:
+        ValueError: for an invalid classes.txt.
+    """
+    folder = Path(folder)
+    masks, images = (folder / name for name in MASK_FOLDERS)
+    names = _listed(folder, "Segmentation") or {SPLITS[0]: sorted(path.stem for path in masks.glob("*.png"))}
+
+    def read(split):
+        paths = _images_by_name(images)
+        return MaskedSplit(
+            [(_image_of(name, paths, images), path_inside(masks, f"{name}.png")) for name in names[split]]
+        )
+
+    return MaskFolder(folder, tuple(names), read, find_classes(folder) or ClassTable(VOC_CLASSES))
+
+
+def _listed(folder, task):
+    """{split: names of its images} from ImageSets/TASK/train.txt and so on; empty without these files."""
+    lists = {split: folder / "ImageSets" / task / f"{split}.txt" for split in SPLITS}
+    return {split: read_list(file) for split, file in lists.items() if file.is_file()}
+
+
+def _images_by_name(folder):
+    """{path of an image below a folder, without its suffix: path}."""
+    return {os.path.splitext(os.path.relpath(path, folder))[0]: path for path in images_in_folder(folder)}
+
+
+def _image_of(name, paths, folder):
+    """The path of an image from `_images_by_name`, or one that is missing."""
+    return paths.get(name) or path_inside(folder, f"{name}.jpg")
 
 
 class _Part(NamedTuple):
@@ -85,8 +135,7 @@ class _Part(NamedTuple):
 def _find_parts(folder):
     """{split: _Part}."""
     pairs = find_voc(folder)
-    lists = {split: folder / "ImageSets" / "Main" / f"{split}.txt" for split in SPLITS}
-    if names := {split: read_list(file) for split, file in lists.items() if file.is_file()}:
+    if names := _listed(folder, "Main"):
         return {split: _Part(*pairs[0], listed) for split, listed in names.items()}
     return {
         xml.name if xml == images else "train": _Part(xml, images, sorted(path.stem for path in xml.glob("*.xml")))

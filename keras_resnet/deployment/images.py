@@ -22,12 +22,12 @@ MAX_CHECK_IMAGES = 16
 def export_images(images, split=None) -> ImageSource:
     """The ImageSource of images as `extract` takes them.
 
-    Of a folder with boxes of objects, and of a data set's name, only a split is used; None: the test images.
+    Of a folder with objects or masks, and of a data set's name, only a split is used; None: the test images.
     """
     if isinstance(images, (str, os.PathLike)):
-        has_objects = SOURCES[find_source(images, LoadOptions())[0]].annotation == "objects"
-        if has_objects or not os.path.exists(images):
-            return image_source(load_test(images, split, skip_bad=has_objects))
+        is_annotated = SOURCES[find_source(images, LoadOptions())[0]].annotation != "classes"
+        if is_annotated or not os.path.exists(images):
+            return image_source(load_test(images, split, skip_bad=is_annotated))
     return image_source(images)
 
 
