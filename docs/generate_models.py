@@ -1,20 +1,21 @@
-"""Writes docs/models.md from VARIANTS, DETECTORS, LOCALIZERS and WEIGHTS: python docs/generate_models.py"""
+"""Writes docs/models.md from TASKS and WEIGHTS: python docs/generate_models.py"""
 
 from pathlib import Path
 
 import keras_resnet
 from keras_resnet.architecture.detector_spec import backbone_of
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
-from keras_resnet.variants import DETECTORS, LOCALIZERS, VARIANTS
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
+from keras_resnet.variants import DETECTORS, LOCALIZERS, SEGMENTERS, VARIANTS
 from keras_resnet.weights.catalog import TIMM, WEIGHTS
 
 PAGE = Path(__file__).parent / "models.md"
 INTRODUCTION = """# Model table
 
-This page is generated from VARIANTS, DETECTORS and LOCALIZERS of `keras_resnet.variants` and
+This page is generated from VARIANTS, DETECTORS, LOCALIZERS and SEGMENTERS of `keras_resnet.variants` and
 `keras_resnet.weights.catalog.WEIGHTS` by `python docs/generate_models.py`; a test fails when it is out of date.
-`keras-resnet models` prints the same facts, with `--task detection` those of detectors, with
-`--task localization` those of localizers.
+`keras-resnet models` prints the same facts, with `--task detection`, `--task localization` or `--task segmentation`
+those of detectors, localizers and segmenters.
 [Models and weights](weights.md) explains names, tags and files.
 """
 
@@ -39,6 +40,9 @@ def page():
         "\n## Localizers\n\nMultiply-adds of one 224x224 image, 1,000 classes. [Localization](localization.md) "
         "explains them.\n",
         networks_table(LOCALIZERS),
+        "\n## Segmenters\n\nMultiply-adds of one 520x520 image without the auxiliary head, whose parameters are "
+        "counted, 21 classes with the background.\n",
+        networks_table(SEGMENTERS),
         "\n## Weights\n\nAccuracies are those that the publisher of the weights states, for one centre crop: on "
         "ImageNet's validation set, for the tag `cifar10` on CIFAR-10's test set.\n",
         weights_table(VARIANTS, {"top-1 (%)": "top1_accuracy", "top-5 (%)": "top5_accuracy"}),
@@ -46,6 +50,10 @@ def page():
         "of 2017, as torchvision states it. Images are resized to a shorter side of 800 pixels, but a longer one of at "
         "most 1,333.\n",
         weights_table(DETECTORS, {"box AP (%)": "box_ap", "mask AP (%)": "mask_ap"}, digits=1),
+        "\n## Weights of segmenters\n\nMean IoU and pixel accuracy on the images of COCO's validation set of 2017 with "
+        "objects of PASCAL VOC's 20 classes, as torchvision states them. Images are resized to a shorter side of 520 "
+        "pixels.\n",
+        weights_table(SEGMENTERS, {"mean IoU (%)": "mean_iou", "pixel accuracy (%)": "pixel_accuracy"}, digits=1),
         "\n## Weights on the Hugging Face Hub\n\nTags of timm; any other `hf://timm/<network>.<tag>` works as well.\n",
         timm_table(),
     ]
@@ -86,7 +94,9 @@ def weights_row(name, tag, fields, digits):
 
 
 def image_size(preprocessing):
-    """Sides to which images are resized and cropped; of a detector the shorter and the longest possible one."""
+    """Sides to which images are resized and cropped; of detectors the shortest and longest, of segmenters the shorter."""
+    if isinstance(preprocessing, SegmentationPreprocessing):
+        return preprocessing.shorter_side
     if isinstance(preprocessing, DetectionPreprocessing):
         return f"{preprocessing.min_size} to {preprocessing.max_size}"
     return f"{preprocessing.resize} -> {preprocessing.size}" if preprocessing.resize else preprocessing.size

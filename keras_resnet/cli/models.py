@@ -9,6 +9,7 @@ from typer import Argument, Option
 
 import keras_resnet
 from keras_resnet.architecture.detector_spec import DetectorSpec, backbone_of
+from keras_resnet.architecture.segmenter_spec import SegmenterSpec
 from keras_resnet.cli.app import out, print_json, print_line, print_table
 from keras_resnet.cli.options import AsJson, Mode, Weights, command, model_from
 from keras_resnet.data.preprocessing import Preprocessing
@@ -20,8 +21,19 @@ from keras_resnet.models.preprocessing import set_preprocessing
 from keras_resnet.variants import TASKS
 from keras_resnet.weights.catalog import WEIGHTS
 
-FIGURES = {"top1_accuracy": "top-1", "box_ap": "box AP", "mask_ap": "mask AP"}
+FIGURES = {
+    "top1_accuracy": "top-1",
+    "box_ap": "box AP",
+    "mask_ap": "mask AP",
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+}
 """Published shares of PretrainedWeights -> their titles in tables."""
+_FIGURES_OF_ROWS: dict[type, tuple[str, ...]] = {
+    DetectorSpec: ("box_ap", "mask_ap"),
+    SegmenterSpec: ("mean_iou", "pixel_accuracy"),
+}
+"""Class of a spec -> the fields that the row of a network has, those of its weights with the highest first one."""
 
 
 @command(options={keras_resnet.list_models: "task"})
@@ -57,9 +69,9 @@ def _model_row(name):
         "input_size": spec.default_size,
         "weights": tags,
     }
-    if isinstance(spec, DetectorSpec):
-        best = max((WEIGHTS[name, tag] for tag in tags), key=lambda weights: weights.box_ap, default=None)
-        row |= {"box_ap": best and best.box_ap, "mask_ap": best and best.mask_ap}
+    if fields := _FIGURES_OF_ROWS.get(type(spec)):
+        best = max((WEIGHTS[name, tag] for tag in tags), key=lambda weights: getattr(weights, fields[0]), default=None)
+        row |= {field: best and getattr(best, field) for field in fields}
     return row
 
 
@@ -71,7 +83,7 @@ def _table_row(row, all_tags, with_size):
         "parameters": f"{row['parameters'] / 1e6:.2f} M",
         "multiply-\nadds": f"{row['multiply_adds'] / 1e9:.2f} G",
     }
-    if "box_ap" in row:  # the name of a detector says it
+    if any(field in row for field in FIGURES):  # the name of a detector or segmenter says it
         del columns["depth"]
     if with_size:
         columns["at"] = f"{row['input_size']} px"
