@@ -28,6 +28,7 @@ from keras_resnet.models.preprocessing import preprocess_input, preprocessing
 from keras_resnet.models.publishing import push_to_hub, save_pretrained
 from keras_resnet.models.transforms import fold_batch_norm
 from keras_resnet.prediction import predict
+from keras_resnet.segmentation import segment
 from keras_resnet.training.options import RunOptions
 from keras_resnet.training.recipe import Recipe
 from keras_resnet.training.recipes import get_recipe
@@ -103,6 +104,7 @@ __all__ = [
     "push_to_hub",
     "save_pretrained",
     "save_weights",
+    "segment",
     "train",
     "tune",
     "with_settings",

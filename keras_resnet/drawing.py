@@ -1,4 +1,4 @@
-"""Drawings of detections: images with the boxes, classes, scores and masks of objects."""
+"""Drawings: images with the boxes, classes, scores and masks of objects, or with the class of each pixel."""
 
 import os
 from collections.abc import Sequence
@@ -6,14 +6,26 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from keras_resnet.architecture.segmenter_spec import IGNORED
 from keras_resnet.data.image_files import SUFFIXES, as_pil_image
 from keras_resnet.data.objects import Objects
 from keras_resnet.detection import Detection
 from keras_resnet.errors import value_error
 from keras_resnet.files import atomic_write, local_path
+from keras_resnet.segmentation import Segmentation
 
 OPACITY = 0.45
-"""Opacity of masks, from 0 to 1."""
+"""Opacity of masks of objects, from 0 to 1."""
+CLASS_OPACITY = 0.6
+"""Opacity of the classes of pixels."""
+IGNORED_COLOR = (224, 224, 192)
+"""Colour of IGNORED pixels in mask files, as in PASCAL VOC."""
+LEGEND_SIZE = 11
+"""Smallest height of the letters of a legend, in pixels."""
+LOSSY = (".jpg", ".jpeg", ".webp")
+"""Suffixes of formats that are written with a quality."""
 SHEET_WIDTH = 500
 """Width of the images in a sheet, in pixels."""
 
@@ -73,13 +85,142 @@ def draw_objects(image: Any, objects: Objects, class_names: Sequence[str]) -> An
     return _draw(image, objects.boxes, texts, [None if mask is None else (0, 0, mask) for mask in masks])
 
 
+def default_colors(count: int) -> tuple[tuple[int, int, int], ...]:
+    """The first colours of PASCAL VOC's colour map: red, green and blue, from 0 to 255, of at most 256 classes.
+
+    >>> from keras_resnet.drawing import default_colors
+    >>> default_colors(4)
+    ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+
+    The bits of a class's number are the highest bits of red, green and blue, one after the other (VOClabelcolormap.m).
+    """
+    numbers = np.arange(count)
+    bits = (numbers[:, None] >> np.arange(24)) & 1
+    colors = [(bits[:, channel::3] << np.arange(7, -1, -1)).sum(axis=1).tolist() for channel in range(3)]
+    return tuple(zip(*colors, strict=True))
+
+
+def draw_segmentation(image: Any, segmentation: Segmentation, legend: bool = True) -> Any:
+    """Draws the class of each pixel over an image, and below it a legend of the classes that occur.
+
+    >>> import numpy as np
+    >>> from keras_resnet.drawing import draw_segmentation
+    >>> from keras_resnet.segmentation import Segmentation
+    >>> found = Segmentation(None, np.ones((80, 100), "uint8"), ("sky", "road"))
+    >>> draw_segmentation(np.zeros((80, 100, 3), "uint8"), found, legend=False).size
+    (100, 80)
+
+    Classes have the colours of the segmentation, or the `default_colors`. Pixels without a class (255) are not changed.
+
+    Args:
+        image: the segmented image: a path, a PIL image or a uint8 array.
+        segmentation: what `segment` returned for it, or a Segmentation with its true mask.
+        legend: whether the legend is added, which makes the drawing higher than the image.
+
+    Returns:
+        A PIL image, upright, of mode "RGB".
+
+    Raises:
+        ValueError: for an image of another size.
+    """
+    from PIL import Image
+
+    drawing = as_pil_image(image, 3)
+    if drawing.size != segmentation.size[::-1]:
+        expected = f"of the width and height of the segmentation, {segmentation.size[::-1]}"
+        raise value_error("image", drawing.size, expected)
+    classes = mask_image(segmentation).convert("RGB")
+    drawing = Image.composite(Image.blend(drawing, classes, CLASS_OPACITY), drawing, _has_class(segmentation.mask))
+    return _above(drawing, draw_legend([segmentation], drawing.width)) if legend else drawing
+
+
+def _has_class(mask):
+    """A PIL image of mode "L" that is white where pixels have a class."""
+    from PIL import Image
+
+    return Image.fromarray(np.where(mask == IGNORED, 0, 255).astype("uint8"))
+
+
+def _above(image, below):
+    """An image above another one of its width."""
+    from PIL import Image
+
+    joined = Image.new("RGB", (image.width, image.height + below.height), "white")
+    joined.paste(image, (0, 0))
+    joined.paste(below, (0, image.height))
+    return joined
+
+
+def draw_legend(segmentations: Sequence[Segmentation], width: int) -> Any:
+    """A legend of the classes that occur in some segmentations of one data set, in the order of the classes.
+
+    >>> import numpy as np
+    >>> from keras_resnet.drawing import draw_legend
+    >>> from keras_resnet.segmentation import Segmentation
+    >>> draw_legend([Segmentation(None, np.ones((2, 2), "uint8"), ("sky", "road"))], width=100).width
+    100
+
+    Args:
+        segmentations: Segmentations with the same class names and colours.
+        width: width of the legend in pixels.
+
+    Returns:
+        A PIL image of mode "RGB", as high as the names need.
+    """
+    from PIL import Image, ImageDraw
+
+    found = sorted({(index, name) for one in segmentations for index, name, _ in one.classes})
+    colors = _colors(segmentations[0])
+    size = max(LEGEND_SIZE, width // 45)
+    font, line, gap = _font(size), round(1.6 * size), size // 2
+    places, x, y = [], gap, gap
+    for index, name in found:
+        needed = round(font.getlength(name)) + 3 * gap + size
+        if x > gap and x + needed > width:
+            x, y = gap, y + line
+        places.append((x, y, colors[index], name))
+        x += needed
+    legend = Image.new("RGB", (width, y + line if found else 1), "white")
+    canvas = ImageDraw.Draw(legend)
+    for x, y, color, name in places:
+        canvas.rectangle((x, y, x + size, y + size), fill=color, outline="black")
+        canvas.text((x + size + gap, y), name, "black", font)
+    return legend
+
+
+def mask_image(segmentation: Segmentation) -> Any:
+    """The mask as a palette image, whose pixels are the classes, in their colours: as in PASCAL VOC's mask files.
+
+    >>> import numpy as np
+    >>> from keras_resnet.drawing import mask_image
+    >>> from keras_resnet.segmentation import Segmentation
+    >>> image = mask_image(Segmentation(None, np.array([[1, 255]], "uint8"), ("sky", "road")))
+    >>> image.mode, list(image.getdata()), image.convert("RGB").getpixel((0, 0))
+    ('P', [1, 255], (128, 0, 0))
+
+    Returns:
+        A PIL image of mode "P".
+    """
+    from PIL import Image
+
+    image = Image.fromarray(segmentation.mask)
+    palette = [*_colors(segmentation), *default_colors(256)[len(segmentation.class_names) :]]
+    palette[IGNORED] = IGNORED_COLOR
+    image.putpalette([value for color in palette for value in color])
+    return image
+
+
+def _colors(segmentation):
+    return segmentation.colors or default_colors(len(segmentation.class_names))
+
+
 def draw_sheet(rows: Sequence[Sequence[Any]], width: int = SHEET_WIDTH) -> Any:
     """Images in a table: those of a row side by side, each `width` pixels wide, on white.
 
     >>> from PIL import Image
     >>> from keras_resnet.drawing import draw_sheet
     >>> draw_sheet([[Image.new("RGB", (100, 50))] * 2, [Image.new("RGB", (200, 200))] * 2], width=100).size
-    (210, 170)
+    (210, 160)
 
     Args:
         rows: PIL images; those of a row have the same size, and all rows have as many.
@@ -133,10 +274,7 @@ def _draw_mask(drawing, part, color):
 
 def _draw_label(canvas, text, box, color, size):
     """Writes a text on a coloured background above a box, or inside it at the upper edge of the image."""
-    from matplotlib import get_data_path
-    from PIL import ImageFont
-
-    font = ImageFont.truetype(os.path.join(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+    font = _font(size)
     left, top, right, bottom = canvas.textbbox((0, 0), text, font)
     width, height = right + left, bottom + top
     x = max(0, min(box[0], canvas.im.size[0] - width))
@@ -147,7 +285,17 @@ def _draw_label(canvas, text, box, color, size):
     canvas.text((x, y), text, "black" if is_light else "white", font)
 
 
-def drawing_paths(inputs: Sequence[str | os.PathLike], images: Sequence[Path], folder: Path) -> dict[Path, Path]:
+def _font(size):
+    """matplotlib's sans-serif font, which has the letters of most languages."""
+    from matplotlib import get_data_path
+    from PIL import ImageFont
+
+    return ImageFont.truetype(os.path.join(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
+def drawing_paths(
+    inputs: Sequence[str | os.PathLike], images: Sequence[Path], folder: Path, masks: bool = False
+) -> dict[Path, Path]:
     """Paths of the drawings of images: {image: file in `folder`}, with the names and subfolders of the images.
 
     >>> from pathlib import Path
@@ -159,15 +307,17 @@ def drawing_paths(inputs: Sequence[str | os.PathLike], images: Sequence[Path], f
         inputs: the files and folders in which the images were found.
         images: paths of the images.
         folder: a folder that need not exist.
+        masks: whether the paths are those of masks: PNG files.
 
     Raises:
         ValueError: for a folder that contains some of the images, which drawings could replace, and for images whose
             drawings would have the same path.
     """
-    target = local_path(folder, "draw").resolve()
+    argument = "masks" if masks else "draw"
+    target = local_path(folder, argument).resolve()
     for image in images:
         if image.resolve().is_relative_to(target):
-            raise value_error("draw", str(folder), f"a folder without images to predict; it has {image}")
+            raise value_error(argument, str(folder), f"a folder without images to predict; it has {image}")
     roots = [
         os.path.abspath(path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))) for path in inputs
     ]
@@ -176,21 +326,33 @@ def drawing_paths(inputs: Sequence[str | os.PathLike], images: Sequence[Path], f
     drawn: dict[Path, Path] = {}
     for image in images:
         path = folder / os.path.relpath(os.path.abspath(image), root)
-        path = path if path.suffix.lower() in SUFFIXES else path.with_name(f"{path.name}.png")
+        if path.suffix.lower() not in SUFFIXES:
+            path = path.with_name(f"{path.name}.png")
+        elif masks:
+            path = path.with_suffix(".png")
         original = image.resolve()
         if path.resolve() in originals or drawn.setdefault(path, original) != original:
-            raise value_error("draw", str(folder), f"a folder in which no other image becomes {path}")
+            raise value_error(argument, str(folder), f"a folder in which no other image becomes {path}")
         found[image] = path
     return found
 
 
-def write_drawing(detection: Detection, path: Path) -> None:
-    """Reads the image of a detection again, and writes its drawing, in the format of the suffix, by `atomic_write`.
+def write_drawing(found: Detection | Segmentation, path: Path) -> None:
+    """Reads the image of a Detection or Segmentation again, and writes its drawing, in the format of the suffix.
 
     Raises:
-        ValueError, OSError: for an image that has changed, or cannot be read any more; if it cannot be written.
+        ValueError, OSError: for an image that has changed, or cannot be read any more; as `atomic_write`.
     """
-    drawing = draw_detections(detection.path, detection)
+    draw: Any = draw_segmentation if isinstance(found, Segmentation) else draw_detections
+    _save(draw(found.path, found), path, **({"quality": 95} if path.suffix.lower() in LOSSY else {}))
+
+
+def write_mask(segmentation: Segmentation, path: Path) -> None:
+    """Writes the mask of a Segmentation as a PNG file with a palette, see `mask_image`; OSError as `atomic_write`."""
+    _save(mask_image(segmentation), path)
+
+
+def _save(image, path, **settings):
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        drawing.save(temporary, **({"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}))
+        image.save(temporary, **settings)

@@ -21,7 +21,7 @@ from keras_resnet.data.protocols import LocalizationProtocol, get_localization_p
 from keras_resnet.detection import Detection, image_sources
 from keras_resnet.errors import check_integers, value_error
 from keras_resnet.models.cloning import as_functional, clone
-from keras_resnet.models.preprocessing import class_names, preprocessing, thresholds
+from keras_resnet.models.preprocessing import OTHER_TASKS, class_names, preprocessing, thresholds
 from keras_resnet.models.transforms import channels_last, pooling_index
 from keras_resnet.normalization import normalize
 from keras_resnet.prediction import run_on_batch, softmax
@@ -112,7 +112,7 @@ def _preprocessing(model):
     found = preprocessing(model) if isinstance(model, keras.Model) else None
     if not isinstance(found, Preprocessing) or (not is_localizer(model) and thresholds(model) is not None):
         expected = "a localizer, or a Keras classifier of one class an image"
-        raise value_error("model", model.name, expected, "`keras_resnet.detect` takes detectors.")
+        raise value_error("model", model.name, expected, OTHER_TASKS)
     return found
 
 

@@ -17,10 +17,11 @@ from keras_resnet.data.image_files import find_images, load_image
 from keras_resnet.data.labels import classes_above, decode_predictions
 from keras_resnet.data.prefetch import prepare_in_threads
 from keras_resnet.data.protocols import Protocol, check_scales, get_protocol, image_views
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
 from keras_resnet.errors import check_integers, is_number, value_error
 from keras_resnet.models.cloning import as_functional
 from keras_resnet.models.localizers import classifier_of
-from keras_resnet.models.preprocessing import class_names, classifier_preprocessing, thresholds
+from keras_resnet.models.preprocessing import OTHER_TASKS, class_names, classifier_preprocessing, thresholds
 from keras_resnet.models.transforms import fully_convolutional, with_input_size
 from keras_resnet.normalization import normalize
 
@@ -45,7 +46,7 @@ class Classifier:
     """A Keras model with its preprocessing and class names; an exported model has the same attributes and methods.
 
     Raises:
-        ValueError: on construction, for a detector, and if the model's preprocessing is not known.
+        ValueError: on construction, for a detector or segmenter, and if the model's preprocessing is not known.
     """
 
     def __init__(self, model: keras.Model):
@@ -166,8 +167,8 @@ def predict(
         file that is not an image or is damaged.
 
     Raises:
-        ValueError: for a folder without images, a detector, a model of unknown preprocessing, and a size that does not
-            fit it.
+        ValueError: for a folder without images, a detector or segmenter, a model of unknown preprocessing, and a size
+            that does not fit it.
         FileNotFoundError: if a file does not exist.
     """
     check_integers(top=top, batch_size=batch_size)
@@ -225,7 +226,7 @@ def classify(model: Any, images: Any, top: int = 5) -> list[list[tuple[str, str,
         classes whose probability reaches their threshold.
 
     Raises:
-        ValueError: for a detector, a model of unknown preprocessing, and anything that is not an image.
+        ValueError: for a detector or segmenter, a model of unknown preprocessing, and anything that is not an image.
     """
     check_integers(top=top)
     classifier = _classifier(model)
@@ -235,8 +236,8 @@ def classify(model: Any, images: Any, top: int = 5) -> list[list[tuple[str, str,
 
 def _classifier(model):
     """The model as a Classifier, unless it is an exported network, which has the same methods."""
-    if hasattr(model, "detections"):
-        raise value_error("model", model.name, "a classifier", "`keras_resnet.detect` takes detectors.")
+    if hasattr(model, "detections") or isinstance(getattr(model, "preprocessing", None), SegmentationPreprocessing):
+        raise value_error("model", model.name, "a classifier", OTHER_TASKS)
     return model if hasattr(model, "probabilities") else Classifier(model)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_resnet.data.image_files import as_pil_image
 from keras_resnet.data.preprocessing import MAX_SIDE
-from keras_resnet.errors import check_integers, check_known, is_integer, value_error
+from keras_resnet.errors import check_integers, check_known, is_integer, is_number, value_error
 from keras_resnet.schema import check_fields
 
 
@@ -113,6 +113,66 @@ class LocalizationProtocol:
         return asdict(self) | {"scales": list(self.scales)}
 
 
+@dataclass(frozen=True)
+class SegmentationProtocol:
+    """How a segmenter is tested: scales, mirror images and windows of an image whose probabilities are averaged.
+
+    >>> from keras_resnet.data.protocols import SegmentationProtocol
+    >>> SegmentationProtocol(window=512).windows(520, 1000)
+    [(0, 0, 512, 512), (0, 341, 512, 512), (0, 488, 512, 512), (8, 0, 512, 512), (8, 341, 512, 512), (8, 488, 512, 512)]
+
+    The constructor raises ValueError for invalid values.
+    """
+
+    scales: tuple[float, ...] = ()
+    """Factors of the sides that the preprocessing gives the image, one after another; (): those sides alone."""
+    flip: bool = False
+    """Whether the mirror image is added at every scale."""
+    window: int | None = None
+    """Side in pixels of square windows that are segmented separately, after the image is resized; None: the image is
+    segmented as a whole."""
+    overlap: float = 1 / 3
+    """Share of a window's side by which neighbouring windows overlap at least."""
+
+    def __post_init__(self):
+        scales = tuple(np.ravel(self.scales).tolist())
+        if not all(is_number(scale) and 0 < scale <= MAX_FACTOR for scale in scales):
+            raise value_error("scales", scales, f"factors above 0 and up to {MAX_FACTOR}, such as (0.5, 1.0, 1.5)")
+        object.__setattr__(self, "scales", tuple(map(float, scales)))
+        check_fields(self)
+        if self.window is not None:
+            check_integers(maximum=MAX_SIDE, window=self.window)
+        if not 0 <= self.overlap <= 0.9:
+            raise value_error("overlap", self.overlap, "from 0 to 0.9")
+
+    @property
+    def stride(self) -> int:
+        """Distance of neighbouring windows in pixels."""
+        return max(1, round((self.window or 0) * (1 - self.overlap)))
+
+    def windows(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
+        """First row, first column, height and width of the windows of an image, which all have the same size.
+
+        The last ones in a row and in a column end with the image, as in mmsegmentation's sliding windows; a side of
+        the image that is shorter than a window is that of the windows.
+        """
+        rows, columns = (self._starts(side) for side in (height, width))
+        size = (min(height, self.window or height), min(width, self.window or width))
+        return [(top, left, *size) for top in rows for left in columns]
+
+    def _starts(self, side):
+        last = max(0, side - (self.window or side))
+        return [*range(0, last, self.stride), last]
+
+    def to_config(self) -> dict:
+        """The fields as JSON values."""
+        return asdict(self) | {"scales": list(self.scales)}
+
+
+MAX_FACTOR = 16
+"""Largest factor of the sides of an image in a SegmentationProtocol."""
+
+
 def checked_scales(scales):
     """A tuple of one or several lengths; raises ValueError unless they are numbers of pixels."""
     scales = np.ravel(scales).tolist()
@@ -176,6 +236,17 @@ LOCALIZATION_PROTOCOLS = {
 }
 
 
+SEGMENTATION_PROTOCOLS = {
+    # The image at the size of the preprocessing: Long et al. 2015, Chen et al. 2017
+    "whole": SegmentationProtocol(),
+    "flip": SegmentationProtocol(flip=True),
+    # Chen et al. 2017, arXiv:1706.05587, sec. 4.1: six scales, mirrored, probabilities averaged
+    "multi_scale": SegmentationProtocol(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True),
+    # mmsegmentation's test_cfg for ADE20K and Pascal Context: crop_size 512, stride 341
+    "sliding_window": SegmentationProtocol(window=512),
+}
+
+
 def get_protocol(protocol, **changes):
     """A Protocol, or the one with a name in PROTOCOLS, with some fields changed. Raises ValueError for unknown ones."""
     if not isinstance(protocol, Protocol):
@@ -196,6 +267,14 @@ def get_localization_protocol(protocol, **changes):
     if not isinstance(protocol, LocalizationProtocol):
         check_known("protocol", protocol, LOCALIZATION_PROTOCOLS)
         protocol = LOCALIZATION_PROTOCOLS[protocol]
+    return _changed(protocol, changes)
+
+
+def get_segmentation_protocol(protocol, **changes):
+    """A SegmentationProtocol, or the one with a name in SEGMENTATION_PROTOCOLS, with some fields changed."""
+    if not isinstance(protocol, SegmentationProtocol):
+        check_known("protocol", protocol, SEGMENTATION_PROTOCOLS)
+        protocol = SEGMENTATION_PROTOCOLS[protocol]
     return _changed(protocol, changes)
 
 

@@ -24,6 +24,9 @@ from keras_resnet.weights.catalog import WEIGHTS
 _FIELD_OF_KIND = {"min_size": DetectionPreprocessing, "shorter_side": SegmentationPreprocessing}
 """Field that only one kind of preprocessing has -> its class."""
 
+OTHER_TASKS = "`keras_resnet.detect` takes detectors, `localize` localizers, `segment` segmenters."
+"""Hint of errors about a model that is not a classifier."""
+
 
 def preprocessing(
     model_or_weights: keras.Model | str, variant: str | None = None
@@ -73,14 +76,14 @@ def known_preprocessing(model: keras.Model) -> Any:
 
 
 def classifier_preprocessing(model: keras.Model) -> Preprocessing:
-    """`preprocessing(model)` of a classifier; raises ValueError for a detector too."""
-    check_classifier("model", model, "`keras_resnet.detect` takes detectors, `localize` localizers.")
+    """`preprocessing(model)` of a classifier; raises ValueError for networks of other tasks too."""
+    check_classifier("model", model, OTHER_TASKS)
     return cast(Preprocessing, preprocessing(model))
 
 
 def preprocess_input(
     images: Any,
-    mode: str | Normalization | Preprocessing | DetectionPreprocessing | keras.Model,
+    mode: str | Normalization | Preprocessing | DetectionPreprocessing | SegmentationPreprocessing | keras.Model,
     data_format: str | None = None,
 ) -> Any:
     """Normalises the pixels of images for a model, without modifying the argument, unlike keras.applications.
@@ -111,9 +114,8 @@ def preprocess_input(
     if isinstance(mode, keras.Model):
         data_format = data_format or ("channels_first" if channel_axis(mode) == 1 else "channels_last")
         mode = preprocessing(mode)
-    return normalize(
-        images, mode.mode if isinstance(mode, (Preprocessing, DetectionPreprocessing)) else mode, data_format
-    )
+    kinds = (Preprocessing, DetectionPreprocessing, SegmentationPreprocessing)
+    return normalize(images, mode.mode if isinstance(mode, kinds) else mode, data_format)
 
 
 def set_preprocessing(model: keras.Model, default: Preprocessing, mode: str | None) -> None:
@@ -132,16 +134,21 @@ def set_preprocessing(model: keras.Model, default: Preprocessing, mode: str | No
 
 
 def set_class_names(model: keras.Model, names: Sequence[str]) -> None:
-    """Sets the names of a detector's classes, in the order of its labels from 1, for weights that have none.
+    """Sets the names of a detector's classes, in the order of its labels from 1, or of a segmenter's, from 0.
+
+    Only for weights that have none.
 
     Raises:
         ValueError: for another number of names, and for weights with other names.
     """
-    known, given = class_names(model) or [], [BACKGROUND, *names]
+    background = [BACKGROUND] if isinstance(model_spec(model), DetectorSpec) else []
+    known, given = class_names(model) or [], [*background, *names]
+    first = len(background)
     if len(given) != len(known):
-        raise value_error("class_names", list(names), f"{len(known) - 1} names, one for each class of {model.name}")
+        expected = f"{len(known) - first} names, one for each class of {model.name}"
+        raise value_error("class_names", list(names), expected)
     if model_info(model).get("class_names") not in (None, given):
-        raise value_error("class_names", list(names), f"left out: the weights have the names {known[1:]}")
+        raise value_error("class_names", list(names), f"left out: the weights have the names {known[first:]}")
     model.info = model_info(model) | {"class_names": given}
 
 
@@ -174,6 +181,24 @@ def class_names(model: keras.Model) -> list[str] | None:
     if isinstance(spec, DetectorSpec):
         return list(coco_classes()) if count == len(coco_classes()) else [BACKGROUND, *placeholder_names(count)[1:]]
     return None if count == len(imagenet_classes()) else placeholder_names(count)
+
+
+def colors(model: keras.Model) -> tuple[tuple[int, int, int], ...] | None:
+    """Red, green and blue, from 0 to 255, of each class of a segmenter, as its data set draws them; None if unknown.
+
+    >>> import keras_resnet
+    >>> from keras_resnet.models.preprocessing import colors
+    >>> model = keras_resnet.create("fcn_resnet18", classes=2)
+    >>> model.info["colors"] = [[128, 64, 128], [70, 130, 180]]
+    >>> colors(model)
+    ((128, 64, 128), (70, 130, 180))
+    """
+    stored = inherited_info(model).get("colors")
+    count = getattr(model_spec(model), "classes", None)
+    if not stored or len(stored) != count or any(len(color) != 3 for color in stored):
+        return None
+    limited = ([min(max(value, 0), 255) for value in color] for color in stored)
+    return tuple((red, green, blue) for red, green, blue in limited)
 
 
 def thresholds(model: keras.Model) -> tuple[float, ...] | None:
