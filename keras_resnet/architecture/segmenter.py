@@ -30,6 +30,9 @@ from keras_resnet.architecture.segmentation_heads import (
 from keras_resnet.architecture.segmenter_spec import SegmenterSpec
 from keras_resnet.architecture.spec import ResNetSpec
 
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
 MIN_SIDE = 64
 """Sides of images for which parameters are counted, in pixels: their number does not depend on it."""
 
@@ -63,7 +66,10 @@ class ResizeLike(layers.Layer):
     def call(self, maps, like):
         if tuple(maps.shape[1:3]) == (1, 1):
             return maps + ops.cast(ops.zeros_like(like[..., :1]), maps.dtype)
-        return ops.image.resize(maps, ops.shape(like)[1:3], interpolation="bilinear", antialias=False)
+        size = ops.shape(like)[1:3]
+        if keras.backend.backend() == "tensorflow":  # where Keras 3.15 compares a size that is not known yet with 0
+            return ops.cast(tf.image.resize(maps, size), maps.dtype)
+        return ops.image.resize(maps, size, interpolation="bilinear", antialias=False)
 
     def compute_output_shape(self, maps_shape, like_shape):
         return (*like_shape[:3], maps_shape[-1])
