@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_resnet.architecture.segmenter_spec import IGNORED
 from keras_resnet.data.image_files import SUFFIXES, as_pil_image
+from keras_resnet.data.labels import BACKGROUND
 from keras_resnet.data.objects import Objects
 from keras_resnet.detection import Detection
 from keras_resnet.errors import value_error
@@ -20,6 +21,8 @@ OPACITY = 0.45
 """Opacity of masks of objects, from 0 to 1."""
 CLASS_OPACITY = 0.6
 """Opacity of the classes of pixels."""
+BACKGROUNDS = (BACKGROUND, "background")
+"""Names of the class of pixels that are not drawn over."""
 IGNORED_COLOR = (224, 224, 192)
 """Colour of IGNORED pixels in mask files, as in PASCAL VOC."""
 LEGEND_SIZE = 11
@@ -64,21 +67,22 @@ def draw_detections(image: Any, detection: Detection) -> Any:
 def draw_objects(image: Any, objects: Objects, class_names: Sequence[str]) -> Any:
     """Draws the true objects of an image, as `draw_detections` draws what was found, with names alone.
 
-    >>> import numpy as np
-    >>> from keras_resnet.data.objects import Objects
-    >>> from keras_resnet.drawing import draw_objects
-    >>> box, no, one = np.array([[10, 20, 60, 70]], "float32"), np.zeros(1, bool), np.array([0])
-    >>> objects = Objects(one, box, one, no, no, np.array([2500.0]), None, np.array([[80, 100]]), one)
-    >>> draw_objects(np.zeros((80, 100, 3), "uint8"), objects, ["car"]).size
-    (100, 80)
+        >>> import numpy as np
+        >>> from keras_resnet.data.labels import BACKGROUND
+    from keras_resnet.data.objects import Objects
+        >>> from keras_resnet.drawing import draw_objects
+        >>> box, no, one = np.array([[10, 20, 60, 70]], "float32"), np.zeros(1, bool), np.array([0])
+        >>> objects = Objects(one, box, one, no, no, np.array([2500.0]), None, np.array([[80, 100]]), one)
+        >>> draw_objects(np.zeros((80, 100, 3), "uint8"), objects, ["car"]).size
+        (100, 80)
 
-    Args:
-        image: a path, a PIL image or a uint8 array.
-        objects: Objects of this image alone.
-        class_names: names of the data set's classes.
+        Args:
+            image: a path, a PIL image or a uint8 array.
+            objects: Objects of this image alone.
+            class_names: names of the data set's classes.
 
-    Returns:
-        A PIL image, upright, of mode "RGB".
+        Returns:
+            A PIL image, upright, of mode "RGB".
     """
     texts = [class_names[label] for label in objects.labels]
     masks = [objects.mask(index) for index in range(len(objects))]
@@ -110,7 +114,8 @@ def draw_segmentation(image: Any, segmentation: Segmentation, legend: bool = Tru
     >>> draw_segmentation(np.zeros((80, 100, 3), "uint8"), found, legend=False).size
     (100, 80)
 
-    Classes have the colours of the segmentation, or the `default_colors`. Pixels without a class (255) are not changed.
+    Classes have the colours of the segmentation, or the `default_colors`. Pixels without a class (255), or of a class
+    that is named as the background, are not changed.
 
     Args:
         image: the segmented image: a path, a PIL image or a uint8 array.
@@ -130,15 +135,18 @@ def draw_segmentation(image: Any, segmentation: Segmentation, legend: bool = Tru
         expected = f"of the width and height of the segmentation, {segmentation.size[::-1]}"
         raise value_error("image", drawing.size, expected)
     classes = mask_image(segmentation).convert("RGB")
-    drawing = Image.composite(Image.blend(drawing, classes, CLASS_OPACITY), drawing, _has_class(segmentation.mask))
+    drawing = Image.composite(Image.blend(drawing, classes, CLASS_OPACITY), drawing, _painted(segmentation))
     return _above(drawing, draw_legend([segmentation], drawing.width)) if legend else drawing
 
 
-def _has_class(mask):
-    """A PIL image of mode "L" that is white where pixels have a class."""
+def _painted(segmentation):
+    """A PIL image of mode "L" that is white where pixels have a class, other than the background."""
     from PIL import Image
 
-    return Image.fromarray(np.where(mask == IGNORED, 0, 255).astype("uint8"))
+    painted = np.full(256, 255, "uint8")
+    painted[[index for index, name in enumerate(segmentation.class_names) if name in BACKGROUNDS]] = 0
+    painted[IGNORED] = 0
+    return Image.fromarray(painted[segmentation.mask])
 
 
 def _above(image, below):

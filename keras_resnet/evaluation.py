@@ -16,9 +16,11 @@ from keras_resnet.data.protocols import (
     DetectionProtocol,
     LocalizationProtocol,
     Protocol,
+    SegmentationProtocol,
     get_detection_protocol,
     get_localization_protocol,
     get_protocol,
+    get_segmentation_protocol,
     is_localization,
 )
 from keras_resnet.data.sources import image_source, load_dataset, load_test
@@ -34,6 +36,9 @@ from keras_resnet.models.cloning import as_functional
 from keras_resnet.models.preprocessing import class_names, preprocessing, thresholds
 from keras_resnet.models.transforms import with_input_size
 from keras_resnet.prediction import Classifier, ProtocolPredictor
+from keras_resnet.segmentation import is_segmenter
+from keras_resnet.segmentation_evaluation import evaluate_segmenter
+from keras_resnet.segmentation_results import SegmentationEvaluation
 
 MAX_PROBABILITIES = 2**28
 """Probabilities that are kept for the metrics, 1 GiB; of more images and classes, only the errors are computed."""
@@ -42,18 +47,19 @@ MAX_PROBABILITIES = 2**28
 def evaluate(
     models: Any,
     dataset: Dataset | str,
-    protocol: Protocol | DetectionProtocol | LocalizationProtocol | str | None = None,
+    protocol: Protocol | DetectionProtocol | LocalizationProtocol | SegmentationProtocol | str | None = None,
     batch_size: int | None = None,
     skip_bad: bool = False,
     progress: Callable[[int], Any] | None = None,
     size: int | None = None,
+    ignore_index: int | None = None,
     **changes: Any,
-) -> Evaluation | MultiLabelEvaluation | DetectionEvaluation | LocalizationEvaluation:
+) -> Evaluation | MultiLabelEvaluation | DetectionEvaluation | LocalizationEvaluation | SegmentationEvaluation:
     """Computes the top-1 and top-5 errors of a model, or of an ensemble whose probabilities are averaged.
 
     Beside them stand precision, recall, F1, balanced accuracy and ROC AUC; for a multi-label model, mean average
     precision and the metrics at its thresholds. For a detector, COCO's and PASCAL VOC's average precisions; for a
-    localizer, or with the protocol "localization", ImageNet's localization errors.
+    localizer, or with the protocol "localization", ImageNet's localization errors; for a segmenter, mIoU.
 
     >>> import numpy as np
     >>> from keras_resnet import create, evaluate, from_arrays
@@ -67,30 +73,39 @@ def evaluate(
 
     Args:
         models: a Keras model whose preprocessing is known, or a list of them: an ensemble, but not of
-            detectors.
-        dataset: a Dataset, whose test images are used, or a name for `load_test`; for a detector, with objects. For
-            localization a name for `load_dataset`: the mean box of the training images is a baseline.
+            detectors or segmenters.
+        dataset: a Dataset, whose test images are used, or a name for `load_test`; for a detector, with objects, for a
+            segmenter, with masks of classes. For localization a name for `load_dataset`: the mean box of the training
+            images is a baseline.
         protocol: a name in PROTOCOLS, or a Protocol; for a detector, a DetectionProtocol; for localization, a name in
-            LOCALIZATION_PROTOCOLS or a LocalizationProtocol; None: "center", or the default one of a detector or
-            localizer.
-        batch_size: number of views in a batch; None: 100, or 1 for a detector.
+            LOCALIZATION_PROTOCOLS or a LocalizationProtocol; for a segmenter, a name in SEGMENTATION_PROTOCOLS or a
+            SegmentationProtocol; None: "center", or the default one of a detector, localizer or segmenter.
+        batch_size: number of views in a batch; None: 100, or 1 for a detector or segmenter.
         skip_bad: whether images that cannot be read are skipped instead of raising an error.
         progress: called after every batch with the number of images evaluated or skipped so far.
-        size: side of the models' input images in pixels; None: as each was built, or its weights were trained.
+        size: side of the models' input images in pixels, of a segmenter's their shorter side; None: as each was built,
+            or its weights were trained.
+        ignore_index: value of pixels that do not count, besides 255, in the masks of a data set given by its name.
         **changes: fields of the protocol to change, such as `scales=(224, 320)`, or `refine=True` for a detector.
 
     Returns:
         An Evaluation; a MultiLabelEvaluation for a multi-label model, a DetectionEvaluation for a detector, a
-        LocalizationEvaluation for localization.
+        LocalizationEvaluation for localization, a SegmentationEvaluation for a segmenter.
 
     Raises:
         ImportError: for a detector, without faster-coco-eval.
         ValueError: for a dataset's labels that are not classes of the model, an ensemble with different classes, a
-            scale that is too small for a model, a model of unknown preprocessing, an image that cannot be read, and a
-            detector with a data set without objects.
+            scale that is too small for a model, a model of unknown preprocessing, an image that cannot be read, a
+            detector with a data set without objects, and a segmenter with one without masks.
         FloatingPointError: if a model returns NaN or Inf.
     """
     models = list(models) if isinstance(models, (list, tuple)) else [models]
+    if any(map(is_segmenter, models)):
+        segmenter, averaged = _only(models, "segmenter"), get_segmentation_protocol(protocol or "whole", **changes)
+        data = _with_masks(dataset, skip_bad, ignore_index)
+        return evaluate_segmenter(segmenter, data, averaged, batch_size or 1, skip_bad, progress, size)
+    if ignore_index is not None:
+        raise value_error("ignore_index", ignore_index, "left out for networks that are no segmenters")
     if any(map(is_detector, models)):
         detector, tested = _only(models, "detector", size), get_detection_protocol(protocol, **changes)
         return evaluate_detector(detector, _loaded(dataset, skip_bad), tested, batch_size or 1, skip_bad, progress)
@@ -127,8 +142,17 @@ def _loaded(dataset, skip_bad):
     return dataset if isinstance(dataset, Dataset) else load_test(dataset, skip_bad=skip_bad)
 
 
+def _with_masks(dataset, skip_bad, ignore_index):
+    """The Dataset with masks of classes."""
+    if not isinstance(dataset, Dataset):
+        return load_test(dataset, skip_bad=skip_bad, masks=True, ignore_index=ignore_index)
+    if ignore_index is not None:
+        raise value_error("ignore_index", ignore_index, "given to `load_dataset` or `from_arrays`, not with a Dataset")
+    return dataset
+
+
 def _only(models, kind, size=None):
-    """The detector or localizer in a list of it alone; images of a detector have no single size."""
+    """The detector, localizer or segmenter in a list of it alone; images of a detector have no single size."""
     if len(models) > 1:
         raise value_error("models", [model.name for model in models], f"one {kind}, or classifiers")
     if size is not None:

@@ -124,11 +124,16 @@ class ImageSegmenter:
         batch_size: number of windows, or of images of one size, in a batch.
 
     Raises:
-        ValueError: on construction, for other models, and for a size that is invalid.
+        ValueError: on construction, for other models, for a size that is invalid, and for a size, scales or windows and
+            an exported network that resizes images itself.
     """
 
     def __init__(self, model: Any, protocol: SegmentationProtocol, size: int | None = None, batch_size: int = 1):
         self.segmenter, self.protocol, self.batch_size = as_segmenter(model), protocol, batch_size
+        if getattr(self.segmenter, "resizes_images", False):
+            for name, value in {"scales": protocol.scales, "window": protocol.window, "size": size}.items():
+                if value:
+                    raise value_error(name, value, f"left out: {self.segmenter.name} resizes images itself")
         self.preprocessing: SegmentationPreprocessing = self.segmenter.preprocessing.for_size(size)
         self.class_names: tuple[str, ...] = tuple(self.segmenter.class_names)
         self.colors: Colors | None = self.segmenter.colors

@@ -1,5 +1,6 @@
 """Commands that measure networks: evaluate, benchmark, study responses, study signals, study complexity."""
 
+import inspect
 import shlex
 import sys
 from pathlib import Path
@@ -38,47 +39,65 @@ from keras_resnet.cli.options import (
 from keras_resnet.data.protocols import (
     LOCALIZATION_PROTOCOLS,
     PROTOCOLS,
+    SEGMENTATION_PROTOCOLS,
     DetectionProtocol,
     Protocol,
+    SegmentationProtocol,
     get_localization_protocol,
     get_protocol,
+    get_segmentation_protocol,
     is_localization,
 )
 from keras_resnet.data.sources import load_dataset, load_test
 from keras_resnet.detection import is_detector
 from keras_resnet.detection_metrics import check_coco_eval
 from keras_resnet.detection_results import plot_precision_recall
-from keras_resnet.errors import value_error
+from keras_resnet.errors import check_known, value_error
 from keras_resnet.evaluation import MAX_PROBABILITIES, evenly_spaced_subset, keeps_probabilities, labelled_inputs
 from keras_resnet.evaluation_results import check_confusion, plot_confusion, write_predictions
 from keras_resnet.files import check_writable, write_json
 from keras_resnet.localization import is_localizer
 from keras_resnet.models.preprocessing import known_preprocessing, set_class_names, set_preprocessing, thresholds
+from keras_resnet.segmentation import is_segmenter
+from keras_resnet.segmentation_results import plot_pixel_confusion
 from keras_resnet.variants import network_task
 
 MODELS = "A network of `keras-resnet models`, or a .keras file; several are an ensemble."
 Models = Annotated[list[str], Option("--model", help=MODELS)]
 ALL_WEIGHTS = "A tag or a weights file for each network that is not a .keras file."
 AllWeights = Annotated[list[str] | None, Option("--weights", help=ALL_WEIGHTS)]
-CLASS_NAMES = "Names of a detector's classes, if its weights have none, in the order of its labels: cat,dog."
-VIEWS = f"Test views: {', '.join(PROTOCOLS)}; to test boxes: {', '.join(LOCALIZATION_PROTOCOLS)}."
+CLASS_NAMES = "Names of a detector's or segmenter's classes, if its weights have none, in their order: cat,dog."
+VIEWS = (
+    f"Test views: {', '.join(PROTOCOLS)}; to test boxes: {', '.join(LOCALIZATION_PROTOCOLS)}; of segmenters: "
+    f"{', '.join(SEGMENTATION_PROTOCOLS)}."
+)
+SCALES = "Shorter sides: 224,256,384; of a segmenter factors: 0.5,1,1.5."
 DATA = {load_test: "split labels", load_dataset: "data_dir download skip_bad"}
+UNUSED = {
+    "a detector": ("protocol", "flip", "mode", "confusion", "predictions"),
+    "a segmenter": ("mode", "curves"),
+    "localization": ("flip", "confusion", "predictions", "curves", "class_names"),
+    "a classifier": ("curves", "class_names"),
+}
+"""What is evaluated -> options of `evaluate` that it does not have."""
 
 
 @command(
-    data=DATA,
+    data=DATA | {load_dataset: f"{DATA[load_dataset]} ignore_index"},
     options={keras_resnet.evaluate: "batch_size size"},
     detection={DetectionProtocol: "refine context score_threshold"},
+    segmentation={SegmentationProtocol: "window overlap"},
 )
 def evaluate(
     data,
     options,
     detection,
+    segmentation,
     dataset: TestSet,
     model: Models = ("resnet50",),
     weights: AllWeights = None,
-    protocol: Annotated[str | None, Option(help=VIEWS, show_default="center")] = None,
-    scales: Annotated[str | None, Option(help="Shorter sides: 224,256,384.", show_default="the protocol's")] = None,
+    protocol: Annotated[str | None, Option(help=VIEWS, show_default="center, whole")] = None,
+    scales: Annotated[str | None, Option(help=SCALES, show_default="the protocol's")] = None,
     flip: Annotated[bool | None, Option(help="Add mirrored views.", show_default="the protocol's")] = None,
     mode: Mode = None,
     precision: Precision = None,
@@ -91,40 +110,28 @@ def evaluate(
 ):
     """Evaluate a network as the paper does, or an ensemble of several.
 
-    Errors of a classifier, AP of a detector, localization errors of a localizer or of class activation maps.
+    Errors of a classifier, AP of a detector, localization errors of a localizer or of class activation maps, IoU and
+    Dice of a segmenter.
     """
-    sides = {} if scales is None else {"scales": numbers("scales", scales)}
-    tested = DetectionProtocol(**detection, **sides)
-    views = _views(protocol, sides | ({} if flip is None else {"flip": flip}))
+    given = {"protocol": protocol, "flip": flip, "mode": mode, "confusion": confusion, "predictions": predictions}
+    given |= {"curves": curves, "class_names": class_names}
+    sides = {} if scales is None else {"scales": numbers("scales", scales, decimals=True)}
+    check_known("protocol", protocol, [None, *PROTOCOLS, *LOCALIZATION_PROTOCOLS, *SEGMENTATION_PROTOCOLS])
     if any(network_task(name) == "detection" for name in model):
         check_coco_eval()  # before any weights are downloaded
     models = models_from(model, weights, precision=precision)
-    if any(map(is_detector, models.values())):
-        raise_if_unused(
-            "a detector", protocol=protocol, flip=flip, mode=mode, confusion=confusion, predictions=predictions
-        )
-        check_coco_eval()
-        used = tested
-    elif is_localization(views) or any(map(is_localizer, models.values())):
-        raise_if_changed("localization", DetectionProtocol, detection)
-        raise_if_unused(
-            "localization",
-            flip=flip,
-            confusion=confusion,
-            predictions=predictions,
-            curves=curves,
-            class_names=class_names,
-        )
-        used = get_localization_protocol(protocol or "localization", **sides)
-    else:
-        raise_if_changed("a classifier", DetectionProtocol, detection)
-        raise_if_unused("a classifier", curves=curves, class_names=class_names)
-        used = views
+    kind = _kind(models.values(), protocol)
+    raise_if_unused(kind, **{name: given[name] for name in UNUSED[kind]})
+    used = _protocol(kind, protocol, sides | ({} if flip is None else {"flip": flip}), detection, segmentation)
+    if kind != "a segmenter":
+        raise_if_unused(kind, ignore_index=data["ignore_index"])
     for path in filter(None, (curves, predictions)):
         check_writable(path)
     images = _test_images(dataset, data, used)
     if isinstance(used, Protocol):
         _check_classifiers(models, images, confusion, predictions)
+    elif confusion:
+        check_confusion(len(images.class_names), confusion)
     for one in models.values():
         set_preprocessing(one, images.preprocessing, mode)
         if class_names:
@@ -138,21 +145,44 @@ def evaluate(
     else:
         print_evaluation(result, f"{' + '.join(models)} on {images.name}", by_class)
     if confusion:
-        plot_confusion(result, confusion)
+        (plot_pixel_confusion if kind == "a segmenter" else plot_confusion)(result, confusion)
     if predictions:
         write_predictions(result, predictions)
     if curves:
         plot_precision_recall(result, curves)
 
 
-def _views(protocol, changes):
-    """The Protocol or LocalizationProtocol with a name; None: "center"."""
-    find = get_localization_protocol if is_localization(protocol) else get_protocol
-    return find(protocol or "center", **changes)
+def _kind(models, protocol):
+    """The key of UNUSED for what is evaluated."""
+    if any(map(is_detector, models)):
+        return "a detector"
+    if any(map(is_segmenter, models)):
+        return "a segmenter"
+    return "localization" if is_localization(protocol) or any(map(is_localizer, models)) else "a classifier"
+
+
+def _protocol(kind, name, changes, detection, segmentation):
+    """The protocol with a name, or the default one; ValueError for options that others have."""
+    if kind == "a detector":
+        check_coco_eval()
+    else:
+        raise_if_changed(kind, DetectionProtocol, detection)
+    if kind != "a segmenter":
+        raise_if_changed(kind, SegmentationProtocol, segmentation)
+    if kind == "a detector":
+        return DetectionProtocol(**detection, **changes)
+    if kind == "a segmenter":
+        default = inspect.signature(SegmentationProtocol).parameters
+        known = {option: it for option, it in segmentation.items() if it != default[option].default}
+        return get_segmentation_protocol(name or "whole", **changes, **known)
+    find = get_localization_protocol if kind == "localization" else get_protocol
+    return find(name or ("localization" if kind == "localization" else "center"), **changes)
 
 
 def _test_images(dataset, data, protocol):
     """The Dataset for a protocol; for localization with the training images, whose mean box is a baseline."""
+    if isinstance(protocol, SegmentationProtocol):
+        return load_test(dataset, masks=True, **data)
     if not is_localization(protocol) or data["split"] or data["labels"]:
         return load_test(dataset, **data)
     return load_dataset(dataset, **{name: value for name, value in data.items() if name not in ("split", "labels")})

@@ -1,4 +1,4 @@
-"""Tables of evaluations on the terminal: errors of classifiers, average precisions of detectors."""
+"""Tables of evaluations on the terminal: errors of classifiers, average precisions of detectors, IoU of segmenters."""
 
 from keras_resnet.cli.app import print_note, print_table
 from keras_resnet.data.image_files import format_errors
@@ -6,6 +6,7 @@ from keras_resnet.detection_metrics import COCO_METRICS, VOC_METRICS
 from keras_resnet.detection_results import DetectionEvaluation
 from keras_resnet.evaluation_results import Evaluation
 from keras_resnet.localization_results import LocalizationEvaluation
+from keras_resnet.segmentation_results import SegmentationEvaluation
 
 METRICS = {
     "num_images": "images",
@@ -24,18 +25,31 @@ METRICS = {
     "exact_match": "all labels right",
     "roc_auc": "ROC AUC",
     "threshold": "threshold",
+    "iou": "IoU",
+    "dice": "Dice",
+    "accuracy": "accuracy",
+    "pixel_accuracy": "pixel accuracy",
+    "frequency_weighted_iou": "frequency-weighted IoU",
 }
 """Titles of the values in the tables of `evaluate`."""
 
 
 def print_evaluation(result, title, by_class):
-    """Prints the metrics of an evaluation, with `by_class` those of each class, and the images that were skipped."""
+    """Prints the metrics of an evaluation, with `by_class` those of each class, and the images that were skipped.
+
+    Those of a segmenter are always printed by class.
+    """
     if isinstance(result, DetectionEvaluation):
         print_table(_detection_rows(result), f"{title}: {result.num_images:,} images, {len(result.objects):,} objects")
         rows = map(_detection_row, result.by_class)
     elif isinstance(result, LocalizationEvaluation):
         print_table(_localization_rows(result), f"{title}: {result.num_images:,} images")
         rows = ({"class": row["name"]} | _titled(row) for row in result.by_class)
+    elif isinstance(result, SegmentationEvaluation):
+        rows, by_class = _segmentation_rows(result), True
+        title = f"{title}: {result.num_images:,} images, {result.num_pixels:,} pixels"
+        names = ("pixel_accuracy", "frequency_weighted_iou")
+        print_table([{METRICS[name]: _percent(result.metrics[name]) for name in names}], title)
     else:
         _print_errors(result, title)
         rows = ({"class": row["name"]} | _titled(row) for row in result.by_class)
@@ -91,6 +105,15 @@ def _detection_row(row):
     if "masks" in row:
         columns["mask AP"] = _percent(row["masks"]["AP"])
     return columns | {name: _percent(row[name]) for name in VOC_METRICS}
+
+
+def _segmentation_rows(result):
+    """A row for each class with its share of the pixels, and one for the means of the classes that occur."""
+    total = max(1, result.num_pixels)
+    for row in result.by_class:
+        yield {"class": row["name"], "pixels": _percent(row["num_pixels"] / total)} | _titled(row)
+    means = {"iou": result.mean_iou, "dice": result.mean_dice, "accuracy": result.mean_accuracy}
+    yield {"class": "mean of the classes", "pixels": ""} | _titled(means)
 
 
 def _percent(share):

@@ -33,6 +33,8 @@ TrainingSet = Annotated[str, Option("--dataset", help=CLASS_FOLDERS)]
 TestSet = Annotated[str, Option("--dataset", help="digits, a name of tensorflow-datasets, or a folder of images.")]
 CHANGES = Option("--set", help="Change a field of the recipe: --set epochs=2.", metavar="FIELD=VALUE")
 Changes = Annotated[list[str] | None, CHANGES]
+DEFAULT_WEIGHTS = {"detection": "coco", "segmentation": "coco_voc"}
+"""Task -> tag of the weights of its networks, if no other one is given."""
 TYPES = (bool, int, float, Path, str)
 """Types of options. A parameter with several types has the first of them."""
 
@@ -99,7 +101,7 @@ def model_from(name, weights, default_weights=None, precision=None):
         raise_if_unused("a .keras file, which has its own", weights=weights, precision=precision)
         return keras_resnet.load_model(name)
     if weights is None and default_weights and not is_repository(name):
-        weights = "coco" if network_task(name) == "detection" else default_weights
+        weights = DEFAULT_WEIGHTS.get(network_task(name), default_weights)
         if weights not in (tags := keras_resnet.list_weights(name)):
             known = f", or one of {tags}" if tags else ""
             raise value_error("--weights", None, f"a weights file{known}, as {name} has no weights {weights!r}")
@@ -114,14 +116,14 @@ def raise_if_changed(what, callee, values):
             raise value_error(f"--{name.replace('_', '-')}", given, f"left out for {what}")
 
 
-def numbers(option, text, count=None):
-    """ "224,256" -> (224, 256), of length `count`; None stays None."""
+def numbers(option, text, count=None, decimals=False):
+    """ "224,256" -> (224, 256), of length `count`, with `decimals` "0.5,1" -> (0.5, 1); None stays None."""
     if text is None:
         return None
-    found = text.split(",")
-    if not all(re.fullmatch(r"\s*[0-9]{1,9}\s*", number) for number in found) or len(found) != (count or len(found)):
+    found, pattern = text.split(","), r"\s*[0-9]{1,9}(\.[0-9]{1,9})?\s*" if decimals else r"\s*[0-9]{1,9}\s*"
+    if not all(re.fullmatch(pattern, number) for number in found) or len(found) != (count or len(found)):
         raise value_error(f"--{option}", text, f"{count or ''} numbers with commas between them".strip())
-    return tuple(map(int, found))
+    return tuple(float(number) if "." in number else int(number) for number in found)
 
 
 def value(text):

@@ -1,4 +1,4 @@
-"""The command `predict`: the classes of images, or the objects in them."""
+"""The command `predict`: the classes of images, the objects in them, or the classes of their pixels."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,15 +11,19 @@ import keras_resnet
 from keras_resnet.cli.app import err, print_json, print_note, print_table
 from keras_resnet.cli.options import AsJson, Weights, command, model_from, raise_if_changed, raise_if_unused
 from keras_resnet.data.image_files import find_images
-from keras_resnet.data.protocols import LOCALIZATION_PROTOCOLS, PROTOCOLS
+from keras_resnet.data.protocols import LOCALIZATION_PROTOCOLS, PROTOCOLS, SEGMENTATION_PROTOCOLS
 from keras_resnet.deployment.exported import is_exported
 from keras_resnet.detection import is_detector
-from keras_resnet.drawing import drawing_paths, write_drawing
+from keras_resnet.drawing import drawing_paths, write_drawing, write_mask
 from keras_resnet.errors import value_error
 from keras_resnet.files import make_folder
 from keras_resnet.models.transforms import with_input_size
+from keras_resnet.segmentation import is_segmenter
 
-VIEWS = f"Test views: {', '.join(PROTOCOLS)}; with --localize, {', '.join(LOCALIZATION_PROTOCOLS)}."
+VIEWS = (
+    f"Test views: {', '.join(PROTOCOLS)}; with --localize, {', '.join(LOCALIZATION_PROTOCOLS)}; of segmenters, "
+    f"{', '.join(SEGMENTATION_PROTOCOLS)}."
+)
 
 
 @command(
@@ -32,44 +36,62 @@ def predict(
     images: Annotated[list[Path], Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
     model: Annotated[str, Option(help="A network, a .keras file, or an exported network.")] = "resnet50",
     weights: Weights = None,
-    protocol: Annotated[str, Option(help=VIEWS)] = "center",
+    protocol: Annotated[str | None, Option(help=VIEWS, show_default="center, whole")] = None,
     localizes: Annotated[bool, Option("--localize", help="Find the box of each class: see `localize`.")] = False,
-    draw: Annotated[Path | None, Option(help="Folder for drawings of the boxes that are found.")] = None,
+    draw: Annotated[Path | None, Option(help="Folder for drawings of the boxes or classes that are found.")] = None,
+    masks: Annotated[Path | None, Option(help="Folder for a segmenter's masks, PNG files with a palette.")] = None,
     as_json: AsJson = False,
 ):
-    """Predict the classes of images, with --localize also their boxes, or with a detector the objects in them.
+    """Predict the classes of images, with --localize also their boxes, with a detector the objects in them, or with a
+    segmenter the class of each pixel.
 
     The JSON of boxes is COCO's results format. Unreadable files are listed, and make the exit status 1.
     """
     paths = find_images(images)  # before any weights are downloaded
     drawings = drawing_paths(images, paths, draw) if draw else {}
+    mask_files = drawing_paths(images, paths, masks, masks=True) if masks else {}
     network = _network(model, weights)
-    classification |= {"protocol": protocol}
-    if is_detector(network) or localizes:
-        found: Any = _boxes(paths, network, localizes, classification, detection)
-        if draw:
-            make_folder(draw)
+    if masks and (localizes or not is_segmenter(network)):
+        raise value_error("--masks", str(masks), "left out for networks that are no segmenters")
+    if is_segmenter(network) and not localizes:
+        found: Any = _segmentations(paths, network, protocol, classification, detection)
+        to_json, to_rows = _pixels_json, _pixel_rows
+    elif is_detector(network) or localizes:
+        found = _boxes(paths, network, localizes, classification | {"protocol": protocol or "center"}, detection)
         image_ids = _image_ids(paths)
         to_json, to_rows = lambda detected: detected.to_coco(image_ids[detected.path]), _object_rows
     else:
         raise_if_changed("a classifier", keras_resnet.detect, detection)
         if draw:
             raise value_error("--draw", str(draw), "left out for a classifier, unless --localize is given")
-        found = keras_resnet.predict(network, paths, stream=True, **classification)
+        found = keras_resnet.predict(network, paths, stream=True, protocol=protocol or "center", **classification)
         to_json, to_rows = _classes_json, _class_rows
+    for folder in filter(None, (draw, masks)):
+        make_folder(folder)
     rows, errors = [], []
     bar = {"console": err, "transient": True, "disable": not err.is_terminal}
     for prediction in track(found, "images", len(paths), **bar):
         rows += (to_json if as_json else to_rows)(prediction)
         if prediction.error:
             errors.append(f"{prediction.path}: {prediction.error}")
-        elif drawings:
+            continue
+        if drawings:
             write_drawing(prediction, drawings[prediction.path])
+        if mask_files:
+            write_mask(prediction, mask_files[prediction.path])
     print_json(rows) if as_json else print_table(rows, left=["class", "object"])
     for error in errors:
         print_note("not read", error)
     if errors:
         raise typer.Exit(1)
+
+
+def _segmentations(paths, network, protocol, classification, detection):
+    """Yields a Segmentation for each image."""
+    size, batch_size = classification["size"], detection["batch_size"]
+    raise_if_changed("a segmenter", keras_resnet.predict, {**classification, "size": None})
+    raise_if_changed("a segmenter", keras_resnet.detect, {**detection, "batch_size": 1})
+    return keras_resnet.segment(paths, network, protocol or "whole", batch_size, stream=True, size=size)
 
 
 def _boxes(paths, network, localizes, classification, detection):
@@ -127,3 +149,15 @@ def _object_rows(detection):
         values = f"{detection.scores[index]:.1%}", *(f"{side:.1f}" for side in detection.boxes[index])
         row = {"image": "" if index else detection.path, "object": name}
         yield row | dict(zip(columns, values, strict=True))
+
+
+def _pixel_rows(segmentation):
+    """Rows of a table: the classes of an image's pixels, the largest first; no rows for an unreadable file."""
+    for rank, (_, name, share) in enumerate(segmentation.classes):
+        yield {"image": "" if rank else segmentation.path, "class": name, "share of pixels": f"{share:.1%}"}
+
+
+def _pixels_json(segmentation):
+    classes = [{"index": index, "name": name, "share": share} for index, name, share in segmentation.classes]
+    size = dict(zip(("height", "width"), segmentation.size, strict=True))
+    yield {"path": str(segmentation.path), "error": segmentation.error, **size, "classes": classes}
