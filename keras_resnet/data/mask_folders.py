@@ -151,7 +151,8 @@ def read_classes(path: str | os.PathLike) -> ClassTable:
         names, numbers = [match[2] for match in numbered], [int(match[1]) for match in numbered]
     rows = dict(zip(numbers, zip(names, colors, strict=True), strict=True))
     is_valid = len({*names}) == len(rows) == len(names) and max(map(max, colors), default=0) < VALUES
-    rows.pop(IGNORED, None)
+    if numbered:
+        rows.pop(IGNORED, None)
     if not rows or not is_valid or max(rows) >= MAX_CLASSES:
         expected = f"lines with different names, and perhaps indices below {MAX_CLASSES} and colours, of classes"
         raise value_error("classes", [str(path), *names], expected)

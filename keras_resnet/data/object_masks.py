@@ -33,12 +33,15 @@ class ObjectMasks:
     def __call__(self, position: int) -> np.ndarray:
         """The mask of an image: (H, W) uint8."""
         height, width = self.objects.sizes[position].tolist()
-        rendered, covered = np.zeros((height, width), "uint8"), np.zeros((height, width), bool)
+        rendered = np.zeros((height, width), "uint8")
+        covered, overlapping = np.zeros((2, height, width), bool)
         first, last = np.searchsorted(self.objects.image, [position, position + 1])
         for index in range(first, last):
             mask = decode_mask(self.objects.masks[index], (height, width))
-            rendered[mask] = np.where(covered[mask], IGNORED, self.objects.labels[index] + 1)
+            np.copyto(rendered, self.objects.labels[index] + 1, where=mask, casting="unsafe")
+            overlapping |= covered & mask
             covered |= mask
+        rendered[overlapping] = IGNORED
         return rendered if self.classes is None else self.classes[rendered]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_resnet.architecture.segmenter_spec import IGNORED
-from keras_resnet.data.image_files import UnreadableImageError, orientation_of, turn_upright, with_pil_image
+from keras_resnet.data.image_files import ROWS, UnreadableImageError, orientation_of, turn_upright, with_pil_image
 from keras_resnet.errors import check_integers, value_error
 
 MODES = {
@@ -85,13 +85,9 @@ class SemanticMasks:
             (H, W) uint8, class indices of the pixels of the upright image; IGNORED (255) for pixels that do not count.
 
         Raises:
-            ValueError: for a mask that cannot be read, or has another size than when it was checked.
+            ValueError: for a mask that cannot be read any more, or has another size than its image; it names the file.
         """
-        mask = self.source(int(self.positions[index]))
-        if mask.shape != tuple(self.sizes[index]):
-            expected = f"a mask of {_size_text(self.sizes[index])} pixels, as when it was checked"
-            raise value_error("mask", f"{_size_text(mask.shape)} pixels in mask {index}", expected)
-        return mask
+        return self.source(int(self.positions[index]))
 
     def class_counts(self, num_classes: int) -> np.ndarray:
         """(num_classes,) integers, the number of pixels of each class; reads the masks that are not counted yet."""
@@ -112,7 +108,10 @@ class SemanticMasks:
 
 def count_values(mask: np.ndarray) -> np.ndarray:
     """(256,) integers, the number of pixels of each value in a mask (H, W) uint8."""
-    return np.bincount(mask.ravel(), minlength=VALUES)
+    counts = np.zeros(VALUES, int)
+    for top in range(0, len(mask), ROWS):  # NumPy copies what it counts to integers of eight bytes
+        counts += np.bincount(mask[top : top + ROWS].ravel(), minlength=VALUES)
+    return counts
 
 
 def class_values(ignore_index: int | None = None, first: int = 0) -> np.ndarray | None:
@@ -141,16 +140,23 @@ def class_values(ignore_index: int | None = None, first: int = 0) -> np.ndarray 
 
 @dataclass(frozen=True)
 class _MaskFiles:
-    """Source of SemanticMasks in files."""
+    """Source of SemanticMasks in files; the fields are the arguments of `mask_files`."""
 
     files: Sequence[str | bytes] | np.ndarray
+    sizes: np.ndarray
     names: Sequence[str]
     orientations: Sequence[int] | None
     classes: np.ndarray | None
 
-    def __call__(self, position):
-        mask = read_mask(self.files[position], self.names[position])
+    def __call__(self, position: int) -> np.ndarray:
+        name, size = self.names[position], self.sizes[position]
+        try:
+            mask = read_mask(self.files[position], name)
+        except OSError as error:
+            raise UnreadableMaskError(name, error.strerror or str(error)) from error
         mask = mask if self.orientations is None else turn_upright(mask, self.orientations[position])
+        if mask.shape != tuple(size):
+            raise UnreadableMaskError(name, f"it has {_size_text(mask.shape)} pixels, but its image {_size_text(size)}")
         return mask if self.classes is None else self.classes[mask]
 
 
@@ -174,8 +180,9 @@ def mask_files(
     """
     if counts is not None:
         counts = counts.astype("uint32") if classes is None else _counts_of_classes(counts, classes)
-    source = _MaskFiles(files, names, orientations, classes)
-    return SemanticMasks(np.asarray(sizes, "int32").reshape(-1, 2), source, np.arange(len(files)), counts)
+    sizes = np.asarray(sizes, "int32").reshape(-1, 2)
+    source = _MaskFiles(files, sizes, names, orientations, classes)
+    return SemanticMasks(sizes, source, np.arange(len(files)), counts)
 
 
 def _counts_of_classes(counts, classes):

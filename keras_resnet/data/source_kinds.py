@@ -218,7 +218,8 @@ def find_source(name, options: LoadOptions) -> tuple[str, Any]:
         if options.masks and (os.path.exists(name) or name in DATASETS):
             raise value_error("dataset", str(name), MASKED_DATA)
         if os.fspath(name).count(os.sep) > 1 or not isinstance(name, str) or name.startswith((".", "~", os.sep)):
-            raise FileNotFoundError(f"Expected a folder with a folder for each class. Received: dataset={str(name)!r}")
+            expected = "images and masks" if options.masks else "a folder for each class"
+            raise FileNotFoundError(f"Expected a folder with {expected}. Received: dataset={str(name)!r}")
     expected = (
         f"one of {list(DATASETS)}, a folder of class folders, annotated images, Parquet files or tar files, "
         "hf://owner/name, or a dataset of tensorflow-datasets"
