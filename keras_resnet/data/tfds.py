@@ -14,7 +14,7 @@ import numpy as np
 from keras_resnet.data.datasets import Dataset, Split, Stream, default_preprocessing, fits_in_memory, num_held_out
 from keras_resnet.data.image_files import exif_orientation
 from keras_resnet.data.preprocessing import Preprocessing
-from keras_resnet.data.tfds_masks import MaskSource, mask_features
+from keras_resnet.data.tfds_masks import MASK_NAMES, MaskSource, mask_features
 from keras_resnet.data.tfds_objects import ObjectSource, has_objects
 from keras_resnet.errors import TENSORFLOW, check_installed, unknown_name_error, value_error
 
@@ -196,7 +196,7 @@ def _image_and_label(builder):
         is_plain = isinstance(feature, tfds.features.Image) and not isinstance(feature, tfds.features.LabeledImage)
         return is_plain and feature.np_dtype == np.uint8 and feature.shape[2] in (1, 3, None)
 
-    images = [name for name, feature in features.items() if is_image(feature)]
+    images = [name for name, feature in features.items() if is_image(feature) and name not in MASK_NAMES]
     labels = [name for name, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
     supervised = builder.info.supervised_keys
     if supervised and len(supervised) == 2 and supervised[0] in images and supervised[1] in labels:

@@ -54,6 +54,7 @@ class MaskSource:
         first, known = FIRST_CLASS.get(builder.name, (0, None))
         self.classes = class_values(ignore_index, first)
         self.table = self._table(known, first, ignore_index)
+        self.class_names = self.table.names
         self.preprocessing = default_preprocessing((None, None, 3))
         self.skipped: tuple[str, ...] = ()
 
