@@ -61,7 +61,7 @@ class PaddedCrop:
     def resize_mask(self, mask: np.ndarray) -> np.ndarray:
         """Mask (H, W) uint8 -> (h, w) uint8, with IGNORED outside the image."""
         rows, columns = (
-            ((start + np.arange(length) + 0.5) * (side / resized)).astype(int)
+            ((start + np.arange(length) + 0.5) * side / resized).astype(int)
             for start, length, side, resized in zip(self.corner, self.inside, mask.shape, self.resized, strict=True)
         )
         padded = np.full(self.size, IGNORED, "uint8")

@@ -22,16 +22,17 @@ from torch.nn import functional
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
+# Sizes of which no pixel of a resized mask lies exactly between two pixels of the mask
 CROPS = [
     # shorter side, height, width, row, column, mirrored
     (45, 45, 60, 0, 0, 0),
     (90, 45, 60, 17, 39, 0),
     (90, 45, 60, 45, 60, 1),
     (33, 30, 30, 2, 9, 1),
-    (61, 61, 30, 0, 51, 0),
-    (22, 45, 60, 0, 0, 0),
-    (22, 45, 60, 0, 0, 1),
-    (44, 60, 40, 0, 13, 1),
+    (63, 63, 30, 0, 51, 0),
+    (24, 45, 60, 0, 0, 0),
+    (24, 45, 60, 0, 0, 1),
+    (42, 60, 40, 0, 13, 1),
 ]
 
 
