@@ -21,6 +21,7 @@ import keras_resnet
 from keras_resnet.architecture.spec import read_spec, write_spec
 from keras_resnet.data.image_files import FORMATS as IMAGE_FORMATS
 from keras_resnet.data.image_files import load_image
+from keras_resnet.data.semantic_masks import describe_mask
 from keras_resnet.deployment.formats.table import FORMATS as EXPORT_FORMATS
 from keras_resnet.deployment.serving import Metadata
 from keras_resnet.files import read_json, write_json
@@ -153,6 +154,13 @@ def _make_image(format, folder):
     return path
 
 
+def _make_mask(folder):
+    path = folder / "a.png"
+    mask = Image.fromarray(PIXELS[0, :, :, 0] % 3).convert("P")
+    mask.save(path)
+    return path
+
+
 def _make_labels(folder):
     (folder / "images").mkdir()
     for index, image in enumerate(PIXELS):
@@ -269,6 +277,7 @@ FORMATS = {
     },
     "label file": Format(_make_labels, _load_labels),
     **{f"{name} image": Format(partial(_make_image, name), load_image) for name in IMAGE_FORMATS},
+    "mask": Format(_make_mask, describe_mask),
 }
 
 

@@ -25,6 +25,7 @@ from keras_resnet.data.semantic_masks import (
     read_mask,
     read_palette,
 )
+from keras_resnet.data.sources import from_arrays
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 """Colour types of PNG."""
@@ -199,3 +200,59 @@ def test_masks_of_another_number_or_size_are_refused():
     names = tuple(map(str, range(10)))
     with pytest.raises(ValueError, match="`colors` should be a colour for each of 10 classes"):
         Dataset("a", split, split, names, Preprocessing("tf"), colors=((0, 0, 0),))
+
+
+@pytest.mark.parametrize("channels, dtype", [(3, "uint8"), (1, "int64"), (None, "uint16")])
+def test_arrays_of_images_and_masks(channels, dtype):
+    """Images need not be square."""
+    images = np.random.default_rng(0).integers(0, 256, (10, 4, 6, *([channels] if channels else [])), "uint8")
+    masks = np.random.default_rng(1).integers(0, 3, (10, 4, 6)).astype(dtype)
+    masks[:, 0, 0], masks[:, 0, 1:4] = 255, range(3)
+    data = from_arrays((images, masks), (images[:4], masks[:4, ..., None]))
+    assert data.class_names == ("class 0", "class 1", "class 2")
+    np.testing.assert_array_equal([data.test.masks.read(index) for index in range(4)], masks[:4])
+    np.testing.assert_array_equal(data.train.labels, np.ones((10, 3)))
+    assert data.train.masks.class_counts(3).tolist() == [(masks == label).sum() for label in range(3)]
+    data = from_arrays((images, masks), class_names=["sky", "road", "void"], ignore_index=2)
+    assert (len(data.train), len(data.test), data.class_names) == (8, 2, ("sky", "road"))
+    first = int(
+        np.flatnonzero((images == data.test.images[0].reshape(images.shape[1:])).reshape(10, -1).all(axis=1))[0]
+    )
+    np.testing.assert_array_equal(data.test.masks.read(0), np.where(masks[first] == 2, 255, masks[first]))
+    assert from_arrays((images[:, :, :4], masks[:, :, :4] > 1)).class_names == ("class 0", "class 1")
+
+
+IMAGES, MASKS = np.zeros((10, 4, 6, 3), "uint8"), np.arange(240).reshape(10, 4, 6) % 3
+
+
+@pytest.mark.parametrize(
+    "test, options, message",
+    [
+        (
+            (IMAGES, MASKS[:, :3]),
+            {},
+            r"Masks of `test` should be .*\(10, 4, 6\), like the images. Received: .*10, 3, 6",
+        ),
+        ((IMAGES, MASKS - 1), {}, "Masks of `test` should be integers from 0 to 255"),
+        ((IMAGES, MASKS + 254), {}, "Masks of `test` should be integers from 0 to 255"),
+        ((IMAGES, MASKS / 2), {}, "Masks of `test` should be .*Received: shape .10, 4, 6., float64"),
+        ((IMAGES, MASKS[:, 0, 0]), {}, "Masks of `test` should be"),
+        ((IMAGES, MASKS + 2), {}, "`masks` should be indices of 3 classes, or 255. Received: masks='index 3'"),
+        ((IMAGES[:, :, :4], MASKS[:, :, :4]), {}, "`test` should have images of .4, 6, 3., like `train`"),
+        (
+            None,
+            {"class_names": ["a", "b"]},
+            "`masks` should be indices of 2 classes, or 255. Received: masks='index 2'",
+        ),
+        (None, {"class_names": ["a"]}, "2 to 255 classes, not 1"),
+        (None, {"ignore_index": 300}, "`ignore_index` should be an integer from 0 to 255"),
+    ],
+)
+def test_invalid_arrays_of_masks(test, options, message):
+    with pytest.raises(ValueError, match=message):
+        from_arrays((IMAGES, MASKS), test, **options)
+
+
+def test_other_labels_have_no_ignored_index():
+    with pytest.raises(ValueError, match="`ignore_index` should be left out for labels that are no masks"):
+        from_arrays((IMAGES[:, :, :4], np.arange(10) % 2), ignore_index=1)

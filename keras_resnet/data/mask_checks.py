@@ -94,12 +94,15 @@ def palette_colors(masks: Sequence[tuple[str | bytes, dict]], count: int) -> tup
         masks: path or contents of each mask file, and what `describe_mask` says of it.
         count: number of classes.
     """
-    used: dict[int, list[int]] = {}
+    used: dict[int, Color] = {}
     first, differing = None, set()
     for number, (source, description) in enumerate(masks):
-        for value, _, color in description["values"]:
-            first = source if first is None and color else first
-            if color and used.setdefault(value, color) != color:
+        for value, _, found in description["values"]:
+            if found is None:
+                continue
+            color = _color(found)
+            first = source if first is None else first
+            if used.setdefault(value, color) != color:
                 differing.add(number)
     if differing:
         warnings.warn(
@@ -109,10 +112,15 @@ def palette_colors(masks: Sequence[tuple[str | bytes, dict]], count: int) -> tup
         )
     if differing or first is None:
         return None
-    palette = dict(enumerate(read_palette(first))) | used
-    colors = [palette.get(index) for index in range(count)]
-    is_grey_ramp = all(color == [index] * 3 for index, color in enumerate(colors))  # Pillow's, if none is given
-    return None if is_grey_ramp or None in colors else tuple(tuple(color) for color in colors if color)
+    palette = {index: _color(found) for index, found in enumerate(read_palette(first))} | used
+    colors = tuple(palette[index] for index in range(count) if index in palette)
+    is_grey_ramp = all(color == (index,) * 3 for index, color in enumerate(colors))  # Pillow's, if none is given
+    return None if is_grey_ramp or len(colors) < count else colors
+
+
+def _color(channels):
+    red, green, blue = channels
+    return red, green, blue
 
 
 def to_masks(images: Sequence[MaskedImage], files: Sequence[str | bytes], classes: np.ndarray | None) -> SemanticMasks:

@@ -146,9 +146,10 @@ def read_classes(path: str | os.PathLike) -> ClassTable:
     names = read_list(path)
     numbers, colors = list(range(len(names))), [(0, 0, 0)] * len(names)
     if colored := _match_all(COLORED_LINE, names):
-        names, colors = [match[1] for match in colored], [tuple(map(int, match.groups()[1:])) for match in colored]
+        names = [match[1] for match in colored]
+        colors = [(int(match[2]), int(match[3]), int(match[4])) for match in colored]
     if numbered := _match_all(NUMBERED_LINE, names):
-        names, numbers = [match[2] for match in numbered], [int(match[1]) for match in numbered]
+        numbers, names = [int(match[1]) for match in numbered], [match[2] for match in numbered]
     rows = dict(zip(numbers, zip(names, colors, strict=True), strict=True))
     is_valid = len({*names}) == len(rows) == len(names) and max(map(max, colors), default=0) < VALUES
     if numbered:
@@ -186,7 +187,8 @@ def load_masks(found: MaskFolder, held_out=None, skip_bad=False, ignore_index: i
             all are listed. For fewer than two classes.
     """
     opened = _open_splits(found, training_split_names(found, held_out), training_check(), skip_bad, ignore_index)
-    keep = fits_in_memory(sum(pair.image.size + pair.mask.size for split in opened.splits for pair in split))
+    records = [record for split in opened.splits for pair in split for record in (pair.image, pair.mask)]
+    keep = fits_in_memory(sum(record.size for record in records))
     splits = [opened.to_split(pairs, lambda group: training_split(group, keep), keep) for pairs in opened.splits]
     train, test = splits if len(splits) == 2 else splits[0].stratified_split(held_out)
     return opened.to_dataset(found, train, test)

@@ -8,7 +8,6 @@ from keras_resnet.architecture.segmenter_spec import IGNORED
 from keras_resnet.data.annotations import AnnotatedSplit, Annotations, load_annotations, load_test_annotations
 from keras_resnet.data.datasets import Dataset, Split
 from keras_resnet.data.mask_checks import ClassTable, check_table
-from keras_resnet.data.masks import decode_mask
 from keras_resnet.data.objects import Objects
 from keras_resnet.data.semantic_masks import SemanticMasks, class_values
 from keras_resnet.errors import DETECTION, check_installed
@@ -26,7 +25,7 @@ class ObjectMasks:
     """
 
     objects: Objects
-    """Each with a mask."""
+    """Those without a mask are left out."""
     classes: np.ndarray | None = None
     """(256,) uint8, the class of each value, see `class_values`."""
 
@@ -37,7 +36,8 @@ class ObjectMasks:
         covered, overlapping = np.zeros((2, height, width), bool)
         first, last = np.searchsorted(self.objects.image, [position, position + 1])
         for index in range(first, last):
-            mask = decode_mask(self.objects.masks[index], (height, width))
+            if (mask := self.objects.mask(index)) is None:
+                continue
             np.copyto(rendered, self.objects.labels[index] + 1, where=mask, casting="unsafe")
             overlapping |= covered & mask
             covered |= mask

@@ -177,11 +177,11 @@ def from_arrays(
         labels = parts[0].labels
         class_names = placeholder_names(labels.shape[1] if labels.ndim == 2 else max(0, labels.max()) + 1)
     if validation_split is not None or not test:
-        parts = parts[0].stratified_split(validation_split)
+        parts = [*parts[0].stratified_split(validation_split)]
     preprocessing = preprocessing or default_preprocessing(shape)
     if preprocessing.channels != shape[-1]:
         raise value_error("preprocessing", preprocessing, f"for {shape[-1]} channels, as many as the images have")
-    return Dataset(name, *parts, tuple(str(name) for name in class_names), preprocessing)
+    return Dataset(name, parts[0], parts[1], tuple(str(name) for name in class_names), preprocessing)
 
 
 def _array_split(images, labels, argument):
