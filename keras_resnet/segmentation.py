@@ -21,6 +21,7 @@ from keras_resnet.detection import image_sources
 from keras_resnet.errors import check_integers, value_error
 from keras_resnet.models.preprocessing import class_names, colors, preprocessing
 from keras_resnet.prediction import run_on_batch, softmax
+from keras_resnet.variants import network_name
 
 BAND_VALUES = 2**22
 """Probabilities of an image that are enlarged together, 16 MiB: those of a large image and many classes take
@@ -80,9 +81,10 @@ class KerasSegmenter:
 
     def __init__(self, model: keras.Model):
         if not isinstance(model_spec(model), SegmenterSpec):
-            name = getattr(model, "name", model)
             hint = "`predict` takes classifiers, `detect` detectors; the arguments are `segment(images, model)`."
-            raise value_error("model", name, "a segmenter, such as `create('deeplabv3_resnet50', ...)`", hint)
+            raise value_error(
+                "model", network_name(model), "a segmenter, such as `create('deeplabv3_resnet50', ...)`", hint
+            )
         self.model, self.name = model, model.name
         self.class_names: tuple[str, ...] = tuple(class_names(model) or ())
         """Names of the K classes."""

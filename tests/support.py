@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -22,6 +23,7 @@ from keras_resnet import (
     DetectionSettings,
     LocalizerSpec,
     ResNetSpec,
+    SegmenterSpec,
     build,
     complexity,
     create,
@@ -34,6 +36,7 @@ from keras_resnet.benchmark import worker
 from keras_resnet.benchmark.contenders import CONTENDERS
 from keras_resnet.data.datasets import default_preprocessing
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
 from keras_resnet.deployment.formats.table import FORMATS, find_format
 from keras_resnet.models.preprocessing import set_preprocessing
 from keras_resnet.search.budget import Budget, BudgetedSpace
@@ -144,6 +147,24 @@ def small_localizer(boxes="shared", shape=(24, 32, 3), **changes):
     """A localizer of five classes with random weights."""
     spec = LocalizerSpec(SMALL, boxes, **{"box_width": 12, "anchor_sizes": (8, 16), "classes": 5} | changes)
     return randomize_weights(build(spec, input_shape=shape))
+
+
+def small_segmenter(head="fcn", **changes):
+    """A segmenter of five classes with random weights."""
+    fields = {"output_stride": 2, "head_width": 8, "rates": (1, 2), "decoder_width": 4, "classes": 5}
+    return randomize_weights(build(SegmenterSpec(SMALL, head, **fields | changes)))
+
+
+def brightest_channel(**changes):
+    """An object with the methods of a KerasSegmenter: the class of a pixel is its brightest colour."""
+    fields = {
+        "name": "brightest",
+        "class_names": ("red", "green", "blue"),
+        "colors": None,
+        "preprocessing": SegmentationPreprocessing("pixels"),
+        "probabilities": lambda images: np.asarray(images, "float32") / 255,
+    }
+    return SimpleNamespace(**fields | changes)
 
 
 def padded_images(expected):

@@ -1,17 +1,27 @@
 """Receptive fields of residual networks in closed form (Araujo, Norris and Sim, distill.pub 2019)."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from keras_resnet.architecture.blocks import TRANSFORMS
 from keras_resnet.architecture.detector import backbone_spec
-from keras_resnet.architecture.detector_spec import DetectorSpec
+from keras_resnet.architecture.detector_spec import DetectorSpec, backbone_of
 from keras_resnet.architecture.layers import Convolution
+from keras_resnet.architecture.localizer_spec import LocalizerSpec
+from keras_resnet.architecture.segmenter import segmenter_backbone
+from keras_resnet.architecture.segmenter_spec import SegmenterSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.architecture.stems import MAX_POOLS, STEMS
 from keras_resnet.errors import value_error
 from keras_resnet.files import figure_file
+
+_BACKBONES: dict[type, Callable[[Any], ResNetSpec]] = {
+    DetectorSpec: backbone_spec,
+    SegmenterSpec: segmenter_backbone,
+}
+"""Kind of spec -> function of such a spec that returns the residual network, with its dilations."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class ReceptiveField:
         return field
 
 
-def receptive_fields(spec: ResNetSpec | DetectorSpec) -> dict[str, ReceptiveField]:
+def receptive_fields(spec: ResNetSpec | DetectorSpec | LocalizerSpec | SegmenterSpec) -> dict[str, ReceptiveField]:
     """The receptive field of every endpoint of a network.
 
     >>> import keras_resnet
@@ -45,19 +55,18 @@ def receptive_fields(spec: ResNetSpec | DetectorSpec) -> dict[str, ReceptiveFiel
     ReceptiveField(size=483, stride=32)
 
     Args:
-        spec: ResNetSpec; of a DetectorSpec, its residual network.
+        spec: ResNetSpec; of a detector's, localizer's or segmenter's spec, its residual network.
 
     Returns:
         {"stem": ReceptiveField, "stage1": ReceptiveField, ...}, with the names of `keras_resnet.endpoints`.
         Squeeze-excite gates, which depend on the whole image, are ignored.
 
     Raises:
-        ValueError: if `spec` is neither.
+        ValueError: if `spec` is none of these.
     """
-    if isinstance(spec, DetectorSpec):
-        spec = backbone_spec(spec)
+    given, spec = spec, _BACKBONES.get(type(spec), backbone_of)(spec)
     if not isinstance(spec, ResNetSpec):
-        raise value_error("spec", spec, "a ResNetSpec or DetectorSpec, such as `get_spec('resnet50')`")
+        raise value_error("spec", given, "a ResNetSpec, or the spec of another network, such as `get_spec('resnet50')`")
     stem = STEMS[spec.stem]
     field = ReceptiveField().after(row for _, row in stem.rows(spec))
     if stem.pool in MAX_POOLS:

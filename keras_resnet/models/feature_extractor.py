@@ -11,6 +11,7 @@ from keras_resnet.architecture.detector import Detector, backbone_spec
 from keras_resnet.architecture.detector_spec import backbone_of
 from keras_resnet.architecture.metadata import channel_axis, model_info, model_spec
 from keras_resnet.architecture.network import POOLINGS, ResNet, build
+from keras_resnet.architecture.segmenter import Segmenter, segmenter_backbone
 from keras_resnet.errors import check_known, unknown_name_error, value_error
 from keras_resnet.models.cloning import as_functional, clone
 from keras_resnet.models.create import create
@@ -25,6 +26,9 @@ from keras_resnet.weights.spec_matching import variant_of
 PRE_LOGITS = "pre_logits"
 _DETECTION_NAMES = {f"C{number + 1}": f"stage{number}" for number in range(1, 5)}
 """Name in the detection literature (Lin et al. 2017, arXiv:1612.03144, sec. 3) -> endpoint."""
+_BACKBONES = {Detector: backbone_spec, Segmenter: segmenter_backbone}
+"""Class of models whose endpoints are those of their residual network -> function of its spec that returns that of the
+network."""
 
 
 def feature_extractor(
@@ -45,7 +49,7 @@ def feature_extractor(
     Args:
         name_or_model: name of a network, path of a .keras file, or a Keras model with the layer names of
             keras.applications. A model shares its weights with the extractor, unless there are models among its layers,
-            which are copied. An extractor offers its own endpoints, a detector or localizer those of its network.
+            which are copied. An extractor offers its own endpoints, networks of other tasks those of their backbone.
         weights: with a name: None (random), a tag of `list_weights(name)`, or the path of a weights file.
         endpoints: one or several of "stem", "stage1" to "stage4" (or "C2" to "C5"; the CIFAR networks have three
             stages), and "pre_logits": the input of the classifier, a vector; for a model without a classifier, the
@@ -76,17 +80,18 @@ def feature_extractor(
         outputs[name] = _pooled(known[stage], pooling, model, name)
     extractor = ResNet(model.inputs[0], outputs, name=model.name)
     extractor.spec, extractor.info = model_spec(model), model_info(model)
-    if isinstance(model, Detector):
-        extractor.spec = backbone_spec(model.spec)
+    if type(model) in _BACKBONES:
+        extractor.spec = _BACKBONES[type(model)](model.spec)
     return extractor
 
 
 def _known_endpoints(model):
-    """{endpoint: tensor}; an extractor has its own, and a detector has no "pre_logits"."""
-    if isinstance(model.output, dict) and not isinstance(model, Detector):
+    """{endpoint: tensor}; an extractor has its own, and a detector or segmenter has no "pre_logits"."""
+    has_backbone = type(model) in _BACKBONES
+    if isinstance(model.output, dict) and not has_backbone:
         return dict(model.output)
     known = {name: layer.output for name, layer in endpoint_layers(model).items()}
-    return known if isinstance(model, Detector) else known | {PRE_LOGITS: _pre_logits(model)}
+    return known if has_backbone else known | {PRE_LOGITS: _pre_logits(model)}
 
 
 def _get_model(name_or_model, weights, input_shape, output_stride):
@@ -94,7 +99,7 @@ def _get_model(name_or_model, weights, input_shape, output_stride):
     is_name = is_path and not str(name_or_model).endswith(".keras")
     if is_name and network_task(name_or_model) == "localization":  # the files of localizers contain that network
         name_or_model = variant_of(backbone_of(get_spec(name_or_model)))
-    if is_name and network_task(name_or_model) != "detection":
+    if is_name and network_task(name_or_model) not in ("detection", "segmentation"):
         changes = {} if output_stride is None else {"output_stride": output_stride}
         return create(name_or_model, include_top=False, weights=weights, input_shape=input_shape, **changes)
     if weights is not None and not is_name:
@@ -115,8 +120,8 @@ def _get_model(name_or_model, weights, input_shape, output_stride):
 
 def _dilated(model, output_stride):
     """A copy of a network of this package, without its top, with another output stride."""
-    if isinstance(model, Detector):
-        raise value_error("output_stride", output_stride, "None for a detector, which has its own")
+    if type(model) in _BACKBONES:
+        raise value_error("output_stride", output_stride, "None for a detector or segmenter, which has its own")
     spec = replace(require_spec(model), output_stride=output_stride)
     copy = build(spec, include_top=False, input_shape=model.inputs[0].shape[1:], name=model.name, initialize=False)
     variables = weight_variables(model)

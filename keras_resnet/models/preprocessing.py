@@ -4,7 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import keras
 import numpy as np
@@ -76,9 +76,12 @@ def known_preprocessing(model: keras.Model) -> Any:
 
 
 def classifier_preprocessing(model: keras.Model) -> Preprocessing:
-    """`preprocessing(model)` of a classifier; raises ValueError for networks of other tasks too."""
+    """`preprocessing(model)` of a classifier; raises ValueError for networks of other tasks, and features of them."""
     check_classifier("model", model, OTHER_TASKS)
-    return cast(Preprocessing, preprocessing(model))
+    found = preprocessing(model)
+    if not isinstance(found, Preprocessing):
+        raise value_error("model", model.name, "a classifier, or a feature extractor of one", OTHER_TASKS)
+    return found
 
 
 def preprocess_input(

@@ -15,7 +15,7 @@ from keras_resnet.data.sources import image_source
 from keras_resnet.errors import check_known, is_integer, value_error
 from keras_resnet.models.feature_extractor import POOLINGS, PRE_LOGITS, feature_extractor
 from keras_resnet.models.layers import check_network
-from keras_resnet.models.preprocessing import preprocessing
+from keras_resnet.models.preprocessing import classifier_preprocessing
 from keras_resnet.models.transforms import with_input_size
 
 MAX_BATCH_BYTES = 2**31
@@ -83,8 +83,8 @@ def extract(
         size: side of the model's input images in pixels; None: as the model was built, or its weights were trained.
 
     Raises:
-        ValueError: for an unknown endpoint, a model with unknown preprocessing, a batch size below 1, no images, and
-            an image that cannot be read.
+        ValueError: for an unknown endpoint, a model with unknown preprocessing, a detector or segmenter, a batch size
+            below 1, no images, and an image that cannot be read.
         OSError: if a path does not exist.
         FloatingPointError: if the model returns NaN or Inf.
     """
@@ -105,7 +105,7 @@ def extract(
 
 def check_batch_size(model, batch_size):
     """Raises ValueError for a batch size below 1, or whose batches need more than MAX_BATCH_BYTES: all are full."""
-    images = preprocessing(model)
+    images = classifier_preprocessing(model)
     maximum = MAX_BATCH_BYTES // (4 * images.size**2 * images.channels)
     if not is_integer(batch_size, 1, maximum):
         hint = f"A batch has at most {MAX_BATCH_BYTES / 2**30:g} GiB of images."
@@ -122,9 +122,9 @@ def extract_batches(
     model, split, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, start=0
 ) -> Iterator[tuple[ViewBatch, np.ndarray]]:
     """Yields (ViewBatch, features (B, D) float32) of a split from image `start` on, a multiple of `batch_size`."""
+    preprocessings, protocol = [classifier_preprocessing(model)], get_protocol("center")
     extractor = vector_extractor(model, endpoint, pooling)
     check_batch_size(extractor, batch_size)
-    preprocessings, protocol = [preprocessing(model)], get_protocol("center")
     for batch in prefetch_batches(split, preprocessings, protocol, batch_size, start):
         vectors = np.empty((0, extractor.outputs[0].shape[-1]), "float32")
         if len(batch):
