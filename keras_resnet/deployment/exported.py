@@ -11,8 +11,10 @@ from keras_resnet.data.detection_preprocessing import ImageBatch
 from keras_resnet.data.image_files import as_pil_image, image_list
 from keras_resnet.data.labels import imagenet_classes
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
 from keras_resnet.deployment.checksums import has_checksum
 from keras_resnet.deployment.formats.table import FORMATS, SUFFIXES, find_format
+from keras_resnet.deployment.segmenter_serving import input_preprocessing
 from keras_resnet.deployment.trial import check_by_trial
 from keras_resnet.errors import check_installed, check_path, error_summary
 from keras_resnet.files import check_regular_file
@@ -45,7 +47,8 @@ def load_exported(path: str | os.PathLike) -> Any:
 
     Returns:
         An ExportedModel, which `predict` and `classify` take in place of a Keras model, and `localize` if it is a
-        localizer, or an ExportedDetector, which `detect` takes.
+        localizer; an ExportedDetector, which `detect` takes; or an ExportedSegmenter, which `segment` and `evaluate`
+        take.
 
     Raises:
         FileNotFoundError: if `path` does not exist.
@@ -53,7 +56,7 @@ def load_exported(path: str | os.PathLike) -> Any:
         ImportError: if the format's runtime is not installed; the message has the command that installs it.
     """
     exported = ExportedModel(path)
-    return ExportedDetector(exported) if exported.metadata.task == "detection" else exported
+    return _KINDS[exported.metadata.task](exported) if exported.metadata.task in _KINDS else exported
 
 
 class ExportedModel:
@@ -216,3 +219,37 @@ class ExportedDetector:
     def detections(self, batch: ImageBatch) -> dict[str, np.ndarray]:
         """The outputs for a batch of images, of which each is one run."""
         return self(batch.images)
+
+
+class ExportedSegmenter:
+    """An exported segmenter, which `segment` and `evaluate` take in place of a Keras model.
+
+    Calling it with images (B, H, W, 3) uint8 returns `mask` (B, H, W) uint8, the most probable class of each pixel, and
+    `probabilities` (B, H, W, K); with the inputs of a raw one, its `logits`.
+    """
+
+    def __init__(self, exported: ExportedModel):
+        self.exported, self.metadata, self.name = exported, exported.metadata, exported.name
+        self.class_names = exported.metadata.class_names or ()
+        """Names of the K classes."""
+        self.colors = exported.metadata.colors
+        """(red, green, blue) of each class, if they are known."""
+        own = cast(SegmentationPreprocessing, exported.preprocessing)
+        self.preprocessing = input_preprocessing(own, self.metadata.raw, self.metadata.image_size)
+        """What happens to images before `probabilities`: not the preprocessing that is part of the network."""
+        is_resized = own.shorter_side is not None and not self.metadata.raw
+        self.resizes_images = is_resized or self.metadata.image_size is not None
+        """Whether the size of the network's inputs is its own, so that a protocol can have no scales or windows."""
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return self.exported(images)
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """What `preprocessing` returned, (B, H, W, 3) -> probabilities of the classes (B, H, W, K) float32."""
+        if self.metadata.raw:
+            return softmax(self(images)["logits"])
+        return self(images.astype("uint8"))["probabilities"]
+
+
+_KINDS: dict[str, Any] = {"detection": ExportedDetector, "segmentation": ExportedSegmenter}
+"""Task -> class of its exported networks, for tasks that have their own."""

@@ -47,7 +47,7 @@ def export(
     calibration_size: int = 300,
     measure_speed: bool = True,
     overwrite: bool = False,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
 ) -> dict:
     """Writes a model for another runtime, loads it there, and compares its outputs with Keras's.
 
@@ -55,7 +55,9 @@ def export(
     0..255, and returns "probabilities", (B, classes) float32; class names and preprocessing are stored as metadata.
     An exported detector takes one image of any size, (1, H, W, 3), and returns the outputs of its Keras model, with
     boxes in pixels of that image. LiteRT has no Faster or Mask R-CNN, and only OpenVINO detectors in fewer bits. An
-    exported localizer also returns the "boxes" of its Keras model.
+    exported localizer also returns the "boxes" of its Keras model. An exported segmenter takes images of any size,
+    (B, H, W, 3), resizes them if its preprocessing does, and returns "probabilities" (B, H, W, K) and "mask" (B, H, W)
+    uint8, the most probable class of each of their pixels.
     All formats are written by TensorFlow: on another backend, a process with TensorFlow exports the model.
     Reports are written beside it, to `path` + ".report.md" and ".report.json".
 
@@ -75,16 +77,18 @@ def export(
             computes in it; SavedModel and OpenVINO compute in bfloat16; int8, not for SavedModel, is quantised after
             training.
         raw: whether to leave preprocessing out: inputs are those of `model`, and so are the outputs, "probabilities",
-            "logits" or "features".
+            "logits" or "features"; a segmenter's are (B, H, W, K) "logits".
         batch_size: fixed number of images in a batch; None: any number.
         calibration: for int8: images like those the network will receive, as `extract` takes them; for a data set's
             name, and a folder with boxes of objects, its training images.
         images: images for the comparison, likewise, but the test images of a data set; with their boxes, the report has
-            a detector's average precision. None: parts of scikit-learn's two photographs.
+            a detector's average precision, with their masks a segmenter's mIoU. None: parts of scikit-learn's two
+            photographs.
         calibration_size: largest number of images used from `calibration`.
         measure_speed: whether to measure the speed of Keras and of the export.
         overwrite: whether to replace existing files.
-        size: side of the input images in pixels; None: as the model was built, or its weights were trained.
+        size: side of the input images in pixels, for a segmenter also (height, width), which makes LiteRT faster; None:
+            as the model was built, or its weights were trained, and any for a segmenter.
 
     Returns:
         The report, a dict: see `deployment.verification.make_report`.
@@ -118,7 +122,7 @@ def export(
     unfolded = model_info(folded)["unfolded"]
     metadata = task.metadata(model, format_name, precision, raw)
     image_preprocessing = task.preprocessing(model, raw)
-    source = export_images(task.sample_images() if images is None else images)
+    source = export_images(task.sample_images() if images is None else images, masks=task.has_masks)
     inputs = None
     if calibration is not None:
         pixels = task.calibration(calibration, image_preprocessing, calibration_size)
@@ -164,11 +168,13 @@ def _check_arguments(format_name, target, precision, calibration, overwrite):
 
 def _calibration_inputs(pixels, metadata, image_preprocessing, batch_size):
     """Inputs of the exported network for its calibration."""
-    inputs = metadata.to_inputs(image_preprocessing, pixels)
-    if len(inputs) < (batch_size or 1):
+    if len(pixels) < (batch_size or 1):
         expected = f"at least {batch_size} images, a whole batch"
-        raise ValueError(f"`calibration` should be {expected}. Received: {len(inputs)} images")
-    return inputs
+        raise ValueError(f"`calibration` should be {expected}. Received: {len(pixels)} images")
+    if (batch_size or 1) > 1 and len(sizes := {image.shape[:2] for image in pixels}) > 1:
+        hint = f"There are {batch_size} of them in a batch; `size` makes them equal."
+        raise value_error("calibration", sorted(sizes)[:5], "images of one size", hint)
+    return [metadata.to_inputs(image_preprocessing, image[None])[0] for image in pixels]
 
 
 def _write(spec, path, float32_path):

@@ -19,15 +19,15 @@ MAX_CHECK_IMAGES = 16
 """Number of images of the further checks."""
 
 
-def export_images(images, split=None) -> ImageSource:
-    """The ImageSource of images as `extract` takes them.
+def export_images(images, split=None, masks=False) -> ImageSource:
+    """The ImageSource of images as `extract` takes them, with masks of classes if `masks` and if they have them.
 
     Of a folder with objects or masks, and of a data set's name, only a split is used; None: the test images.
     """
     if isinstance(images, (str, os.PathLike)):
         is_annotated = SOURCES[find_source(images, LoadOptions())[0]].annotation != "classes"
         if is_annotated or not os.path.exists(images):
-            return image_source(load_test(images, split, skip_bad=is_annotated))
+            return image_source(load_test(images, split, skip_bad=is_annotated, masks=masks))
     return image_source(images)
 
 

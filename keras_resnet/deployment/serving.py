@@ -13,6 +13,7 @@ from keras_resnet.data.datasets import default_preprocessing
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
 from keras_resnet.data.labels import class_ids_and_names
 from keras_resnet.data.preprocessing import Preprocessing, PreprocessingLayer
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
 from keras_resnet.deployment.checksums import CHECKSUM, EMPTY_CHECKSUM
 from keras_resnet.errors import check_known, error_summary, value_error
 from keras_resnet.models.cloning import as_functional
@@ -39,14 +40,14 @@ class Metadata:
     """A name in FORMATS."""
     precision: str
     """A name in PRECISIONS."""
-    preprocessing: Preprocessing | DetectionPreprocessing | None
+    preprocessing: Preprocessing | DetectionPreprocessing | SegmentationPreprocessing | None
     """None if it is not known."""
     raw: bool = False
     """Whether inputs must be normalised already; otherwise they are RGB in 0..255."""
     channels_first: bool = False
     """Whether inputs are (B, C, H, W)."""
     class_names: tuple[str, ...] | None = None
-    """None for a network that is not a classifier; of a detector, the name of each label, the first the background."""
+    """None for a feature extractor; of a detector, the name of each label, the first the background."""
     weights: str | None = None
     """Tag or file name of its weights."""
     thresholds: tuple[float, ...] | None = None
@@ -54,7 +55,11 @@ class Metadata:
 
     score_threshold: float | None = None
     """Smallest score that a detector returns."""
-    task: Literal["classification", "detection", "localization"] = "classification"
+    colors: tuple[tuple[int, ...], ...] | None = None
+    """(red, green, blue), from 0 to 255, of each class of a segmenter; None if they are not known."""
+    image_size: tuple[int, ...] | None = None
+    """(height, width) of a segmenter's images; None for any."""
+    task: Literal["classification", "detection", "localization", "segmentation"] = "classification"
     """What the network does; feature extractors count as classifiers."""
     checksum: str = EMPTY_CHECKSUM
     """SHA-256 of the exported files: see `checksums.py`."""
@@ -65,6 +70,8 @@ class Metadata:
             raise value_error("checksum", self.checksum, f"like {EMPTY_CHECKSUM!r}")
         if self.thresholds is not None and len(self.thresholds) != len(self.class_names or ()):
             raise value_error("thresholds", self.thresholds, "a number for each class")
+        if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
+            raise value_error("image_size", self.image_size, "a height and a width")
 
     @property
     def crops_images(self) -> bool:

@@ -40,6 +40,23 @@ from keras_resnet.deployment.output_comparison import (
     model_inputs,
     output_rows,
 )
+from keras_resnet.deployment.segmentation_comparison import TOLERANCES as DISAGREEMENTS
+from keras_resnet.deployment.segmentation_comparison import (
+    SegmentationComparison,
+    check_segmentations,
+    segmentation_rows,
+    segmenter_batches,
+    segmenter_calibration,
+    segmenter_inputs,
+    segmenter_outputs,
+)
+from keras_resnet.deployment.segmenter_serving import (
+    predictor_layers,
+    prepared_segmenter,
+    segmenter_metadata,
+    segmenter_preprocessing,
+    segmenter_serving_model,
+)
 from keras_resnet.deployment.serving import export_metadata, image_preprocessing, prepared_network, serving_model
 from keras_resnet.models.nested import inherited_spec
 from keras_resnet.precision import PRECISIONS
@@ -85,6 +102,10 @@ class Task:
     """Argument of `export` that such networks do not take -> why."""
     float_layers: Callable = lambda model: ()
     """(model) -> names of the layers that are not quantised to int8."""
+    speed_batch_sizes: tuple[int, ...] = (1, 8)
+    """Numbers of images in a batch with which the speed is measured, unless the export has a fixed one."""
+    has_masks: bool = False
+    """Whether the masks of images, if there are any, are read for the comparison."""
 
 
 _CLASSIFICATION = Task(
@@ -132,6 +153,26 @@ TASKS = {
             "batch_size": "A detector's export takes one image.",
         },
         float_layers=head_layers,
+    ),
+    "segmentation": Task(
+        prepare=prepared_segmenter,
+        preprocessing=segmenter_preprocessing,
+        metadata=segmenter_metadata,
+        serving_model=segmenter_serving_model,
+        calibration=segmenter_calibration,
+        sample_images=sample_photos,
+        batches=segmenter_batches,
+        model_inputs=segmenter_inputs,
+        keras_outputs=segmenter_outputs,
+        comparison=SegmentationComparison,
+        further_checks=check_segmentations,
+        measure="disagreement",
+        measure_title="Share of the pixels for which another class is the most probable one",
+        tolerance=DISAGREEMENTS.__getitem__,
+        rows=segmentation_rows,
+        float_layers=predictor_layers,
+        speed_batch_sizes=(1,),
+        has_masks=True,
     ),
 }
 """The rows; "classification" includes feature extractors."""

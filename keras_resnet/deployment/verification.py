@@ -23,7 +23,7 @@ CHECKS = {
     "encoded_files": "encoded image files (`serve_bytes`), which TensorFlow resizes",
 }
 """Further check -> its title."""
-SPEED_BATCH_SIZES, MAX_SPEED_ROUNDS, MAX_SPEED_SECONDS = (1, 8), 15, 3.0
+MAX_SPEED_ROUNDS, MAX_SPEED_SECONDS = 15, 3.0
 
 
 def verify(model, exported, float32_export, preprocessing, source, measure_speed, unfolded) -> dict:
@@ -50,7 +50,7 @@ def compare_outputs(model, exported, preprocessing, source, batch_size=32) -> An
         ValueError, OSError: for images that cannot be read, see `pixel_batches`, and if the Keras model returns NaN.
 
     Returns:
-        The result of the task's comparison: a ComparisonResult or a DetectionComparisonResult.
+        The result of the task's comparison, such as a ComparisonResult.
     """
     metadata = exported.metadata
     task = TASKS[metadata.task]
@@ -67,10 +67,11 @@ def compare_speed(model, exported, preprocessing, pixels) -> list[dict]:
     """Measures the time of a batch in Keras and exported, in turns, and summarises it by the medians.
 
     Returns:
-        A row {"batch_size", "milliseconds", "images_per_second", "ratio"} for each of SPEED_BATCH_SIZES, or for the
-        fixed batch size of the export; `ratio` is the speed relative to Keras.
+        A row {"batch_size", "milliseconds", "images_per_second", "ratio"} for each of the task's `speed_batch_sizes`,
+        or for the fixed batch size of the export; `ratio` is the speed relative to Keras.
     """
-    sizes = (exported.session.batch_size,) if exported.session.batch_size else SPEED_BATCH_SIZES
+    fixed = exported.session.batch_size
+    sizes = (fixed,) if fixed else TASKS[exported.metadata.task].speed_batch_sizes
     batches = [np.resize(pixels, (size, *pixels.shape[1:])) for size in sizes]
     return [_speed_of_batch(model, exported, preprocessing, batch) for batch in batches]
 

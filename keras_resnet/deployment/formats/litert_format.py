@@ -6,6 +6,9 @@ import warnings
 
 from keras_resnet.deployment.serving import INPUT_NAME, METADATA_KEY, Metadata
 
+RESIZING = ("RESIZE_BILINEAR", "ARG_MAX", "BATCH_MATMUL", "DIV", "SUB", "ABS", "MAXIMUM", "SUM", "FLOOR")
+"""Operations that resize and normalise the images of a segmenter, or make masks of its logits."""
+
 
 def write(spec, path):
     """Writes an ExportSpec to a .tflite file."""
@@ -15,7 +18,7 @@ def write(spec, path):
     if spec.metadata.precision == "int8":
         folder = path.with_name("float32")
         model.export(str(folder), format="tf_saved_model", verbose=False, input_signature=signature)
-        contents = _quantize(folder, spec.calibration_batches)
+        contents = _quantize(folder, spec)
         shutil.rmtree(folder)
     else:
         options = {}
@@ -26,19 +29,22 @@ def write(spec, path):
     path.write_bytes(_add_metadata(contents, spec.metadata.to_json()))
 
 
-def _quantize(folder, batches):
+def _quantize(folder, spec):
     """The contents of a .tflite file in int8, from a SavedModel.
 
-    The softmax stays in float32: in steps of 1/256 most classes would have probability zero.
+    The softmax stays in float32: in steps of 1/256 most classes would have probability zero. So does what changes sizes
+    of images and their probabilities, if some layers are not quantised.
     """
     import tensorflow as tf
 
+    kept = ("SOFTMAX", *(RESIZING if spec.float_layers else ()))
+
     def dataset():
-        return ([batch] for batch in batches)
+        return ([batch] for batch in spec.calibration_batches)
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
     converter.optimizations, converter.representative_dataset = [tf.lite.Optimize.DEFAULT], dataset
-    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=["SOFTMAX"])
+    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=list(kept))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")  # TensorFlow 2.21 uses it
         debugger = tf.lite.experimental.QuantizationDebugger(

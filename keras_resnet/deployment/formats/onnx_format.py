@@ -5,10 +5,12 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from keras_resnet.deployment.formats.float_operations import float_operations, quantized_kernels
 from keras_resnet.deployment.serving import INPUT_NAME, METADATA_KEY, Metadata
 
-KEPT_IN_FLOAT32 = ("Softmax",)
-"""Operations whose results have too many orders of magnitude for fewer bits."""
+KEPT_IN_FLOAT32 = ("Softmax", "Resize")
+"""Operations whose results have too many orders of magnitude for fewer bits, or that ONNX Runtime only has in float32.
+"""
 
 
 def write(spec, path):
@@ -18,9 +20,9 @@ def write(spec, path):
     model, signature = spec.model_and_signature()
     with _collect_between_passes():
         model.export(str(path), format="onnx", verbose=False, input_signature=signature)
-    onnx.save(_avoid_pad_fusion(onnx.load(path)), path)
+    onnx.save(_pad_dilated(_avoid_pad_fusion(onnx.load(path))), path)
     if spec.metadata.precision == "int8":
-        _quantize(path, spec.calibration_batches)
+        _quantize(path, spec)
     exported = onnx.load(path)
     if spec.metadata.precision == "float16":
         exported = _to_float16(exported)
@@ -78,6 +80,22 @@ def _avoid_pad_fusion(model):
     return model
 
 
+def _pad_dilated(model):
+    """States the padding of dilated convolutions that are "same": ONNX Runtime up to 1.32 refuses to compute it."""
+    import onnx
+
+    for node in model.graph.node:
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        same = "auto_pad" in attributes and attributes["auto_pad"].s == b"SAME_UPPER"
+        if node.op_type == "Conv" and same and max(dilations := attributes["dilations"].ints) > 1:
+            sides = zip(dilations, attributes["kernel_shape"].ints, strict=True)
+            padding = np.array([dilation * (side - 1) for dilation, side in sides])  # their stride is 1
+            pads = onnx.helper.make_attribute("pads", [*(padding // 2), *(padding - padding // 2)])
+            node.attribute.remove(attributes["auto_pad"])
+            node.attribute.append(pads)
+    return model
+
+
 def _to_float16(model):
     """The model in float16 except for its inputs and outputs; the converter leaves its nodes unsorted."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -88,12 +106,13 @@ def _to_float16(model):
     return converted.model
 
 
-def _quantize(path, batches):
+def _quantize(path, spec):
     """Quantises weights by channel and activations by tensor to int8, as QuantizeLinear and DequantizeLinear nodes."""
+    import onnx
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):
-        rows = iter(batches)
+        rows = iter(spec.calibration_batches)
 
         def get_next(self):
             batch = next(self.rows, None)
@@ -101,7 +120,21 @@ def _quantize(path, batches):
 
     operations = [kind for kind in quantization.registry.QDQRegistry if kind not in KEPT_IN_FLOAT32]
     quantization.quant_pre_process(path, path, skip_symbolic_shape=True)
-    quantization.quantize_static(path, path, Reader(), op_types_to_quantize=operations, per_channel=True)
+    options = {"op_types_to_quantize": operations, "nodes_to_exclude": _float_nodes(onnx.load(path).graph, spec)}
+    quantization.quantize_static(path, path, Reader(), per_channel=True, **options)
+
+
+def _float_nodes(graph, spec):
+    """Names of the nodes that are not quantised: all but those that lead from a quantised layer to another one."""
+    if not spec.float_layers:
+        return []
+    import onnx
+
+    kernels = quantized_kernels(spec.model, spec.float_layers)
+    known = {tensor.name for tensor in graph.initializer if onnx.numpy_helper.to_array(tensor).tobytes() in kernels}
+    maker = {output: node.name for node in graph.node for output in node.output}
+    parents = {node.name: [maker[name] for name in node.input if name in maker] for node in graph.node}
+    return float_operations(parents, {node.name for node in graph.node if known.intersection(node.input)})
 
 
 class Session:

@@ -4,9 +4,7 @@ import contextlib
 import logging
 import sys
 
-import keras
-import numpy as np
-
+from keras_resnet.deployment.formats.float_operations import float_operations, quantized_kernels
 from keras_resnet.deployment.serving import INPUT_NAME, METADATA_KEY, Metadata
 
 INFERENCE_PRECISIONS = {"float32": "f32", "float16": "f32", "bfloat16": "bf16", "int8": "f32"}
@@ -57,29 +55,21 @@ def _quantize(model, spec):
 
 
 def _float_operations(model, spec):
-    """Names of the operations that are not quantised: all but those that lead from a quantised layer to another one.
-
-    OpenVINO's operations do not have the names of the layers: convolutions are found by their kernels.
-    """
+    """Names of the operations that are not quantised: all but those that lead from a quantised layer to another one."""
     if not spec.float_layers:
         return []
-    layers = [layer for layer in spec.model.layers if hasattr(layer, "kernel") and layer.name not in spec.float_layers]
-    kernels = {np.moveaxis(keras.ops.convert_to_numpy(layer.kernel), (3, 2), (0, 1)).tobytes() for layer in layers}
-    operations = model.get_ordered_ops()
-    parents = {op.get_friendly_name(): [value.get_node() for value in op.input_values()] for op in operations}
-    quantized = {
-        name
-        for name, inputs in parents.items()
-        if len(inputs) == 2 and inputs[1].get_type_name() == "Constant" and inputs[1].data.tobytes() in kernels
+    kernels, operations = quantized_kernels(spec.model, spec.float_layers), model.get_ordered_ops()
+    quantized = set()
+    for operation in operations:
+        inputs = [value.get_node() for value in operation.input_values()]
+        is_known = len(inputs) == 2 and inputs[1].get_type_name() == "Constant" and inputs[1].data.tobytes() in kernels
+        if is_known:
+            quantized.add(operation.get_friendly_name())
+    parents = {
+        operation.get_friendly_name(): [value.get_node().get_friendly_name() for value in operation.input_values()]
+        for operation in operations
     }
-    after, before = set(quantized), set(quantized)
-    for name, inputs in parents.items():
-        if any(parent.get_friendly_name() in after for parent in inputs):
-            after.add(name)
-    for name, inputs in reversed(parents.items()):
-        if name in before:
-            before.update(parent.get_friendly_name() for parent in inputs)
-    return [op.get_friendly_name() for op in operations if op.get_friendly_name() not in after & before]
+    return float_operations(parents, quantized)
 
 
 def compile_model(path_or_model, precision):
