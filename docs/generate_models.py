@@ -94,7 +94,7 @@ def weights_row(name, tag, fields, digits):
 
 
 def image_size(preprocessing):
-    """Sides to which images are resized and cropped; of detectors the shortest and longest, of segmenters the shorter."""
+    """Sides to which images are resized and cropped; of detectors the shorter and the longest one."""
     if isinstance(preprocessing, SegmentationPreprocessing):
         return preprocessing.shorter_side
     if isinstance(preprocessing, DetectionPreprocessing):

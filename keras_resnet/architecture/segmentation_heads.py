@@ -73,3 +73,16 @@ def decoder_rows(spec: SegmenterSpec) -> tuple[HeadLayer, list[HeadLayer]]:
         HeadLayer("decoder_hidden1", width, 3, **CONVOLUTION),
         HeadLayer("decoder_logits", spec.classes),
     ]
+
+
+def head_rows(spec: SegmenterSpec) -> list[HeadLayer]:
+    """All layers of the heads, in no particular order."""
+    rows = auxiliary_rows(spec) if spec.auxiliary else []
+    if spec.head == "fcn":
+        return rows + fcn_rows(spec)
+    pyramid = pyramid_rows(spec)
+    rows += [*pyramid.branches, pyramid.pool, pyramid.project]
+    if spec.head == "deeplabv3":
+        return rows + deeplab_rows(spec)
+    skip, others = decoder_rows(spec)
+    return [*rows, skip, *others]

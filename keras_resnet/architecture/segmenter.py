@@ -21,14 +21,17 @@ from keras_resnet.architecture.network import (
 )
 from keras_resnet.architecture.segmentation_heads import (
     AUXILIARY_DROPOUT,
+    SEGMENTER_PREFIXES,
     auxiliary_rows,
     decoder_rows,
     deeplab_rows,
     fcn_rows,
+    head_rows,
     pyramid_rows,
 )
 from keras_resnet.architecture.segmenter_spec import SegmenterSpec
 from keras_resnet.architecture.spec import ResNetSpec
+from keras_resnet.errors import value_error
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -54,6 +57,13 @@ class Segmenter(ResNet):
     spec: Any = None
     """The SegmenterSpec it was built from."""
     spec_class: type = SegmenterSpec
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        model = super().from_config(config, custom_objects=custom_objects)
+        if model.spec is not None:
+            _check_layers(model)
+        return model
 
 
 @keras.saving.register_keras_serializable("keras_resnet")
@@ -132,6 +142,20 @@ def without_auxiliary(model: Segmenter) -> Segmenter:
     inference = copy_metadata(Segmenter(model.inputs[0], model.get_layer("logits").output, name=model.name), model)
     inference.spec = replace(model.spec, auxiliary=False)
     return inference
+
+
+def _check_layers(model):
+    """Raises ValueError for heads with other layers, channels or dilations than the model's spec has."""
+    rows = {row.name if row.norm is None else f"{row.name}_conv": row for row in head_rows(model.spec)}
+    expected = {name: (row.filters, row.dilation) for name, row in rows.items()}
+    found = {
+        layer.name: (layer.filters, layer.dilation_rate[0])
+        for layer in model.layers
+        if isinstance(layer, layers.Conv2D) and layer.name.startswith(SEGMENTER_PREFIXES)
+    }
+    if different := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
+        expected, found = ({name: each[name] for name in different if name in each} for each in (expected, found))
+        raise value_error("layers", found, f"the heads of the spec, with (channels, dilation) of {expected}")
 
 
 def _fcn(rows, dropout):

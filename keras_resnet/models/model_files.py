@@ -6,7 +6,9 @@ from copy import deepcopy
 import keras
 
 from keras_resnet.architecture.detector import Detector  # registers the classes of this package with Keras, too
+from keras_resnet.architecture.segmenter import Segmenter
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
 from keras_resnet.errors import error_summary, value_error
 from keras_resnet.files import local_copy
 from keras_resnet.weights.keras_archives import check_keras_file
@@ -49,9 +51,10 @@ def load_model(path: str | os.PathLike) -> keras.Model:
 
 
 def _check_preprocessing(model):
-    """Raises ValueError for a detector with an invalid preprocessing."""
-    if isinstance(model, Detector) and (stored := model.info.get("preprocessing")):
-        DetectionPreprocessing.from_config(stored)
+    """Raises ValueError for a detector or segmenter with an invalid preprocessing."""
+    kinds = {Detector: DetectionPreprocessing, Segmenter: SegmentationPreprocessing}
+    if (kind := kinds.get(type(model))) and (stored := model.info.get("preprocessing")):
+        kind.from_config(stored)
 
 
 def _check_size(config, num_values):

@@ -31,8 +31,8 @@ def create_segmenter(
 
     Args:
         variant: name of a segmenter, such as "deeplabv3_resnet50"; see `list_models(task="segmentation")`.
-        weights: None (random), a tag of `list_weights(variant)`, or the path of a weights file, from which widths and
-            the number of classes follow.
+        weights: None (random), a tag of `list_weights(variant)`, or the path of a weights file, from which widths, the
+            number of classes and the auxiliary head follow.
         classes: number of classes; None for that of the weights, else 21. For another number than that of the weights,
             the last layers of the heads are newly initialized.
         name: name of the model; default the variant's.
@@ -56,6 +56,8 @@ def create_segmenter(
     if weights is not None:
         if backbone_weights is not None:
             raise value_error("backbone_weights", backbone_weights, "None with `weights`, which include the backbone's")
+        if "auxiliary" not in of_spec:
+            spec = replace(spec, auxiliary=True)  # if the file has it
         path, published = resolve_weights(weights, variant)
         model = build_from_file(spec, path, classes=classes, preprocessing=published, name=name)
         check_changes(model.spec, spec, of_spec.keys() - {"backbone"})
