@@ -23,8 +23,6 @@ CLASS_OPACITY = 0.6
 """Opacity of the classes of pixels."""
 BACKGROUNDS = (BACKGROUND, "background")
 """Names of the class of pixels that are not drawn over."""
-IGNORED_COLOR = (224, 224, 192)
-"""Colour of IGNORED pixels in mask files, as in PASCAL VOC."""
 LEGEND_SIZE = 11
 """Smallest height of the letters of a legend, in pixels."""
 LOSSY = (".jpg", ".jpeg", ".webp")
@@ -199,6 +197,8 @@ def draw_legend(segmentations: Sequence[Segmentation], width: int) -> Any:
 def mask_image(segmentation: Segmentation) -> Any:
     """The mask as a palette image, whose pixels are the classes, in their colours: as in PASCAL VOC's mask files.
 
+    Pixels that do not count (255) have the colour that they have there.
+
     >>> import numpy as np
     >>> from keras_resnet.drawing import mask_image
     >>> from keras_resnet.segmentation import Segmentation
@@ -213,7 +213,6 @@ def mask_image(segmentation: Segmentation) -> Any:
 
     image = Image.fromarray(segmentation.mask)
     palette = [*_colors(segmentation), *default_colors(256)[len(segmentation.class_names) :]]
-    palette[IGNORED] = IGNORED_COLOR
     image.putpalette([value for color in palette for value in color])
     return image
 

@@ -1,14 +1,16 @@
 """`keras-resnet evaluate` and `keras-resnet study`."""
 
 import json
+import re
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
-from support import digits_network, run_command
+from support import digits_network, png_bytes, run_command, small_segmenter
 
-from keras_resnet import complexity, evaluate, get_spec
+from keras_resnet import complexity, evaluate, get_spec, load_model
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
 from keras_resnet.data.sources import load_test
 
 
@@ -116,6 +118,102 @@ def test_invalid_input_is_one_message_and_status_1(words, message, models, folde
     words = [word.format(models=models, folder=folder) for word in words]
     done = run_command("evaluate", *words)
     assert done.exit_code == 1 and done.stderr.startswith("error:") and message in done.stderr
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """A folder of four images and their masks of four classes and void (4), and a .keras file of a segmenter."""
+    folder, random = tmp_path_factory.mktemp("scenes"), np.random.default_rng(0)
+    for number in range(4):
+        for kind, array in (
+            ("images", random.integers(0, 256, (20, 30, 3), "uint8")),
+            ("masks", random.integers(0, 5, (20, 30), "uint8")),
+        ):
+            path = folder / "data" / "test" / kind / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png_bytes(array))
+    (folder / "data" / "classes.txt").write_text("sky\nroad\ncar\ntree")
+    model = small_segmenter()
+    names = ["person", "sky", "road", "car", "tree"]
+    model.info = {"preprocessing": SegmentationPreprocessing().to_config(), "class_names": names}
+    model.save(folder / "segmenter.keras")
+    model.info = {"preprocessing": SegmentationPreprocessing().to_config()}
+    model.save(folder / "unnamed.keras")
+    return folder
+
+
+def test_a_segmenter_as_a_table(scenes, tmp_path):
+    """With the IoU and the Dice coefficient of each class, and the means."""
+    words = ["evaluate", "--model", scenes / "segmenter.keras", "--dataset", scenes / "data", "--ignore-index", "4"]
+    files = ("--confusion", tmp_path / "confusion.png", "--predictions", tmp_path / "images.csv")
+    done = run_command(*words, *files)
+    assert done.exit_code == 0, done.output
+    result = evaluate(load_model(scenes / "segmenter.keras"), str(scenes / "data"), ignore_index=4)
+    for name, iou, dice in zip(result.classes, result.iou, result.dice, strict=True):
+        assert re.search(rf"{name} +\S+% +{iou:.2%} +{dice:.2%} ", done.stdout), done.stdout
+    assert re.search(rf"mean of the classes +{result.mean_iou:.2%} +{result.mean_dice:.2%} ", done.stdout)
+    assert f"{result.pixel_accuracy:.2%}" in done.stdout and f"{result.num_pixels:,} pixels" in " ".join(
+        done.stdout.split()
+    )
+    assert Image.open(tmp_path / "confusion.png").format == "PNG"
+    assert len((tmp_path / "images.csv").read_text().splitlines()) == 5
+
+
+def test_a_segmenter_under_a_protocol_as_json(scenes):
+    options = ("--protocol", "sliding_window", "--window", "16", "--scales", "0.5,1", "--flip", "--json")
+    words = ("--model", scenes / "segmenter.keras", "--dataset", scenes / "data", "--ignore-index", "4")
+    said = json.loads(run_command("evaluate", *words, *options).stdout)
+    changes = {"window": 16, "scales": (0.5, 1), "flip": True}
+    expected = evaluate(load_model(scenes / "segmenter.keras"), str(scenes / "data"), ignore_index=4, **changes)
+    assert said["mean_iou"] == expected.mean_iou and said["dataset"] == "data"
+    assert said["protocol"] == {"scales": [0.5, 1.0], "flip": True, "window": 16, "overlap": 1 / 3}
+    assert [row["dice"] for row in said["by_class"]] == expected.dice
+
+
+def test_class_names_of_a_segmenter_without_them(scenes):
+    words = (
+        "evaluate",
+        "--model",
+        scenes / "unnamed.keras",
+        "--dataset",
+        scenes / "data",
+        "--ignore-index",
+        "4",
+        "--json",
+    )
+    named = run_command(*words, "--class-names", "person,sky,road,car,tree").stdout
+    assert (
+        json.loads(named)["by_class"]
+        == json.loads(run_command(*words[:2], scenes / "segmenter.keras", *words[3:]).stdout)["by_class"]
+    )
+    assert "among the model's 5 classes" in run_command(*words).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--model", "{scenes}/segmenter.keras", "--protocol", "center"), "`protocol` should be one of"),
+        (("--model", "{scenes}/segmenter.keras", "--scales", "0"), "factors above 0"),
+        (("--model", "{scenes}/segmenter.keras", "--mode", "tf"), "`--mode` should be left out for a segmenter"),
+        (("--model", "{scenes}/segmenter.keras", "--curves", "x.png"), "`--curves` should be left out for a segmenter"),
+        (("--model", "{scenes}/segmenter.keras", "--refine"), "`--refine` should be left out for a segmenter"),
+        (("--model", "{scenes}/segmenter.keras"), "has the indices [4], but there are 4 classes"),
+        (
+            ("--model", "{scenes}/segmenter.keras", "--confusion", "none/c.png", "--ignore-index", "4"),
+            "folder of `path`",
+        ),
+        (
+            ("--model", "{models}/a.keras", "--ignore-index", "4"),
+            "`--ignore-index` should be left out for a classifier",
+        ),
+        (("--model", "{models}/a.keras", "--window", "4"), "`--window` should be left out for a classifier"),
+        (("--model", "{models}/a.keras", "--protocol", "sliding_window"), "`protocol` should be one of"),
+    ],
+)
+def test_options_that_do_not_fit_a_segmenter(words, message, scenes, models):
+    words = [word.format(scenes=scenes, models=models) for word in words]
+    done = run_command("evaluate", "--dataset", scenes / "data", *words)
+    assert done.exit_code == 1 and done.stderr.startswith("error:") and message in done.stderr, done.stderr
 
 
 def test_complexity_agrees_with_the_paper():

@@ -1,21 +1,39 @@
-"""Drawings of detections, and `keras-resnet predict` with a detector."""
+"""Drawings of detections and segmentations, and `keras-resnet predict` with a detector and a segmenter."""
 
 import json
 import re
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from matplotlib import colormaps
 from PIL import Image
-from support import cifar_network, png_bytes, random_pixels, run_command
+from support import cifar_network, png_bytes, random_pixels, run_command, small_segmenter
 
 import keras_resnet
 from keras_resnet import save_pretrained
 from keras_resnet.data.image_files import SUFFIXES, load_image
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
 from keras_resnet.detection import Detection
-from keras_resnet.drawing import draw_detections, drawing_paths, write_drawing
+from keras_resnet.drawing import (
+    default_colors,
+    draw_detections,
+    draw_legend,
+    draw_segmentation,
+    drawing_paths,
+    mask_image,
+    write_drawing,
+    write_mask,
+)
+from keras_resnet.segmentation import Segmentation
 
+VOC_COLORS = (
+    *((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128), (0, 128, 128)),
+    *((128, 128, 128), (64, 0, 0), (192, 0, 0), (64, 128, 0), (192, 128, 0), (64, 0, 128), (192, 0, 128)),
+    *((64, 128, 128), (192, 128, 128), (0, 64, 0), (128, 64, 0), (0, 192, 0), (128, 192, 0), (0, 64, 128)),
+)
+"""The colours of PASCAL VOC's 21 classes, as in its development kit."""
 COLORS = (255 * np.array(colormaps["tab10"].colors)).round().astype(int)
 
 
@@ -186,3 +204,127 @@ def test_a_saved_folder_has_its_own_weights(photos, tmp_path):
     save_pretrained(cifar_network(), tmp_path / "saved")
     done = run_command("predict", photos, "--model", tmp_path / "saved")
     assert done.exit_code == 0, done.stderr
+
+
+def four_classes(colors=None, names=("background", "sky", "road", "car")):
+    """A Segmentation of four stripes, of which the second one does not count, and the third is the background."""
+    mask = np.repeat(np.array([[1, 255, 0, 2]], "uint8"), 30, axis=1).repeat(60, axis=0)
+    return Segmentation(None, mask, names, colors)
+
+
+@pytest.mark.parametrize("colors", [None, ((9, 9, 9), (200, 30, 40), (10, 220, 130), (0, 0, 0))])
+def test_pixels_of_classes_have_their_colour(colors):
+    """But for those that do not count, or are of the background; below them is the legend."""
+    image = np.random.default_rng(0).integers(0, 256, (60, 120, 3), "uint8")
+    found = four_classes(colors)
+    drawn = np.asarray(draw_segmentation(image, found)).astype(int)
+    for columns, color in ((np.s_[:30], (colors or VOC_COLORS)[1]), (np.s_[90:], (colors or VOC_COLORS)[2])):
+        expected = 0.4 * image[:, columns] + 0.6 * np.array(color)
+        assert np.abs(drawn[:60, columns] - expected).max() <= 1
+    np.testing.assert_array_equal(drawn[:60, 30:90], image[:, 30:90])
+    np.testing.assert_array_equal(draw_segmentation(image, found, legend=False), drawn[:60])
+    legend = np.asarray(draw_legend([found], 120)).astype(int)
+    np.testing.assert_array_equal(drawn[60:], legend)
+    occur = [(legend == np.array(color)).all(-1).any() for color in (colors or VOC_COLORS)[1:4]]
+    assert occur == [True, True, bool(colors)]  # black is also the colour of the text
+    with pytest.raises(ValueError, match=r"`image` should be of the width and height .*\(120, 60\)"):
+        draw_segmentation(image[:50], found)
+
+
+def test_a_legend_has_as_many_lines_as_it_needs():
+    narrow, wide = (draw_legend([four_classes()], width) for width in (90, 400))
+    assert (narrow.width, wide.width) == (90, 400) and narrow.height > wide.height
+    both = draw_legend(
+        [four_classes(), Segmentation(None, np.full((2, 2), 3, "uint8"), four_classes().class_names)], 400
+    )
+    assert (np.asarray(both) == VOC_COLORS[3]).all(-1).any() and not (np.asarray(wide) == VOC_COLORS[3]).all(-1).any()
+    assert draw_legend([Segmentation(None, np.full((2, 2), 255, "uint8"), ("sky",))], 50).size == (50, 1)
+
+
+def test_default_colours_are_those_of_pascal_voc():
+    assert default_colors(21) == VOC_COLORS and default_colors(0) == ()
+    assert default_colors(256)[255] == (224, 224, 192) and len(set(default_colors(256))) == 256
+
+
+def test_masks_are_written_with_their_palette(tmp_path):
+    found = four_classes(((9, 8, 7), (200, 30, 40), (10, 220, 130), (1, 2, 3)))
+    write_mask(found, tmp_path / "new" / "mask.png")
+    with Image.open(tmp_path / "new" / "mask.png") as image:
+        assert image.mode == "P" and image.format == "PNG"
+        np.testing.assert_array_equal(np.asarray(image), found.mask)
+        shown = np.asarray(image.convert("RGB"))
+    assert [tuple(shown[0, column].tolist()) for column in (0, 30, 60, 90)] == [
+        *((200, 30, 40), (224, 224, 192), (9, 8, 7), (10, 220, 130))
+    ]
+    names = tuple(f"class {index}" for index in range(255))
+    many = Segmentation(None, np.arange(256, dtype="uint8").reshape(16, 16), names)
+    np.testing.assert_array_equal(np.asarray(mask_image(many).convert("RGB")).reshape(256, 3), default_colors(256))
+
+
+@pytest.fixture(scope="module")
+def segmenter_file(tmp_path_factory):
+    """A .keras file with a small segmenter with random weights."""
+    path = tmp_path_factory.mktemp("segmenter") / "my.keras"
+    model = small_segmenter()
+    names = ["background", "[sky]", "road", "car", "tree"]
+    model.info = {"preprocessing": SegmentationPreprocessing().to_config(), "class_names": names}
+    model.save(path)
+    return path
+
+
+def test_predict_lists_and_draws_the_classes_of_pixels(segmenter_file, photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    (photos / "8.png").write_bytes(png_bytes(random_pixels(1)[0])[:99])
+    done = run_command("predict", "photos", "--model", segmenter_file, "--draw", "out", "--masks", "masks")
+    assert done.exit_code == 1 and "not read: photos/8.png" in done.stderr
+    found = [one for one in keras_resnet.segment(photos, keras_resnet.load_model(segmenter_file)) if not one.error]
+    shown = re.findall(r"(\S+) +([\d.]+)% *$", done.stdout, re.MULTILINE)
+    assert shown == [(name, f"{share * 100:.1f}") for one in found for _, name, share in one.classes]
+    for one in found:
+        path = one.path.relative_to(photos)
+        with Image.open(photos.parent / "masks" / path.with_suffix(".png")) as mask:
+            np.testing.assert_array_equal(mask, one.mask)
+    drawn = sorted(str(path.relative_to("out")) for path in Path("out").rglob("*.*"))
+    assert drawn == ["0012.png", "more/7.jpg"]
+    np.testing.assert_array_equal(load_image("out/0012.png"), draw_segmentation(photos / "0012.png", found[0]))
+
+
+def test_classes_of_pixels_as_json(segmenter_file, photos):
+    """Under a protocol, with inputs of another size."""
+    options = ("--protocol", "flip", "--size", "24", "--json")
+    rows = json.loads(run_command("predict", photos, "--model", segmenter_file, *options).stdout)
+    expected = keras_resnet.segment(photos, keras_resnet.load_model(segmenter_file), "flip", size=24)
+    for row, one in zip(rows, expected, strict=True):
+        assert (row["path"], row["height"], row["width"], row["error"]) == (str(one.path), 80, 120, None)
+        assert [(it["index"], it["name"], it["share"]) for it in row["classes"]] == one.classes
+        np.testing.assert_allclose(sum(it["share"] for it in row["classes"]), 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--top", "3"), "`--top` should be left out for a segmenter"),
+        (("--score-threshold", "0.3"), "`--score-threshold` should be left out for a segmenter"),
+        (("--protocol", "ten_crop"), "`protocol` should be one of"),
+        (("--localize",), "`model` should be a localizer"),
+        (("--localize", "--masks", "out"), "`--masks` should be left out"),
+        (("--masks", "{photos}"), "`masks` should be a folder without images to predict"),
+    ],
+)
+def test_options_that_do_not_fit_a_segmenter(option, message, segmenter_file, photos):
+    option = [word.format(photos=photos) for word in option]
+    done = run_command("predict", photos, "--model", segmenter_file, *option)
+    assert done.exit_code == 1 and message in done.stderr and done.stdout == ""
+
+
+def test_masks_of_images_with_one_name(segmenter_file, photos, tmp_path):
+    (photos / "more" / "7.png").write_bytes((photos / "0012.png").read_bytes())
+    done = run_command("predict", photos, "--model", segmenter_file, "--masks", tmp_path / "out")
+    assert done.exit_code == 1 and "`masks` should be a folder in which no other image becomes" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_are_for_segmenters(detector_file, photos, tmp_path):
+    done = run_command("predict", photos, "--model", detector_file, "--masks", tmp_path / "out")
+    assert done.exit_code == 1 and "`--masks` should be left out for networks that are no segmenters" in done.stderr
+    assert not (tmp_path / "out").exists()
