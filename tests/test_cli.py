@@ -152,12 +152,24 @@ def test_models_lists_detectors_with_published_average_precisions():
     assert "torchvision:COCO_V1(boxAP37.9%,maskAP34.6%,BSD-3-Clause)" in one
 
 
+def test_models_lists_segmenters_with_published_mean_iou():
+    rows = {row["name"]: row for row in json.loads(run_command("models", "--task", "segmentation", "--json").stdout)}
+    keys = ("depth", "parameters", "input_size", "mean_iou", "pixel_accuracy")
+    assert [rows["deeplabv3_resnet101"][key] for key in keys] == [101, 60_996_202, 520, 0.674, 0.924]  # torchvision's
+    assert rows["deeplabv3plus_resnet50"]["mean_iou"] is None
+    table = re.sub(r"\s", "", run_command("models", "fcn*", "--task", "segmentation").stdout)
+    assert "35.32M142.73G60.5%91.4%" in table
+    one = re.sub(r"\s", "", run_command("models", "fcn_resnet50", "--task", "segmentation").stdout)
+    assert "torchvision:COCO_WITH_VOC_LABELS_V1(meanIoU60.5%,pixelaccuracy91.4%,BSD-3-Clause)" in one
+
+
 @pytest.mark.parametrize(
     ("task", "tags"),
     [
         ("classification", {"imagenet,", "torchvision", "hf://timm"}),
         ("detection", {"coco,", "torchvision"}),
         ("localization", set()),
+        ("segmentation", {"coco_voc,", "torchvision"}),
     ],
 )
 def test_tables_of_models_break_no_name_at_80_columns(task, tags, monkeypatch):

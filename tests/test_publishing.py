@@ -224,7 +224,9 @@ def test_folders_without_the_files_and_weights_beside_a_folder_are_refused(saved
         create("hf://resnet18")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet20", "FasterRCNN_ResNet50_FPN", "localizer_resnet18"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet20", "FasterRCNN_ResNet50_FPN", "localizer_resnet18", "FCN_ResNet18"]
+)
 def test_a_name_of_a_network_is_not_that_of_a_folder(name, tmp_path, monkeypatch):
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)

@@ -26,7 +26,17 @@ from support import (
     write_archive,
 )
 
-from keras_resnet import build, create, get_spec, list_models, list_weights, load_model, load_weights, save_weights
+from keras_resnet import (
+    build,
+    create,
+    get_spec,
+    list_models,
+    list_weights,
+    load_model,
+    load_weights,
+    save_pretrained,
+    save_weights,
+)
 from keras_resnet.architecture.segmenter import without_auxiliary
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
@@ -217,6 +227,12 @@ def test_a_repository_with_a_segmenter_is_one_error_that_says_how_to_load_it(pat
     (tmp_path / "config.json").write_text('{"architecture": "resnet18"}')
     with pytest.raises(ValueError, match=r"not of a segmenter.*`create\(name, weights=path\)`"):
         create(tmp_path)
+
+
+def test_segmenters_are_published_as_files(tmp_path):
+    with pytest.raises(ValueError, match=r"a classifier, not a segmenter.*localizers and segmenters are written by"):
+        save_pretrained(trained(), tmp_path / "folder")
+    assert not list(tmp_path.iterdir())
 
 
 def test_all_differences_are_in_one_message(tmp_path):

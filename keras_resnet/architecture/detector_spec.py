@@ -177,7 +177,7 @@ class DetectorSpec:
 
 
 def backbone_of(spec: Any) -> ResNetSpec:
-    """The residual network of a detector or localizer; a ResNetSpec is its own."""
+    """The residual network of a detector, localizer or segmenter; a ResNetSpec is its own."""
     return getattr(spec, "backbone", spec)
 
 

@@ -52,7 +52,7 @@ model = timm.create_model("local-dir:FOLDER", pretrained=True)  # or "hf-hub:USE
 ```"""
 _WITHOUT_TIMM = """timm cannot load these weights: it has no such network, or the channels are blue, green, red.
 The arrays have the names of keras_resnet."""
-_FILES = "Detectors and localizers are written by `model.save(path)`, or by `save_weights(model, path)`."
+_FILES = "Detectors, localizers and segmenters are written by `model.save(path)`, or by `save_weights(model, path)`."
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def open_repository(source: str | os.PathLike) -> Repository:
 
     Raises:
         ValueError: for a config.json that is damaged or names a network that is not in VARIANTS or another class of
-            KerasHub, for weights whose stored spec is not theirs, and for those of a detector.
+            KerasHub, for weights whose stored spec is not theirs, and for those of a detector or segmenter.
         FileNotFoundError: if one of the files is missing.
         ConnectionError: if a file cannot be downloaded.
     """
