@@ -17,7 +17,7 @@ from keras_resnet.data.sources import from_arrays, image_source
 from keras_resnet.deployment.exporting import VerificationError
 from keras_resnet.deployment.formats.float_operations import float_operations
 from keras_resnet.deployment.images import sample_photos
-from keras_resnet.deployment.segmentation_comparison import SegmentationComparison
+from keras_resnet.deployment.segmentation_comparison import SegmentationComparison, _stretched
 from keras_resnet.deployment.segmenter_serving import ResizedShorterSide, prepared_segmenter
 from keras_resnet.deployment.serving import Metadata
 from keras_resnet.deployment.verification import make_report
@@ -269,6 +269,13 @@ def test_the_mean_iou_of_both_is_reported(monkeypatch):
     with pytest.warns(UserWarning, match="no mIoU"):
         monkeypatch.setattr("keras_resnet.deployment.segmentation_comparison.class_names", lambda model: list("xyz"))
         assert compared(outputs(TRUE), outputs(other), source).result().mean_iou is None
+
+
+@pytest.mark.parametrize("size", [(48, 80), (180, 240), (90, 60)])
+def test_masks_are_stretched_as_pillow_does(size):
+    mask = np.random.default_rng(0).integers(0, 12, (90, 120), "uint8")
+    expected = Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(_stretched(mask, size), expected)
 
 
 def test_the_report_has_the_mean_iou_of_a_folder_with_masks(tmp_path):
