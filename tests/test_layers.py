@@ -1,4 +1,4 @@
-"""The fused batch norm against Keras's: outputs, gradients, moving averages, files; squeeze-excite widths."""
+"""The fused batch norm and dilated convolutions against Keras's: outputs, gradients, files; squeeze-excite widths."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from keras.ops import convert_to_numpy as array
 from support import random_images, randomize_weights
 
-from keras_resnet.architecture.layers import BatchNormalization, squeeze_excite_width
+from keras_resnet.architecture.layers import BatchNormalization, Conv2D, squeeze_excite_width
 
 
 def pair(shape, policy="float32", **kwargs):
@@ -104,6 +104,60 @@ def test_the_fused_kernel_is_used():
     ours, _ = pair((8, 5, 7, 6))
     graph = tf.function(lambda x: ours(x, training=True)).get_concrete_function(tf.TensorSpec((8, 5, 7, 6))).graph
     assert "FusedBatchNormV3" in {operation.type for operation in graph.get_operations()}
+
+
+def convolutions(policy="float32", **arguments):
+    """(ours, Keras's) with the same random weights, for four channels."""
+    made = [kind(6, 3, dtype=policy, **arguments) for kind in (Conv2D, keras.layers.Conv2D)]
+    for layer in made:
+        layer.build((None, None, None, 4))
+    values = [np.random.default_rng(0).normal(size=weight.shape) for weight in made[0].weights]
+    for layer in made:
+        layer.set_weights(values)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("policy", "tolerance"),
+    [pytest.param("float32", 1e-5, marks=pytest.mark.portable), ("mixed_bfloat16", 0.03), ("float64", 1e-12)],
+)
+@pytest.mark.parametrize("size", [(9, 13), (3, 40)])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"dilation_rate": 2}, {"dilation_rate": (1, 6)}, {"dilation_rate": 36}, {"dilation_rate": 2, "groups": 2}, {}],
+)
+def test_convolutions_equal_those_of_keras(arguments, size, policy, tolerance):
+    ours, theirs = convolutions(policy, padding="same", **arguments)
+    x = random_images(2, *size, 4)
+    outputs = [array(keras.ops.cast(layer(x), "float64")) for layer in (ours, theirs)]
+    np.testing.assert_allclose(*outputs, rtol=0, atol=tolerance * np.abs(outputs[1]).max())
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="gradients through TensorFlow's tape")
+@pytest.mark.parametrize("dilation", [2, (1, 6), 36])
+def test_gradients_of_dilated_convolutions_equal_those_of_keras(dilation):
+    import tensorflow as tf
+
+    x, found = tf.constant(random_images(2, 9, 13, 4)), []
+    for layer in convolutions(padding="same", dilation_rate=dilation):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(tf.sin(layer(x)))
+        found.append(tape.gradient(loss, [x, *(weight.value for weight in layer.trainable_weights)]))
+    for mine, keras_own in zip(*found, strict=True):
+        np.testing.assert_allclose(mine, keras_own, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras cuts images into batches for TensorFlow")
+def test_a_dilated_convolution_is_one_operation():
+    import tensorflow as tf
+
+    def operations(layer):
+        graph = tf.function(layer).get_concrete_function(tf.TensorSpec((None, None, None, 4))).graph
+        return {operation.type for operation in graph.get_operations()}
+
+    ours, theirs = map(operations, convolutions(padding="same", dilation_rate=2))
+    assert "SpaceToBatchND" in theirs and "SpaceToBatchND" not in ours and "Conv2D" in ours
 
 
 @pytest.mark.parametrize(("channels", "ratio", "width"), [(64, 1 / 16, 8), (192, 1 / 16, 16), (2048, 1 / 4, 512)])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import keras
 from keras import layers, ops
 
-from keras_resnet.architecture.layers import BatchNormalization, Convolution, DeferredInitializer, chain
+from keras_resnet.architecture.layers import BatchNormalization, Conv2D, Convolution, DeferredInitializer, chain
 
 NORMAL = {"class_name": "RandomNormal", "config": {"stddev": 0.01}}
 LINEAR = {"class_name": "VarianceScaling", "config": {"scale": 1 / 3, "mode": "fan_in", "distribution": "uniform"}}
@@ -67,7 +67,7 @@ def head_layer(row: HeadLayer):
         pad = layers.ZeroPadding2D(row.convolution.padding, name=f"{row.name}_pad") if strided else None
         padding = "valid" if strided else "same"
         arguments = {"strides": row.stride, "padding": padding, "dilation_rate": row.dilation}
-        layer = layers.Conv2D(row.filters, row.kernel_size, **arguments, **shared)
+        layer = Conv2D(row.filters, row.kernel_size, **arguments, **shared)
     norm = NORMS[row.norm](row.name) if row.norm else None
     activation = layers.Activation(row.activation, name=f"{row.name}_{row.activation}") if row.activation else None
     return chain(pad, layer, norm, activation)

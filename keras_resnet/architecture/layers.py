@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 
 import keras
 from keras import layers
@@ -42,7 +42,7 @@ def conv(row, *, spec, name, bn_follows=True, kernel_initializer=None):
     explicit = row.padding > 0 and (row.stride > 1 or spec.explicit_padding)
     return chain(
         layers.ZeroPadding2D(row.padding, data_format=spec.data_format, name=f"{name}_pad") if explicit else None,
-        layers.Conv2D(
+        Conv2D(
             row.filters,
             row.kernel_size,
             strides=row.stride,
@@ -150,6 +150,46 @@ def efficient_channel_attention(channels, *, spec, name):
         layers.Reshape(per_channel, name=f"{name}_eca_gate"),
     )
     return lambda x: layers.Multiply(name=f"{name}_eca_scale")([x, gate(x)])
+
+
+@keras.saving.register_keras_serializable("keras_resnet")
+class Conv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D` whose dilated convolutions are one operation of TensorFlow; on other backends unchanged.
+
+    Keras has TensorFlow cut the input of a dilated convolution into a batch of smaller inputs (SpaceToBatchND), which
+    takes time and memory, and which exported networks would contain, too. Weights, configuration and class name, by
+    which `.weights.h5` files identify layers, are the same.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        if not self._is_native():
+            return super().convolution_op(inputs, kernel)
+        kernel = tf.convert_to_tensor(kernel)
+        return tf.nn.conv2d(inputs, kernel, 1, self.padding.upper(), dilations=self.dilation_rate)
+
+    def _is_native(self):
+        return (
+            keras.backend.backend() == "tensorflow"
+            and max(self.dilation_rate) > 1
+            and (max(self.strides), self.groups, self.data_format) == (1, 1, "channels_last")
+            and self.padding in ("same", "valid")
+            and _has_dilated_gradients()
+        )
+
+
+@cache
+def _has_dilated_gradients() -> bool:
+    """Whether TensorFlow has gradients of dilated convolutions, which without oneDNN it has on GPUs only."""
+    with tf.init_scope():
+        images, kernel = tf.zeros((1, 4, 4, 1)), tf.zeros((3, 3, 1, 1))
+        try:
+            with tf.GradientTape() as tape:
+                tape.watch((images, kernel))
+                outputs = tf.nn.conv2d(images, kernel, 1, "SAME", dilations=2)
+            tape.gradient(outputs, (images, kernel))
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
+            return False
+        return True
 
 
 @keras.saving.register_keras_serializable("keras_resnet")

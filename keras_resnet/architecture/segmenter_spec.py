@@ -1,6 +1,6 @@
 """SegmenterSpec: one frozen dataclass that describes a semantic segmentation network on any network of the family."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
 from keras_resnet.architecture.detector_spec import MAX_WIDTH
@@ -57,7 +57,7 @@ class SegmenterSpec:
     """Number of classes, K."""
 
     def __post_init__(self):
-        if not isinstance(self.backbone, ResNetSpec):
+        if isinstance(self.backbone, str):
             raise value_error("backbone", self.backbone, "a ResNetSpec, such as `get_spec('resnet18')`")
         check_fields(self)
         check_known("head", self.head, HEADS)
@@ -67,10 +67,10 @@ class SegmenterSpec:
             raise value_error("backbone", self.backbone, "a network with channels last")
         if len(self.backbone.levels) < 2:
             raise value_error("backbone", self.backbone, "a network of several stages, on which heads can stand")
-        stride = self.backbone.stride
-        if self.output_stride < 1 or self.output_stride & (self.output_stride - 1) or self.output_stride > stride:
-            expected = f"a power of two, at most {stride}, the stride of the backbone"
+        if self.output_stride > self.backbone.stride:
+            expected = f"at most {self.backbone.stride}, the stride of the backbone"
             raise value_error("output_stride", self.output_stride, expected)
+        replace(self.backbone, output_stride=self.output_stride)  # raises for other strides that it cannot have
 
     @property
     def dilations(self) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 from keras import layers
 
 from keras_resnet.architecture.detection_layers import Parameterless
+from keras_resnet.architecture.layers import Conv2D
 from keras_resnet.architecture.metadata import (
     channel_axis,
     copy_metadata,
@@ -17,6 +18,7 @@ from keras_resnet.architecture.metadata import (
     model_spec,
 )
 from keras_resnet.architecture.network import ResNet
+from keras_resnet.architecture.segmenter import WithAuxiliary
 from keras_resnet.errors import error_summary, is_integer, value_error
 from keras_resnet.models.cloning import as_functional, clone, rebuild
 from keras_resnet.precision import PRECISIONS, check_precision
@@ -108,7 +110,7 @@ def _is_foldable(before, norm, model):
     A class derived from these layers may transform its kernel before using it; weights besides kernel and bias are
     LoRA's, or the scales of a quantized kernel.
     """
-    if type(before) not in (layers.Conv2D, layers.Dense) or len(before.weights) != 1 + before.use_bias:
+    if type(before) not in (Conv2D, layers.Conv2D, layers.Dense) or len(before.weights) != 1 + before.use_bias:
         return False
     if before.activation is not keras.activations.linear:
         return False
@@ -133,7 +135,7 @@ def _folded_weights(layer, norm):
 def cast_model(model: keras.Model, precision: str) -> keras.Model:
     """A copy that computes in a precision of COMPUTED; inputs, outputs, boxes and batch norms' sums stay float32."""
     check_precision(precision)
-    last = [tensor._keras_history.operation for tensor in model.outputs]
+    last = [_last_layer(tensor) for tensor in model.outputs]
 
     def changes(layer):
         if "dtype" not in layer.get_config() or isinstance(layer, Parameterless):  # an operation; pixels and boxes
@@ -143,19 +145,33 @@ def cast_model(model: keras.Model, precision: str) -> keras.Model:
         return {"dtype": PRECISIONS[precision].policy if isinstance(layer, layers.BatchNormalization) else precision}
 
     def kind(layer):
-        grouped = isinstance(layer, layers.Conv2D) and layer.groups > 1 and layer.data_format == "channels_last"
-        return GroupedConv2D if grouped and keras.backend.backend() == "tensorflow" else type(layer)
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        return TensorFlowConv2D if on_tensorflow and _is_grouped_or_dilated(layer) else type(layer)
 
     copy = rebuild(model, changes, kind)
     copy.set_weights(model.get_weights())
     return copy
 
 
-@keras.saving.register_keras_serializable(package="keras_resnet")
-class GroupedConv2D(layers.Conv2D):
-    """A grouped convolution by TensorFlow's own kernel, for inference: it has no gradient on CPUs.
+def _last_layer(output):
+    """The layer that computes an output; of a segmenter with an auxiliary head, the one that does so before it."""
+    layer = output._keras_history.operation
+    return layer.input[0]._keras_history.operation if isinstance(layer, WithAuxiliary) else layer
 
-    Keras compiles grouped convolutions with XLA to get a gradient, which is slower and cannot be exported.
+
+def _is_grouped_or_dilated(layer):
+    """Whether Keras computes a convolution by other operations than TensorFlow's own."""
+    if type(layer) not in (Conv2D, layers.Conv2D) or layer.data_format != "channels_last":
+        return False
+    return layer.groups > 1 or max(layer.dilation_rate) > 1
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class TensorFlowConv2D(layers.Conv2D):
+    """A grouped or dilated convolution by TensorFlow's own kernel, for inference: on some CPUs it has no gradient.
+
+    To have gradients, Keras compiles grouped convolutions with XLA, which is slower and cannot be exported, and dilated
+    ones cut the image into a batch of smaller ones, which exported networks would do, too.
     """
 
     def convolution_op(self, inputs, kernel):
