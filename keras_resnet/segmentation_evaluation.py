@@ -56,16 +56,17 @@ def evaluate_segmenter(
     classes = tuple(dataset.class_names or segmenter.class_names)
     indices = dataset_indices(segmenter.class_names, classes)
     counts = np.zeros((len(classes), len(classes) + 1), "int64")
-    image_names, found, errors = image_source(dataset).names, {}, {}
+    image_names = image_source(dataset).names
+    found: dict[int, ImageMetrics] = {}
+    errors: dict[int, str] = {}
     for index, mask, segmentation in _segmentations(segmenter, split, batch_size):
-        error = segmentation.error or (mask if isinstance(mask, str) else None)
-        if error is None:
+        if segmentation.error or isinstance(mask, str):
+            errors[index] = segmentation.error or str(mask)
+            raise_if_unreadable(describe_errors(errors, image_names), skip_bad)
+        else:
             matrix = confusion_matrix(mask, indices[segmentation.mask], len(classes))
             counts += matrix
             found[index] = image_metrics(str(image_names[index]), matrix)
-        else:
-            errors[index] = error
-            raise_if_unreadable(describe_errors(errors, image_names), skip_bad)
         if progress:
             progress(len(found) + len(errors))
     if not found:

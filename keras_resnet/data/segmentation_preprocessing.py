@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from keras_resnet.data.image_files import as_pil_image, image_list
 from keras_resnet.data.preprocessing import MAX_SIDE
@@ -86,6 +85,8 @@ class SegmentationPreprocessing:
             ValueError: for unreadable files, and arrays of another shape or dtype.
             OSError: for a file that cannot be opened.
         """
+        from PIL import Image
+
         image = as_pil_image(image, 3)
         height, width = self.resized(image.height, image.width)
         return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))

@@ -1,8 +1,9 @@
 """`feature_extractor`: a model that outputs the feature maps or vectors of its endpoints."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import keras
 from keras import layers
@@ -12,6 +13,7 @@ from keras_resnet.architecture.detector_spec import backbone_of
 from keras_resnet.architecture.metadata import channel_axis, model_info, model_spec
 from keras_resnet.architecture.network import POOLINGS, ResNet, build
 from keras_resnet.architecture.segmenter import Segmenter, segmenter_backbone
+from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.errors import check_known, unknown_name_error, value_error
 from keras_resnet.models.cloning import as_functional, clone
 from keras_resnet.models.create import create
@@ -26,7 +28,7 @@ from keras_resnet.weights.spec_matching import variant_of
 PRE_LOGITS = "pre_logits"
 _DETECTION_NAMES = {f"C{number + 1}": f"stage{number}" for number in range(1, 5)}
 """Name in the detection literature (Lin et al. 2017, arXiv:1612.03144, sec. 3) -> endpoint."""
-_BACKBONES = {Detector: backbone_spec, Segmenter: segmenter_backbone}
+_BACKBONES: dict[type, Callable[[Any], ResNetSpec]] = {Detector: backbone_spec, Segmenter: segmenter_backbone}
 """Class of models whose endpoints are those of their residual network -> function of its spec that returns that of the
 network."""
 

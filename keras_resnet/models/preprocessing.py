@@ -21,7 +21,7 @@ from keras_resnet.normalization import Normalization, normalize
 from keras_resnet.variants import canonical_name, check_classifier
 from keras_resnet.weights.catalog import WEIGHTS
 
-_FIELD_OF_KIND = {"min_size": DetectionPreprocessing, "shorter_side": SegmentationPreprocessing}
+_FIELD_OF_KIND: dict[str, Any] = {"min_size": DetectionPreprocessing, "shorter_side": SegmentationPreprocessing}
 """Field that only one kind of preprocessing has -> its class."""
 
 OTHER_TASKS = "`keras_resnet.detect` takes detectors, `localize` localizers, `segment` segmenters."
@@ -70,7 +70,7 @@ def known_preprocessing(model: keras.Model) -> Any:
     config = inherited_info(model).get("preprocessing")
     if config is None:
         return None
-    kind = next((kind for field, kind in _FIELD_OF_KIND.items() if field in config), Preprocessing)
+    kind: Any = next((kind for field, kind in _FIELD_OF_KIND.items() if field in config), Preprocessing)
     found, size = kind.from_config(config), input_size(model)
     return found.for_size(size) if size and isinstance(found, Preprocessing) else found
 
