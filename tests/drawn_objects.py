@@ -1,4 +1,4 @@
-"""Drawn rectangles, and small networks that find them: what tests train detectors and localizers on."""
+"""Drawn rectangles, and small networks that find them: what tests train networks on that find objects."""
 
 import json
 from dataclasses import replace
@@ -7,9 +7,10 @@ import numpy as np
 from annotated_images import write_text
 from support import SMALL, narrow, png_bytes
 
-from keras_resnet import DetectorSpec, LocalizerSpec, get_spec
+from keras_resnet import DetectorSpec, LocalizerSpec, SegmenterSpec, get_spec
 from keras_resnet.data.datasets import Dataset, Split, default_preprocessing
 from keras_resnet.data.objects import Objects, corner_and_sides
+from keras_resnet.data.semantic_masks import masks_in_memory
 
 SIZE = 64
 """Shorter side of the images for TINY."""
@@ -27,6 +28,14 @@ TINY = DetectorSpec(
 )
 """Faster R-CNN on a residual network of a few thousand weights, which builds and trains in seconds."""
 TINY_LOCALIZER = LocalizerSpec(SMALL, "per_class", box_width=32)
+TINY_SEGMENTER = SegmenterSpec(
+    replace(SMALL, widths=(16, 32), stem_width=16),  # with 8 channels, TensorFlow 2.21 crashes in its shortcuts
+    "deeplabv3",
+    output_stride=2,
+    head_width=16,
+    rates=(2, 4),
+    classes=3,
+)
 TINY_MASKS = replace(TINY, mask_head=True)
 TINY_DENSE = replace(TINY, box_head="dense", head_convs=1)
 
@@ -63,6 +72,35 @@ def _drawn_split(count, size, seed, masks):
         np.array([f"drawing {number}" for number in range(count)], object),
     )
     return Split(images, objects.label_matrix(2), objects=objects)
+
+
+def drawn_masks(train=12, test=4, size=(36, 44)):
+    """The images of `drawn_dataset` with the class of each pixel; a frame of one pixel does not count."""
+    parts = [_split_with_masks(count, size, seed) for seed, count in enumerate((train, test))]
+    colors = ((0, 0, 0), (220, 30, 30), (30, 30, 220))
+    preprocessing = default_preprocessing((None, None, 3))
+    return Dataset("drawings", *parts, ("background", "red", "blue"), preprocessing, colors=colors)
+
+
+def _split_with_masks(count, size, seed):
+    images = _drawn_split(count, size, seed, masks=False).images
+    masks = np.select([images[..., 0] == 220, images[..., 2] == 220], [1, 2], 0).astype("uint8")
+    masks[:, [0, -1]], masks[:, :, [0, -1]] = 255, 255
+    found = masks_in_memory(masks)
+    return Split(images, found.label_matrix(3), masks=found)
+
+
+def write_drawn_masks(folder, dataset=None):
+    """Writes a data set of `drawn_masks` as folders of images and masks; returns the folder."""
+    dataset = dataset or drawn_masks()
+    for name, split in (("train", dataset.train), ("val", dataset.test)):
+        for number, pixels in enumerate(split.images):
+            for kind, values in (("images", pixels), ("masks", split.masks.read(number))):
+                path = folder / name / kind / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(png_bytes(values))
+    write_text(folder / "classes.txt", "\n".join(dataset.class_names))
+    return folder
 
 
 def write_rectangles(folder, count=48):

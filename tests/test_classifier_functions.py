@@ -10,7 +10,7 @@ from keras_resnet.prediction import classify
 NAME = "fasterrcnn_resnet18_fpn"
 CLASSIFIER = "`model` should be a classifier, not a detector."
 RECIPE = ("`recipe` should be one for detection, such as 'detection_finetune'", "Received: recipe=")
-FINETUNED = (CLASSIFIER, "`keras_resnet.train` trains detectors and localizers", "Received: model=")
+FINETUNED = (CLASSIFIER, "`keras_resnet.train` trains detectors, localizers and segmenters", "Received: model=")
 PUBLISHED = (CLASSIFIER, "`save_weights(model, path)`", "Received: model=")
 DETECTED = (CLASSIFIER, "`keras_resnet.detect`", "Received: model=")
 

@@ -107,7 +107,7 @@ def test_train_on_two_machines_equals_two_devices(start, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["localizer", "detector"])
+@pytest.mark.parametrize("network", ["localizer", "detector", "segmenter"])
 def test_two_devices_and_two_machines_train_boxes_as_one_device(start, network, tmp_path):
     def run(name, **arguments):
         return start("run_on_boxes", network=network, folder=str(tmp_path / name), **arguments)

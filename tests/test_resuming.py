@@ -13,12 +13,21 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
-from drawn_objects import SIZE, TINY, TINY_LOCALIZER, write_drawings, write_rectangles
+from drawn_objects import (
+    SIZE,
+    TINY,
+    TINY_LOCALIZER,
+    TINY_SEGMENTER,
+    write_drawings,
+    write_drawn_masks,
+    write_rectangles,
+)
 from support import signal_after
 
 import keras_resnet
 from keras_resnet import Preprocessing, Recipe, RunOptions, get_spec, train
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
 from keras_resnet.training.workdir import begin_run, check_workdir
 
 pytestmark = pytest.mark.usefixtures("few_batches")
@@ -198,6 +207,17 @@ def localizer_options(folder):
     return [*map(str, words)]
 
 
+def segmenter_options(folder):
+    """Of a run on drawn rectangles with random sizes, crops, colours and dropout, and averages."""
+    segmenter = keras_resnet.build(TINY_SEGMENTER)
+    segmenter.info = {"preprocessing": SegmentationPreprocessing().to_config()}
+    segmenter.save(folder / "start.keras")
+    write_drawn_masks(folder / "data")
+    fields = ("epochs=4", "batch_size=2", "ema_decay=0.9", "class_weight=balanced")
+    words = ["--recipe", "segmentation_finetune", "--model", folder / "start.keras", "--dataset", folder / "data"]
+    return [*map(str, words), *(word for field in fields for word in ("--set", field))]
+
+
 def timeless_history(path):
     """Rows of a history without the columns that depend on time."""
     with open(path) as file:
@@ -205,7 +225,7 @@ def timeless_history(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make_options", [classifier_options, detector_options, localizer_options])
+@pytest.mark.parametrize("make_options", [classifier_options, detector_options, localizer_options, segmenter_options])
 def test_twenty_kills_do_not_change_the_outcome(make_options, tmp_path):
     """SIGKILL at random moments, from the first import to the last file; the final weights are equal bit by bit."""
     options = make_options(tmp_path)

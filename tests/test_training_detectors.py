@@ -235,7 +235,7 @@ def test_objects_that_differ_between_splits_are_refused(tmp_path):
 def test_detectors_are_not_fine_tuned_in_phases_or_searched(tmp_path):
     with pytest.raises(ValueError, match="`keras_resnet.train` trains detectors"):
         keras_resnet.finetune("fasterrcnn_resnet18_fpn", DRAWINGS)
-    with pytest.raises(ValueError, match="to search for classifiers; `keras_resnet.train` trains detectors"):
+    with pytest.raises(ValueError, match="to search for classifiers; `keras_resnet.train` trains others"):
         keras_resnet.tune("digits", recipe="detection_finetune", workdir=tmp_path / "search")
     assert not (tmp_path / "search").exists()
 

@@ -8,16 +8,16 @@ Writes the arrays that the task returns to the file.
 import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from drawn_objects import SIZE, TINY, TINY_LOCALIZER, drawn_dataset, write_rectangles
+from drawn_objects import SIZE, TINY, TINY_LOCALIZER, TINY_SEGMENTER, drawn_dataset, drawn_masks, write_rectangles
 
 import keras_resnet
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
 from keras_resnet.training.distribution import AverageBatchNorm, Devices, synchronize_batch_norm
 
 
@@ -119,10 +119,13 @@ def model_on_one_device(model):
 
 
 def run_on_boxes(network, folder, devices=None):
-    """A run of a localizer or a detector on drawn rectangles, with batch norm across devices."""
+    """A run of a localizer, a detector or a segmenter on drawn rectangles, with batch norm across devices."""
     if network == "detector":  # without crops, because each device pads to its own images
         start = TINY, drawn_dataset(), "detection_finetune"
         fields = {"size": SIZE, "crop": "none"}
+    elif network == "segmenter":  # random crops, of which each has another number of pixels that count
+        start = segmenter_without_dropout, drawn_masks(), "segmentation_finetune"
+        fields = {"class_weight": "balanced"}
     else:
         start = TINY_LOCALIZER, write_rectangles(Path(folder)), "localization_finetune"
         fields = {"size": 32, "test_resize": 32}
@@ -137,6 +140,16 @@ def run_on_boxes(network, folder, devices=None):
     )
     losses = {name: values for name, values in trained.history.items() if name.endswith("loss")}
     return losses | {weight.path: keras.ops.convert_to_numpy(weight) for weight in trained.model.weights}
+
+
+def segmenter_without_dropout():
+    """A segmenter for drawn masks; dropout would be another on each device."""
+    model = keras_resnet.build(TINY_SEGMENTER)
+    model.info = {"preprocessing": SegmentationPreprocessing().to_config()}
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    return model
 
 
 def parts(counts, batch_size, devices=None):

@@ -105,7 +105,7 @@ def tune(
     check_integers(trials=trials)
     options, changes = split_options(options, changes)
     recipe, space = resolve_space(recipe, space, changes)
-    check_recipe_task(recipe, "classification", "to search for classifiers; `keras_resnet.train` trains detectors")
+    check_recipe_task(recipe, "classification", "to search for classifiers; `keras_resnet.train` trains others")
     local = workdir and local_path(workdir, "workdir")  # KerasTuner keeps its trials there
     devices = Devices(options.devices)  # before images are read, which initializes TensorFlow's devices
     dataset = as_dataset(dataset)

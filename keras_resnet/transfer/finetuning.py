@@ -50,7 +50,7 @@ PHASE_FOLDER = re.compile(r"\d_(head|stage\d|stem)")
 HEAD_LEARNING_RATE = 3.0
 """Learning rate of the first phase, in which only the classifier is trained, relative to the recipe's."""
 DEFAULT_WEIGHTS = "imagenet"
-_OTHER_TASKS = "`keras_resnet.train` trains detectors and localizers."
+_OTHER_TASKS = "`keras_resnet.train` trains detectors, localizers and segmenters."
 
 
 @dataclass(frozen=True)
