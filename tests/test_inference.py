@@ -10,7 +10,7 @@ from support import narrow, random_images, randomize_weights
 
 from keras_resnet import build, create, feature_extractor, get_spec, optimize_for_inference
 from keras_resnet.deployment import inference
-from keras_resnet.models.transforms import GroupedConv2D, cast_model
+from keras_resnet.models.transforms import TensorFlowConv2D, cast_model
 from keras_resnet.precision import COMPUTED
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -173,7 +173,7 @@ def test_grouped_convolutions_equal_kerass(dilation, stride, padding):
     if not ON_TENSORFLOW or (dilation > 1 and stride > 1):
         pytest.skip("there is no such convolution")
     arguments = {"strides": stride, "padding": padding, "dilation_rate": dilation, "groups": 4}
-    ours, theirs = (kind(8, 3, **arguments) for kind in (GroupedConv2D, layers.Conv2D))
+    ours, theirs = (kind(8, 3, **arguments) for kind in (TensorFlowConv2D, layers.Conv2D))
     x = random_images(2, 9, 12, 8)
     expected = keras.ops.convert_to_numpy(theirs(x))
     ours.build(x.shape)
@@ -185,7 +185,7 @@ def test_grouped_convolutions_equal_kerass(dilation, stride, padding):
 def test_only_channels_last_grouped_convolutions_are_replaced(data_format, tmp_path):
     model = network("resnext50_32x4d", data_format=data_format)
     copy = cast_model(model, "float32")
-    replaced = [layer.name for layer in copy.layers if isinstance(layer, GroupedConv2D)]
+    replaced = [layer.name for layer in copy.layers if isinstance(layer, TensorFlowConv2D)]
     grouped = [layer.name for layer in model.layers if getattr(layer, "groups", 1) > 1]
     assert grouped and replaced == (grouped if ON_TENSORFLOW and data_format == "channels_last" else [])
     x = random_images(2, *model.input_shape[1:])

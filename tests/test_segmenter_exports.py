@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 from support import EXPORT_NAMES, require_format, small_segmenter, tiny_classifier
 
-import keras_resnet
 from keras_resnet import detect, evaluate, export, fold_batch_norm, load_exported, segment
 from keras_resnet.architecture.segmenter import without_auxiliary
 from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
@@ -328,15 +327,3 @@ def test_other_functions_refuse_an_exported_segmenter(path, tmp_path):
     export(tiny_classifier(), tmp_path / "net", measure_speed=False)
     with pytest.raises(ValueError, match="a segmenter"):
         segment(PHOTOS[0], load_exported(tmp_path / "net"))
-
-
-def test_folding_casting_and_optimizing(path):
-    model, x = trained("deeplabv3"), SegmentationPreprocessing()(PHOTOS)
-    expected = model.predict(x, verbose=0)
-    folded = fold_batch_norm(model)
-    assert folded.info["unfolded"] == [] and type(folded) is type(model) and folded.spec == model.spec
-    np.testing.assert_allclose(folded.predict(x, verbose=0), expected, rtol=1e-3, atol=1e-3)
-    fast = keras_resnet.optimize_for_inference(model, "float32")
-    np.testing.assert_allclose(fast.predict(x, verbose=0), expected, rtol=1e-3, atol=1e-3)
-    half = keras_resnet.optimize_for_inference(model, "bfloat16").predict(x, verbose=0)
-    assert half.dtype == np.float32 and (half.argmax(-1) == expected.argmax(-1)).mean() > 0.95

@@ -12,6 +12,7 @@ from keras_resnet.analysis.alexnet import alexnet
 from keras_resnet.architecture.complexity import Complexity, complexity
 from keras_resnet.architecture.detector import HEAD_PREFIXES, Detector
 from keras_resnet.architecture.metadata import layer_channel_axis
+from keras_resnet.architecture.segmenter import Segmenter, without_auxiliary
 from keras_resnet.errors import is_integer, value_error
 from keras_resnet.files import figure_file
 from keras_resnet.models.layers import check_graph
@@ -54,10 +55,11 @@ def layer_costs(model: keras.Model, input_shape: tuple[int, ...] | None = None) 
 
     Args:
         model: Functional or Sequential model. The multiply-adds of a layer are those of all its calls; those of a
-            detector's heads are for all levels, or all proposals and detections.
+            detector's heads are for all levels, or all proposals and detections; a segmenter's auxiliary head has none,
+            as it is only computed in training.
         input_shape: shape of one image, without the batch axis, in the model's data format; None for the model's own,
-            which should have no unknown sides then, and for 800x800 pixels of a detector. The input shapes of inner
-            models should be known.
+            which should have no unknown sides then, and for 800x800 pixels of a detector, 520x520 of a segmenter. The
+            input shapes of inner models should be known.
 
     Returns:
         A LayerCost for each layer, in order; the layers of inner models are counted one by one.
@@ -66,9 +68,10 @@ def layer_costs(model: keras.Model, input_shape: tuple[int, ...] | None = None) 
         ValueError: if the input shape is unknown or does not fit the model.
     """
     check_graph(model)
-    if input_shape is None and isinstance(model, Detector):
+    if input_shape is None and isinstance(model, (Detector, Segmenter)):
         input_shape = (model.spec.default_size, model.spec.default_size, 3)
     counted = [layer for layer in model.layers if not isinstance(layer, layers.InputLayer)]
+    computed = {layer.name for layer in (without_auxiliary(model) if isinstance(model, Segmenter) else model).layers}
     graph = getattr(model, "_functional", None) or model  # of a Sequential model
     own = {node for nodes in graph._nodes_by_depth.values() for node in nodes}
     tensors = {layer.name: _tensors(layer, own) for layer in counted if not isinstance(layer, keras.Model)}
@@ -76,7 +79,8 @@ def layer_costs(model: keras.Model, input_shape: tuple[int, ...] | None = None) 
     costs: list[LayerCost] = []
     for layer in counted:
         if layer.name in shapes:
-            costs.append(_cost(layer, shapes[layer.name], _constants(layer, model)))
+            cost = _cost(layer, shapes[layer.name], _constants(layer, model))
+            costs.append(cost if layer.name in computed else replace(cost, multiply_adds=0))
         else:
             costs += [replace(cost, name=f"{layer.name}/{cost.name}") for cost in layer_costs(layer)]
     return costs
