@@ -151,8 +151,8 @@ def test_selected_masks_and_their_pixels(selection, counted):
     assert all(np.array_equal(part.read(index), mask) for index, mask in enumerate(chosen))
     assert part.class_counts(4).tolist() == [(chosen == number).sum() for number in range(4)]
     in_memory = masks_in_memory(stored, class_values(2)).select(selection or slice(0))
-    np.testing.assert_array_equal(part.pixel_counts(), in_memory.pixel_counts())
-    assert part.pixel_counts()[:, 255].sum() == (chosen == 255).sum()
+    np.testing.assert_array_equal(part.pixel_counts, in_memory.pixel_counts)
+    assert part.pixel_counts[:, 255].sum() == (chosen == 255).sum()
     np.testing.assert_array_equal(masks.select([False, True] * 3).read(0), expected[1])
 
 

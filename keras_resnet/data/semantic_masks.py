@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
@@ -90,9 +91,10 @@ class SemanticMasks:
         return self.source(int(self.positions[index]))
 
     def class_counts(self, num_classes: int) -> np.ndarray:
-        """(num_classes,) integers, the number of pixels of each class; reads the masks that are not counted yet."""
-        return self.pixel_counts()[:, :num_classes].sum(axis=0, dtype=int)
+        """(num_classes,) integers, the number of pixels of each class; reads the masks unless they are counted."""
+        return self.pixel_counts[:, :num_classes].sum(axis=0, dtype=int)
 
+    @cached_property
     def pixel_counts(self) -> np.ndarray:
         """(N, 256) uint32, the number of pixels of each value in each mask, of which IGNORED is the last."""
         if self.counts is not None:
@@ -103,7 +105,7 @@ class SemanticMasks:
 
     def label_matrix(self, num_classes: int) -> np.ndarray:
         """(N, num_classes) uint8: 1 for each class that has pixels in the image, as labels of a Split."""
-        return (self.pixel_counts()[:, :num_classes] > 0).astype("uint8")
+        return (self.pixel_counts[:, :num_classes] > 0).astype("uint8")
 
 
 def count_values(mask: np.ndarray) -> np.ndarray:
