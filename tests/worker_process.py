@@ -8,6 +8,7 @@ Writes the arrays that the task returns to the file.
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
