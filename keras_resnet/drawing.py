@@ -134,7 +134,7 @@ def draw_segmentation(image: Any, segmentation: Segmentation, legend: bool = Tru
         raise value_error("image", drawing.size, expected)
     classes = mask_image(segmentation).convert("RGB")
     drawing = Image.composite(Image.blend(drawing, classes, CLASS_OPACITY), drawing, _painted(segmentation))
-    return _above(drawing, draw_legend([segmentation], drawing.width)) if legend else drawing
+    return stack(drawing, draw_legend([segmentation], drawing.width)) if legend else drawing
 
 
 def _painted(segmentation):
@@ -147,8 +147,8 @@ def _painted(segmentation):
     return Image.fromarray(painted[segmentation.mask])
 
 
-def _above(image, below):
-    """An image above another one of its width."""
+def stack(image: Any, below: Any) -> Any:
+    """A PIL image above another one of its width."""
     from PIL import Image
 
     joined = Image.new("RGB", (image.width, image.height + below.height), "white")

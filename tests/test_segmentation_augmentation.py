@@ -18,7 +18,7 @@ from keras_resnet.normalization import Normalization
 TORCH = dict(np.load(REFERENCES / "segmenter_training.npz"))
 """See make_segmenter_training.py."""
 IMAGE, MASK = Image.fromarray(TORCH["image"]), TORCH["mask"]
-PIXELS = Normalization(divisor=1.0)
+PIXELS, KEEP = Normalization(divisor=1.0), SegmentationPreprocessing()
 RECIPE = Recipe(epochs=1, loss="segmentation", crop="random_scaled", scale=(0.5, 2.0), flip=True)
 
 
@@ -60,7 +60,7 @@ def test_colours_change_as_in_torchvision():
     np.testing.assert_array_equal(added, TORCH["image"] + np.array([1, 2, 3]))
 
 
-def sampled(recipe, count=400, size=(45, 60), crop=(45, 60), preprocessing=SegmentationPreprocessing()):
+def sampled(recipe, count=400, size=(45, 60), crop=(45, 60), preprocessing=KEEP):
     rows = (np.random.default_rng((0, seed)) for seed in range(count))
     return [sample_segmentation_augmentation(size, crop, recipe, preprocessing, row) for row in rows]
 

@@ -221,5 +221,3 @@ def test_real_images(test_data):
     options = {"train_size": 96, "batch_size": 2, "iterations": 2, "backbone_weights": weights}
     run = train("deeplabv3_resnet18", part, "segmentation_finetune", **options)
     assert np.isfinite(run.history["loss"]).all() and len(run.report["class_names"]) == 11
-
-

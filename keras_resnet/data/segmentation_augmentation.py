@@ -58,7 +58,8 @@ def sample_segmentation_augmentation(
         preprocessing: SegmentationPreprocessing, as in testing.
         random: numpy.random.Generator.
     """
-    resized = TRAIN_CROPS[recipe.crop].for_segmenters(size, preprocessing, recipe.scale, random)
+    sample_size: Any = TRAIN_CROPS[recipe.crop].for_segmenters
+    resized = sample_size(size, preprocessing, recipe.scale, random)
     crop = random_crop(resized, crop_size, recipe.flip, random)
     jitter, color = (), None
     if recipe.color_jitter:

@@ -18,6 +18,7 @@ from keras_resnet.data.prefetch import images_at, map_in_threads
 from keras_resnet.data.segmentation_augmentation import sample_segmentation_augmentation
 from keras_resnet.data.segmentation_crops import crop_size
 from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
+from keras_resnet.data.semantic_masks import SemanticMasks
 from keras_resnet.data.threaded_batches import shuffled_indices
 from keras_resnet.errors import value_error
 
@@ -45,8 +46,9 @@ def segmentation_batches(
     Raises:
         ValueError: while batches are read, for an image or a mask that cannot be read, with its name.
     """
-    size = crop_size(dataset.train.masks.sizes, recipe.train_size, preprocessing)
-    batches = _Batches(dataset.train, recipe, preprocessing, size, steps, tuple(losses))
+    split: Any = dataset.train
+    size = crop_size(split.masks.sizes, recipe.train_size, preprocessing)
+    batches = _Batches(split, split.masks, recipe, preprocessing, size, steps, tuple(losses))
     inputs = {"images": ((*size, 3), "float32"), "masks": (size, "uint8")}
     return generated_batches(batches.iterate, inputs, losses, steps)
 
@@ -56,6 +58,7 @@ class _Batches:
     """The batches of a run, or a part of each."""
 
     split: Split
+    masks: SemanticMasks
     recipe: Any
     preprocessing: SegmentationPreprocessing
     size: tuple[int, int]
@@ -85,7 +88,7 @@ class _Batches:
         except (ValueError, OSError) as error:
             name = source if isinstance(source, str) else f"image {index}"
             raise ValueError(f"Image {name!r} of the training data cannot be read. {error}") from error
-        mask = self.split.masks.read(index)
+        mask = self.masks.read(index)
         if mask.shape != (image.height, image.width):
             expected = f"{mask.shape[1]} x {mask.shape[0]} pixels, as its mask"
             raise value_error("image", f"{image.width} x {image.height} pixels of image {index}", expected)

@@ -106,7 +106,7 @@ def test_size(size, preprocessing, scale, random):
 
 
 def random_size(size, preprocessing, scale, random):
-    """The image with a random shorter side: scale[0] to scale[1] times that in testing, as torchvision's RandomResize."""
+    """A random size, scale[0] to scale[1] times that in testing, by torchvision's RandomResize."""
     low, high = (max(1, int(factor * (preprocessing.shorter_side or min(size)))) for factor in scale)
     shorter = int(random.integers(low, high, endpoint=True))
     return tuple(int(shorter * side / min(size)) for side in size)

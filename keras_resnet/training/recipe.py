@@ -47,12 +47,8 @@ _OF_DETECTORS = {
 _OF_CLASSIFIERS = {"task": "classification", "unused": "auxiliary_rate color_jitter"}
 
 LOSSES = {
-    "cross_entropy": Loss(
-        function=keras.losses.CategoricalCrossentropy, activation="softmax", **_OF_CLASSIFIERS
-    ),
-    "binary_cross_entropy": Loss(
-        function=keras.losses.BinaryCrossentropy, activation="sigmoid", **_OF_CLASSIFIERS
-    ),
+    "cross_entropy": Loss(function=keras.losses.CategoricalCrossentropy, activation="softmax", **_OF_CLASSIFIERS),
+    "binary_cross_entropy": Loss(function=keras.losses.BinaryCrossentropy, activation="sigmoid", **_OF_CLASSIFIERS),
     **{name: Loss(function=row, **_OF_DETECTORS) for name, row in DETECTION_LOSSES.items()},
     "localization": Loss(
         "localization",

@@ -197,8 +197,8 @@ RECIPES = {
         scale=(0.8, 1.0),
         flip=True,
     ),
-    # torchvision/references/segmentation/README.md and train.py: FCN and DeepLabV3 on the images of COCO with classes of
-    # VOC, from ImageNet's weights, batch norm across devices (sync_batch_norm). Padding there is black.
+    # torchvision/references/segmentation/README.md and train.py: FCN and DeepLabV3 on the images of COCO with VOC's
+    # classes, from ImageNet's weights, batch norm across devices (sync_batch_norm). Padding there is black.
     "torchvision_segmentation": _TORCHVISION_SEGMENTATION,
     # Own images, from the weights of a backbone or a segmenter: the same for batches of eight, of images that keep
     # their sizes. A smaller rate for a quarter of the batch; colours, because own images are few.
@@ -250,7 +250,7 @@ def get_recipe(recipe: str | Recipe, /, size: int | None = None, **changes: Any)
     Args:
         recipe: name of a recipe, or a Recipe.
         size: side of the training and test images in pixels, cropped by the recipe's shares, of detectors the shorter
-            side; None: the recipe's sizes.
+            side, of segmenters the shorter side in testing and the side of crops in training; None: the recipe's sizes.
         **changes: fields to change; `epochs` takes the place of `iterations`, and the reverse.
 
     Returns:

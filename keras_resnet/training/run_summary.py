@@ -58,7 +58,7 @@ def describe_detector_run(data):
 
 
 def describe_segmenter_run(data):
-    """A line about what is going to be trained, from a RunData: the segmenter, its images, the multiply-adds of a step."""
+    """A line about what is going to be trained, from a RunData: the segmenter, its crops, the cost of a step."""
     height, width = crop_size(data.dataset.train.masks.sizes, data.recipe.train_size, data.preprocessing)
     cost = data.recipe.batch_size * complexity(data.network.spec, input_shape=(height, width, 3)).multiply_adds
     step = f"{data.recipe.batch_size:,} images a step, {cost / 1e9:,.4g} G multiply-adds forward"

@@ -13,7 +13,7 @@ from keras_resnet.data.image_files import as_pil_image
 from keras_resnet.data.prefetch import images_at
 from keras_resnet.data.protocols import SegmentationProtocol
 from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
-from keras_resnet.drawing import draw_segmentation, draw_sheet
+from keras_resnet.drawing import draw_legend, draw_segmentation, draw_sheet, stack
 from keras_resnet.errors import value_error
 from keras_resnet.files import atomic_write
 from keras_resnet.models.model_files import load_model
@@ -135,12 +135,14 @@ class SegmentationValidation(CallbackValidation):
 
 
 def write_segmentation_sheet(data, validation, folder):
-    """Writes an image in which some test images stand beside their true and their predicted masks."""
-    split, rows = data.dataset.test, []
+    """Writes an image in which some test images stand beside their true and their predicted masks, and a legend."""
+    split, rows, drawn = data.dataset.test, [], []
     indices = evenly_spaced(len(split), SHEET_IMAGES)
     images = [as_pil_image(image, 3) for image in images_at(split, indices)]
     for index, image, found in zip(indices, images, segment(images, validation.segmenter), strict=True):
         true = Segmentation(found.path, split.masks.read(index), found.class_names, found.colors)
         rows.append((image, *(draw_segmentation(image, it, legend=False) for it in (true, found))))
+        drawn += [true, found]
+    sheet = draw_sheet(rows)
     with atomic_write(folder / SEGMENTATIONS) as temporary:
-        draw_sheet(rows).save(temporary, "JPEG", quality=90)
+        stack(sheet, draw_legend(drawn, sheet.width)).save(temporary, "JPEG", quality=90)

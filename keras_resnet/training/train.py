@@ -11,6 +11,7 @@ import keras
 
 from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.architecture.metadata import model_info
+from keras_resnet.architecture.segmenter_spec import SegmenterSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.class_balance import images_per_epoch
 from keras_resnet.data.datasets import Dataset
@@ -45,7 +46,9 @@ class Run:
 
 
 def train(
-    model: str | os.PathLike | ResNetSpec | DetectorSpec | keras.Model | Callable[[], keras.Model] = "resnet20",
+    model: (
+        str | os.PathLike | ResNetSpec | DetectorSpec | SegmenterSpec | keras.Model | Callable[[], keras.Model]
+    ) = "resnet20",
     dataset: str | Dataset | Callable[[], Dataset] = "digits",
     recipe: str | Recipe = "quickstart",
     workdir: str | os.PathLike | None = None,
@@ -71,22 +74,25 @@ def train(
     True
 
     Args:
-        model: name of a network, a ResNetSpec or a DetectorSpec, built for the images; a .keras file, which gets a new
-            classifier or predictors if its classes are others; or a Keras model, a detector or with a softmax over the
-            classes; on several devices a function that returns one, called in their scope.
+        model: name of a network, a ResNetSpec, DetectorSpec or SegmenterSpec, built for the images; a .keras file,
+            which gets a new classifier or predictors if its classes are others; or a Keras model, a detector, a
+            segmenter or with a softmax over the classes; on several devices a function that returns one, called in
+            their scope.
         dataset: name of a data set (see `load_dataset`), a Dataset, or a function that returns one, called after
-            TensorFlow's devices are set up. For a detector, with boxes.
-        recipe: name of a recipe, or a Recipe; for a detector, one with a loss for detectors.
+            TensorFlow's devices are set up. For a detector, with boxes; for a segmenter, with masks of classes
+            (`load_dataset(..., masks=True)`), which are read by a name.
+        recipe: name of a recipe, or a Recipe; for a detector or a segmenter, one with a loss for them.
         workdir: folder for model.keras, history.csv, curves.png, settings.json, report.json, the checkpoint, and of a
-            detector detections.jpg, or a URL in object storage, such as "s3://bucket/run", see STORAGES; None writes
-            nothing.
+            detector detections.jpg, of a segmenter segmentations.jpg, or a URL in object storage, such as
+            "s3://bucket/run", see STORAGES; None writes nothing.
         weights: pretrained weights to start from, for a network given by name: a tag of `list_weights`, or the path of
             a file. Their preprocessing is kept; a classifier or predictors for other classes are replaced by new ones.
-        backbone_weights: pretrained weights of a detector's residual network alone, or of the classifier inside of a
-            localizer: a tag or the path of a file.
-        size: side of the images in pixels, in training and testing, of detectors the shorter side; None: that of the
-            recipe, else that of pretrained weights, else that of the data set's images, if all have one, else the size
-            the network was designed for.
+        backbone_weights: pretrained weights of the residual network alone of a detector or a segmenter, or of the
+            classifier inside of a localizer: a tag or the path of a file.
+        size: side of the images in pixels, in training and testing, of detectors the shorter side, of segmenters the
+            shorter side in testing and the side of square crops in training; None: that of the recipe, else that of
+            pretrained weights, else that of the data set's images, if all have one, else the size the network was
+            designed for.
         options: RunOptions; its fields can also be given as keywords.
         sync_batch_norm: whether batch norm uses the statistics of the global batch instead of each device's part.
         callbacks: callbacks of Keras, called before the checkpoint is written. A run is one to three calls of `fit`,
@@ -94,14 +100,16 @@ def train(
             they have `get_state()`, which returns JSON values, and `set_state(state)`. If one of them sets
             `model.stop_training`, the run ends, and stays ended when resumed.
         validation_freq: epochs between tests; with the number of epochs, the test set is used only once, at the end.
-        keep: "last", or "best": the weights of the epoch with the highest test accuracy or average precision. The test
-            images then choose the weights; use `validation_split` of `load_dataset` to leave the real test set alone.
+        keep: "last", or "best": the weights of the epoch with the highest test accuracy, average precision or mean
+            IoU. The test images then choose the weights; use `validation_split` of `load_dataset` to leave the real
+            test set alone.
         **changes: fields of RunOptions, such as `seed=3`, and fields of the recipe to change, such as `epochs=2`.
 
     Returns:
         A Run. `report["top1_accuracy"]` is the share of test images that the trained model classifies correctly, 0..1.
         Multi-label models have `report["mean_average_precision"]` instead; their `model.info["thresholds"]` are those
-        with the highest F1 on the test images. Detectors have COCO's `report["average_precision"]`, 0..1.
+        with the highest F1 on the test images. Detectors have COCO's `report["average_precision"]`, segmenters
+        `report["mean_iou"]`, 0..1.
 
     Raises:
         ValueError: for an unknown name or field, a model that does not fit the images, or another run's checkpoint.

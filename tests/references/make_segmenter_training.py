@@ -9,8 +9,8 @@ Run with torch and torchvision installed. Arrays:
 - `jitter/factors` (3,) and `jitter/brightness`, `contrast` and `saturation`: the image changed by each.
 - `polynomial` (50,): learning rates of PolynomialLR over 50 steps, from 0.02, with power 0.9.
 - `logits` (3, 9, 12, 5) and `auxiliary` (3, 5, 6, 5): maps of logits; `masks` (3, 33, 47) for them, the last of which
-  has few counted pixels; `weights` (5,); `plain/...` and `weighted/...`: `loss`, that of references/segmentation/train.py
-  for the maps enlarged to the masks, in float64, and its gradients, `logits` and `auxiliary`.
+  has few counted pixels; `weights` (5,); `plain/...` and `weighted/...`: `loss`, in float64, that of
+  references/segmentation/train.py for the maps enlarged to the masks, and its gradients, `logits` and `auxiliary`.
 """
 
 from pathlib import Path
