@@ -31,7 +31,7 @@ def float_operations(parents: Mapping[str, Sequence[str]], quantized: Set[str]) 
     for name, inputs in parents.items():
         if after.intersection(inputs):
             after.add(name)
-    for name, inputs in reversed(parents.items()):
+    for name, inputs in reversed(list(parents.items())):
         if name in before:
             before.update(inputs)
     return [name for name in parents if name not in after & before]
