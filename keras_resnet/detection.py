@@ -103,7 +103,9 @@ class KerasDetector:
     def __init__(self, model: keras.Model, **sizes: int):
         if not isinstance(model_spec(model), DetectorSpec):
             name = getattr(model, "name", model)
-            hint = "`predict` takes classifiers, `segment` segmenters; the arguments are `detect(images, model)`."
+            hint = (
+                "Classifiers are for `keras_resnet.predict`, segmenters for `segment`; write `detect(images, model)`."
+            )
             raise value_error("model", name, "a detector, such as `create('fasterrcnn_resnet50_fpn', ...)`", hint)
         self.model, self.name = model, model.name
         self.class_names: tuple[str, ...] = tuple(class_names(model) or ())

@@ -8,7 +8,7 @@ from PIL import Image
 from support import brightest_channel, cifar_network, png_bytes, small_localizer, small_segmenter
 
 import keras_resnet
-from keras_resnet import analysis, segment
+from keras_resnet import analysis, segment, transfer
 from keras_resnet.data.image_files import ORIENTATION_TAG
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.protocols import SegmentationProtocol
@@ -209,12 +209,16 @@ def test_class_names_and_colours_of_a_segmenter(segmenter, tmp_path):
             lambda model, image: keras_resnet.predict(model, "x.png"),
             "a classifier, not a segmenter.*`segment` segmenters",
         ),
-        (lambda model, image: keras_resnet.detect(image, model), "`model` should be a detector.*`segment` segmenters"),
+        (
+            lambda model, image: keras_resnet.detect(image, model),
+            "`model` should be a detector.*segmenters for `segment`",
+        ),
         (
             lambda model, image: keras_resnet.localize(image, model),
             "`model` should be a localizer.*`segment` segmenters",
         ),
         (lambda model, image: analysis.grad_cam(model, image[None]), "should be a classifier"),
+        (lambda model, image: transfer.extract(model, image[None]), "`model` should be a classifier or localizer"),
         (lambda model, image: keras_resnet.finetune(model, "digits"), "a classifier, not a segmenter"),
         (
             lambda model, image: segment(image, cifar_network()),

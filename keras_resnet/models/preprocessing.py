@@ -4,7 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -76,12 +76,9 @@ def known_preprocessing(model: keras.Model) -> Any:
 
 
 def classifier_preprocessing(model: keras.Model) -> Preprocessing:
-    """`preprocessing(model)` of a classifier; raises ValueError for networks of other tasks, and features of them."""
+    """`preprocessing(model)` of a classifier; raises ValueError for networks of other tasks too."""
     check_classifier("model", model, OTHER_TASKS)
-    found = preprocessing(model)
-    if not isinstance(found, Preprocessing):
-        raise value_error("model", model.name, "a classifier, or a feature extractor of one", OTHER_TASKS)
-    return found
+    return cast(Preprocessing, preprocessing(model))
 
 
 def preprocess_input(

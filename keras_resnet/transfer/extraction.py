@@ -10,12 +10,13 @@ import numpy as np
 from keras_resnet.architecture.metadata import to_data_format
 from keras_resnet.data.image_files import raise_if_unreadable
 from keras_resnet.data.prefetch import ViewBatch, describe_errors, prefetch_batches
+from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.protocols import get_protocol
 from keras_resnet.data.sources import image_source
 from keras_resnet.errors import check_known, is_integer, value_error
 from keras_resnet.models.feature_extractor import POOLINGS, PRE_LOGITS, feature_extractor
 from keras_resnet.models.layers import check_network
-from keras_resnet.models.preprocessing import classifier_preprocessing
+from keras_resnet.models.preprocessing import OTHER_TASKS, preprocessing
 from keras_resnet.models.transforms import with_input_size
 
 MAX_BATCH_BYTES = 2**31
@@ -105,11 +106,19 @@ def extract(
 
 def check_batch_size(model, batch_size):
     """Raises ValueError for a batch size below 1, or whose batches need more than MAX_BATCH_BYTES: all are full."""
-    images = classifier_preprocessing(model)
+    images = _preprocessing(model)
     maximum = MAX_BATCH_BYTES // (4 * images.size**2 * images.channels)
     if not is_integer(batch_size, 1, maximum):
         hint = f"A batch has at most {MAX_BATCH_BYTES / 2**30:g} GiB of images."
         raise value_error("batch_size", batch_size, f"an integer from 1 to {maximum:,}", hint)
+
+
+def _preprocessing(model) -> Preprocessing:
+    """`preprocessing(model)`; raises ValueError for that of a detector or segmenter, which does not crop images."""
+    found = preprocessing(model)
+    if not isinstance(found, Preprocessing):
+        raise value_error("model", model.name, "a classifier or localizer, or a feature extractor of one", OTHER_TASKS)
+    return found
 
 
 def check_any_read(count, source):
@@ -122,7 +131,8 @@ def extract_batches(
     model, split, endpoint=PRE_LOGITS, pooling="avg", batch_size=100, start=0
 ) -> Iterator[tuple[ViewBatch, np.ndarray]]:
     """Yields (ViewBatch, features (B, D) float32) of a split from image `start` on, a multiple of `batch_size`."""
-    preprocessings, protocol = [classifier_preprocessing(model)], get_protocol("center")
+    check_network(model)
+    preprocessings, protocol = [_preprocessing(model)], get_protocol("center")
     extractor = vector_extractor(model, endpoint, pooling)
     check_batch_size(extractor, batch_size)
     for batch in prefetch_batches(split, preprocessings, protocol, batch_size, start):
