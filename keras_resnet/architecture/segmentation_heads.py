@@ -1,6 +1,7 @@
 """Heads of segmenters as rows of layers, from which they are built and counted."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from keras_resnet.architecture.heads import HeadLayer
 from keras_resnet.architecture.segmenter_spec import SegmenterSpec
@@ -10,7 +11,7 @@ AUXILIARY_DROPOUT = 0.1
 """Dropout rate of the auxiliary head (torchvision/models/segmentation/fcn.py)."""
 SEGMENTER_PREFIXES = ("fcn_", "aspp_", "decoder_", "aux_")
 """Prefixes of the names of the heads' layers."""
-CONVOLUTION = {"norm": "batch", "activation": "relu"}
+CONVOLUTION: dict[str, Any] = {"norm": "batch", "activation": "relu"}
 
 
 @dataclass(frozen=True)

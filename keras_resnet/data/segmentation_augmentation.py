@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageEnhance
 
 from keras_resnet.data.augmentation import COLOR_NOISE, TRAIN_CROPS
 from keras_resnet.data.segmentation_crops import PaddedCrop, random_crop
 from keras_resnet.normalization import Normalization, normalize
 
-ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-"""Classes of Pillow that change brightness, contrast and saturation, as torchvision's functions on PIL images."""
+ENHANCERS = ("Brightness", "Contrast", "Color")
+"""Classes of `PIL.ImageEnhance` for brightness, contrast and saturation, as torchvision's functions on PIL images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,21 +23,21 @@ class SegmentationAugmentation:
     color: np.ndarray | None = None
     """(3,) float32, added to the RGB pixels in 0..255; None adds nothing."""
 
-    def __call__(
-        self, image: Image.Image, mask: np.ndarray, mode: str | Normalization
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, image: Any, mask: np.ndarray, mode: str | Normalization) -> tuple[np.ndarray, np.ndarray]:
         """The augmented image (h, w, 3) float32, normalised, and its mask (h, w) uint8.
 
         Outside the image, pixels have the mean colour of normalised images, 0, and the mask is IGNORED.
 
         Args:
-            image: RGB image.
+            image: PIL image, RGB.
             mask: (H, W) uint8, classes, of the same size.
             mode: as for `normalize`.
         """
+        from PIL import ImageEnhance
+
         cropped = self.crop.resize_image(image)
         for index, factor in self.jitter:
-            cropped = ENHANCERS[index](cropped).enhance(factor)
+            cropped = getattr(ImageEnhance, ENHANCERS[index])(cropped).enhance(factor)
         values = np.asarray(cropped)
         colored = values if self.color is None else values + self.color
         pixels = np.zeros((*self.crop.size, 3), "float32")

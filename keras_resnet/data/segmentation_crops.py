@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from keras_resnet.architecture.segmenter_spec import IGNORED
 
@@ -50,8 +49,10 @@ class PaddedCrop:
         height, width = (min(it) for it in zip(self.size, np.subtract(self.resized, self.corner).tolist(), strict=True))
         return height, width
 
-    def resize_image(self, image: Image.Image) -> Image.Image:
-        """The part of the crop that is inside an image, without padding."""
+    def resize_image(self, image: Any) -> Any:
+        """The part of the crop that is inside a PIL image, without padding, as a PIL image."""
+        from PIL import Image
+
         (top, left), (height, width) = self.corner, self.inside
         y, x = image.height / self.resized[0], image.width / self.resized[1]
         box = (x * left, y * top, min(x * (left + width), image.width), min(y * (top + height), image.height))
