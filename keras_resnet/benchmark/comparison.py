@@ -10,10 +10,10 @@ from itertools import groupby
 import keras
 import numpy as np
 
-from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.benchmark.contenders import BASELINES, CONTENDERS, MEASURED_PRECISIONS, TASKS, reason_to_skip
 from keras_resnet.benchmark.detectors import IMAGE_SIZE, cost_rows
 from keras_resnet.benchmark.keras_networks import Job
+from keras_resnet.benchmark.segmenter_training import IMAGE_SIZE as SEGMENTATION_SIZE
 from keras_resnet.benchmark.worker import Worker, WorkerDied
 from keras_resnet.data.preprocessing import MAX_SIDE
 from keras_resnet.errors import check_integers, check_known, value_error
@@ -24,7 +24,10 @@ from keras_resnet.variants import canonical_name, get_spec, network_task
 
 SECONDS_PER_ROUND = 2
 WARM_UP_STEPS = 2
-DEFAULT_BATCH_SIZES = {"classification": 16, "detection": 1}
+DEFAULT_BATCH_SIZES = {"classification": 16, "detection": 1, "segmentation": 2}
+"""DeepLabV3 cannot be trained with one image: its batch norm of mean features has one value for each channel then."""
+IMAGE_SIZES = {"detection": IMAGE_SIZE, "segmentation": SEGMENTATION_SIZE}
+"""Kind of networks -> default height and width of images that need not be square."""
 
 
 def compare(
@@ -47,11 +50,11 @@ def compare(
     each round every process measures once, one after another, in every other round in reverse order.
 
     Args:
-        model: name of a network, a classifier or a detector.
-        batch_size: number of images in a step. They are random, and the same in every step. None: 16, and 1 for a
-            detector.
-        image_size: side of the images, or for a detector also (height, width); None: the network's default size, and
-            800 x 1333 for a detector.
+        model: name of a network, a classifier, a detector or a segmenter.
+        batch_size: number of images in a step. They are random, and the same in every step. None: 16, 1 for a
+            detector, and 2 for a segmenter.
+        image_size: side of the images, or for a detector or segmenter also (height, width); None: the network's default
+            size, and 800 x 1333 for a detector.
         precisions: names in MEASURED_PRECISIONS.
         contenders: names in CONTENDERS; those that are not installed or lack the network are reported as such. None:
             all that have one of the tasks.
@@ -60,13 +63,14 @@ def compare(
         steps: number of batches in a round; None: as many as take about two seconds.
         xla: whether to compile Keras with XLA; None: except on the CPU under TensorFlow, where it halves the speed.
         recipe: name of a recipe, whose crops and augmentation the tasks "pipeline" and "whole_run" use. None: random
-            crops and mirroring, and only mirroring for a detector.
-        torch_python: Python interpreter of an environment that has torchvision, for its detectors; None: this one.
+            crops and mirroring, only mirroring for a detector, and "torchvision_segmentation" for a segmenter.
+        torch_python: Python interpreter of an environment that has torchvision, for its detectors and segmenters; None:
+            this one.
         progress: function that is called with messages about the progress.
 
     Returns:
         A dict for JSON. `results` has a row for each task, contender and precision: `values` in `unit`, one per round,
-        and their `median`. `ratio` is its speed relative to the `baseline`, stock Keras or torchvision's detector in
+        and their `median`. `ratio` is its speed relative to the `baseline`, stock Keras or torchvision's network in
         the first precision, and `ratio_same_precision` relative to that in its own precision: median, minimum and
         maximum of the ratios within each round, or None without such a row. The task "parts" has `costs`, the rows of
         `detectors.cost_rows`. Memory is in bytes, the peak up to the end of the task. `not_measured` lists the others
@@ -79,16 +83,18 @@ def compare(
     kind = network_task(name) or ""
     if kind == "localization":
         hint = "The cost of a localizer is nearly that of its network."
-        raise value_error("model", name, "a classifier or a detector", hint)
+        raise value_error("model", name, "a classifier, a detector or a segmenter", hint)
     get_recipe("quickstart" if recipe is None else recipe)  # raises for an unknown name
     tasks = _chosen("tasks", tasks, [task for task, row in TASKS.items() if kind in row.networks], TASKS, name)
-    having = [contender for contender, row in CONTENDERS.items() if set(row.tasks) & set(tasks)]
+    having = [
+        contender for contender, row in CONTENDERS.items() if kind in row.networks and set(row.tasks) & set(tasks)
+    ]
     contenders = _chosen("contenders", contenders, having, CONTENDERS, f"the tasks {', '.join(tasks)}")
     precisions = _chosen("precisions", precisions, MEASURED_PRECISIONS, MEASURED_PRECISIONS, name)
     if torch_python is not None and shutil.which(torch_python) is None:
         raise value_error("torch_python", torch_python, "the path of a Python interpreter")
     check_integers(rounds=rounds, steps=1 if steps is None else steps)
-    image_size = _image_size(spec, image_size)
+    image_size = _image_size(spec, kind, image_size)
     batch_size = DEFAULT_BATCH_SIZES[kind] if batch_size is None else batch_size
     check_integers(maximum=MAX_BATCH_SIZE, batch_size=batch_size)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -122,13 +128,13 @@ def _chosen(argument, given, available, known, what):
     return list(dict.fromkeys(given))
 
 
-def _image_size(spec, image_size):
-    """The side of a classifier's images, or height and width of a detector's."""
-    if not isinstance(spec, DetectorSpec):
+def _image_size(spec, kind, image_size):
+    """The side of a classifier's images, or height and width of a detector's or segmenter's."""
+    if kind not in IMAGE_SIZES:
         image_size = spec.default_size if image_size is None else image_size
         check_integers(spec.minimum_size, MAX_SIDE, image_size=image_size)
         return image_size
-    sides = IMAGE_SIZE if image_size is None else image_size
+    sides = IMAGE_SIZES[kind] if image_size is None else image_size
     sides = tuple(sides) if isinstance(sides, (tuple, list)) else (sides, sides)
     if len(sides) != 2:
         raise value_error("image_size", image_size, "a number of pixels, or height and width")

@@ -21,7 +21,14 @@ from keras_resnet.benchmark.keras_networks import (
 from keras_resnet.deployment.exported import load_exported
 from keras_resnet.deployment.formats.openvino_format import compile_model
 from keras_resnet.deployment.formats.table import FORMATS
+from keras_resnet.deployment.segmenter_serving import (
+    predictor_layers,
+    prepared_segmenter,
+    segmenter_metadata,
+    segmenter_serving_model,
+)
 from keras_resnet.deployment.serving import ExportSpec, export_metadata
+from keras_resnet.models.transforms import fold_batch_norm
 from keras_resnet.precision import PRECISIONS
 from keras_resnet.variants import canonical_name, get_spec
 
@@ -31,6 +38,7 @@ TORCHVISION |= {"resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"}
 TORCHVISION_DETECTORS = {
     f"{kind}_resnet50_fpn{version}" for kind in ("fasterrcnn", "maskrcnn", "retinanet") for version in ("", "_v2")
 }
+TORCHVISION_SEGMENTERS = {f"{head}_{name}" for head in ("fcn", "deeplabv3") for name in ("resnet50", "resnet101")}
 
 
 def torchvision_name(model):
@@ -127,12 +135,26 @@ class ExportedNetwork(Network):
     def __init__(self, job, folder, format):
         super().__init__(job, folder)
         keras.utils.set_random_seed(0)
-        model, row = create_network(job), FORMATS[format]
-        metadata = replace(export_metadata(model, format, job.precision, raw=True), preprocessing=None)
+        row = FORMATS[format]
         self.path, self.images = self.folder / f"network{row.suffix}", job.images
-        row.write(ExportSpec(model, metadata, calibration=self.images), self.path)
+        row.write(self._export_spec(create_network(job), format), self.path)
         self.network = load_exported(self.path)
         self.name = f"{row.title} {job.model}"
+
+    def _export_spec(self, model, format):
+        """The ExportSpec of the network; a segmenter's is for images of the job's size."""
+        if self.job.kind == "segmentation":
+            model = prepared_segmenter(model, self.job.image_size)
+            metadata = segmenter_metadata(model, format, self.job.precision, raw=True)
+            return ExportSpec(
+                fold_batch_norm(model),
+                metadata,
+                calibration=self.images,
+                float_layers=predictor_layers(model),
+                make_serving_model=segmenter_serving_model,
+            )
+        metadata = replace(export_metadata(model, format, self.job.precision, raw=True), preprocessing=None)
+        return ExportSpec(model, metadata, calibration=self.images)
 
     def inference(self, steps):
         for _ in range(steps):
@@ -154,17 +176,19 @@ class Task:
     reports_memory: bool = False
     """Whether the peak memory is reported: only by the first tasks, since the peak of a process never falls."""
     networks: tuple[str, ...] = ("classification",)
-    """Kinds of networks for which it is measured: "classification", "detection"."""
+    """Kinds of networks for which it is measured: "classification", "detection", "segmentation"."""
 
 
+KINDS = ("classification", "detection", "segmentation")
+"""Kinds of networks that are measured."""
 TASKS = {
-    "inference": Task("images/s", is_rate=True, reports_memory=True),
+    "inference": Task("images/s", is_rate=True, reports_memory=True, networks=("classification", "segmentation")),
     "detection": Task("images/s", is_rate=True, reports_memory=True, networks=("detection",)),
-    "train": Task("images/s", is_rate=True, reports_memory=True, networks=("classification", "detection")),
+    "train": Task("images/s", is_rate=True, reports_memory=True, networks=KINDS),
     "parts": Task("images/s", is_rate=True, networks=("detection",)),
-    "build": Task("s", networks=("classification", "detection")),
-    "load": Task("s"),
-    "pipeline": Task("images/s", is_rate=True, networks=("classification", "detection")),
+    "build": Task("s", networks=KINDS),
+    "load": Task("s", networks=("classification", "segmentation")),
+    "pipeline": Task("images/s", is_rate=True, networks=KINDS),
     "whole_run": Task("images/s", is_rate=True),
     "evaluation": Task("images/s", is_rate=True),
     "extraction": Task("images/s", is_rate=True),
@@ -187,19 +211,22 @@ class Contender:
     """Function of a network's name: whether it has that network."""
     script: Path | None = None
     """Script that measures it in an environment that may lack this package and its requirements."""
+    networks: tuple[str, ...] = KINDS
+    """Kinds of networks that it measures."""
 
 
-BASELINES = {"classification": "keras", "detection": "torchvision"}
+BASELINES = {"classification": "keras", "detection": "torchvision", "segmentation": "torchvision"}
 """Kind of networks -> the contender that the others are compared with."""
 
-_TORCHVISION_DETECTOR = Contender(
+_TORCHVISION = Contender(
     None,
-    tasks=("detection", "train"),
+    tasks=("inference", "detection", "train"),
     needs=("torch", "torchvision"),
-    has_network=TORCHVISION_DETECTORS.__contains__,
-    script=Path(__file__).with_name("torchvision_detectors.py"),
+    has_network=(TORCHVISION_DETECTORS | TORCHVISION_SEGMENTERS).__contains__,
+    script=Path(__file__).with_name("torchvision_networks.py"),
+    networks=("detection", "segmentation"),
 )
-_TORCH = {"backend": "torch", "has_network": torchvision_name}
+_TORCH = {"backend": "torch", "has_network": torchvision_name, "networks": ("classification",)}
 
 
 def _exported(format, precisions):
@@ -221,8 +248,8 @@ CONTENDERS = {
         OpenVinoTorchNetwork, ("inference",), needs=("torch", "torchvision", "onnxscript", "openvino"), **_TORCH
     ),
     "litert": _exported("litert", ("float32", "int8")),
-    "torchvision": _TORCHVISION_DETECTOR,
-    "torchvision_channels_last": _TORCHVISION_DETECTOR,
+    "torchvision": _TORCHVISION,
+    "torchvision_channels_last": _TORCHVISION,
 }
 
 

@@ -1,6 +1,7 @@
 """The training of a detector as `train` runs it, on made-up images with objects."""
 
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -23,7 +24,7 @@ LEARNING_RATE = 1e-5
 FILE_SIDE = 480
 """Shorter side of the image files, as in most images of COCO."""
 OBJECTS = 10
-"""Objects in an image, whose sides are SIDES[0] to SIDES[1] of those of the image; so in torchvision_detectors.py."""
+"""Objects in an image, whose sides are SIDES[0] to SIDES[1] of those of the image; so in torchvision_networks.py."""
 SIDES = (1 / 16, 1 / 2)
 POLYGON_POINTS = 24
 """Points of the polygon that is the mask of an object."""
@@ -33,14 +34,21 @@ block; with such features, proposals would be many times as large as with traine
 
 
 class DetectorTraining:
-    """The base of a network with the attributes `job`, a Job for a detector, and `folder`, a Path for image files."""
+    """The run that trains a detector with random weights as one with published weights would be.
+
+    Its batch norms are frozen, except those of detectors in which they are always trained, and its first stages.
+
+    Args:
+        job: a Job for a detector.
+        folder: Path for image files.
+    """
+
+    def __init__(self, job, folder):
+        self.job, self.folder = job, Path(folder)
 
     @cached_property
     def run(self):
-        """The RunData of a detector with random weights, trained as one with published weights would be.
-
-        Its batch norms are frozen, except those of detectors in which they are always trained, and its first stages.
-        """
+        """The RunData."""
         sides, batch_size = self.job.image_size, self.job.batch_size
         model = create(self.job.model, min_size=min(sides), max_size=max(sides))
         first = next(layer for layer in model.layers if hasattr(layer, "kernel"))
@@ -49,7 +57,7 @@ class DetectorTraining:
         recipe = get_recipe(RECIPE, batch_size=batch_size, learning_rate=LEARNING_RATE, warmup=0.0)
         return RunData(Start(model), dataset, recipe, RunOptions(xla=self.job.xla), Devices())
 
-    def object_batches(self, steps):
+    def batches(self, steps):
         """The batches of `steps` steps, with the crops and the augmentation of the job's recipe."""
         recipe = get_recipe(self.job.recipe or RECIPE, batch_size=self.job.batch_size)
         losses, has_masks = list(self.run.model.output), self.run.network.spec.mask_head

@@ -14,16 +14,16 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_resnet.architecture.detector_spec import DetectorSpec
 from keras_resnet.benchmark.detector_training import DetectorTraining
 from keras_resnet.benchmark.detectors import DetectorTasks, detection_images, raise_scores
+from keras_resnet.benchmark.segmenter_training import SegmenterTraining
 from keras_resnet.benchmark.workloads import Workloads
 from keras_resnet.deployment.inference import optimize_for_inference
 from keras_resnet.models.create import create
 from keras_resnet.models.transforms import fold_batch_norm
 from keras_resnet.precision import PRECISIONS
 from keras_resnet.training.distribution import jit_compile
-from keras_resnet.variants import canonical_name, get_spec
+from keras_resnet.variants import canonical_name, get_spec, network_task
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Job:
     """Python interpreter of an environment that has torchvision; None: this one."""
 
     @property
-    def is_detector(self):
-        """Whether `model` is a detector."""
-        return isinstance(get_spec(self.model), DetectorSpec)
+    def kind(self):
+        """The task of the network: "classification", "detection" or "segmentation"."""
+        return network_task(self.model)
 
     @property
     def images(self):
         """A batch of normally distributed float32 numbers, always the same."""
-        if self.is_detector:
+        if self.kind == "detection":
             return detection_images(self.batch_size, self.image_size)
         return np.random.default_rng(0).standard_normal((self.batch_size, *self.input_shape), "float32")
 
@@ -65,17 +65,24 @@ class Job:
     @property
     def input_shape(self):
         """Shape of one image in Keras's configured data format."""
+        if self.kind == "segmentation":
+            return (*self.image_size, 3)
         sides = (self.image_size, self.image_size)
         return (*sides, 3) if keras.config.image_data_format() == "channels_last" else (3, *sides)
 
 
 def create_network(job, weights=None):
     """This package's network for a job, with random weights or those of a file."""
-    if job.is_detector:
-        model = create(job.model, weights=weights)
+    if job.kind == "classification":
+        return create(job.model, weights=weights, input_shape=job.input_shape)
+    model = create(job.model, weights=weights)
+    if job.kind == "detection":
         raise_scores(model)
-        return model
-    return create(job.model, weights=weights, input_shape=job.input_shape)
+    return model
+
+
+_TRAININGS = {"detection": DetectorTraining, "segmentation": SegmenterTraining}
+"""Kind of networks -> class of their training, for those that are not trained by their own `fit`."""
 
 
 class Network:
@@ -90,7 +97,7 @@ class Network:
         self.job, self.folder = job, Path(folder)
 
 
-class KerasNetwork(Network, Workloads, DetectorTasks, DetectorTraining):
+class KerasNetwork(Network, Workloads, DetectorTasks):
     """This package's network in Keras's own loops: one call of `model.fit` or `model.predict` for all steps.
 
     A call takes a few milliseconds more than its steps, which does not matter in a round of seconds.
@@ -133,12 +140,22 @@ class KerasNetwork(Network, Workloads, DetectorTasks, DetectorTraining):
 
     def training_batches(self, steps):
         """An iterable of shuffled and augmented batches."""
-        return self.object_batches(steps) if self.job.is_detector else super().training_batches(steps)
+        return self._task_training.batches(steps) if self._task_training else super().training_batches(steps)
+
+    @property
+    def run(self):
+        """The RunData of the training of a detector or segmenter."""
+        return self._task_training.run
+
+    @cached_property
+    def _task_training(self):
+        """The training of a detector or segmenter; None for a classifier."""
+        return _TRAININGS[self.job.kind](self.job, self.folder) if self.job.kind in _TRAININGS else None
 
     @cached_property
     def _training(self):
         """(the compiled model that is trained, its batches)."""
-        if not self.job.is_detector:
+        if not self._task_training:
             return self.model, self.batches
         return self.run.model, _repeat(next(iter(self.run.training_batches(0, 1))))
 
@@ -192,7 +209,8 @@ class StockNetwork(KerasNetwork):
     def create(self, weights=None):
         if self.application:
             return getattr(keras.applications, self.application)(weights=weights, input_shape=self.job.input_shape)
-        with keras.saving.CustomObjectScope({"keras_resnet>BatchNormalization": keras.layers.BatchNormalization}):
+        own = {f"keras_resnet>{kind}": getattr(keras.layers, kind) for kind in ("BatchNormalization", "Conv2D")}
+        with keras.saving.CustomObjectScope(own):
             model = keras.Model.from_config(copy.deepcopy(self._config))  # it changes its argument
         if weights:
             model.load_weights(weights)

@@ -225,12 +225,12 @@ def benchmark(
     precision: Annotated[list[str], Option(help=f"Of {', '.join(MEASURED_PRECISIONS)}.")] = ("float32",),
     contenders: Annotated[list[str] | None, Option(help=f"Of {', '.join(CONTENDERS)}.", show_default="all")] = None,
     tasks: Annotated[list[str] | None, Option("--task", "--tasks", help=_TASKS_HELP, show_default="all")] = None,
-    image_size: Annotated[str | None, Option(help="Side of the images; for a detector also 800x1333.")] = None,
+    image_size: Annotated[str | None, Option(help="Side of the images, except of classifiers also 800x1333.")] = None,
     json_file: Annotated[Path | None, Option("--json", help="File for the report; - prints it.")] = None,
 ):
     """Measure a network side by side with keras.applications, torch, ONNX Runtime and OpenVINO, where installed.
 
-    A detector is measured beside torchvision's: --model fasterrcnn_resnet50_fpn --task detection.
+    Detectors and segmenters are measured beside torchvision's: --model fasterrcnn_resnet50_fpn --task detection.
 
     Lists are separated by commas, or their option is repeated. Run nothing else on the machine meanwhile.
     """
