@@ -9,10 +9,21 @@ import numpy as np
 import pytest
 from support import REFERENCES, assert_same_arrays, random_images, randomize_weights, read_arrays
 
-from keras_resnet import Preprocessing, create, feature_extractor, get_spec, preprocessing, save_weights
+from keras_resnet import (
+    Preprocessing,
+    Segmenter,
+    complexity,
+    create,
+    feature_extractor,
+    get_spec,
+    preprocessing,
+    save_weights,
+)
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
 from keras_resnet.weights.loading import build_from_file
 
 FOLDER = REFERENCES / "keras_hub"
+PUBLISHED_SEGMENTER = 39_190_656
 NARROW = {"depths": (1, 1), "widths": (64, 128)}
 VARIANTS = {
     "basic": "resnet18",
@@ -54,9 +65,9 @@ def test_a_preset_has_the_logits_and_the_preprocessing_of_keras_hub():
     assert features.count_params() == model.count_params() - 17 * 5
 
 
-def preset(folder, **files):
+def preset(folder, kind="preset", **files):
     """A copy of the preset; {"task": None} is without task.json, {"config": {"block_type": ...}} has other values."""
-    shutil.copytree(FOLDER / "preset", folder)
+    shutil.copytree(FOLDER / kind, folder)
     for name, changes in files.items():
         path = folder / f"{name}.json"
         if changes is None:
@@ -118,6 +129,50 @@ def test_a_preprocessing_that_is_not_here_is_unknown(values, tmp_path):
         model = create(preset(tmp_path / "preset", image_converter=values))
     with pytest.raises(ValueError, match="preprocessing"):
         preprocessing(model)
+
+
+def test_a_preset_of_a_segmenter_has_the_logits_of_keras_hub():
+    model, expected = create(FOLDER / "segmenter"), np.load(FOLDER / "segmenter.npz")
+    spec = model.spec
+    assert isinstance(model, Segmenter)
+    assert (spec.head, spec.output_stride, spec.dilations, spec.decoder_width) == ("deeplabv3plus", 32, (1, 2, 3), 4)
+    assert (spec.decoder_kernels, spec.auxiliary, spec.classes) == ((1,), False, 5)
+    assert preprocessing(model) == SegmentationPreprocessing("torch", 32)
+    np.testing.assert_allclose(outputs(model, expected["x"]), expected["logits"], rtol=1e-4, atol=1e-4)
+    assert create(FOLDER / "segmenter", shorter_side=96).info["preprocessing"]["shorter_side"] == 96
+    with pytest.warns(UserWarning, match="newly"):
+        assert create(FOLDER / "segmenter", classes=3).output_shape[-1] == 3
+
+
+def test_the_parameters_of_the_published_segmenter_are_those_that_keras_hub_states():
+    """39,190,656 in keras_hub/src/models/deeplab_v3/deeplab_v3_presets.py, without the layer of the classes."""
+    spec = replace(
+        get_spec("deeplabv3plus_resnet50"), output_stride=32, rates=(24, 48, 72), decoder_kernels=(1,), classes=1
+    )
+    cost = complexity(spec)
+    assert cost.parameters + cost.statistics - (256 + 1) == PUBLISHED_SEGMENTER
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("config", {"low_level_feature_key": None}, "DeepLabV3"),
+        ("config", {"spatial_pyramid_pooling_key": "P4"}, "enlarged by 8"),
+        ("config", {"upsampling_size": [8, 8]}, "an integer"),
+        ("config", {"dilation_rates": []}, "one or several dilations"),
+        ("config", {"dilation_rates": [1, 2]}, "3 dilated convolutions, not 2"),
+        ("config", {"projection_filters": 16_000}, "arrays with"),
+        ("task", {"activation": "sigmoid"}, "softmax or logits"),
+    ],
+)
+def test_presets_of_other_segmenters_are_refused(file, changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        create(preset(tmp_path / "segmenter", "segmenter", **{file: changes}))
+
+
+def test_a_segmenter_is_not_written_in_the_layout_of_keras_hub(tmp_path):
+    with pytest.raises(ValueError, match="`layout` should be one with a name for every weight"):
+        save_weights(create(FOLDER / "segmenter"), tmp_path / "ours.h5", layout="keras_hub")
 
 
 def test_the_keras_applications_network_gets_the_stride_of_keras_hub():

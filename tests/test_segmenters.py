@@ -68,6 +68,8 @@ def test_specs_are_frozen_and_serializable(name):
         ({"head_width": 0}, "`head_width`"),
         ({"head_width": 10**9}, "`head_width`"),
         ({"decoder_width": True}, "`decoder_width`"),
+        ({"decoder_kernels": (2,)}, "odd numbers"),
+        ({"decoder_kernels": (17,)}, "`decoder_kernels"),
         ({"dropout": 1.0}, "`dropout`"),
         ({"classes": 0}, "`classes`"),
         ({"classes": 256}, r"\[1, 255\]"),
@@ -127,6 +129,15 @@ def test_any_network_can_be_the_backbone(name):
         cost, model = complexity(spec, input_shape=(64, 64, 3)), build(spec)
         assert model.predict(random_images(1, 37, 40, 3), verbose=0).shape == (1, 37, 40, 3)
         assert cost.parameters + cost.statistics == model.count_params()
+
+
+@pytest.mark.parametrize("kernels", [(), (1,), (3,), (5, 1, 3)])
+def test_decoders_have_the_requested_convolutions(kernels):
+    model = small_segmenter("deeplabv3plus", decoder_kernels=kernels)
+    cost = complexity(model.spec, input_shape=(24, 32, 3))
+    names = [f"decoder_hidden{number}_conv" for number in range(len(kernels))]
+    assert tuple(model.get_layer(name).kernel_size[0] for name in names) == kernels
+    assert cost.parameters + cost.statistics == model.count_params()
 
 
 def test_maps_have_the_requested_stride():

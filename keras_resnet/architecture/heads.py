@@ -10,9 +10,11 @@ from keras_resnet.architecture.layers import BatchNormalization, Conv2D, Convolu
 NORMAL = {"class_name": "RandomNormal", "config": {"stddev": 0.01}}
 LINEAR = {"class_name": "VarianceScaling", "config": {"scale": 1 / 3, "mode": "fan_in", "distribution": "uniform"}}
 """Initializers of the convolutions of the RPN and of RetinaNet, and of torch's dense layers."""
+EPSILON = 1e-5
+"""Epsilon of the normalisations, as in torch."""
 NORMS = {
-    "batch": lambda name: BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn"),
-    "group": lambda name: layers.GroupNormalization(32, epsilon=1e-5, name=f"{name}_gn"),
+    "batch": lambda name: BatchNormalization(momentum=0.9, epsilon=EPSILON, name=f"{name}_bn"),
+    "group": lambda name: layers.GroupNormalization(32, epsilon=EPSILON, name=f"{name}_gn"),
 }
 """Normalisation -> its layer for a name."""
 

@@ -69,11 +69,12 @@ def deeplab_rows(spec: SegmenterSpec) -> list[HeadLayer]:
 def decoder_rows(spec: SegmenterSpec) -> tuple[HeadLayer, list[HeadLayer]]:
     """The decoder of DeepLabV3+: the layer of the first level, and those that receive it with the enlarged pyramid."""
     width = head_width(spec)
-    return HeadLayer("decoder_skip", spec.decoder_width, 1, **CONVOLUTION), [
-        HeadLayer("decoder_hidden0", width, 3, **CONVOLUTION),
-        HeadLayer("decoder_hidden1", width, 3, **CONVOLUTION),
-        HeadLayer("decoder_logits", spec.classes),
+    hidden = [
+        HeadLayer(f"decoder_hidden{number}", width, side, **CONVOLUTION)
+        for number, side in enumerate(spec.decoder_kernels)
     ]
+    skip = HeadLayer("decoder_skip", spec.decoder_width, 1, **CONVOLUTION)
+    return skip, [*hidden, HeadLayer("decoder_logits", spec.classes)]
 
 
 def head_rows(spec: SegmenterSpec) -> list[HeadLayer]:

@@ -145,17 +145,19 @@ def without_auxiliary(model: Segmenter) -> Segmenter:
 
 
 def _check_layers(model):
-    """Raises ValueError for heads with other layers, channels or dilations than the model's spec has."""
+    """Raises ValueError for heads with other layers, channels, kernels or dilations than the model's spec has."""
     rows = {row.name if row.norm is None else f"{row.name}_conv": row for row in head_rows(model.spec)}
-    expected = {name: (row.filters, row.dilation) for name, row in rows.items()}
+    expected = {name: (row.filters, row.kernel_size, row.dilation) for name, row in rows.items()}
     found = {
-        layer.name: (layer.filters, layer.dilation_rate[0])
+        layer.name: (layer.filters, layer.kernel_size[0], layer.dilation_rate[0])
         for layer in model.layers
         if isinstance(layer, layers.Conv2D) and layer.name.startswith(SEGMENTER_PREFIXES)
     }
     if different := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
         expected, found = ({name: each[name] for name in different if name in each} for each in (expected, found))
-        raise value_error("layers", found, f"the heads of the spec, with (channels, dilation) of {expected}")
+        raise value_error(
+            "layers", found, f"the heads of the spec, with (channels, kernel size, dilation) of {expected}"
+        )
 
 
 def _fcn(rows, dropout):

@@ -17,6 +17,9 @@ REFERENCE_STRIDE = 8
 """Output stride for which `rates` are given."""
 Width = Annotated[int, Range(1, MAX_WIDTH)]
 Rate = Annotated[int, Range(1, 4096)]
+Kernel = Annotated[int, Range(1, 15)]
+MAX_CONVOLUTIONS = 16
+"""Largest number of dilated convolutions in a pyramid, and of hidden convolutions in a decoder."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class SegmenterSpec:
     that they cover the same part of the image (arXiv:1706.05587, sec. 4.1). "fcn" has none."""
     decoder_width: Width = 48
     """Channels to which the decoder of "deeplabv3plus" reduces the first stage."""
+    decoder_kernels: tuple[Kernel, ...] = (3, 3)
+    """Sides of the kernels of the decoder's hidden convolutions, odd numbers. KerasHub has (1,), some code (3,)."""
     dropout: Fraction = 0.1
     """Dropout rate of the head."""
     auxiliary: bool = True
@@ -61,8 +66,10 @@ class SegmenterSpec:
             raise value_error("backbone", self.backbone, "a ResNetSpec, such as `get_spec('resnet18')`")
         check_fields(self)
         check_known("head", self.head, HEADS)
-        if not self.rates or len(self.rates) > 16:
-            raise value_error("rates", self.rates, "one or several dilations, at most 16")
+        if not self.rates or len(self.rates) > MAX_CONVOLUTIONS:
+            raise value_error("rates", self.rates, f"one or several dilations, at most {MAX_CONVOLUTIONS}")
+        if len(self.decoder_kernels) > MAX_CONVOLUTIONS or not all(side % 2 for side in self.decoder_kernels):
+            raise value_error("decoder_kernels", self.decoder_kernels, f"at most {MAX_CONVOLUTIONS} odd numbers")
         if self.backbone.data_format == "channels_first":
             raise value_error("backbone", self.backbone, "a network with channels last")
         if len(self.backbone.levels) < 2:
@@ -109,4 +116,5 @@ class SegmenterSpec:
 
     def to_config(self) -> dict:
         """The fields as JSON values; `SegmenterSpec(**config)` restores the spec."""
-        return asdict(self) | {"backbone": self.backbone.to_config(), "rates": list(self.rates)}
+        lists = {name: list(getattr(self, name)) for name in ("rates", "decoder_kernels")}
+        return asdict(self) | {"backbone": self.backbone.to_config()} | lists

@@ -16,7 +16,7 @@ from keras_resnet.models.detectors import check_changes, create_detector
 from keras_resnet.models.localizers import create_localizer
 from keras_resnet.models.nested import preprocessing_before
 from keras_resnet.models.segmenters import create_segmenter
-from keras_resnet.variants import DETECTORS, LOCALIZERS, SEGMENTERS, canonical_name, get_spec
+from keras_resnet.variants import canonical_name, get_spec, network_task
 from keras_resnet.weights.catalog import WEIGHTS, unknown_weights_error
 from keras_resnet.weights.download import resolve_weights
 from keras_resnet.weights.loading import build_from_file
@@ -89,18 +89,21 @@ def create(
         repository = open_repository(source)
         weights = repository.weights
     variant = repository.name if repository else canonical_name(variant)
-    if variant in DETECTORS or variant in SEGMENTERS:
-        kind, function = ("detector", create_detector) if variant in DETECTORS else ("segmenter", create_segmenter)
+    task = network_task(repository.spec if repository else variant)
+    if task in ("detection", "segmentation"):
         _check_unused(
-            kind,
+            {"detection": "detector", "segmentation": "segmenter"}[task],
             include_top=include_top,
             input_tensor=input_tensor,
             input_shape=input_shape,
             pooling=pooling,
             classifier_activation=classifier_activation,
         )
-        return function(variant, weights=weights, classes=classes, name=name, **changes)
-    if variant in LOCALIZERS:
+        arguments: dict[str, Any] = {"weights": weights, "classes": classes, "name": name, **changes}
+        if task == "detection":
+            return create_detector(variant, **arguments)
+        return create_segmenter(variant, repository=repository, **arguments)
+    if task == "localization":
         _check_unused(
             "localizer",
             include_top=include_top,

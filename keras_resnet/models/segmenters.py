@@ -14,6 +14,7 @@ from keras_resnet.models.detectors import check_changes, resolve_backbone_weight
 from keras_resnet.variants import canonical_name, get_spec
 from keras_resnet.weights.download import resolve_weights
 from keras_resnet.weights.loading import build_from_file, build_on_backbone
+from keras_resnet.weights.repositories import Repository
 
 _OWNERS = (SegmenterSpec, SegmentationPreprocessing)
 """Dataclasses whose fields are arguments of `create`."""
@@ -25,9 +26,10 @@ def create_segmenter(
     classes: int | None = None,
     name: str | None = None,
     backbone_weights: str | os.PathLike | None = None,
+    repository: Repository | None = None,
     **changes: Any,
 ) -> Segmenter:
-    """Creates a segmenter of SEGMENTERS by its name; `create` calls it.
+    """Creates a segmenter of SEGMENTERS by its name, or one of a repository; `create` calls it.
 
     Args:
         variant: name of a segmenter, such as "deeplabv3_resnet50"; see `list_models(task="segmentation")`.
@@ -37,6 +39,7 @@ def create_segmenter(
             the last layers of the heads are newly initialized.
         name: name of the model; default the variant's.
         backbone_weights: weights of the residual network alone: a tag of its `list_weights`, or the path of a file.
+        repository: the segmenter and its weights; `variant` is its name then.
         **changes: fields of SegmenterSpec, such as `output_stride=16` or `backbone`, a name or a ResNetSpec, and of
             SegmentationPreprocessing, such as `shorter_side=520`.
 
@@ -44,22 +47,26 @@ def create_segmenter(
         ValueError: for unknown names, values that are invalid, and files that do not fit.
         TypeError: for a change that is not a field of these.
     """
-    variant = canonical_name(variant, "segmentation")
+    variant = repository.name if repository else canonical_name(variant, "segmentation")
     check_keywords("create", changes, *_OWNERS, equivalents=SEGMENTER_ARGUMENTS)
     of_spec, of_preprocessing = (
         {field.name: changes[field.name] for field in fields(owner) if field.name in changes} for owner in _OWNERS
     )
     if isinstance(backbone := changes.get("backbone"), str):
         of_spec["backbone"] = get_spec(backbone, "classification", "backbone")
-    spec, name = replace(get_spec(variant), **of_spec), name or variant
+    known: Any = repository.spec if repository else get_spec(variant)
+    spec, name = replace(known, **of_spec), name or variant
     replace(SegmentationPreprocessing(), **of_preprocessing)  # raises for what is invalid before anything is built
     if weights is not None:
         if backbone_weights is not None:
             raise value_error("backbone_weights", backbone_weights, "None with `weights`, which include the backbone's")
         if "auxiliary" not in of_spec:
             spec = replace(spec, auxiliary=True)  # if the file has it
-        path, published = resolve_weights(weights, variant)
-        model = build_from_file(spec, path, classes=classes, preprocessing=published, name=name)
+        if repository:
+            path, published, head = repository.weights, repository.preprocessing, repository.head
+        else:
+            (path, published), head = resolve_weights(weights, variant), None
+        model = build_from_file(spec, path, classes=classes, preprocessing=published, head=head, name=name)
         check_changes(model.spec, spec, of_spec.keys() - {"backbone"})
     else:
         spec = spec if classes is None else replace(spec, classes=classes)

@@ -8,9 +8,11 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from keras_resnet.architecture.segmenter_spec import REFERENCE_STRIDE, SegmenterSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.image_files import check_channels
 from keras_resnet.data.preprocessing import INTERPOLATIONS, Preprocessing
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
 from keras_resnet.errors import bounded_repr, check_known, error_summary, value_error
 from keras_resnet.files import read_json
 from keras_resnet.normalization import MODES, Normalization
@@ -44,8 +46,19 @@ class Backbone(TypedDict):
     stackwise_num_strides: list[int]
 
 
+class SegmenterBackbone(TypedDict):
+    """Arguments of a DeepLabV3Backbone."""
+
+    image_encoder: dict[str, Any]
+    projection_filters: int
+    dilation_rates: list[int]
+    upsampling_size: int
+    low_level_feature_key: str | None
+    spatial_pyramid_pooling_key: str
+
+
 class ImageConverter(TypedDict):
-    """Arguments of a ResNetImageConverter."""
+    """Arguments of a ResNetImageConverter or DeepLabV3ImageConverter."""
 
     image_size: tuple[int, ...] | None
     crop_to_aspect_ratio: bool
@@ -54,11 +67,16 @@ class ImageConverter(TypedDict):
     offset: list[float] | float | None
 
 
-class Classifier(TypedDict, total=False):
-    """Arguments of a ResNetImageClassifier."""
+class Task(TypedDict, total=False):
+    """Arguments of a ResNetImageClassifier or, without pooling, of a DeepLabV3ImageSegmenter."""
 
     pooling: Any
     activation: Any
+
+
+_SEGMENTER = "DeepLabV3Backbone"
+_POOLINGS = {"ResNetImageClassifier": "avg", "DeepLabV3ImageSegmenter": None}
+"""Class of a task -> the pooling that it should have."""
 
 
 def is_preset(config: Mapping[str, Any]) -> bool:
@@ -66,12 +84,14 @@ def is_preset(config: Mapping[str, Any]) -> bool:
     return "registered_name" in config
 
 
-def preset_spec(config: Mapping[str, Any], path: Path) -> ResNetSpec:
-    """The ResNetSpec of a backbone, from the values of its config.json at `path`.
+def preset_spec(config: Mapping[str, Any], path: Path) -> ResNetSpec | SegmenterSpec:
+    """The spec of a backbone, from the values of its config.json at `path`: of a DeepLabV3Backbone a SegmenterSpec.
 
     Raises:
-        ValueError: for another class than ResNetBackbone, and for networks that are not of this family.
+        ValueError: for another class than these and ResNetBackbone, and for networks that are not of this family.
     """
+    if _is_segmenter(config):
+        return _segmenter_spec(config, path)
     values = _arguments(config, "ResNetBackbone", Backbone, path)
     try:
         row = get_spec(_NETWORKS[values["block_type"], values["use_pre_activation"]])
@@ -86,8 +106,35 @@ def preset_spec(config: Mapping[str, Any], path: Path) -> ResNetSpec:
         raise value_error("variant", str(path), expected) from error
 
 
+def _is_segmenter(config):
+    return config.get("registered_name") == f"keras_hub>{_SEGMENTER}"
+
+
+def _segmenter_spec(config, path):
+    """The SegmenterSpec of DeepLabV3+, whose decoder has one 1x1 convolution (keras_hub/src/models/deeplab_v3)."""
+    values = _arguments(config, _SEGMENTER, SegmenterBackbone, path)
+    backbone = preset_spec(values["image_encoder"], path)
+    levels = (values["low_level_feature_key"], values["spatial_pyramid_pooling_key"], values["upsampling_size"])
+    if levels != ("P2", "P5", 8) or not isinstance(backbone, ResNetSpec):
+        expected = (
+            f'DeepLabV3+ on the levels "P2" and "P5" of a ResNetBackbone, enlarged by 8, not {bounded_repr(levels)}'
+        )
+        raise value_error("variant", str(path), expected)
+    stride = backbone.stride
+    return SegmenterSpec(
+        backbone,
+        "deeplabv3plus",
+        output_stride=stride,
+        rates=tuple(rate * stride // REFERENCE_STRIDE for rate in values["dilation_rates"]),
+        decoder_width=values["projection_filters"],
+        decoder_kernels=(1,),
+        dropout=0.0,
+        auxiliary=False,
+    )
+
+
 def preset_head(folder: Path) -> Path | None:
-    """Path of the weights of the classifier; None for a preset of a backbone or of another task.
+    """Path of the weights of the classifier, of each image or pixel; None for a preset of a backbone or another task.
 
     Raises:
         ValueError: for a classifier with another pooling than the average, or another activation than softmax.
@@ -96,18 +143,21 @@ def preset_head(folder: Path) -> Path | None:
     if not path.exists():
         return None
     config = read_json(path, dict[str, Any])
-    if config.get("registered_name") != "keras_hub>ResNetImageClassifier":
+    name = str(config.get("registered_name")).removeprefix("keras_hub>")
+    if name not in _POOLINGS:
         return None
-    values = _arguments(config, "ResNetImageClassifier", Classifier, path)
+    values = _arguments(config, name, Task, path)
     head = {name: values.get(name) for name in ("pooling", "activation")}
-    if head["pooling"] != "avg" or head["activation"] not in (None, "linear", "softmax"):
+    if head["pooling"] != _POOLINGS[name] or head["activation"] not in (None, "linear", "softmax"):
         expected = f"a classifier with average pooling and softmax or logits, not {bounded_repr(head)}"
         raise value_error("variant", str(path), expected)
     return folder / "task.weights.h5"
 
 
-def preset_preprocessing(folder: Path, config: Mapping[str, Any]) -> Preprocessing | None:
-    """The Preprocessing in image_converter.json; None without the file and, with a warning, for one that cannot be it.
+def preset_preprocessing(folder: Path, config: Mapping[str, Any]) -> Preprocessing | SegmentationPreprocessing | None:
+    """The preprocessing in image_converter.json; None without the file and, with a warning, for one that cannot be it.
+
+    That of a segmenter has the normalisation and the shorter side; images are not stretched or cropped to a square.
 
     Args:
         folder: the preset.
@@ -116,8 +166,13 @@ def preset_preprocessing(folder: Path, config: Mapping[str, Any]) -> Preprocessi
     path = folder / "image_converter.json"
     if not path.exists():
         return None
-    values = _arguments(read_json(path, dict[str, Any]), "ResNetImageConverter", ImageConverter, path)
+    is_segmenter = _is_segmenter(config)
+    converter = "DeepLabV3ImageConverter" if is_segmenter else "ResNetImageConverter"
+    values = _arguments(read_json(path, dict[str, Any]), converter, ImageConverter, path)
     try:
+        if is_segmenter:
+            size = values["image_size"]
+            return SegmentationPreprocessing(_mode(values, 3), size and min(size))
         backbone = _arguments(config, "ResNetBackbone", Backbone, folder / "config.json")
         return _preprocessing(values, *backbone["image_shape"][-1:])
     except (KeyError, TypeError, ValueError) as error:
@@ -130,11 +185,22 @@ def preset_preprocessing(folder: Path, config: Mapping[str, Any]) -> Preprocessi
 
 
 def _preprocessing(values, channels):
-    """pixels * scale + offset -> (pixels / 255 - mean) / std."""
+    """The Preprocessing of a classifier's images."""
     check_channels(channels)
     height, width = values["image_size"]
     if height != width or values.get("pad_to_aspect_ratio"):
         raise ValueError("images are padded, or not square")
+    return Preprocessing(
+        _mode(values, channels),
+        size=height,
+        resize=height if values["crop_to_aspect_ratio"] else None,
+        interpolation={theirs: ours for ours, theirs in INTERPOLATIONS.items()}[values["interpolation"]],
+        channels=channels,
+    )
+
+
+def _mode(values, channels):
+    """pixels * scale + offset as (pixels / 255 - mean) / std: a name in MODES, or the Normalization."""
     scale, offset = (
         np.broadcast_to(np.asarray(default if values[name] is None else values[name], "float64"), channels)
         for name, default in (("scale", 1), ("offset", 0))
@@ -144,13 +210,7 @@ def _preprocessing(values, channels):
     std = 1 / (255 * scale)
     mean = -offset * std
     normalization = Normalization(mean=tuple(mean.round(12).tolist()), std=tuple(std.round(12).tolist()))
-    return Preprocessing(
-        next((name for name, row in MODES.items() if row == normalization), normalization),
-        size=height,
-        resize=height if values["crop_to_aspect_ratio"] else None,
-        interpolation={theirs: ours for ours, theirs in INTERPOLATIONS.items()}[values["interpolation"]],
-        channels=channels,
-    )
+    return next((name for name, row in MODES.items() if row == normalization), normalization)
 
 
 def _arguments(config, class_name, annotation, path):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from keras_resnet.architecture.detector_spec import DetectorSpec, backbone_of
-from keras_resnet.architecture.segmenter_spec import SegmenterSpec
+from keras_resnet.architecture.segmenter_spec import MAX_CONVOLUTIONS, SegmenterSpec
 
 _TORCH_WEIGHTS = {
     "kernel": "weight",
@@ -50,6 +50,10 @@ class Layout:
     """Prefix of the modules of a network inside a detector or segmenter."""
     heads: dict[str, str] = field(default_factory=dict)
     """Regular expression of the layers of a neck or head -> module, with the names in _NAMES_OF_SPEC in braces."""
+    head_epsilon: float | None = None
+    """Epsilon of the batch norm of the heads; None for that of the networks here."""
+    zeros: tuple[str, ...] = ()
+    """Weights that the networks of this layout do not have, and that are zeros here."""
 
     @property
     def is_keras(self) -> bool:
@@ -60,9 +64,11 @@ class Layout:
         """Name of the array that stores the Keras weight `name`; None if the layout has no such array."""
         if self.is_keras:
             return name
+        if name in self.zeros:
+            return None
         layer, weight = name.rsplit("/", 1)
         if module := self._head_module(layer, spec):
-            return f"{module}.{_TORCH_WEIGHTS[weight]}"
+            return f"{module}/{weight}" if self.keras_axes else f"{module}.{_TORCH_WEIGHTS[weight]}"
         spec = backbone_of(spec)
         module = self.modules.get(layer)
         match = re.fullmatch(r"conv(\d+)_block(\d+)_(.+)", layer)
@@ -90,6 +96,7 @@ _NAMES_OF_SPEC: dict[type, Callable[[Any], dict]] = {
     SegmenterSpec: lambda spec: {
         "pyramid": "classifier.aspp" if spec.head == "deeplabv3plus" else "classifier.0",
         "after_branches": len(spec.rates) + 1,
+        "after_hidden": 3 * len(spec.decoder_kernels),
     },
 }
 """Class of a spec -> the parts of the names of modules that depend on it."""
@@ -177,12 +184,14 @@ _SEGMENTATION = replace(  # torchvision/models/segmentation
         **_conv_bn("aspp_project", "{pyramid}.project", 0),
         **_conv_bn("aspp_hidden", "classifier", 1),
         r"aspp_logits": "classifier.4",
-        # DeepLabV3+ is not in torchvision: names as in github.com/VainF/DeepLabV3Plus-Pytorch, whose decoder has one
-        # hidden convolution less
+        # DeepLabV3+ is not in torchvision: names as in github.com/VainF/DeepLabV3Plus-Pytorch
         **_conv_bn("decoder_skip", "classifier.project", 0),
-        **_conv_bn("decoder_hidden0", "classifier.classifier", 0),
-        **_conv_bn("decoder_hidden1", "classifier.classifier", 3),
-        r"decoder_logits": "classifier.classifier.6",
+        **{
+            layer: module
+            for number in range(MAX_CONVOLUTIONS)
+            for layer, module in _conv_bn(f"decoder_hidden{number}", "classifier.classifier", 3 * number).items()
+        },
+        r"decoder_logits": "classifier.classifier.{after_hidden}",
         **_conv_bn("aux_hidden", "aux_classifier", 0),
         r"aux_logits": "aux_classifier.4",
     },
@@ -237,6 +246,27 @@ _KERAS_HUB = Layout(  # keras_hub/src/models/resnet/resnet_backbone.py
     preactivation=_TIMM.preactivation,
     keras_axes=True,
 )
+_KERAS_HUB_SEGMENTATION = replace(  # keras_hub/src/models/deeplab_v3
+    _KERAS_HUB,
+    name="keras_hub_segmentation",
+    patterns=(*_KERAS_HUB.patterns, r"segmentation_head_conv/kernel"),
+    heads={
+        **{
+            f"aspp_branch{number}_{kind}": f"aspp_{kind}_{number + 1}"
+            for number in range(MAX_CONVOLUTIONS + 1)
+            for kind in ("conv", "bn")
+        },
+        r"aspp_pool_(conv|bn)": r"\1_pooling",
+        r"aspp_project_(conv|bn)": r"\1_projection",
+        r"decoder_skip_conv": "decoder_conv",
+        r"decoder_skip_bn": "decoder_norm",
+        r"decoder_hidden0_conv": "segmentation_head_conv",
+        r"decoder_hidden0_bn": "segmentation_head_norm",
+        r"decoder_logits": "segmentation_output",
+    },
+    head_epsilon=1e-3,
+    zeros=("decoder_logits/bias",),
+)
 _KERAS_SPEC = {"conv_bias": True, "bn_epsilon": 1.001e-5}
 _KERAS = Layout(
     "keras",
@@ -247,5 +277,8 @@ _KERAS = Layout(
 )
 LAYOUTS = {
     layout.name: layout
-    for layout in (_DETECTION_2019, _DETECTION, _SEGMENTATION, _CIFAR, _TORCHVISION, _TIMM, _KERAS_HUB, _KERAS)
+    for layout in (
+        *(_DETECTION_2019, _DETECTION, _SEGMENTATION, _CIFAR, _TORCHVISION, _TIMM),
+        *(_KERAS_HUB_SEGMENTATION, _KERAS_HUB, _KERAS),
+    )
 }

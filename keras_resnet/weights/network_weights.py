@@ -173,8 +173,8 @@ class AnySizeWeights(NetworkWeights):
     """The weights of a detector or segmenter: a network for images of any size whose spec has the number of classes."""
 
     @cached_property
-    def num_classes(self) -> int:
-        """Number of classes with the background."""
+    def num_classes(self) -> int | None:
+        """Number of classes, of a detector with the background."""
         return self.spec.classes
 
     def _usual_class_names(self):

@@ -3,16 +3,20 @@
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from keras_resnet.architecture.complexity import complexity
+from keras_resnet.architecture.detector_spec import backbone_of
+from keras_resnet.architecture.segmentation_heads import head_width
+from keras_resnet.architecture.segmenter_spec import SegmenterSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.segmentation_preprocessing import SegmentationPreprocessing
 from keras_resnet.errors import value_error
 from keras_resnet.files import read_json
-from keras_resnet.variants import VARIANTS, network_task
+from keras_resnet.variants import TASKS, network_task
 from keras_resnet.weights.download import HUB, download_repository
 from keras_resnet.weights.file_formats import open_weights
 from keras_resnet.weights.keras_hub_preset import (
@@ -38,11 +42,11 @@ class Repository:
 
     weights: Path
     """Path of model.safetensors or, of a preset of KerasHub, model.weights.h5."""
-    spec: ResNetSpec
+    spec: ResNetSpec | SegmenterSpec
     """From the metadata of the weights, else of the network in config.json."""
     name: str
     """Name of its architecture, as a name of a model."""
-    preprocessing: Preprocessing | None
+    preprocessing: Preprocessing | SegmentationPreprocessing | None
     """From config.json or image_converter.json; None if the metadata of the weights have it, or it is unknown."""
     head: Path | None = None
     """Path of the classifier's weights, if they are in a file of their own."""
@@ -97,15 +101,23 @@ def _open_preset(folder, values):
         _check_exists(existing)
     with open_weights(path) as file:
         spec = _checked_size(preset_spec(values, folder / CONFIG_NAME), file)
-    name = next((name for name, row in VARIANTS.items() if row == spec), "resnet")
+    task = network_task(spec) or "classification"
+    name = next((name for name, row in TASKS[task].items() if row == spec), _NAMES[task])
     return Repository(path, spec, name, preset_preprocessing(folder, values), head)
 
 
+_NAMES = {"classification": "resnet", "segmentation": "segmenter"}
+"""Task -> name of a network that is no row of its networks."""
+
+
 def _checked_size(spec, file):
-    """The ResNetSpec that a file has; raises ValueError, before anything is built, if it is larger than the file."""
+    """The spec that a file has; raises ValueError, before anything is built, if it is larger than the file."""
     total = sum(math.prod(array.shape) for array in file.arrays.values())
-    parameters = complexity(spec, include_top=False, input_shape=(32, 32, 1)).parameters
-    if sum(spec.depths) > len(file.arrays) or parameters > total:
+    if isinstance(spec, SegmenterSpec):  # the layer that predicts classes is in another file
+        parameters = complexity(replace(spec, classes=1)).parameters - head_width(spec) - 1
+    else:
+        parameters = complexity(spec, include_top=False, input_shape=(32, 32, 1)).parameters
+    if sum(backbone_of(spec).depths) > len(file.arrays) or parameters > total:
         sizes = f"{len(file.arrays)} arrays with {total:,} numbers in {file.path}, not of {parameters:,} parameters"
-        raise value_error("spec", spec, f"a ResNetSpec of the {sizes}")
+        raise value_error("spec", spec, f"a {type(spec).__name__} of the {sizes}")
     return spec

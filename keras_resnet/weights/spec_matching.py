@@ -19,7 +19,7 @@ _DETECTOR_NAMES = re.compile(
 )
 """The arrays that every detector has, of the objectness or of the classes of anchors."""
 _SEGMENTER_NAMES = re.compile(
-    r"(fcn_hidden|aspp_project)_conv/kernel|classifier\.(0|0\.project\.0|aspp\.project\.0)\.weight"
+    r"(fcn_hidden|aspp_project|segmentation_head)_conv/kernel|classifier\.(0|0\.project\.0|aspp\.project\.0)\.weight"
 )
 """The kernel that every segmenter with a head of each kind has."""
 
@@ -52,6 +52,8 @@ def get_layout(name: str, spec: Any) -> Layout:
         return LAYOUTS["torchvision_detection" if spec.backbone.bn_epsilon else "torchvision_detection_2019"]
     if isinstance(spec, SegmenterSpec) and name in ("torchvision", "auto"):
         return LAYOUTS["torchvision_segmentation"]
+    if isinstance(spec, SegmenterSpec) and name == "keras_hub":
+        return LAYOUTS["keras_hub_segmentation"]
     spec = backbone_of(spec)
     if name in ("timm", "auto"):
         return LAYOUTS["timm" if spec.preactivation else "torchvision"]

@@ -28,7 +28,7 @@ from keras_resnet.weights.weights_file import (
 _STREAM_MAGIC = 0x1950A86A20F9469CFC6C
 _STREAM_VERSION = 1001
 _BYTE_ORDERS = {b"little": "<", b"big": ">"}
-_STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "net")
+_STATE_DICT_KEYS = ("state_dict", "model", "model_state_dict", "model_state", "state_dict_ema", "net")
 """Keys under which checkpoints store the state dict, beside epoch, optimizer, ..."""
 
 

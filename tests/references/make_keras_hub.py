@@ -4,6 +4,7 @@ Run with keras-hub and a backend installed. `<kind>.weights.h5` is what `ResNetI
 with compressed arrays; weights are multiples of a power of two, which compress well. `outputs.npz` has images `x`
 (2, 33, 32, 3) and `<kind>`, the logits (2, 5). `preset/` is what `save_to_preset` writes; `preset.npz` has pixels
 `images` (2, 96, 64, 3) uint8, `prepared` (2, 32, 32, 3), what its preprocessor makes of them, and `logits` (2, 5).
+`segmenter/` is a preset of DeepLabV3+, and `segmenter.npz` has its `logits` (2, 32, 64, 5) for `x` (2, 32, 64, 3).
 """
 
 from pathlib import Path
@@ -35,7 +36,13 @@ def classifier(block_type, use_pre_activation, stem, second=128, preprocessor=No
         block_type=block_type,
         use_pre_activation=use_pre_activation,
     )
-    model = keras_hub.models.ResNetImageClassifier(backbone=backbone, num_classes=5, preprocessor=preprocessor)
+    return randomized(
+        keras_hub.models.ResNetImageClassifier(backbone=backbone, num_classes=5, preprocessor=preprocessor)
+    )
+
+
+def randomized(model):
+    """The model with random weights."""
     generator = np.random.default_rng(0)
     for weight in model.weights:
         positive = weight.path.endswith(("gamma", "moving_variance"))
@@ -84,9 +91,45 @@ def write_preset():
     np.savez_compressed(FOLDER / "preset.npz", images=images, prepared=prepared, logits=logits)
 
 
+def write_segmenter():
+    """A preset of DeepLabV3+ on a ResNet of four stages, and its logits."""
+    encoder = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 8, 16, 24],
+        stackwise_num_blocks=[1, 1, 1, 1],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="basic_block",
+        use_pre_activation=False,
+    )
+    backbone = keras_hub.models.DeepLabV3Backbone(
+        image_encoder=encoder,
+        spatial_pyramid_pooling_key="P5",
+        upsampling_size=8,
+        dilation_rates=[1, 2, 3],
+        low_level_feature_key="P2",
+        projection_filters=4,
+    )
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    converter = keras_hub.layers.DeepLabV3ImageConverter(
+        image_size=(32, 64), scale=(1 / 255 / std).tolist(), offset=(-mean / std).tolist()
+    )
+    preprocessor = keras_hub.models.DeepLabV3ImageSegmenterPreprocessor(image_converter=converter)
+    model = randomized(
+        keras_hub.models.DeepLabV3ImageSegmenter(backbone=backbone, num_classes=5, preprocessor=preprocessor)
+    )
+    model.save_to_preset(FOLDER / "segmenter")
+    for name in ("model", "task"):
+        compress(FOLDER / "segmenter" / f"{name}.weights.h5")
+    x = np.random.default_rng(1).integers(-4, 5, (2, 32, 64, 3)).astype("float32") / 2
+    logits = keras.ops.convert_to_numpy(model(x, training=False))
+    np.savez_compressed(FOLDER / "segmenter.npz", x=x, logits=logits)
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     write_preset()
+    write_segmenter()
     outputs = {"x": np.random.default_rng(1).integers(-4, 5, (2, 33, 32, 3)).astype("float32") / 2}
     for kind, arguments in KINDS.items():
         model = classifier(*arguments)
