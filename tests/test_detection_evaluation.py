@@ -252,7 +252,7 @@ def test_a_voc_folder_has_no_masks(detector, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--score-threshold", "-1"], "score_threshold"),
+        (["--score-threshold", "-1"], "--score-threshold"),
         (["--refine"], "--refine"),
         (["--class-names", "a,b"], "--class-names"),
         (["--curves", "curves.png"], "--curves"),

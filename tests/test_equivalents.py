@@ -10,9 +10,10 @@ from support import run_command
 
 import keras_resnet
 from keras_resnet.architecture.detector_spec import DetectionSettings, DetectorSpec
+from keras_resnet.architecture.segmenter_spec import SegmenterSpec
 from keras_resnet.architecture.spec import ResNetSpec
 from keras_resnet.data.detection_preprocessing import DetectionPreprocessing
-from keras_resnet.equivalents import DETECTOR_ARGUMENTS, MODEL_ARGUMENTS, RECIPE_FIELDS
+from keras_resnet.equivalents import DETECTOR_ARGUMENTS, MODEL_ARGUMENTS, RECIPE_FIELDS, SEGMENTER_ARGUMENTS
 from keras_resnet.training.recipe import Recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "equivalents.md"
@@ -28,11 +29,15 @@ def test_words_of_timm_and_torchvision_name_our_argument(word):
         assert f"Use {MODEL_ARGUMENTS[word]}. Received: changes={word!r}" in str(error.value)
 
 
-@pytest.mark.parametrize("word", DETECTOR_ARGUMENTS)
-def test_words_of_torchvisions_detectors_name_our_argument(word):
+@pytest.mark.parametrize(
+    ("name", "word", "ours"),
+    [("fasterrcnn_resnet18_fpn", *row) for row in DETECTOR_ARGUMENTS.items()]
+    + [("deeplabv3_resnet18", *row) for row in SEGMENTER_ARGUMENTS.items()],
+)
+def test_words_for_detectors_and_segmenters_name_our_argument(name, word, ours):
     with pytest.raises(TypeError) as error:
-        keras_resnet.create("fasterrcnn_resnet18_fpn", **{word: 10})
-    assert f"Use {DETECTOR_ARGUMENTS[word]}. Received: changes={word!r}" in str(error.value)
+        keras_resnet.create(name, **{word: 10})
+    assert f"Use {ours}. Received: changes={word!r}" in str(error.value)
 
 
 def test_other_words_get_the_nearest_known_ones():
@@ -57,11 +62,14 @@ def test_the_words_are_not_ours_and_lead_to_arguments_that_exist():
     for text in MODEL_ARGUMENTS.values():
         for name in re.findall(r"`(\w+)", text):
             assert name in ours | {"list_weights", "feature_extractor", "include_top"}, text
-    classes = (DetectorSpec, DetectionSettings, DetectionPreprocessing)
-    of_detectors = {field.name for cls in classes for field in fields(cls)} | {"weights", "backbone_weights"}
-    assert not DETECTOR_ARGUMENTS.keys() & of_detectors
-    for text in DETECTOR_ARGUMENTS.values():
-        assert set(re.findall(r"`(\w+)", text)) <= of_detectors | {"list_weights", "trainable_stages", "train"}, text
+    of_detectors = (DETECTOR_ARGUMENTS, (DetectorSpec, DetectionSettings, DetectionPreprocessing))
+    of_segmenters = (SEGMENTER_ARGUMENTS, (SegmenterSpec,))
+    for words, classes in (of_detectors, of_segmenters):
+        ours = {field.name for cls in classes for field in fields(cls)} | {"weights", "backbone_weights"}
+        assert not words.keys() & ours
+        for text in words.values():
+            known = ours | {"ResNetSpec", "list_weights", "trainable_stages", "train"}
+            assert set(re.findall(r"`(\w+)", text)) <= known, text
     of_train = {"train", *inspect.signature(keras_resnet.train).parameters}
     for text in RECIPE_FIELDS.values():
         assert set(re.findall(r"`(\w+)", text)) <= {field.name for field in fields(Recipe)} | of_train, text
@@ -74,8 +82,10 @@ def names():
 
     model = keras_resnet.create("resnet20", weights="cifar10")
     detector = keras_resnet.create("retinanet_resnet18_fpn", neck_width=32, min_size=64)
+    segmenter = keras_resnet.create("fcn_resnet18")
     images = np.zeros((1, 32, 32, 3), "uint8")
-    return {"keras_resnet": keras_resnet, "model": model, "detector": detector, "images": images}
+    names = {"model": model, "detector": detector, "segmenter": segmenter, "images": images}
+    return names | {"keras_resnet": keras_resnet}
 
 
 def test_the_table_has_rows_for_every_library():
