@@ -106,11 +106,11 @@ def test_the_fused_kernel_is_used():
     assert "FusedBatchNormV3" in {operation.type for operation in graph.get_operations()}
 
 
-def convolutions(policy="float32", **arguments):
-    """(ours, Keras's) with the same random weights, for four channels."""
-    made = [kind(6, 3, dtype=policy, **arguments) for kind in (Conv2D, keras.layers.Conv2D)]
+def convolutions(policy="float32", channels=4, kernel_size=3, **arguments):
+    """(ours, Keras's) with the same random weights."""
+    made = [kind(6, kernel_size, dtype=policy, **arguments) for kind in (Conv2D, keras.layers.Conv2D)]
     for layer in made:
-        layer.build((None, None, None, 4))
+        layer.build((None, None, None, channels))
     values = [np.random.default_rng(0).normal(size=weight.shape) for weight in made[0].weights]
     for layer in made:
         layer.set_weights(values)
@@ -134,18 +134,45 @@ def test_convolutions_equal_those_of_keras(arguments, size, policy, tolerance):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="gradients through TensorFlow's tape")
-@pytest.mark.parametrize("dilation", [2, (1, 6), 36])
-def test_gradients_of_dilated_convolutions_equal_those_of_keras(dilation):
+@pytest.mark.parametrize("channels", [4, 512])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"dilation_rate": 2},
+        {"dilation_rate": (1, 6)},
+        {"dilation_rate": 36},
+        {"dilation_rate": 3, "padding": "valid"},
+        {"dilation_rate": 2, "kernel_size": (2, 3), "use_bias": False},
+        {"activation": "tanh"},
+    ],
+)
+def test_gradients_of_convolutions_equal_those_of_keras(arguments, channels):
     import tensorflow as tf
 
-    x, found = tf.constant(random_images(2, 9, 13, 4)), []
-    for layer in convolutions(padding="same", dilation_rate=dilation):
+    arguments = {"padding": "same", "kernel_size": 3, **arguments}
+    x, found = tf.constant(random_images(2, 9, 13, channels)), []
+    for layer in convolutions(channels=channels, **arguments):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            loss = tf.reduce_sum(tf.sin(layer(x)))
+            loss = tf.reduce_sum(tf.sin(layer(x, **({"training": True} if isinstance(layer, Conv2D) else {}))))
         found.append(tape.gradient(loss, [x, *(weight.value for weight in layer.trainable_weights)]))
     for mine, keras_own in zip(*found, strict=True):
-        np.testing.assert_allclose(mine, keras_own, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(mine, keras_own, rtol=1e-3, atol=1e-4 * np.abs(keras_own).max())
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="gradients of TensorFlow")
+@pytest.mark.parametrize(("channels", "training", "filters"), [(512, True, 0), (512, False, 1), (4, True, 1)])
+def test_gradients_of_wide_kernels_are_matrix_products_in_training(channels, training, filters):
+    import tensorflow as tf
+
+    layer, _ = convolutions(channels=channels, padding="same", dilation_rate=2)
+
+    def gradients(x):
+        return tf.gradients(layer(x, training=training), layer.kernel.value)
+
+    graph = tf.function(gradients).get_concrete_function(tf.TensorSpec((None, None, None, channels))).graph
+    found = [operation.type for operation in graph.get_operations()]
+    assert found.count("Conv2DBackpropFilter") == filters and (filters or "Einsum" in found)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras cuts images into batches for TensorFlow")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, reduce
+from itertools import product
 
 import keras
 from keras import layers
@@ -154,27 +155,88 @@ def efficient_channel_attention(channels, *, spec, name):
 
 @keras.saving.register_keras_serializable("keras_resnet")
 class Conv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` whose dilated convolutions are one operation of TensorFlow; on other backends unchanged.
+    """`keras.layers.Conv2D` that is faster in TensorFlow if dilated or wide; on other backends unchanged.
 
     Keras has TensorFlow cut the input of a dilated convolution into a batch of smaller inputs (SpaceToBatchND), which
-    takes time and memory, and which exported networks would contain, too. Weights, configuration and class name, by
+    takes time and memory, and which exported networks would contain, too: here it is one operation. For training on
+    CPUs, `_convolve_in_training` computes the gradients of wide kernels. Weights, configuration and class name, by
     which `.weights.h5` files identify layers, are the same.
     """
 
+    def call(self, inputs, training=None):
+        if not (training and self._is_plain() and self._is_wide() and not _has_gpu()):
+            return super().call(inputs)
+        kernel = tf.convert_to_tensor(self.kernel)
+        outputs = _convolve_in_training(inputs, kernel, self.padding.upper(), self.dilation_rate)
+        return self.activation(keras.ops.add(outputs, self.bias) if self.use_bias else outputs)
+
     def convolution_op(self, inputs, kernel):
-        if not self._is_native():
+        if not (self._is_plain() and max(self.dilation_rate) > 1):
             return super().convolution_op(inputs, kernel)
         kernel = tf.convert_to_tensor(kernel)
         return tf.nn.conv2d(inputs, kernel, 1, self.padding.upper(), dilations=self.dilation_rate)
 
-    def _is_native(self):
+    def _is_wide(self):
+        return max(self.kernel_size) > 1 and self.kernel.shape[2] >= 512
+
+    def _is_plain(self):
         return (
             keras.backend.backend() == "tensorflow"
-            and max(self.dilation_rate) > 1
             and (max(self.strides), self.groups, self.data_format) == (1, 1, "channels_last")
             and self.padding in ("same", "valid")
             and _has_dilated_gradients()
         )
+
+
+def _convolve_in_training(inputs, kernel, padding, dilations):
+    """A convolution whose gradient with respect to the kernel is one matrix product for each position of the kernel.
+
+    From 512 channels on, this is faster than oneDNN's gradient, which also multiplies with the zero padding, where most
+    positions of a kernel with a large dilation lie.
+    """
+
+    @tf.custom_gradient
+    def convolve(inputs, kernel):
+        def gradients(of_outputs):
+            of_inputs = tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(inputs),
+                filter=kernel,
+                out_backprop=of_outputs,
+                strides=[1] * 4,
+                padding=padding,
+                dilations=[1, *dilations, 1],
+            )
+            return of_inputs, _kernel_gradient(inputs, of_outputs, kernel.shape, padding, dilations)
+
+        return tf.nn.conv2d(inputs, kernel, 1, padding, dilations=dilations), gradients
+
+    return convolve(inputs, kernel)
+
+
+def _kernel_gradient(inputs, of_outputs, kernel_shape, padding, dilations):
+    """(B, H, W, C), gradient of (B, H', W', F) -> gradient of the kernel (K, L, C, F)."""
+    sizes, out_sizes = (tf.unstack(tf.shape(x)[1:3]) for x in (inputs, of_outputs))
+    rows, columns = map(_overlaps, kernel_shape[:2], dilations, [padding] * 2, sizes, out_sizes)
+    products = []
+    for (row, out_row), (column, out_column) in product(rows, columns):
+        with tf.control_dependencies(products[-1:]):  # one after the other, so that one slice is in memory at a time
+            x, gradient = inputs[:, row, column], of_outputs[:, out_row, out_column]
+            products.append(tf.einsum("bhwc,bhwf->cf", x, gradient))
+    return tf.reshape(tf.stack(products), kernel_shape)
+
+
+def _overlaps(kernel_size, dilation, padding, size, out_size):
+    """For each position of a kernel along one axis: the slice of the inputs it meets, and that of their outputs."""
+    padded = dilation * (kernel_size - 1) // 2 if padding == "SAME" else 0
+    for offset in range(-padded, dilation * kernel_size - padded, dilation):
+        start = tf.maximum(0, -offset)
+        stop = tf.maximum(start, tf.minimum(out_size, size - offset))
+        yield slice(start + offset, stop + offset), slice(start, stop)
+
+
+@cache
+def _has_gpu() -> bool:
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 @cache
