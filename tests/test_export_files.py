@@ -340,3 +340,20 @@ def test_metadata_survives_json():
     assert Metadata.from_json(metadata.to_json()) == metadata
     unknown = replace(metadata, preprocessing=None, class_names=None)
     assert Metadata.from_json(unknown.to_json()) == unknown
+
+
+INTERRUPTED_AFTER_EXPORT = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[2])
+from support import tiny_classifier
+from keras_resnet import export
+export(tiny_classifier(), sys.argv[1], precision="bfloat16", measure_speed=False)
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_a_process_can_be_interrupted_after_an_export(tmp_path):
+    require_format("openvino")
+    words = [tmp_path / "net.xml", os.path.dirname(__file__)]
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_AFTER_EXPORT, *words], capture_output=True, text=True)
+    assert "KeyboardInterrupt" in done.stderr, (done.returncode, done.stderr)

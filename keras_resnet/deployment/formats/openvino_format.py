@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import sys
+from functools import cache
 
 from keras_resnet.deployment.formats.float_operations import float_operations, quantized_kernels
 from keras_resnet.deployment.serving import INPUT_NAME, METADATA_KEY, Metadata
@@ -19,7 +20,7 @@ def write(spec, path):
     model, signature = spec.model_and_signature()
     uncompressed = path.with_name(f"uncompressed_{path.name}")
     model.export(str(uncompressed), format="openvino", verbose=False, input_signature=signature)
-    exported = openvino.Core().read_model(uncompressed)
+    exported = _core().read_model(uncompressed)
     for tensor, name in zip(exported.outputs, sorted(model.output), strict=True):  # the order of Keras's trees
         tensor.get_tensor().set_names({name})
     for operation in exported.get_ops():
@@ -72,21 +73,28 @@ def _float_operations(model, spec):
     return float_operations(parents, quantized)
 
 
-def compile_model(path_or_model, precision):
-    """The model, compiled for the CPU and for low latency."""
+@cache
+def _core():
+    """The only openvino.Core of the process: when one of several ends, signals such as Ctrl-C would crash Python.
+
+    Each Core replaces the signal stack, and gives back the one it found, which another Core may have freed by then.
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def compile_model(path_or_model, precision):
+    """The model, compiled for the CPU and for low latency."""
     config = {"INFERENCE_PRECISION_HINT": INFERENCE_PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
-    return openvino.Core().compile_model(path_or_model, "CPU", config)
+    return _core().compile_model(path_or_model, "CPU", config)
 
 
 class Session:
     """An exported file in OpenVINO, on the CPU, with an inference request for each call that runs at the same time."""
 
     def __init__(self, path):
-        import openvino
-
-        model = openvino.Core().read_model(path)
+        model = _core().read_model(path)
         known = model.has_rt_info([METADATA_KEY])
         self.metadata = Metadata.from_json(model.get_rt_info([METADATA_KEY]).astype(str) if known else None)
         batch = model.inputs[0].get_partial_shape()[0]
